@@ -1,0 +1,21 @@
+//! Istio's policy documents: YAML in, one consistent [`Mesh`] or precise refusals out.
+//!
+//! ```text
+//! YAML text ──parse──► Object (typed, every value with its Position) ──┐
+//! YAML text ──parse──► Object ─────────────────────────────────────────┼─ Mesh::build ──► Mesh
+//! stored objects ──────────────────────────────────────────────────────┘        └──► Diagnostics
+//! ```
+//! Pure: no file, clock, network or environment. A setting is effective, or refused with its
+//! position and the words "not supported yet"; nothing is dropped.
+
+mod diagnostic;
+mod mesh;
+mod object;
+mod parse;
+mod spec;
+
+pub use diagnostic::{Diagnostic, Position, Severity};
+pub use mesh::{HostName, MergedDestinationRule, MergedVirtualService, Mesh, MeshInput};
+pub use object::{Kind, Object, ObjectKey};
+pub use parse::{ParseLimits, parse};
+pub use spec::*;

@@ -1,0 +1,36 @@
+//! Everything a request needs to know and every decision about it, without socket, clock or task.
+//!
+//! ```text
+//! xDS client ──configs──► Snapshot ──► route::RouteTable::find ──► Route
+//!                                         Route::choose_cluster ──► Cluster ──► pick ──► Endpoint
+//!                                                     limits (exact, shared) ┘     └► outlier
+//! ```
+//! Time comes in as [`Moment`], chance as a seeded [`fastrand::Rng`], so that two runs agree.
+//! Counters that must be exact over the proxy (limits, in-flight, ejection) are atomics that survive
+//! a new snapshot: a rebuilt [`Cluster`] takes over the state of the endpoints it keeps.
+
+pub mod balance;
+pub mod cluster;
+pub mod limits;
+pub mod outlier;
+pub mod route;
+pub mod snapshot;
+
+pub use cluster::{
+    Cluster, ClusterConfig, Endpoint, EndpointConfig, EndpointId, Health, Locality, NoEndpoint,
+    PickContext, UpstreamProtocol, UpstreamTls,
+};
+pub use limits::{Limits, Overflow, Permit, Thresholds};
+pub use outlier::{Outcome, OutlierConfig};
+pub use route::{
+    Action, ClusterChoice, HashPolicy, HeaderEdits, HeaderMatch, NoRoute, PathMatch, RequestView,
+    Route, RouteMatch, RouteTable, StringMatch, VirtualHost, WeightedCluster,
+};
+pub use snapshot::{
+    ClusterSlot, Direction, DownstreamTls, Listener, RouteSlot, RouteSource, Snapshot,
+    SnapshotBuilder,
+};
+
+/// Milliseconds on a clock that never goes back; the caller owns the clock.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Moment(pub u64);

@@ -1,0 +1,272 @@
+//! From a request to a route: virtual host by authority, then the first route that matches.
+//!
+//! Everything is compiled when the table is built (regexes, lower-cased names, header values), so that
+//! `find` allocates nothing. Source: Envoy `RouteConfiguration`; exact host before longest `*.suffix`
+//! before longest `prefix.*` before `*`.
+
+use std::{sync::Arc, time::Duration};
+
+use http::{HeaderMap, HeaderName, HeaderValue, Method};
+
+use crate::ClusterSlot;
+
+/// What routing looks at.
+#[derive(Clone, Copy, Debug)]
+pub struct RequestView<'a> {
+    /// Method.
+    pub method: &'a Method,
+    /// Host header or `:authority`, as sent: may have a port.
+    pub authority: &'a str,
+    /// Path and query, e.g. `/reviews?id=1`.
+    pub path_and_query: &'a str,
+    /// `http` or `https`.
+    pub scheme: &'a str,
+    /// Headers.
+    pub headers: &'a HeaderMap,
+}
+
+/// Why there is no route. Answered with 404.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NoRoute {
+    /// No virtual host has this authority.
+    Host,
+    /// The virtual host has no matching route.
+    Path,
+}
+
+/// A compiled `RouteConfiguration`.
+#[derive(Clone, Debug, Default)]
+pub struct RouteTable {
+    /// RDS name.
+    pub name: String,
+    /// In the order given.
+    pub virtual_hosts: Vec<VirtualHost>,
+    // helper C: index by host
+}
+
+/// A named group of domains and their routes.
+#[derive(Clone, Debug)]
+pub struct VirtualHost {
+    /// Name, e.g. `reviews.default.svc.cluster.local:9080`.
+    pub name: String,
+    /// `reviews`, `reviews:9080`, `*.example.com`, `*`.
+    pub domains: Vec<String>,
+    /// First match wins.
+    pub routes: Vec<Route>,
+}
+
+/// One route.
+#[derive(Clone, Debug)]
+pub struct Route {
+    /// Name for logs and metrics; may be empty.
+    pub name: String,
+    /// The line of YAML that decided, e.g. `canary.yaml:12:5`, if a document did.
+    pub position: Option<Arc<str>>,
+    /// Condition.
+    pub matches: RouteMatch,
+    /// Consequence.
+    pub action: Action,
+    /// For the whole request; None = unlimited.
+    pub timeout: Option<Duration>,
+    /// On the way to the upstream.
+    pub request_headers: HeaderEdits,
+    /// On the way back.
+    pub response_headers: HeaderEdits,
+    /// What a consistent hash is made of; the first that yields a value and is `terminal` ends it.
+    pub hash_policies: Vec<HashPolicy>,
+    /// Replaces the matched prefix (or whole path of an exact match).
+    pub prefix_rewrite: Option<String>,
+    /// Replaces the authority.
+    pub host_rewrite: Option<HeaderValue>,
+}
+
+/// All parts must hold.
+#[derive(Clone, Debug)]
+pub struct RouteMatch {
+    /// Path without the query.
+    pub path: PathMatch,
+    /// Compare `path` (exact and prefix) with letter case. Default true.
+    pub case_sensitive: bool,
+    /// Header conditions; the pseudo headers `:method`, `:authority`, `:scheme`, `:path` work too.
+    pub headers: Vec<HeaderMatch>,
+    /// Query parameter conditions.
+    pub query_parameters: Vec<(String, StringMatch)>,
+}
+
+/// Condition on the path.
+#[derive(Clone, Debug)]
+pub enum PathMatch {
+    /// Equal.
+    Exact(String),
+    /// Starts with; `/` = everything.
+    Prefix(String),
+    /// Equal to, or continues after a `/`.
+    SeparatedPrefix(String),
+    /// Matches as a whole.
+    Regex(regex::Regex),
+}
+
+/// Condition on a string.
+#[derive(Clone, Debug)]
+pub enum StringMatch {
+    /// Equal; the flag ignores ASCII case.
+    Exact(String, bool),
+    /// Starts with.
+    Prefix(String, bool),
+    /// Ends with.
+    Suffix(String, bool),
+    /// Contains.
+    Contains(String, bool),
+    /// Matches as a whole.
+    Regex(regex::Regex),
+    /// Is there (true) or is not (false).
+    Present(bool),
+}
+
+/// Condition on one header. Several values of one name count as one, joined by `,` (Envoy).
+#[derive(Clone, Debug)]
+pub struct HeaderMatch {
+    /// Lower case; may be a pseudo header.
+    pub name: String,
+    /// Condition.
+    pub value: StringMatch,
+    /// Turns the result round.
+    pub invert: bool,
+    /// A missing header counts as the empty string instead of "no match".
+    pub treat_missing_as_empty: bool,
+}
+
+/// What to do with a matching request.
+#[derive(Clone, Debug)]
+pub enum Action {
+    /// Send it on.
+    Forward(ClusterChoice),
+    /// Answer with a redirect.
+    Redirect {
+        /// New scheme.
+        scheme: Option<String>,
+        /// New host.
+        host: Option<String>,
+        /// New port.
+        port: Option<u16>,
+        /// New path; replaces the whole path.
+        path: Option<String>,
+        /// Drop the query.
+        strip_query: bool,
+        /// 301, 302, 303, 307 or 308.
+        status: u16,
+    },
+    /// Answer at once.
+    DirectResponse {
+        /// 200 to 599.
+        status: u16,
+        /// Body.
+        body: Arc<[u8]>,
+    },
+}
+
+/// One cluster, or several with weights.
+#[derive(Clone, Debug)]
+pub struct ClusterChoice {
+    /// At least one; weights sum to more than 0.
+    pub clusters: Vec<WeightedCluster>,
+    /// Sum of the weights.
+    pub total_weight: u64,
+}
+
+/// A cluster and its share.
+#[derive(Clone, Debug)]
+pub struct WeightedCluster {
+    /// Which.
+    pub cluster: ClusterSlot,
+    /// Its name, for errors while it is unknown.
+    pub name: Arc<str>,
+    /// Share of the sum.
+    pub weight: u32,
+    /// Edits after the route's.
+    pub request_headers: HeaderEdits,
+    /// Edits after the route's.
+    pub response_headers: HeaderEdits,
+}
+
+/// Compiled header edits, applied in this order.
+#[derive(Clone, Debug, Default)]
+pub struct HeaderEdits {
+    /// Remove.
+    pub remove: Vec<HeaderName>,
+    /// Overwrite.
+    pub set: Vec<(HeaderName, HeaderValue)>,
+    /// Append.
+    pub add: Vec<(HeaderName, HeaderValue)>,
+}
+
+/// What a consistent hash is made of.
+#[derive(Clone, Debug)]
+pub enum HashPolicy {
+    /// Values of a header.
+    Header(HeaderName),
+    /// A cookie; with a TTL the answer sets it where it was missing.
+    Cookie {
+        /// Name.
+        name: String,
+        /// Path attribute.
+        path: String,
+        /// None = never generated; zero = session cookie.
+        ttl: Option<Duration>,
+    },
+    /// Address of the client.
+    SourceIp,
+    /// A query parameter.
+    QueryParameter(String),
+}
+
+impl RouteTable {
+    /// Compiles the host index. Duplicate domains: the first virtual host keeps it.
+    #[must_use]
+    pub fn new(name: String, virtual_hosts: Vec<VirtualHost>) -> Self {
+        Self {
+            name,
+            virtual_hosts,
+        }
+    }
+
+    /// The route for a request.
+    ///
+    /// # Errors
+    /// [`NoRoute`], to be answered with 404.
+    pub fn find(&self, _request: &RequestView<'_>) -> Result<(&VirtualHost, &Route), NoRoute> {
+        Err(NoRoute::Host)
+    }
+}
+
+impl ClusterChoice {
+    /// The cluster for one request, by weight.
+    #[must_use]
+    pub fn choose(&self, _rng: &mut fastrand::Rng) -> Option<&WeightedCluster> {
+        self.clusters.first()
+    }
+}
+
+impl HeaderEdits {
+    /// Nothing to do.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.remove.is_empty() && self.set.is_empty() && self.add.is_empty()
+    }
+
+    /// Applies them.
+    pub fn apply(&self, _headers: &mut HeaderMap) {}
+}
+
+impl Route {
+    /// The hash of a request under this route's policies, if any yields a value. Same key, same hash in
+    /// every sidecar (xxHash64, seed 0; several policies combined as Envoy does).
+    #[must_use]
+    pub fn hash(
+        &self,
+        _request: &RequestView<'_>,
+        _client: Option<std::net::IpAddr>,
+    ) -> Option<u64> {
+        None
+    }
+}

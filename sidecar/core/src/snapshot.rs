@@ -1,0 +1,163 @@
+//! One consistent version of everything a request reads.
+//!
+//! Routes name clusters by dense [`ClusterSlot`]s that stay the same for the life of the process, so an
+//! endpoint change replaces one `Arc` in a vector and leaves every route table as it is.
+
+use std::{collections::BTreeMap, net::SocketAddr, sync::Arc};
+
+use crate::{Cluster, RouteTable};
+
+/// Index of a cluster name; never reused for another name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ClusterSlot(pub u32);
+
+/// Index of a route configuration name; never reused for another name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct RouteSlot(pub u32);
+
+/// Which way a listener's traffic goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Direction {
+    /// From others to the application.
+    Inbound,
+    /// From the application to others.
+    Outbound,
+}
+
+/// TLS on a listener: always mutual, always TLS 1.3.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DownstreamTls {
+    /// SDS name of the certificate, e.g. `default`.
+    pub certificate: String,
+    /// SDS name of the trust bundle, e.g. `ROOTCA`.
+    pub validation: String,
+    /// Offered application protocols, best first.
+    pub alpn: Vec<String>,
+}
+
+/// Where a listener's routes come from.
+#[derive(Clone, Debug)]
+pub enum RouteSource {
+    /// RDS by name; absent from the snapshot until it arrives.
+    Named(RouteSlot),
+    /// Inline in the listener.
+    Inline(Arc<RouteTable>),
+}
+
+/// A port to accept on.
+#[derive(Clone, Debug)]
+pub struct Listener {
+    /// LDS name.
+    pub name: String,
+    /// Address to bind. Port 0 = any free one (the sidecar reports which).
+    pub address: SocketAddr,
+    /// Direction.
+    pub direction: Direction,
+    /// None = plain text.
+    pub tls: Option<DownstreamTls>,
+    /// Its routes.
+    pub routes: RouteSource,
+}
+
+/// Immutable; a request keeps one `Arc<Snapshot>` from start to end.
+#[derive(Clone, Debug, Default)]
+pub struct Snapshot {
+    /// Rises by one with every change.
+    pub version: u64,
+    /// By LDS name.
+    pub listeners: BTreeMap<String, Arc<Listener>>,
+    routes: Vec<Option<Arc<RouteTable>>>,
+    clusters: Vec<Option<Arc<Cluster>>>,
+}
+
+impl Snapshot {
+    /// The cluster in `slot`, unless it is unknown or was removed.
+    #[must_use]
+    pub fn cluster(&self, slot: ClusterSlot) -> Option<&Arc<Cluster>> {
+        self.clusters.get(slot.0 as usize)?.as_ref()
+    }
+
+    /// The routes in `slot`, unless they have not arrived.
+    #[must_use]
+    pub fn routes(&self, slot: RouteSlot) -> Option<&Arc<RouteTable>> {
+        self.routes.get(slot.0 as usize)?.as_ref()
+    }
+
+    /// All clusters, by slot.
+    pub fn clusters(&self) -> impl Iterator<Item = (ClusterSlot, &Arc<Cluster>)> {
+        (0u32..)
+            .zip(&self.clusters)
+            .filter_map(|(i, c)| Some((ClusterSlot(i), c.as_ref()?)))
+    }
+}
+
+/// Makes the next [`Snapshot`] from the last one and what changed. One per process: it owns the names.
+#[derive(Debug, Default)]
+pub struct SnapshotBuilder {
+    current: Snapshot,
+    cluster_names: BTreeMap<Arc<str>, ClusterSlot>,
+    route_names: BTreeMap<Arc<str>, RouteSlot>,
+}
+
+impl SnapshotBuilder {
+    /// The slot of `name`, new if it was never seen.
+    pub fn cluster_slot(&mut self, name: &str) -> ClusterSlot {
+        if let Some(slot) = self.cluster_names.get(name) {
+            return *slot;
+        }
+        let slot = ClusterSlot(u32::try_from(self.cluster_names.len()).unwrap_or(u32::MAX));
+        self.cluster_names.insert(name.into(), slot);
+        self.current.clusters.push(None);
+        slot
+    }
+
+    /// The slot of the route configuration `name`, new if it was never seen.
+    pub fn route_slot(&mut self, name: &str) -> RouteSlot {
+        if let Some(slot) = self.route_names.get(name) {
+            return *slot;
+        }
+        let slot = RouteSlot(u32::try_from(self.route_names.len()).unwrap_or(u32::MAX));
+        self.route_names.insert(name.into(), slot);
+        self.current.routes.push(None);
+        slot
+    }
+
+    /// Sets or removes (`None`) a cluster.
+    pub fn set_cluster(&mut self, name: &str, cluster: Option<Arc<Cluster>>) {
+        let slot = self.cluster_slot(name);
+        if let Some(place) = self.current.clusters.get_mut(slot.0 as usize) {
+            *place = cluster;
+        }
+    }
+
+    /// The cluster as it is now, e.g. to hand its state to its successor.
+    #[must_use]
+    pub fn cluster(&self, name: &str) -> Option<&Arc<Cluster>> {
+        self.current.cluster(*self.cluster_names.get(name)?)
+    }
+
+    /// Sets or removes a route table.
+    pub fn set_routes(&mut self, name: &str, table: Option<Arc<RouteTable>>) {
+        let slot = self.route_slot(name);
+        if let Some(place) = self.current.routes.get_mut(slot.0 as usize) {
+            *place = table;
+        }
+    }
+
+    /// Sets or removes a listener.
+    pub fn set_listener(&mut self, name: &str, listener: Option<Listener>) {
+        match listener {
+            Some(listener) => self
+                .current
+                .listeners
+                .insert(name.to_owned(), Arc::new(listener)),
+            None => self.current.listeners.remove(name),
+        };
+    }
+
+    /// The next version.
+    pub fn build(&mut self) -> Arc<Snapshot> {
+        self.current.version += 1;
+        Arc::new(self.current.clone())
+    }
+}
