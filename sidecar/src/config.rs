@@ -1,0 +1,95 @@
+//! What a sidecar is started with. The command line fills it; nothing else reads flags or environment.
+
+use std::{
+    collections::BTreeMap,
+    net::{IpAddr, SocketAddr},
+    path::PathBuf,
+    time::Duration,
+};
+
+/// Settings of one sidecar. Addresses with port 0 pick a free port; the ready line says which.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// `https://host:15012`, or `http://` for the plain-text port (loopback only; no identity then, so no inbound).
+    pub control_plane: String,
+    /// One-time credential, `<secret>.<root SHA-256>`; needed for the first certificate.
+    pub join_token: Option<String>,
+    /// PEM of the control plane's root; default: the root that the join token pins.
+    pub root_ca: Option<PathBuf>,
+    /// Who the application is.
+    pub workload: Workload,
+    /// The application behind this sidecar; None = it only calls others and is not registered.
+    pub app: Option<App>,
+    /// Address that others reach us at. Default: the local address of the connection to the control plane.
+    pub advertise_address: Option<IpAddr>,
+    /// Explicit HTTP proxy for the application. Default `127.0.0.1:15080`. Loopback only.
+    pub outbound: SocketAddr,
+    /// mTLS for others. Default `0.0.0.0:15006`.
+    pub inbound: SocketAddr,
+    /// Admin. Default `127.0.0.1:15000`. Loopback only.
+    pub admin: SocketAddr,
+    /// Prometheus metrics (`/stats/prometheus`, `/metrics`). Default `0.0.0.0:15020`.
+    pub metrics: SocketAddr,
+    /// Readiness (`/healthz/ready`). Default `0.0.0.0:15021`.
+    pub readiness: SocketAddr,
+    /// Worker threads; 0 = one per core.
+    pub workers: usize,
+    /// OTLP over gRPC, e.g. `http://127.0.0.1:4317`; None = no spans are made.
+    pub otlp_endpoint: Option<String>,
+    /// Share of new traces that are sampled, 0.0 to 1.0. Default 1.0. A caller's decision is kept.
+    pub trace_sampling: f64,
+    /// Lifetime asked for certificates. Default 1 h, at most 24 h.
+    pub certificate_ttl: Duration,
+    /// Lease of the registration. Default 30 s.
+    pub lease_ttl: Duration,
+    /// Renewal of the registration. Default 10 s.
+    pub heartbeat_interval: Duration,
+    /// How long a drain waits for requests in flight. Default 30 s.
+    pub drain_timeout: Duration,
+}
+
+/// Who the application is.
+#[derive(Clone, Debug)]
+pub struct Workload {
+    /// Service name, short (`reviews`) or full. Client-only workloads have one too (for telemetry and identity).
+    pub service: String,
+    /// Default `default`.
+    pub namespace: String,
+    /// Default: the service's first label, e.g. `reviews`.
+    pub service_account: String,
+    /// e.g. `version: v1`.
+    pub labels: BTreeMap<String, String>,
+    /// Region, zone, sub-zone; each possibly empty.
+    pub locality: [String; 3],
+    /// 1 or more; default 1.
+    pub weight: u32,
+}
+
+/// The application.
+#[derive(Clone, Debug)]
+pub struct App {
+    /// Where it listens, e.g. `127.0.0.1:9080`.
+    pub address: SocketAddr,
+    /// The service's port as clients name it. Default: the port of `address`.
+    pub port: u16,
+    /// `http` (default), `http2` or `grpc`.
+    pub protocol: String,
+    /// When it counts as ready.
+    pub readiness: Readiness,
+}
+
+/// Readiness check of the application. Seeds: every 10 s, timeout 5 s, unhealthy after 3, healthy after 2;
+/// before the first success it is tried every 250 ms; a refused connection on live traffic checks at once.
+#[derive(Clone, Debug)]
+pub struct Readiness {
+    /// Path that answers 2xx; None = a TCP connection is enough.
+    pub http_path: Option<String>,
+    /// Default 10 s.
+    pub interval: Duration,
+    /// Default 5 s.
+    pub timeout: Duration,
+    /// Default 3.
+    pub unhealthy_threshold: u32,
+    /// Default 2.
+    pub healthy_threshold: u32,
+}

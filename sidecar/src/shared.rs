@@ -1,0 +1,99 @@
+//! The few things that the control side (xDS, identity, registration, admin) and the workers share. Written by the
+//! control side, read by the workers without a lock.
+
+use std::sync::{
+    Arc,
+    atomic::{AtomicBool, AtomicU64, Ordering},
+};
+
+use arc_swap::{ArcSwap, ArcSwapOption};
+use outrigger_core::{Moment, Snapshot};
+use rustls::{RootCertStore, sign::CertifiedKey};
+use tokio::sync::{Notify, watch};
+
+/// The newest snapshot and its version number.
+#[derive(Debug)]
+pub(crate) struct SnapshotCell {
+    version: AtomicU64,
+    current: ArcSwap<Snapshot>,
+    changed: watch::Sender<u64>,
+}
+
+impl SnapshotCell {
+    pub(crate) fn new() -> Self {
+        Self {
+            version: AtomicU64::new(0),
+            current: ArcSwap::from_pointee(Snapshot::default()),
+            changed: watch::Sender::new(0),
+        }
+    }
+
+    /// Publishes `next`; workers see it at their next request, listeners are opened and closed at once.
+    pub(crate) fn publish(&self, next: Arc<Snapshot>) {
+        let version = next.version;
+        self.current.store(next);
+        self.version.store(version, Ordering::Release);
+        self.changed.send_replace(version);
+    }
+
+    /// Version number only: what a worker compares per request.
+    pub(crate) fn version(&self) -> u64 {
+        self.version.load(Ordering::Acquire)
+    }
+
+    pub(crate) fn load(&self) -> Arc<Snapshot> {
+        self.current.load_full()
+    }
+
+    pub(crate) fn subscribe(&self) -> watch::Receiver<u64> {
+        self.changed.subscribe()
+    }
+}
+
+/// Our certificate with its key, the trust bundle, and the identity in it. Replaced as a whole.
+#[derive(Debug)]
+pub(crate) struct Identity {
+    /// Rises with every replacement: what TLS configurations are cached by.
+    pub(crate) generation: u64,
+    /// `spiffe://cluster.local/ns/default/sa/reviews`
+    pub(crate) spiffe_id: Arc<str>,
+    /// Chain (leaf first, no root) and key. The key was made in this process and never leaves it.
+    pub(crate) certified_key: Arc<CertifiedKey>,
+    /// Trust bundle of our trust domain.
+    pub(crate) roots: Arc<RootCertStore>,
+    /// Seconds since the Unix epoch at which the certificate ends.
+    pub(crate) not_after: u64,
+}
+
+/// Shared state of the process.
+#[derive(Debug)]
+pub(crate) struct Shared {
+    pub(crate) snapshot: SnapshotCell,
+    /// None until the first certificate.
+    pub(crate) identity: ArcSwapOption<Identity>,
+    /// No new work; finish the old.
+    pub(crate) draining: AtomicBool,
+    /// Notified once when draining starts.
+    pub(crate) drain: watch::Sender<bool>,
+    /// Notified by a worker that could not connect to the application: check its readiness now.
+    pub(crate) app_unreachable: Notify,
+    started: std::time::Instant,
+}
+
+impl Shared {
+    pub(crate) fn new() -> Arc<Self> {
+        Arc::new(Self {
+            snapshot: SnapshotCell::new(),
+            identity: ArcSwapOption::empty(),
+            draining: AtomicBool::new(false),
+            drain: watch::Sender::new(false),
+            app_unreachable: Notify::new(),
+            started: std::time::Instant::now(),
+        })
+    }
+
+    /// Milliseconds since the process started.
+    pub(crate) fn now(&self) -> Moment {
+        Moment(u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX))
+    }
+}
