@@ -5,5 +5,7 @@
 
 mod config;
 mod shared;
+mod telemetry;
+mod worker;
 
 pub use config::{App, Config, Readiness, Workload};
