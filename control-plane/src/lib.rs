@@ -4,7 +4,11 @@
 //! A policy's way: `admin` → `store` → `registry` → `world` → `translate` → `push` → `xds` → `status`;
 //! beside it `ca`. Traffic goes on while it is down.
 
+mod caller;
+mod clients;
 mod config;
+mod metrics;
+mod spiffe;
 mod world;
 
 pub use config::Config;

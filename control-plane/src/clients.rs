@@ -1,0 +1,207 @@
+//! Which xDS clients are connected, and how far each has got: what `outrigger status` shows of them.
+//!
+//! The xDS streams write, `admin` reads. Nothing decides by what stands here. One entry a stream; it
+//! goes away with the stream's [`ClientHandle`], however the stream ends.
+
+use std::{
+    collections::BTreeMap,
+    net::SocketAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::SystemTime,
+};
+
+use dashmap::DashMap;
+use outrigger_proto::outrigger::v1 as api;
+
+/// All connected clients. As large as the number of xDS streams, which the listener bounds.
+#[derive(Debug, Default)]
+pub(crate) struct Clients {
+    streams: DashMap<u64, Stream>,
+    next: AtomicU64,
+}
+
+/// What is known when a stream's first request has been read.
+#[derive(Clone, Debug)]
+pub(crate) struct Client {
+    /// `node.id` as sent.
+    pub(crate) node_id: String,
+    /// SPIFFE id of the connection's certificate; None on the plain-text port.
+    pub(crate) identity: Option<Arc<str>>,
+    /// Where the connection comes from.
+    pub(crate) peer: Option<SocketAddr>,
+    /// `delta` or `sotw`.
+    pub(crate) protocol: &'static str,
+}
+
+/// Last words of a client that did not take a resource are cut to this many bytes.
+const LAST_NACK_BYTES: usize = 4096;
+
+#[derive(Debug)]
+struct Stream {
+    client: Client,
+    connected: SystemTime,
+    types: BTreeMap<&'static str, TypeStatus>,
+}
+
+#[derive(Debug, Default)]
+struct TypeStatus {
+    held: u32,
+    nonce_sent: String,
+    nonce_acked: String,
+    nacks: u64,
+    last_nack: String,
+}
+
+/// One stream's entry. Dropping it is the disconnect.
+#[derive(Debug)]
+pub(crate) struct ClientHandle {
+    clients: Arc<Clients>,
+    id: u64,
+}
+
+impl Clients {
+    /// Enters a stream.
+    pub(crate) fn connected(self: &Arc<Self>, client: Client) -> ClientHandle {
+        let id = self.next.fetch_add(1, Ordering::Relaxed);
+        self.streams.insert(
+            id,
+            Stream {
+                client,
+                connected: SystemTime::now(),
+                types: BTreeMap::new(),
+            },
+        );
+        ClientHandle {
+            clients: Arc::clone(self),
+            id,
+        }
+    }
+
+    /// How many streams there are.
+    pub(crate) fn len(&self) -> usize {
+        self.streams.len()
+    }
+
+    /// All streams, by node id.
+    pub(crate) fn status(&self) -> Vec<api::ClientStatus> {
+        let mut all: Vec<_> = self.streams.iter().map(|stream| stream.status()).collect();
+        all.sort_by(|a, b| (&a.node_id, &a.peer).cmp(&(&b.node_id, &b.peer)));
+        all
+    }
+}
+
+impl ClientHandle {
+    /// A response with `nonce` went out; afterwards the client holds `held` resources of the type.
+    pub(crate) fn sent(&self, type_url: &'static str, nonce: &str, held: usize) {
+        self.change(type_url, |status| {
+            nonce.clone_into(&mut status.nonce_sent);
+            status.held = u32::try_from(held).unwrap_or(u32::MAX);
+        });
+    }
+
+    /// The client took the response with `nonce`.
+    pub(crate) fn acked(&self, type_url: &'static str, nonce: &str) {
+        self.change(type_url, |status| nonce.clone_into(&mut status.nonce_acked));
+    }
+
+    /// The client refused a response, in its own words.
+    pub(crate) fn nacked(&self, type_url: &'static str, words: &str) {
+        self.change(type_url, |status| {
+            status.nacks += 1;
+            status.last_nack = words
+                .char_indices()
+                .take_while(|(at, c)| at + c.len_utf8() <= LAST_NACK_BYTES)
+                .map(|(_, c)| c)
+                .collect();
+        });
+    }
+
+    fn change(&self, type_url: &'static str, change: impl FnOnce(&mut TypeStatus)) {
+        if let Some(mut stream) = self.clients.streams.get_mut(&self.id) {
+            change(stream.types.entry(type_url).or_default());
+        }
+    }
+}
+
+impl Drop for ClientHandle {
+    fn drop(&mut self) {
+        self.clients.streams.remove(&self.id);
+    }
+}
+
+impl Stream {
+    fn status(&self) -> api::ClientStatus {
+        api::ClientStatus {
+            node_id: self.client.node_id.clone(),
+            identity: self
+                .client
+                .identity
+                .as_deref()
+                .unwrap_or_default()
+                .to_owned(),
+            peer: self
+                .client
+                .peer
+                .map(|peer| peer.to_string())
+                .unwrap_or_default(),
+            protocol: self.client.protocol.to_owned(),
+            connected: Some(self.connected.into()),
+            types: self
+                .types
+                .iter()
+                .map(|(type_url, status)| api::ResourceTypeStatus {
+                    type_url: (*type_url).to_owned(),
+                    sent: status.held,
+                    nonce_sent: status.nonce_sent.clone(),
+                    nonce_acked: status.nonce_acked.clone(),
+                    nacks: status.nacks,
+                    last_nack: status.last_nack.clone(),
+                })
+                .collect(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn client(node_id: &str) -> Client {
+        Client {
+            node_id: node_id.into(),
+            identity: None,
+            peer: None,
+            protocol: "delta",
+        }
+    }
+
+    #[test]
+    fn a_refusal_is_shown_in_the_clients_words() {
+        let clients = Arc::new(Clients::default());
+        let stream = clients.connected(client("a"));
+        stream.sent("type/cluster", "7", 3);
+        stream.nacked("type/cluster", "no such thing");
+        let status = &clients.status()[0].types[0];
+        assert_eq!((status.sent, status.nacks), (3, 1));
+        assert_eq!(
+            (status.nonce_sent.as_str(), status.nonce_acked.as_str()),
+            ("7", "")
+        );
+        assert_eq!(status.last_nack, "no such thing");
+    }
+
+    #[test]
+    fn a_dropped_stream_is_gone() {
+        let clients = Arc::new(Clients::default());
+        let stream = clients.connected(client("a"));
+        let other = clients.connected(client("b"));
+        drop(stream);
+        assert_eq!(clients.status().len(), 1);
+        assert_eq!(clients.len(), 1);
+        drop(other);
+        assert_eq!(clients.len(), 0);
+    }
+}
