@@ -9,6 +9,7 @@ mod clients;
 mod config;
 mod metrics;
 mod spiffe;
+mod store;
 mod world;
 
 pub use config::Config;
