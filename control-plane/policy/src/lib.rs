@@ -8,14 +8,18 @@
 //! Pure: no file, clock, network or environment. A setting is effective, or refused with its
 //! position and the words "not supported yet"; nothing is dropped.
 
+mod decode;
 mod diagnostic;
 mod mesh;
 mod object;
 mod parse;
+mod report;
 mod spec;
+mod suggest;
+mod yaml;
 
 pub use diagnostic::{Diagnostic, Position, Severity};
 pub use mesh::{HostName, MergedDestinationRule, MergedVirtualService, Mesh, MeshInput};
 pub use object::{Kind, Object, ObjectKey};
-pub use parse::{ParseLimits, parse};
+pub use parse::{ParseLimits, parse, parse_again, parse_bytes};
 pub use spec::*;

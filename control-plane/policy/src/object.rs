@@ -71,8 +71,10 @@ pub struct Object {
     pub labels: BTreeMap<String, String>,
     /// `metadata.annotations`.
     pub annotations: BTreeMap<String, String>,
-    /// Where the document starts.
+    /// Where the document's first key stands.
     pub position: Position,
+    /// Where [`Self::yaml`] starts, which may be a comment. [`parse_again`](crate::parse_again) takes it.
+    pub text_position: Position,
     /// The text of this one document, byte for byte (without the `---`).
     pub yaml: Arc<str>,
     /// Its content.

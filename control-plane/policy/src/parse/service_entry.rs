@@ -1,0 +1,251 @@
+//! `ServiceEntry` and `WorkloadEntry`: services and instances that do not register themselves.
+//! Source: Istio `networking/v1` ServiceEntry, WorkloadEntry.
+
+use std::collections::BTreeMap;
+
+use super::virtual_service::everywhere;
+use crate::{
+    At, Protocol, ServiceEntry, ServicePort, WorkloadEntry,
+    decode::{
+        Decoder, Fields, Item, Shape, at, dns_label, enumeration, filled_list, filled_text, host,
+        integer32, ip_address, label_map, list, map, object_name, port, refuse_twice, text,
+        unknown_word, workload_selector,
+    },
+    yaml::quoted,
+};
+
+const SERVICE_ENTRY: Shape = Shape {
+    what: "a ServiceEntry's spec",
+    fields: &[
+        "hosts",
+        "ports",
+        "location",
+        "resolution",
+        "endpoints",
+        "workloadSelector",
+        "exportTo",
+    ],
+    not_yet: &["addresses", "subjectAltNames"],
+};
+
+pub(super) fn decode(d: &mut Decoder, item: Item<'_>) -> Option<ServiceEntry> {
+    let fields = Fields::open(d, item, &SERVICE_ENTRY)?;
+    fields.optional(d, "exportTo", everywhere);
+    let hosts = fields.required(d, "hosts", "the service's hosts", |d, item| {
+        filled_list(d, item, |d, item| {
+            at(d, item, |d, item| host(d, item, false))
+        })
+    });
+    if let Some(hosts) = &hosts {
+        let name = |host: &At<String>| (host.value.clone(), host.position.clone());
+        refuse_twice(
+            d,
+            &fields,
+            ("hosts", ""),
+            hosts,
+            name,
+            "name each host once",
+        );
+    }
+    let locations = [("MESH_EXTERNAL", false), ("MESH_INTERNAL", true)];
+    let mesh_internal = fields.optional(d, "location", |d, item| {
+        enumeration(d, item, "a location", &locations, &[])
+    });
+    let want = "STATIC; without it Istio means NONE, which is not supported yet";
+    fields.required(d, "resolution", want, |d, item| {
+        let later = ["NONE", "DNS", "DNS_ROUND_ROBIN", "DYNAMIC_DNS"];
+        enumeration(d, item, "a resolution", &[("STATIC", ())], &later)
+    });
+    let ports = fields.required(d, "ports", "a list of ports", |d, item| {
+        filled_list(d, item, |d, item| {
+            at(d, item, |d, item| service_port(d, item, &SERVICE_PORT))
+        })
+    });
+    if let Some(ports) = &ports {
+        let number =
+            |port: &At<ServicePort>| (port.value.number.to_string(), port.position.clone());
+        refuse_twice(
+            d,
+            &fields,
+            ("ports", ".number"),
+            ports,
+            number,
+            "name each port once",
+        );
+        let name = |port: &At<ServicePort>| (port.value.name.clone(), port.position.clone());
+        refuse_twice(
+            d,
+            &fields,
+            ("ports", ".name"),
+            ports,
+            name,
+            "name each port once",
+        );
+    }
+    let endpoints = fields.optional(d, "endpoints", |d, item| {
+        list(d, item, |d, item| workload(d, item, ports.as_deref()))
+    });
+    if let Some(endpoints) = &endpoints {
+        let address = |entry: &WorkloadEntry| (endpoint_name(entry), entry.position.clone());
+        refuse_twice(
+            d,
+            &fields,
+            ("endpoints", ".address"),
+            endpoints,
+            address,
+            "keep one",
+        );
+    }
+    if fields.has("endpoints") {
+        let message = "an entry has endpoints or a selector, not both; remove one";
+        fields.refuse_if_present(d, "workloadSelector", message);
+    }
+    let workload_selector = workload_selector(d, &fields);
+    Some(ServiceEntry {
+        hosts: hosts?,
+        ports: ports?.into_iter().map(|port| port.value).collect(),
+        endpoints: endpoints.unwrap_or_default(),
+        workload_selector,
+        mesh_internal: mesh_internal.unwrap_or(false),
+    })
+}
+
+/// Two endpoints may share an address if they listen on different ports.
+fn endpoint_name(entry: &WorkloadEntry) -> String {
+    let ports: Vec<String> = entry
+        .ports
+        .iter()
+        .map(|(name, port)| format!("{name}:{port}"))
+        .collect();
+    [std::slice::from_ref(&entry.address.value), &ports]
+        .concat()
+        .join(" ")
+}
+
+const SERVICE_PORT: Shape = Shape {
+    what: "a port",
+    fields: &["number", "name", "protocol", "targetPort"],
+    not_yet: &[],
+};
+
+/// Istio's words for what is not HTTP, or is encrypted by the application.
+const OTHER_PROTOCOLS: [&str; 9] = [
+    "HTTPS",
+    "TLS",
+    "TCP",
+    "UDP",
+    "MONGO",
+    "MYSQL",
+    "REDIS",
+    "GRPC-WEB",
+    "HTTP_PROXY",
+];
+
+pub(super) fn service_port(d: &mut Decoder, item: Item<'_>, shape: &Shape) -> Option<ServicePort> {
+    let fields = Fields::open(d, item, shape)?;
+    let number = fields.required(d, "number", "a port from 1 to 65535", port);
+    let name = fields.required(d, "name", "the port's name", dns_label);
+    let protocol = fields.required(d, "protocol", "HTTP, HTTP2 or GRPC", protocol);
+    let target_port = fields.optional(d, "targetPort", port);
+    Some(ServicePort {
+        number: number?,
+        name: name?,
+        protocol: protocol?,
+        target_port,
+    })
+}
+
+/// In any letter case, as Istio reads it.
+fn protocol(d: &mut Decoder, item: Item<'_>) -> Option<Protocol> {
+    let found = text(d, item)?;
+    let upper = found.to_ascii_uppercase();
+    let protocol = match upper.as_str() {
+        "HTTP" => Some(Protocol::Http),
+        "HTTP2" => Some(Protocol::Http2),
+        "GRPC" => Some(Protocol::Grpc),
+        _ => None,
+    };
+    if protocol.is_none() {
+        let message = if OTHER_PROTOCOLS.contains(&upper.as_str()) {
+            format!("{found} is not supported yet; want a protocol: HTTP, HTTP2, GRPC")
+        } else {
+            unknown_word(&found, "a protocol", &["HTTP", "HTTP2", "GRPC"])
+        };
+        d.refuse(item, message);
+    }
+    protocol
+}
+
+const WORKLOAD: Shape = Shape {
+    what: "a workload entry",
+    fields: &[
+        "address",
+        "ports",
+        "labels",
+        "locality",
+        "weight",
+        "serviceAccount",
+    ],
+    not_yet: &["network"],
+};
+
+/// Envoy adds the weights of a cluster in 32 bits.
+const HEAVIEST: u32 = 1_000_000;
+
+/// An endpoint of a service with these `ports`, or a document of its own.
+pub(super) fn workload(
+    d: &mut Decoder,
+    item: Item<'_>,
+    ports: Option<&[At<ServicePort>]>,
+) -> Option<WorkloadEntry> {
+    let fields = Fields::open(d, item, &WORKLOAD)?;
+    let address = fields.required_at(d, "address", "an IP address", ip_address);
+    let numbers = fields.optional(d, "ports", |d, item| port_numbers(d, item, ports));
+    let weight = fields.optional(d, "weight", |d, item| integer32(d, item, 1..=HEAVIEST));
+    let locality = fields.optional(d, "locality", |d, item| {
+        let text = filled_text(d, item)?;
+        if text.split('/').count() > 3 || text.split('/').any(str::is_empty) {
+            d.refuse(
+                item,
+                format!(
+                    "found {}, want region, region/zone or region/zone/subzone",
+                    quoted(&text)
+                ),
+            );
+        }
+        Some(text)
+    });
+    Some(WorkloadEntry {
+        position: d.position(item),
+        ports: numbers.unwrap_or_default(),
+        labels: fields.optional(d, "labels", label_map).unwrap_or_default(),
+        locality,
+        weight: weight.unwrap_or(1),
+        service_account: fields.optional(d, "serviceAccount", object_name),
+        address: address?,
+    })
+}
+
+fn port_numbers(
+    d: &mut Decoder,
+    item: Item<'_>,
+    ports: Option<&[At<ServicePort>]>,
+) -> Option<BTreeMap<String, u16>> {
+    map(
+        d,
+        item,
+        "names of ports and their numbers",
+        |d, key, value| {
+            if let Some(ports) = ports
+                && !ports.iter().any(|port| port.value.name == key.text)
+            {
+                let names: Vec<&str> = ports.iter().map(|port| port.value.name.as_str()).collect();
+                key.refuse(
+                    d,
+                    unknown_word(key.text, "the name of one of the ports", &names),
+                );
+            }
+            Some((key.text.to_owned(), port(d, value)?))
+        },
+    )
+}

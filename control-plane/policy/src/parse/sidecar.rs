@@ -1,0 +1,145 @@
+//! `Sidecar`: what the selected workloads may call, and on which local ports.
+//! Source: Istio `networking/v1` Sidecar.
+
+use super::service_entry::service_port;
+use crate::{
+    At, EgressHost, EgressListener, Position, Sidecar,
+    decode::{
+        Decoder, Fields, Item, Shape, at, dns_fault, enumeration, filled_list, filled_text,
+        ip_address, refuse_twice, workload_selector,
+    },
+    yaml::quoted,
+};
+
+const SIDECAR: Shape = Shape {
+    what: "a Sidecar's spec",
+    fields: &["workloadSelector", "egress", "outboundTrafficPolicy"],
+    not_yet: &["ingress", "inboundConnectionPool"],
+};
+const POLICY: Shape = Shape {
+    what: "an outbound traffic policy",
+    fields: &["mode"],
+    not_yet: &["egressProxy"],
+};
+
+pub(super) fn decode(d: &mut Decoder, item: Item<'_>) -> Option<Sidecar> {
+    let fields = Fields::open(d, item, &SIDECAR)?;
+    // What is not registered is not callable: the only mode there is.
+    fields.optional(d, "outboundTrafficPolicy", |d, item| {
+        Fields::open(d, item, &POLICY)?.required(d, "mode", "REGISTRY_ONLY", |d, item| {
+            enumeration(d, item, "a mode", &[("REGISTRY_ONLY", ())], &["ALLOW_ANY"])
+        })
+    });
+    let workload_selector = workload_selector(d, &fields);
+    let egress = fields.required(d, "egress", "a list of egress listeners", |d, item| {
+        filled_list(d, item, listener)
+    })?;
+    let port = |listener: &EgressListener| {
+        let name = listener.port.as_ref().map_or_else(
+            || "the listener without a port".to_owned(),
+            |port| port.number.to_string(),
+        );
+        (name, listener.position.clone())
+    };
+    refuse_twice(
+        d,
+        &fields,
+        ("egress", ".port"),
+        &egress,
+        port,
+        "put their hosts together",
+    );
+    Some(Sidecar {
+        workload_selector,
+        egress,
+    })
+}
+
+const LISTENER: Shape = Shape {
+    what: "an egress listener",
+    fields: &["port", "bind", "hosts", "captureMode"],
+    not_yet: &[],
+};
+const PORT: Shape = Shape {
+    what: "a listener's port",
+    fields: &["number", "name", "protocol"],
+    not_yet: &["targetPort"],
+};
+
+fn listener(d: &mut Decoder, item: Item<'_>) -> Option<EgressListener> {
+    let fields = Fields::open(d, item, &LISTENER)?;
+    let port = fields.optional(d, "port", |d, item| service_port(d, item, &PORT));
+    let bind = fields.optional(d, "bind", ip_address);
+    if !fields.has("port") {
+        fields.refuse_if_present(
+            d,
+            "bind",
+            "has no effect without a port; add one, or remove it",
+        );
+    }
+    fields.optional(d, "captureMode", |d, item| {
+        // A listener with a port is bound, not captured into: NONE. DEFAULT leaves it to us.
+        let words: &[_] = if fields.has("port") {
+            &[("DEFAULT", ()), ("NONE", ())]
+        } else {
+            &[("DEFAULT", ())]
+        };
+        enumeration(d, item, "a capture mode", words, &["NONE", "IPTABLES"])
+    });
+    let hosts = fields.required(d, "hosts", "a list of namespace/host", |d, item| {
+        filled_list(d, item, |d, item| at(d, item, egress_host))
+    })?;
+    let name = |host: &At<EgressHost>| -> (String, Position) {
+        let text = format!("{}/{}", host.value.namespace, host.value.host);
+        (text, host.position.clone())
+    };
+    refuse_twice(d, &fields, ("hosts", ""), &hosts, name, "name each once");
+    Some(EgressListener {
+        position: d.position(item),
+        port,
+        bind,
+        hosts,
+    })
+}
+
+fn egress_host(d: &mut Decoder, item: Item<'_>) -> Option<EgressHost> {
+    let text = filled_text(d, item)?;
+    let fault = match text.split_once('/') {
+        None => Some("want namespace/host, such as ./orders or */orders.example.com".to_owned()),
+        Some((namespace, host)) => {
+            namespace_fault(namespace).or_else(|| host_fault(namespace, host))
+        }
+    };
+    if let Some(fault) = fault {
+        d.refuse(item, format!("found {}: {fault}", quoted(&text)));
+        return None;
+    }
+    let (namespace, host) = text.split_once('/')?;
+    Some(EgressHost {
+        namespace: namespace.to_owned(),
+        host: host.to_owned(),
+    })
+}
+
+fn namespace_fault(namespace: &str) -> Option<String> {
+    if matches!(namespace, "*" | "." | "~") {
+        return None;
+    }
+    if namespace.is_empty() || namespace.contains('.') {
+        return Some("want a namespace, *, . or ~ before the /".to_owned());
+    }
+    dns_fault(namespace)
+}
+
+fn host_fault(namespace: &str, host: &str) -> Option<String> {
+    if host == "*" {
+        return None;
+    }
+    if let Some(suffix) = host.strip_prefix("*.") {
+        return dns_fault(suffix);
+    }
+    if namespace == "*" && !host.contains('.') {
+        return Some("a short host needs a namespace; write its full name, or ./host".to_owned());
+    }
+    dns_fault(host)
+}
