@@ -23,8 +23,8 @@ pub use cluster::{
 pub use limits::{Limits, Overflow, Permit, Thresholds};
 pub use outlier::{Outcome, OutlierConfig};
 pub use route::{
-    Action, ClusterChoice, HashPolicy, HeaderEdits, HeaderMatch, NoRoute, PathMatch, RequestView,
-    Route, RouteMatch, RouteTable, StringMatch, VirtualHost, WeightedCluster,
+    Action, ClusterChoice, HashCookie, HashPolicy, HeaderEdits, HeaderMatch, NoRoute, PathMatch,
+    RequestView, Route, RouteMatch, RouteTable, StringMatch, VirtualHost, WeightedCluster,
 };
 pub use snapshot::{
     ClusterSlot, Direction, DownstreamTls, Listener, RouteSlot, RouteSource, Snapshot,

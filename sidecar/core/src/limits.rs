@@ -1,9 +1,11 @@
 //! Circuit breakers in Envoy's sense: how much of each thing a cluster may have at once. Exact over all
 //! workers; a permit gives back on drop.
+//!
+//! Pure: it counts and refuses. Who waits, and how long, is the connection pool's business.
 
 use std::sync::{
     Arc,
-    atomic::{AtomicU32, AtomicU64},
+    atomic::{AtomicU32, AtomicU64, Ordering::Relaxed},
 };
 
 /// Limits of a cluster; `u32::MAX` = unlimited.
@@ -66,53 +68,87 @@ pub struct Limits {
 
 /// A part of a gauge, given back on drop.
 #[derive(Debug)]
-pub struct Permit(#[expect(dead_code, reason = "held for its drop")] Arc<Gauge>);
+#[must_use = "a dropped permit is given back at once"]
+pub struct Permit(Arc<Gauge>);
 
 impl Limits {
     /// Fresh gauges.
     #[must_use]
     pub fn new(thresholds: Thresholds) -> Self {
-        let gauge = |limit| {
-            Arc::new(Gauge {
-                limit: AtomicU32::new(limit),
-                used: AtomicU32::new(0),
-                overflows: AtomicU64::new(0),
-            })
-        };
         Self {
-            connections: gauge(thresholds.max_connections),
-            pending: gauge(thresholds.max_pending_requests),
-            requests: gauge(thresholds.max_requests),
-            retries: gauge(thresholds.max_retries),
+            connections: Gauge::new(thresholds.max_connections),
+            pending: Gauge::new(thresholds.max_pending_requests),
+            requests: Gauge::new(thresholds.max_requests),
+            retries: Gauge::new(thresholds.max_retries),
         }
     }
 
-    /// Changes the limits; what is in use stays in use.
-    pub fn set(&self, _thresholds: Thresholds) {}
+    /// Changes the limits; what is in use stays in use, even above a lowered limit.
+    pub fn set(&self, thresholds: Thresholds) {
+        let pairs = [
+            (&self.connections, thresholds.max_connections),
+            (&self.pending, thresholds.max_pending_requests),
+            (&self.requests, thresholds.max_requests),
+            (&self.retries, thresholds.max_retries),
+        ];
+        for (gauge, limit) in pairs {
+            gauge.limit.store(limit, Relaxed);
+        }
+    }
 }
 
 impl Gauge {
+    fn new(limit: u32) -> Arc<Self> {
+        Arc::new(Self {
+            limit: AtomicU32::new(limit),
+            used: AtomicU32::new(0),
+            overflows: AtomicU64::new(0),
+        })
+    }
+
     /// One more, or None at the limit (`count_overflow` says whether that counts as a refusal).
     #[must_use]
-    pub fn try_acquire(self: &Arc<Self>, _count_overflow: bool) -> Option<Permit> {
+    pub fn try_acquire(self: &Arc<Self>, count_overflow: bool) -> Option<Permit> {
+        // Compare and exchange, not add and roll back: in between, the sum would be too high for
+        // others, who would then be refused although there was room.
+        let mut used = self.used.load(Relaxed);
+        while used < self.limit.load(Relaxed) {
+            match self
+                .used
+                .compare_exchange_weak(used, used + 1, Relaxed, Relaxed)
+            {
+                Ok(_) => return Some(Permit(Arc::clone(self))),
+                Err(now) => used = now,
+            }
+        }
+        if count_overflow {
+            self.overflows.fetch_add(1, Relaxed);
+        }
         None
     }
 
     /// In use now.
     #[must_use]
     pub fn used(&self) -> u32 {
-        0
+        self.used.load(Relaxed)
     }
 
     /// Limit.
     #[must_use]
     pub fn limit(&self) -> u32 {
-        0
+        self.limit.load(Relaxed)
     }
 
     /// Refusals since start.
     #[must_use]
     pub fn overflows(&self) -> u64 {
-        0
+        self.overflows.load(Relaxed)
+    }
+}
+
+impl Drop for Permit {
+    fn drop(&mut self) {
+        let before = self.0.used.fetch_sub(1, Relaxed);
+        debug_assert!(before > 0, "a permit was given back twice");
     }
 }

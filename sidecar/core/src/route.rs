@@ -4,11 +4,23 @@
 //! `find` allocates nothing. Source: Envoy `RouteConfiguration`; exact host before longest `*.suffix`
 //! before longest `prefix.*` before `*`.
 
-use std::{sync::Arc, time::Duration};
+mod edit;
+mod hash;
+mod matching;
+pub(crate) mod split;
+mod table;
+#[cfg(test)]
+mod tests;
+
+use std::{
+    sync::{Arc, atomic::AtomicU64},
+    time::Duration,
+};
 
 use http::{HeaderMap, HeaderName, HeaderValue, Method};
 
 use crate::ClusterSlot;
+pub use hash::HashCookie;
 
 /// What routing looks at.
 #[derive(Clone, Copy, Debug)]
@@ -41,7 +53,7 @@ pub struct RouteTable {
     pub name: String,
     /// In the order given.
     pub virtual_hosts: Vec<VirtualHost>,
-    // helper C: index by host
+    index: table::HostIndex,
 }
 
 /// A named group of domains and their routes.
@@ -165,13 +177,15 @@ pub enum Action {
     },
 }
 
-/// One cluster, or several with weights.
+/// One cluster, or several with weights. Made by [`ClusterChoice::new`].
 #[derive(Clone, Debug)]
 pub struct ClusterChoice {
     /// At least one; weights sum to more than 0.
     pub clusters: Vec<WeightedCluster>,
     /// Sum of the weights.
     pub total_weight: u64,
+    /// Requests so far; see [`split`].
+    turns: Arc<AtomicU64>,
 }
 
 /// A cluster and its share.
@@ -216,57 +230,8 @@ pub enum HashPolicy {
     },
     /// Address of the client.
     SourceIp,
-    /// A query parameter.
+    /// First value of a query parameter.
     QueryParameter(String),
-}
-
-impl RouteTable {
-    /// Compiles the host index. Duplicate domains: the first virtual host keeps it.
-    #[must_use]
-    pub fn new(name: String, virtual_hosts: Vec<VirtualHost>) -> Self {
-        Self {
-            name,
-            virtual_hosts,
-        }
-    }
-
-    /// The route for a request.
-    ///
-    /// # Errors
-    /// [`NoRoute`], to be answered with 404.
-    pub fn find(&self, _request: &RequestView<'_>) -> Result<(&VirtualHost, &Route), NoRoute> {
-        Err(NoRoute::Host)
-    }
-}
-
-impl ClusterChoice {
-    /// The cluster for one request, by weight.
-    #[must_use]
-    pub fn choose(&self, _rng: &mut fastrand::Rng) -> Option<&WeightedCluster> {
-        self.clusters.first()
-    }
-}
-
-impl HeaderEdits {
-    /// Nothing to do.
-    #[must_use]
-    pub fn is_empty(&self) -> bool {
-        self.remove.is_empty() && self.set.is_empty() && self.add.is_empty()
-    }
-
-    /// Applies them.
-    pub fn apply(&self, _headers: &mut HeaderMap) {}
-}
-
-impl Route {
-    /// The hash of a request under this route's policies, if any yields a value. Same key, same hash in
-    /// every sidecar (xxHash64, seed 0; several policies combined as Envoy does).
-    #[must_use]
-    pub fn hash(
-        &self,
-        _request: &RequestView<'_>,
-        _client: Option<std::net::IpAddr>,
-    ) -> Option<u64> {
-        None
-    }
+    /// Ends the list if there is a hash by now: Envoy's `terminal`, put after its policy.
+    Terminal,
 }

@@ -1,0 +1,183 @@
+//! Whether a request fulfils a condition. Allocates only to join several values of one header.
+//!
+//! Source: Envoy `RouteMatch`, `HeaderMatcher`, `QueryParameterMatcher`, `StringMatcher`.
+
+use std::borrow::Cow;
+
+use regex::Regex;
+
+use super::{HeaderMatch, PathMatch, RequestView, RouteMatch, StringMatch};
+
+impl PathMatch {
+    /// A regular expression for the whole path.
+    ///
+    /// # Errors
+    /// The pattern's error.
+    pub fn regex(pattern: &str) -> Result<Self, regex::Error> {
+        Regex::new(pattern).map(|regex| Self::Regex(anchored(regex)))
+    }
+
+    fn matches(&self, path: &str, case_sensitive: bool) -> bool {
+        let (path_bytes, fold) = (path.as_bytes(), !case_sensitive);
+        match self {
+            Self::Exact(want) => equal(path_bytes, want, fold),
+            Self::Prefix(want) => starts(path_bytes, want, fold),
+            Self::SeparatedPrefix(want) => {
+                starts(path_bytes, want, fold)
+                    && matches!(path_bytes.get(want.len()), None | Some(b'/'))
+            }
+            Self::Regex(regex) => whole(regex, path),
+        }
+    }
+}
+
+impl RouteMatch {
+    /// Whether all parts hold. `path` is the request's path without its query.
+    pub(super) fn holds(&self, request: &RequestView<'_>, path: &str) -> bool {
+        self.path.matches(path, self.case_sensitive)
+            && self.headers.iter().all(|header| header.holds(request))
+            && self.query_parameters.iter().all(|(name, condition)| {
+                let value = query_parameter(request.path_and_query, name);
+                condition.holds(value.map(str::as_bytes))
+            })
+    }
+
+    /// Makes every regex match as a whole, however the caller built it.
+    pub(super) fn anchor(&mut self) {
+        if let PathMatch::Regex(regex) = &mut self.path {
+            *regex = anchored(regex.clone());
+        }
+        let headers = self.headers.iter_mut().map(|header| &mut header.value);
+        let queries = self.query_parameters.iter_mut().map(|(_, value)| value);
+        for value in headers.chain(queries) {
+            if let StringMatch::Regex(regex) = value {
+                *regex = anchored(regex.clone());
+            }
+        }
+    }
+}
+
+impl HeaderMatch {
+    fn holds(&self, request: &RequestView<'_>) -> bool {
+        let value = header_value(request, &self.name);
+        let value = match value {
+            None if self.treat_missing_as_empty => Some(Cow::Borrowed(&b""[..])),
+            other => other,
+        };
+        match (&self.value, &value) {
+            (StringMatch::Present(wanted), _) => (value.is_some() == *wanted) != self.invert,
+            // Envoy: what is missing matches neither a condition nor its opposite.
+            (_, None) => false,
+            (condition, Some(value)) => condition.holds(Some(value)) != self.invert,
+        }
+    }
+}
+
+impl StringMatch {
+    /// A regular expression for the whole value.
+    ///
+    /// # Errors
+    /// The pattern's error.
+    pub fn regex(pattern: &str) -> Result<Self, regex::Error> {
+        Regex::new(pattern).map(|regex| Self::Regex(anchored(regex)))
+    }
+
+    fn holds(&self, value: Option<&[u8]>) -> bool {
+        let Some(value) = value else {
+            return matches!(self, Self::Present(false));
+        };
+        match self {
+            Self::Present(wanted) => *wanted,
+            Self::Exact(want, fold) => equal(value, want, *fold),
+            Self::Prefix(want, fold) => starts(value, want, *fold),
+            Self::Suffix(want, fold) => value
+                .len()
+                .checked_sub(want.len())
+                .and_then(|start| value.get(start..))
+                .is_some_and(|end| equal(end, want, *fold)),
+            Self::Contains(want, fold) => {
+                want.is_empty()
+                    || value
+                        .windows(want.len())
+                        .any(|part| equal(part, want, *fold))
+            }
+            // Lossy: a header may hold bytes that are no UTF-8, which a pattern sees as U+FFFD (RE2).
+            Self::Regex(regex) => whole(regex, &String::from_utf8_lossy(value)),
+        }
+    }
+}
+
+/// Path, and the query with its `?` (or a fragment with its `#`).
+pub(super) fn split_path(path_and_query: &str) -> (&str, &str) {
+    let end = path_and_query
+        .bytes()
+        .position(|byte| byte == b'?' || byte == b'#')
+        .unwrap_or(path_and_query.len());
+    path_and_query.split_at(end)
+}
+
+/// First value of a query parameter, as written: Envoy decodes neither names nor values here. One
+/// without `=` is empty.
+pub(super) fn query_parameter<'a>(path_and_query: &'a str, name: &str) -> Option<&'a str> {
+    let (_, query) = split_path(path_and_query);
+    let query = query.strip_prefix('?')?;
+    let query = query.split_once('#').map_or(query, |(query, _)| query);
+    query
+        .split('&')
+        .map(|pair| pair.split_once('=').unwrap_or((pair, "")))
+        .find_map(|(key, value)| (key == name && !key.is_empty()).then_some(value))
+}
+
+/// Value of a header, several joined by `,`; pseudo headers from the request line.
+fn header_value<'a>(request: &RequestView<'a>, name: &str) -> Option<Cow<'a, [u8]>> {
+    let line = match name {
+        ":method" => Some(request.method.as_str()),
+        ":authority" | "host" => Some(request.authority),
+        ":scheme" => Some(request.scheme),
+        ":path" => Some(request.path_and_query),
+        _ => None,
+    };
+    if let Some(value) = line {
+        return Some(Cow::Borrowed(value.as_bytes()));
+    }
+    let mut values = request.headers.get_all(name).iter();
+    let first = values.next()?.as_bytes();
+    let mut joined = Cow::Borrowed(first);
+    for value in values {
+        let joined = joined.to_mut();
+        joined.push(b',');
+        joined.extend_from_slice(value.as_bytes());
+    }
+    Some(joined)
+}
+
+fn equal(value: &[u8], want: &str, fold: bool) -> bool {
+    let want = want.as_bytes();
+    value == want || (fold && value.eq_ignore_ascii_case(want))
+}
+
+fn starts(value: &[u8], want: &str, fold: bool) -> bool {
+    value
+        .get(..want.len())
+        .is_some_and(|start| equal(start, want, fold))
+}
+
+/// Whether the leftmost match is the whole text. Exact for an [`anchored`] expression.
+fn whole(regex: &Regex, text: &str) -> bool {
+    regex
+        .find(text)
+        .is_some_and(|found| found.len() == text.len())
+}
+
+/// The same expression for the whole text: of `a|ab`, the leftmost match in `ab` would be `a`.
+fn anchored(regex: Regex) -> Regex {
+    let pattern = regex.as_str();
+    if pattern.starts_with(r"\A(?:") && pattern.ends_with(r")\z") {
+        return regex;
+    }
+    // The second form is for a pattern that ends in a comment, `(?x)a # b`. Neither fails for a pattern
+    // that compiled, unless the anchors exceed the size limit; then `whole` alone decides.
+    Regex::new(&format!(r"\A(?:{pattern})\z"))
+        .or_else(|_| Regex::new(&format!("\\A(?:{pattern}\n)\\z")))
+        .unwrap_or(regex)
+}

@@ -1,0 +1,160 @@
+//! From an authority to its virtual host. Built once, read without allocation (an authority with upper
+//! case longer than any DNS name excepted).
+
+use std::borrow::Cow;
+
+use super::{NoRoute, RequestView, Route, RouteTable, VirtualHost, matching::split_path};
+
+#[expect(
+    clippy::disallowed_types,
+    reason = "looked up per request, never iterated"
+)]
+type HostMap = std::collections::HashMap<Box<[u8]>, usize, foldhash::fast::FixedState>;
+
+/// Domains in lower case, and the place of their virtual host.
+#[derive(Clone, Debug, Default)]
+pub(super) struct HostIndex {
+    exact: HostMap,
+    /// `*.example.com` without the star.
+    suffixes: ByLength,
+    /// `example.*` without the star.
+    prefixes: ByLength,
+    /// `*`
+    any: Option<usize>,
+}
+
+/// Longest first; few lengths, however many domains.
+#[derive(Clone, Debug, Default)]
+struct ByLength(Vec<(usize, HostMap)>);
+
+impl RouteTable {
+    /// Compiles the host index. Duplicate domains: the first virtual host keeps it.
+    #[must_use]
+    pub fn new(name: String, mut virtual_hosts: Vec<VirtualHost>) -> Self {
+        let mut index = HostIndex::default();
+        for (place, host) in virtual_hosts.iter_mut().enumerate() {
+            for domain in &host.domains {
+                index.insert(&domain.to_ascii_lowercase(), place);
+            }
+            for route in &mut host.routes {
+                route.matches.anchor();
+            }
+        }
+        index.suffixes.sort();
+        index.prefixes.sort();
+        Self {
+            name,
+            virtual_hosts,
+            index,
+        }
+    }
+
+    /// The route for a request: the virtual host of its authority, and its first route that matches.
+    ///
+    /// The authority is looked up as sent, and where that names nothing, without its port: `reviews`
+    /// serves `reviews:9080` unless a virtual host says `reviews:9080`.
+    ///
+    /// # Errors
+    /// [`NoRoute`], to be answered with 404.
+    pub fn find(&self, request: &RequestView<'_>) -> Result<(&VirtualHost, &Route), NoRoute> {
+        let host = self.virtual_host(request.authority).ok_or(NoRoute::Host)?;
+        let (path, _) = split_path(request.path_and_query);
+        host.routes
+            .iter()
+            .find(|route| route.matches.holds(request, path))
+            .map(|route| (host, route))
+            .ok_or(NoRoute::Path)
+    }
+
+    /// The virtual host of an authority.
+    #[must_use]
+    pub fn virtual_host(&self, authority: &str) -> Option<&VirtualHost> {
+        let mut buffer = [0; LONGEST_AUTHORITY];
+        let host = lower_case(authority.as_bytes(), &mut buffer);
+        self.virtual_hosts.get(self.index.find(&host)?)
+    }
+}
+
+impl HostIndex {
+    fn insert(&mut self, domain: &str, place: usize) {
+        if domain == "*" {
+            self.any.get_or_insert(place);
+        } else if let Some(suffix) = domain.strip_prefix('*') {
+            self.suffixes.insert(suffix, place);
+        } else if let Some(prefix) = domain.strip_suffix('*') {
+            self.prefixes.insert(prefix, place);
+        } else {
+            self.exact.entry(domain.as_bytes().into()).or_insert(place);
+        }
+    }
+
+    fn find(&self, host: &[u8]) -> Option<usize> {
+        let bare = without_port(host);
+        let both =
+            |look: &dyn Fn(&[u8]) -> Option<usize>| look(host).or_else(|| bare.and_then(look));
+        if let Some(place) = self.exact.get(host) {
+            return Some(*place);
+        }
+        bare.and_then(|bare| self.exact.get(bare).copied())
+            .or_else(|| both(&|host| self.suffixes.find(host, true)))
+            .or_else(|| both(&|host| self.prefixes.find(host, false)))
+            .or(self.any)
+    }
+}
+
+impl ByLength {
+    fn insert(&mut self, part: &str, place: usize) {
+        let at = self.0.iter().position(|(length, _)| *length == part.len());
+        let at = at.unwrap_or_else(|| {
+            self.0.push((part.len(), HostMap::default()));
+            self.0.len() - 1
+        });
+        if let Some((_, map)) = self.0.get_mut(at) {
+            map.entry(part.as_bytes().into()).or_insert(place);
+        }
+    }
+
+    fn sort(&mut self) {
+        self.0.sort_by_key(|(length, _)| std::cmp::Reverse(*length));
+    }
+
+    /// The star stands for one character at least (Envoy).
+    fn find(&self, host: &[u8], at_end: bool) -> Option<usize> {
+        self.0
+            .iter()
+            .filter(|(length, _)| *length < host.len())
+            .find_map(|(length, map)| {
+                let part = if at_end {
+                    host.get(host.len() - length..)
+                } else {
+                    host.get(..*length)
+                };
+                map.get(part?).copied()
+            })
+    }
+}
+
+/// A DNS name has 253 characters at most, a colon and a port 6.
+const LONGEST_AUTHORITY: usize = 260;
+
+fn lower_case<'a>(host: &'a [u8], buffer: &'a mut [u8]) -> Cow<'a, [u8]> {
+    if !host.iter().any(u8::is_ascii_uppercase) {
+        return Cow::Borrowed(host);
+    }
+    let Some(place) = buffer.get_mut(..host.len()) else {
+        return Cow::Owned(host.to_ascii_lowercase());
+    };
+    place.copy_from_slice(host);
+    place.make_ascii_lowercase();
+    Cow::Borrowed(place)
+}
+
+/// The host of `host:port` or `[v6]:port`; None if there is no port.
+fn without_port(host: &[u8]) -> Option<&[u8]> {
+    let colon = host.iter().rposition(|byte| *byte == b':')?;
+    let (name, port) = host.split_at_checked(colon)?;
+    // `::1` has no port, `[::1]:80` has one.
+    let bracketed = name.ends_with(b"]");
+    let is_port = port.iter().skip(1).all(u8::is_ascii_digit);
+    (is_port && (bracketed || !name.contains(&b':'))).then_some(name)
+}
