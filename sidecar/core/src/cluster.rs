@@ -1,16 +1,29 @@
 //! A named set of endpoints with its policy, and the choice of one of them.
+//!
+//! An endpoint is used if it is healthy, not ejected and not tried by this request, and no endpoint of a
+//! higher priority (a lower number) is left to use. One that EDS calls unhealthy or draining is never
+//! used: panic routing is off. Ejection, which is only our guess, is overruled where it would leave
+//! nothing: see [`Cluster::pick`].
+
+mod build;
+#[cfg(test)]
+mod tests;
 
 use std::{
     collections::BTreeMap,
     net::SocketAddr,
     sync::{
         Arc,
-        atomic::{AtomicU32, AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed},
     },
     time::Duration,
 };
 
-use crate::{Limits, Moment, Outcome, OutlierConfig, Permit, Thresholds, balance::LbPolicy};
+use crate::{
+    Limits, Moment, Outcome, OutlierConfig, RetryBudget, Thresholds,
+    balance::{Candidates, LbPolicy, Tier},
+    outlier::{Ejector, Standing},
+};
 
 /// Identifies an endpoint of a cluster in this process; never reused. The key of connection pools.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -75,7 +88,7 @@ pub enum Health {
     /// Takes traffic.
     #[default]
     Healthy,
-    /// Used only while none is healthy... never, by default (panic routing is off).
+    /// Takes none, even if no other is left (panic routing is off).
     Unhealthy,
     /// Finishes what it has; takes nothing new.
     Draining,
@@ -131,9 +144,16 @@ pub struct EndpointState {
     pub total_requests: AtomicU64,
     /// Failures since start (5xx and local errors).
     pub total_failures: AtomicU64,
-    /// Moment until which it is ejected; 0 = in service.
+    /// Moment until which it is ejected or on probation; 0 = in service. Read [`Self::standing`].
     pub ejected_until: AtomicU64,
-    // helper C: consecutive counters, ejection count
+    /// Ejections since start.
+    pub total_ejections: AtomicU64,
+    /// A request decides whether the ejected endpoint comes back.
+    pub(crate) probing: AtomicBool,
+    /// By how much the next ejection is longer.
+    pub(crate) ejections: AtomicU32,
+    pub(crate) consecutive_5xx: AtomicU32,
+    pub(crate) consecutive_gateway: AtomicU32,
 }
 
 /// Why no endpoint could be chosen. Answered with 503.
@@ -169,49 +189,120 @@ pub struct Cluster {
     pub endpoints: Vec<Arc<Endpoint>>,
     /// Limits, exact over the proxy; kept over snapshots.
     pub limits: Arc<Limits>,
-    // helper C: compiled balancer
+    /// Retries in flight; kept over snapshots.
+    pub retries: Arc<RetryBudget>,
+    /// Highest priority first.
+    tiers: Vec<Tier>,
+    /// Of the rotation; kept over snapshots, or else every change would favour the first endpoint.
+    turns: Arc<AtomicU64>,
+    ejector: Arc<Ejector>,
 }
 
 impl Cluster {
-    /// Compiles a cluster; endpoints that `previous` had keep their id and state, limits their counts.
-    #[must_use]
-    pub fn new(
-        config: ClusterConfig,
-        endpoints: Vec<EndpointConfig>,
-        previous: Option<&Self>,
-    ) -> Self {
-        let _ = (endpoints, previous);
-        let limits = Arc::new(Limits::new(config.thresholds));
-        Self {
-            config,
-            endpoints: Vec::new(),
-            limits,
-        }
-    }
-
     /// Chooses an endpoint; healthy, not ejected, not tried.
+    ///
+    /// Ejection is ignored while less than `min_health_percent` of the endpoints are in service, and when
+    /// all healthy endpoints are ejected although `max_ejection_percent` is below 100 (others have left
+    /// since). With 100 the operator asked for an open breaker: [`NoEndpoint::Unhealthy`] at once, one
+    /// probe each time an ejection ends.
     ///
     /// # Errors
     /// [`NoEndpoint`].
-    pub fn pick(&self, _context: &mut PickContext<'_>) -> Result<Arc<Endpoint>, NoEndpoint> {
-        Err(NoEndpoint::Empty)
+    pub fn pick(&self, context: &mut PickContext<'_>) -> Result<Arc<Endpoint>, NoEndpoint> {
+        let mut candidates = Candidates {
+            endpoints: &self.endpoints,
+            tried: context.tried,
+            now: context.now,
+            heed_ejection: self.heeds_ejection(context.now),
+            probe_ms: self.config.outlier.map_or(0, |outlier| outlier.probe_ms()),
+        };
+        if let Some(endpoint) = self.pick_from(&candidates, context) {
+            return Ok(endpoint);
+        }
+        let untried = Candidates {
+            tried: &[],
+            ..candidates
+        };
+        if self.tiers.iter().any(|tier| tier.any_usable(&untried)) {
+            return Err(NoEndpoint::Exhausted);
+        }
+        let fails_fast = self
+            .config
+            .outlier
+            .is_none_or(|outlier| outlier.max_ejection_percent >= 100);
+        if candidates.heed_ejection && !fails_fast {
+            candidates.heed_ejection = false;
+            if let Some(endpoint) = self.pick_from(&candidates, context) {
+                return Ok(endpoint);
+            }
+        }
+        Err(if self.endpoints.is_empty() {
+            NoEndpoint::Empty
+        } else {
+            NoEndpoint::Unhealthy
+        })
     }
 
     /// Tells the ejection rules how a request to `endpoint` ended. True if that ejected it.
-    pub fn report(&self, _endpoint: &Endpoint, _outcome: Outcome, _now: Moment) -> bool {
-        false
+    pub fn report(&self, endpoint: &Endpoint, outcome: Outcome, now: Moment) -> bool {
+        if outcome.is_failure() {
+            endpoint.state.total_failures.fetch_add(1, Relaxed);
+        }
+        self.config.outlier.is_some_and(|config| {
+            self.ejector
+                .report(&config, &self.endpoints, endpoint, outcome, now)
+        })
     }
 
-    /// Lets endpoints back whose time is over. To be called about once a second.
-    pub fn sweep(&self, _now: Moment) {}
+    /// Says that a request will not use the endpoint it was given (the client left, a limit was hit), so
+    /// that there is no outcome. If it was the probe of an ejected endpoint, the next request is.
+    pub fn unused(&self, endpoint: &Endpoint, now: Moment) {
+        endpoint.state.return_probe(now);
+    }
+
+    /// Forgives endpoints that were good for an interval. To be called about once a second. (An endpoint
+    /// whose ejection is over needs no call: [`Self::pick`] sees that and sends its probe.)
+    pub fn sweep(&self, now: Moment) {
+        if let Some(config) = &self.config.outlier {
+            self.ejector.sweep(config, &self.endpoints, now);
+        }
+    }
+
+    /// Endpoints that take traffic now: healthy and not ejected.
+    pub fn in_service(&self, now: Moment) -> impl Iterator<Item = &Arc<Endpoint>> {
+        let ejects = self.config.outlier.is_some();
+        self.endpoints.iter().filter(move |endpoint| {
+            endpoint.config.health == Health::Healthy
+                && (!ejects || endpoint.state.standing(now) == Standing::InService)
+        })
+    }
+
+    fn pick_from(
+        &self,
+        candidates: &Candidates<'_>,
+        context: &mut PickContext<'_>,
+    ) -> Option<Arc<Endpoint>> {
+        let place = self
+            .tiers
+            .iter()
+            .find_map(|tier| tier.pick(candidates, context.hash, &self.turns, context.rng))?;
+        self.endpoints.get(usize::try_from(place).ok()?).cloned()
+    }
+
+    fn heeds_ejection(&self, now: Moment) -> bool {
+        self.config.outlier.is_some_and(|config| {
+            let percent = usize::try_from(config.min_health_percent).unwrap_or(100);
+            percent == 0 || self.in_service(now).count() * 100 >= percent * self.endpoints.len()
+        })
+    }
 }
 
 impl Endpoint {
     /// Counts a request as in flight until the guard is dropped.
     #[must_use]
     pub fn begin(self: &Arc<Self>) -> InFlight {
-        self.state.active_requests.fetch_add(1, Ordering::Relaxed);
-        self.state.total_requests.fetch_add(1, Ordering::Relaxed);
+        self.state.active_requests.fetch_add(1, Relaxed);
+        self.state.total_requests.fetch_add(1, Relaxed);
         InFlight(Arc::clone(self))
     }
 }
@@ -220,11 +311,16 @@ impl Endpoint {
 #[derive(Debug)]
 pub struct InFlight(Arc<Endpoint>);
 
-impl Drop for InFlight {
-    fn drop(&mut self) {
-        self.0.state.active_requests.fetch_sub(1, Ordering::Relaxed);
+impl InFlight {
+    /// Where it is.
+    #[must_use]
+    pub fn endpoint(&self) -> &Arc<Endpoint> {
+        &self.0
     }
 }
 
-#[expect(dead_code, reason = "keeps the import honest until the pool uses it")]
-type RequestPermit = Permit;
+impl Drop for InFlight {
+    fn drop(&mut self) {
+        self.0.state.active_requests.fetch_sub(1, Relaxed);
+    }
+}

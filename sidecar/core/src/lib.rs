@@ -13,15 +13,18 @@ pub mod balance;
 pub mod cluster;
 pub mod limits;
 pub mod outlier;
+pub mod retry;
 pub mod route;
 pub mod snapshot;
 
+pub use balance::LbPolicy;
 pub use cluster::{
-    Cluster, ClusterConfig, Endpoint, EndpointConfig, EndpointId, Health, Locality, NoEndpoint,
-    PickContext, UpstreamProtocol, UpstreamTls,
+    Cluster, ClusterConfig, Endpoint, EndpointConfig, EndpointId, EndpointState, Health, InFlight,
+    Locality, NoEndpoint, PickContext, UpstreamProtocol, UpstreamTls,
 };
 pub use limits::{Limits, Overflow, Permit, Thresholds};
-pub use outlier::{Outcome, OutlierConfig};
+pub use outlier::{Outcome, OutlierConfig, Standing};
+pub use retry::{Progress, RetryBudget, RetryDecision, RetryPermit, RetryPolicy, StopReason};
 pub use route::{
     Action, ClusterChoice, HashCookie, HashPolicy, HeaderEdits, HeaderMatch, NoRoute, PathMatch,
     RequestView, Route, RouteMatch, RouteTable, StringMatch, VirtualHost, WeightedCluster,

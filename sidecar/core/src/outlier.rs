@@ -1,11 +1,28 @@
 //! Takes failing endpoints out of a cluster for a while and lets them back.
 //! ```text
-//!   in service --(5 failures in a row)--> ejected
-//!       ^-------(base_ejection_time x times ejected, capped)--------'
+//!   in service --(n failures in a row)--> ejected --(base_ejection_time x times ejected, capped)--> probe due
+//!       ^                                    ^                                                      |
+//!       |                                    +------------ failure ------------+            the next request
+//!       +--------------------------- success ------------------------------ probing <---------------+
 //! ```
-//! Source: Envoy `OutlierDetection`.
+//! Pure: outcomes and time come in. Shared atomics only: an answer that is no failure costs two loads.
+//! It never closes a connection. Source: Envoy `OutlierDetection`; the probe is ours (Envoy lets everything
+//! back in at once). An endpoint's own failures while it is out are ignored: they are of requests that
+//! began before.
+//!
+//! **How many.** At most `max_ejection_percent`, but one always may be (Envoy's `always_eject_one_host`).
+//! The last endpoint in service stays, whatever it answers, unless `max_ejection_percent` is 100: an
+//! operator who writes that wants an open breaker to fail fast.
 
-use std::time::Duration;
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
+    },
+    time::Duration,
+};
+
+use crate::{Endpoint, Health, Moment, cluster::EndpointState};
 
 /// When and for how long.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -14,13 +31,13 @@ pub struct OutlierConfig {
     pub consecutive_5xx: u32,
     /// 502, 503, 504 and local errors in a row; 0 = off. Default 0 (Istio).
     pub consecutive_gateway_failure: u32,
-    /// Default 10 s.
+    /// How often an endpoint that was good is forgiven one ejection. Default 10 s.
     pub interval: Duration,
     /// First ejection; the n-th lasts n times as long. Default 30 s.
     pub base_ejection_time: Duration,
     /// Default 300 s, at least `base_ejection_time`.
     pub max_ejection_time: Duration,
-    /// 0 to 100, default 10; at least one endpoint may always be ejected (Envoy).
+    /// 0 to 100, default 10; at least one endpoint may always be ejected (Envoy), if another is left.
     pub max_ejection_percent: u32,
     /// Below this share of healthy endpoints ejection is ignored (Istio `minHealthPercent`). Default 0.
     pub min_health_percent: u32,
@@ -33,4 +50,220 @@ pub enum Outcome {
     Status(u16),
     /// Could not connect, TLS failed, timed out, reset.
     LocalError,
+}
+
+/// Where an endpoint is in its life.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Standing {
+    /// Takes traffic.
+    InService,
+    /// Takes none.
+    Ejected {
+        /// Then it is due for its probe.
+        until: Moment,
+    },
+    /// Its time is over: the next request that chooses it is its probe.
+    ProbeDue,
+    /// One request decides whether it comes back.
+    Probing {
+        /// If the probe does not report by then, another may try.
+        until: Moment,
+    },
+}
+
+/// What the ejection of a cluster's endpoints shares; kept over snapshots.
+#[derive(Debug, Default)]
+pub(crate) struct Ejector {
+    /// Held while one endpoint is ejected, so that two at once cannot exceed the percentage.
+    busy: AtomicBool,
+    next_interval: AtomicU64,
+}
+
+impl Outcome {
+    /// A 5xx answer or a local error.
+    #[must_use]
+    pub fn is_failure(self) -> bool {
+        match self {
+            Self::Status(status) => (500..600).contains(&status),
+            Self::LocalError => true,
+        }
+    }
+
+    /// 502, 503, 504 or a local error.
+    fn is_gateway_failure(self) -> bool {
+        matches!(self, Self::Status(502..=504) | Self::LocalError)
+    }
+}
+
+impl OutlierConfig {
+    /// How long a probe keeps others away: as long as a first ejection.
+    pub(crate) fn probe_ms(&self) -> u64 {
+        millis(self.base_ejection_time).max(1)
+    }
+
+    fn counts(&self, outcome: Outcome) -> bool {
+        (self.consecutive_5xx > 0 && outcome.is_failure())
+            || (self.consecutive_gateway_failure > 0 && outcome.is_gateway_failure())
+    }
+}
+
+impl EndpointState {
+    /// Whether it takes traffic, as far as ejection goes.
+    #[must_use]
+    pub fn standing(&self, now: Moment) -> Standing {
+        let until = Moment(self.ejected_until.load(Relaxed));
+        if until == Moment(0) {
+            Standing::InService
+        } else if until <= now {
+            Standing::ProbeDue
+        } else if self.probing.load(Relaxed) {
+            Standing::Probing { until }
+        } else {
+            Standing::Ejected { until }
+        }
+    }
+
+    pub(crate) fn return_probe(&self, now: Moment) {
+        if self.probing.swap(false, Relaxed) {
+            self.ejected_until.store(now.0.max(1), Relaxed);
+        }
+    }
+
+    fn reset_counters(&self) {
+        for counter in [&self.consecutive_5xx, &self.consecutive_gateway] {
+            // A store would take the cache line from every other worker, with every good answer.
+            if counter.load(Relaxed) != 0 {
+                counter.store(0, Relaxed);
+            }
+        }
+    }
+
+    fn eject(&self, config: &OutlierConfig, now: Moment) {
+        let base = millis(config.base_ejection_time);
+        let most = millis(config.max_ejection_time).max(base);
+        let times = self.ejections.load(Relaxed);
+        let times = if base.saturating_mul(u64::from(times)) < most {
+            times + 1
+        } else {
+            times.max(1)
+        };
+        self.ejections.store(times, Relaxed);
+        self.total_ejections.fetch_add(1, Relaxed);
+        let length = base.saturating_mul(u64::from(times)).clamp(1, most.max(1));
+        self.ejected_until
+            .store(now.0.saturating_add(length), Relaxed);
+        self.reset_counters();
+    }
+}
+
+/// True if the endpoint is in service, or was due for a probe and this request is it.
+pub(crate) fn take_probe(state: &EndpointState, now: Moment, probe_ms: u64) -> bool {
+    let until = state.ejected_until.load(Relaxed);
+    if until == 0 {
+        return true;
+    }
+    let lease = now.0.saturating_add(probe_ms).max(1);
+    let taken = until <= now.0
+        && state
+            .ejected_until
+            .compare_exchange(until, lease, Relaxed, Relaxed)
+            .is_ok();
+    if taken {
+        state.probing.store(true, Relaxed);
+    }
+    taken
+}
+
+impl Ejector {
+    /// One outcome. True if it ejected the endpoint.
+    pub(crate) fn report(
+        &self,
+        config: &OutlierConfig,
+        all: &[Arc<Endpoint>],
+        endpoint: &Endpoint,
+        outcome: Outcome,
+        now: Moment,
+    ) -> bool {
+        let state = &endpoint.state;
+        if state.ejected_until.load(Relaxed) != 0 {
+            return end_probe(config, state, outcome, now);
+        }
+        if !outcome.is_failure() {
+            state.reset_counters();
+            return false;
+        }
+        let failures = state.consecutive_5xx.fetch_add(1, Relaxed) + 1;
+        let gateway_failures = if outcome.is_gateway_failure() {
+            state.consecutive_gateway.fetch_add(1, Relaxed) + 1
+        } else {
+            state.consecutive_gateway.store(0, Relaxed);
+            0
+        };
+        let reached = |count: u32, limit: u32| limit > 0 && count >= limit;
+        if !reached(failures, config.consecutive_5xx)
+            && !reached(gateway_failures, config.consecutive_gateway_failure)
+        {
+            return false;
+        }
+        // Where another is being ejected right now, the next failure tries again.
+        if self.busy.swap(true, std::sync::atomic::Ordering::Acquire) {
+            return false;
+        }
+        let ejects = state.ejected_until.load(Relaxed) == 0 && may_eject(config, all, endpoint);
+        if ejects {
+            state.eject(config, now);
+        } else {
+            state.reset_counters();
+        }
+        self.busy.store(false, std::sync::atomic::Ordering::Release);
+        ejects
+    }
+
+    /// Once an interval, forgives every endpoint in service one ejection (Envoy).
+    pub(crate) fn sweep(&self, config: &OutlierConfig, all: &[Arc<Endpoint>], now: Moment) {
+        let next = self.next_interval.load(Relaxed);
+        let following = now.0.saturating_add(millis(config.interval).max(1));
+        let mine = next <= now.0
+            && self
+                .next_interval
+                .compare_exchange(next, following, Relaxed, Relaxed)
+                .is_ok();
+        if !mine {
+            return;
+        }
+        for state in all.iter().map(|endpoint| &endpoint.state) {
+            let times = state.ejections.load(Relaxed);
+            if times > 0 && state.standing(now) == Standing::InService {
+                state.ejections.store(times - 1, Relaxed);
+            }
+        }
+    }
+}
+
+fn end_probe(config: &OutlierConfig, state: &EndpointState, outcome: Outcome, now: Moment) -> bool {
+    if !state.probing.swap(false, Relaxed) {
+        return false;
+    }
+    if config.counts(outcome) {
+        state.eject(config, now);
+        return true;
+    }
+    state.reset_counters();
+    state.ejected_until.store(0, Relaxed);
+    false
+}
+
+fn may_eject(config: &OutlierConfig, all: &[Arc<Endpoint>], endpoint: &Endpoint) -> bool {
+    let out = |one: &Endpoint| one.state.ejected_until.load(Relaxed) != 0;
+    let ejected = all.iter().filter(|one| out(one)).count();
+    let another_left = all
+        .iter()
+        .any(|one| one.id != endpoint.id && one.config.health == Health::Healthy && !out(one));
+    let percent = usize::try_from(config.max_ejection_percent).unwrap_or(100);
+    let within = (ejected + 1) * 100 <= all.len() * percent;
+    (within || ejected == 0) && (another_left || percent >= 100)
+}
+
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
