@@ -8,6 +8,8 @@ mod caller;
 mod clients;
 mod config;
 mod metrics;
+mod refusal;
+mod registry;
 mod spiffe;
 mod store;
 mod world;

@@ -9,6 +9,7 @@
 use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
 
 use outrigger_policy::{HostName, Mesh, Protocol};
+use serde::{Deserialize, Serialize};
 
 /// One consistent state of the mesh.
 #[derive(Clone, Debug)]
@@ -65,7 +66,7 @@ pub(crate) struct Instance {
 }
 
 /// Health of an instance.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum InstanceHealth {
     /// Takes traffic.
     #[default]

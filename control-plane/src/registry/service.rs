@@ -1,0 +1,247 @@
+//! The registry's calls, the same for gRPC and HTTP/JSON: who may, validation, state, store, counting.
+
+use std::{net::IpAddr, sync::Arc, time::Duration};
+
+use outrigger_policy::HostName;
+use outrigger_proto::outrigger::v1 as api;
+use tokio::time::Instant;
+
+use super::{Registered, Registration, Registry, ServiceName, validate};
+use crate::{
+    caller::Caller,
+    metrics::Metrics,
+    refusal::Refusal,
+    spiffe::SpiffeId,
+    store::{Store, StoreError, registrations},
+};
+
+/// What the calls need; cheap to clone.
+#[derive(Clone, Debug)]
+pub(crate) struct RegistryService {
+    pub(crate) registry: Arc<Registry>,
+    pub(crate) store: Store,
+    pub(crate) metrics: Arc<Metrics>,
+    pub(crate) domain: Arc<str>,
+    pub(crate) trust_domain: Arc<str>,
+    /// Lease of a registration that asks for none.
+    pub(crate) lease_ttl: Duration,
+    /// Longest time between heartbeats.
+    pub(crate) heartbeat_interval: Duration,
+}
+
+impl RegistryService {
+    /// Registers one instance; answers when it is stored. Sidecars may hear of it before that.
+    pub(crate) async fn register(
+        &self,
+        caller: &Caller,
+        peer: Option<IpAddr>,
+        request: api::RegisterRequest,
+    ) -> Result<api::RegisterResponse, Refusal> {
+        self.count(self.try_register(caller, peer, request).await)
+    }
+
+    async fn try_register(
+        &self,
+        caller: &Caller,
+        peer: Option<IpAddr>,
+        request: api::RegisterRequest,
+    ) -> Result<api::RegisterResponse, Refusal> {
+        let (name, workload) = self.may(caller, &request.service, &request.namespace)?;
+        // The operator registers on behalf of somebody: by convention the service's own account.
+        let identity = || match &workload {
+            Some(id) => Ok(id.to_string()),
+            None => SpiffeId::new(&self.trust_domain, &name.namespace, &name.service)
+                .map(|id| id.to_string())
+                .map_err(|message| Refusal::invalid("mtls", message)),
+        };
+        let registration = Registration::parse(request, &name, peer, self.lease_ttl, identity)?;
+        let (id, ttl) = (registration.id.clone(), registration.ttl);
+        let result = self
+            .registry
+            .register(&name.host, registration, Instant::now())?;
+        let label = match result {
+            Registered::Created => "created",
+            Registered::Changed => "changed",
+            Registered::Renewed => "renewed",
+        };
+        self.metrics.registrations.with_label_values(&[label]).inc();
+        self.metrics
+            .leases
+            .set(i64::try_from(self.registry.leases()).unwrap_or(i64::MAX));
+        if result != Registered::Renewed {
+            tracing::debug!(host = %name.host, %id, label, "instance registered");
+            self.persist(vec![(name.host.clone(), id.as_str().into())])
+                .await?;
+        }
+        Ok(api::RegisterResponse {
+            instance_id: id,
+            heartbeat_interval: proto_duration(self.heartbeat_interval.min(ttl / 3)),
+            ttl: proto_duration(ttl),
+            host: name.host.to_string(),
+        })
+    }
+
+    /// Renews a lease.
+    pub(crate) async fn heartbeat(
+        &self,
+        caller: &Caller,
+        request: api::HeartbeatRequest,
+    ) -> Result<api::HeartbeatResponse, Refusal> {
+        self.count(self.try_heartbeat(caller, request).await)
+    }
+
+    async fn try_heartbeat(
+        &self,
+        caller: &Caller,
+        request: api::HeartbeatRequest,
+    ) -> Result<api::HeartbeatResponse, Refusal> {
+        let (name, _) = self.may(caller, &request.service, &request.namespace)?;
+        validate::check_id(&request.instance_id)?;
+        let health = validate::health(&request.health)?;
+        let id = &request.instance_id;
+        let (ttl, changed) = self
+            .registry
+            .heartbeat(&name.host, id, health, Instant::now())?;
+        self.metrics.heartbeats.inc();
+        if changed {
+            self.persist(vec![(name.host, id.as_str().into())]).await?;
+        }
+        Ok(api::HeartbeatResponse {
+            ttl: proto_duration(ttl),
+        })
+    }
+
+    /// Takes an instance away at once.
+    pub(crate) async fn deregister(
+        &self,
+        caller: &Caller,
+        request: api::DeregisterRequest,
+    ) -> Result<api::DeregisterResponse, Refusal> {
+        self.count(self.try_deregister(caller, request).await)
+    }
+
+    async fn try_deregister(
+        &self,
+        caller: &Caller,
+        request: api::DeregisterRequest,
+    ) -> Result<api::DeregisterResponse, Refusal> {
+        let (name, _) = self.may(caller, &request.service, &request.namespace)?;
+        validate::check_id(&request.instance_id)?;
+        self.registry
+            .deregister(&name.host, &request.instance_id, Instant::now())?;
+        self.metrics.deregistrations.inc();
+        self.metrics
+            .leases
+            .set(i64::try_from(self.registry.leases()).unwrap_or(i64::MAX));
+        self.persist(vec![(name.host, request.instance_id.into())])
+            .await?;
+        Ok(api::DeregisterResponse {})
+    }
+
+    /// Which service, and whether the caller may speak for it.
+    pub(crate) fn may(
+        &self,
+        caller: &Caller,
+        service: &str,
+        namespace: &str,
+    ) -> Result<(ServiceName, Option<SpiffeId>), Refusal> {
+        let name = match ServiceName::parse(service, namespace, &self.domain) {
+            Ok(name) => name,
+            // Who may do nothing is not told what would be well-formed.
+            Err(refusal) => {
+                caller.may_subscribe()?;
+                return Err(refusal);
+            }
+        };
+        let workload = caller
+            .may_register(&name.namespace, &name.service)?
+            .cloned();
+        Ok((name, workload))
+    }
+
+    /// Removes what expires, when it expires. Runs until it is dropped.
+    pub(crate) async fn sweep(self) {
+        loop {
+            match self.registry.next_expiry() {
+                None => self.registry.sooner().await,
+                Some(at) => {
+                    tokio::select! {
+                        () = self.registry.sooner() => continue,
+                        () = tokio::time::sleep_until(at) => {}
+                    }
+                    self.sweep_once().await;
+                }
+            }
+        }
+    }
+
+    async fn sweep_once(&self) {
+        let expired = self.registry.expire(Instant::now());
+        for (host, id) in &expired {
+            tracing::warn!(%host, %id, "lease ran out");
+            self.metrics.lease_expiries.inc();
+        }
+        self.metrics
+            .leases
+            .set(i64::try_from(self.registry.leases()).unwrap_or(i64::MAX));
+        // What is left behind would be back after a restart, for one lease.
+        if let Err(error) = self.persist(expired).await {
+            tracing::warn!(%error, "expired instances not removed from the store");
+        }
+    }
+
+    /// Makes the store say what the registry says *when the write runs*, so that two calls about one
+    /// instance cannot be stored in the wrong order.
+    async fn persist(&self, instances: Vec<(HostName, Arc<str>)>) -> Result<(), StoreError> {
+        let registry = Arc::clone(&self.registry);
+        self.store
+            .write(move |txn| {
+                for (host, id) in &instances {
+                    let registration = registry.registration(host, id);
+                    registrations::put(txn, host.as_str(), id, registration.as_ref())?;
+                }
+                Ok(())
+            })
+            .await
+    }
+
+    fn count<T>(&self, result: Result<T, Refusal>) -> Result<T, Refusal> {
+        if let Err(refusal) = &result {
+            self.metrics
+                .registry_refusals
+                .with_label_values(&[refusal.name()])
+                .inc();
+            tracing::debug!(
+                reason = refusal.name(),
+                message = refusal.message,
+                "registry refused"
+            );
+        }
+        result
+    }
+}
+
+/// Puts what the store holds into the registry, each with a full lease from `now`.
+pub(crate) fn restore(
+    store: &Store,
+    registry: &Registry,
+    domain: &str,
+    now: Instant,
+) -> Result<usize, StoreError> {
+    let mut restored = 0;
+    for registration in registrations::load::<Registration>(store)? {
+        let host = HostName::canonical(&registration.service, &registration.namespace, domain);
+        match registry.register(&host, registration, now) {
+            Ok(_) => restored += 1,
+            Err(refusal) => {
+                tracing::warn!(%host, message = refusal.message, "stored instance not restored");
+            }
+        }
+    }
+    Ok(restored)
+}
+
+fn proto_duration(length: Duration) -> Option<prost_types::Duration> {
+    // A lease is at most a day, so it always fits.
+    prost_types::Duration::try_from(length).ok()
+}
