@@ -1,55 +1,32 @@
 //! All documents together: hosts made canonical, rules for one host merged, contradictions refused.
+//! ```text
+//! objects ─names─► canonical hosts ─merge─► one rule set for each host ─check─► diagnostics
+//!                                                   └─select─► what holds for one host or workload
+//! ```
+//! Deterministic: the mesh depends on the set of documents alone; their order only says which of two
+//! contradicting documents is the newer one, where the error is shown.
+
+mod check;
+mod merge;
+mod names;
+mod select;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    fmt,
     sync::Arc,
 };
 
+pub use self::names::HostName;
+use self::names::Names;
 use crate::{
     DestinationRule, Diagnostic, HttpRoute, Object, ObjectKey, ServiceEntry, Sidecar, WorkloadEntry,
 };
 
-/// A host name as the mesh knows it: lower case, without a trailing dot; a name without dots gets
-/// `.<namespace>.svc.<domain>`, `name.ns` of a known namespace too (DESIGN: names follow Istio).
-#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct HostName(Arc<str>);
-
-impl HostName {
-    /// Makes `host`, written in a document of `namespace`, canonical. `domain` is e.g. `cluster.local`.
-    #[must_use]
-    pub fn canonical(host: &str, namespace: &str, domain: &str) -> Self {
-        let host = host.trim_end_matches('.').to_ascii_lowercase();
-        if host.contains('.') || host == "*" {
-            Self(host.into())
-        } else {
-            Self(format!("{host}.{namespace}.svc.{domain}").into())
-        }
-    }
-
-    /// The canonical text.
-    #[must_use]
-    pub fn as_str(&self) -> &str {
-        &self.0
-    }
-}
-
-impl fmt::Debug for HostName {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        fmt::Debug::fmt(&self.0, f)
-    }
-}
-
-impl fmt::Display for HostName {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
-    }
-}
-
 /// What the mesh is built from.
 #[derive(Clone, Debug)]
 pub struct MeshInput<'a> {
-    /// Stored and new objects, one per key.
+    /// Stored and new objects, one per key, oldest first: of two that contradict each other the later
+    /// one gets the error.
     pub objects: &'a [Arc<Object>],
     /// DNS domain of the mesh, e.g. `cluster.local`.
     pub domain: &'a str,
@@ -90,13 +67,17 @@ pub struct Mesh {
     pub workload_entries: BTreeMap<ObjectKey, (Arc<Object>, WorkloadEntry)>,
     /// Sidecar documents by key.
     pub sidecars: BTreeMap<ObjectKey, (Arc<Object>, Sidecar)>,
+    names: Names,
 }
 
 impl Mesh {
     /// Merges all documents. Errors (unknown subset, two documents that contradict each other) mean that
-    /// the newest document is to be refused; warnings (a host that nobody serves yet) do not.
+    /// the newest document is to be refused; warnings (a host that nobody serves yet) do not. With
+    /// errors the mesh is what is left when the contradicting parts of the newer documents are ignored.
     #[must_use]
-    pub fn build(_input: &MeshInput<'_>) -> (Self, Vec<Diagnostic>) {
-        (Self::default(), Vec::new())
+    pub fn build(input: &MeshInput<'_>) -> (Self, Vec<Diagnostic>) {
+        let (mesh, mut found) = merge::merge(input);
+        check::check(&mesh, input, &mut found);
+        (mesh, found.into_diagnostics())
     }
 }

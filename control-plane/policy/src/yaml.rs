@@ -156,6 +156,12 @@ fn syntax(error: &ScanError, limits: &ParseLimits) -> String {
              the indentation wrong?"
                 .to_owned()
         }
+        ErrorKind::ExpectedBlockMappingKey | ErrorKind::ExpectedBlockSequenceEntry => {
+            "this does not fit the lines above it; check its indentation".to_owned()
+        }
+        ErrorKind::InvalidIndentation => {
+            "this line is indented like none of those above it; check its indentation".to_owned()
+        }
         _ => format!("not YAML: {}", error.info()),
     }
 }

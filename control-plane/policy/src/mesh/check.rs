@@ -1,0 +1,271 @@
+//! Whether what the documents refer to is there: subsets, hosts, ports, workloads.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use super::{
+    HostName, Mesh, MeshInput,
+    merge::{Found, catch_all, named},
+};
+use crate::{
+    At, EgressHost, HttpAction, Object, ServiceEntry, Sidecar, Spec, VirtualService,
+    WeightedDestination, suggest::hint,
+};
+
+/// Unknown hosts for which a similar one is looked for: each costs a look at all that are known.
+const MAX_HINTS: usize = 10;
+
+pub(super) fn check(mesh: &Mesh, input: &MeshInput<'_>, found: &mut Found) {
+    let mut checker = Checker {
+        mesh,
+        found,
+        hints: 0,
+    };
+    for object in input.objects {
+        match &object.spec {
+            Spec::VirtualService(spec) => checker.virtual_service(object, spec),
+            Spec::DestinationRule(spec) => checker.known(object, &spec.host, "spec.host"),
+            Spec::Sidecar(spec) => checker.sidecar(object, spec),
+            Spec::ServiceEntry(_) | Spec::WorkloadEntry(_) => {}
+        }
+    }
+    checker.workloads();
+    checker.sidecars();
+}
+
+struct Checker<'a> {
+    mesh: &'a Mesh,
+    found: &'a mut Found,
+    hints: usize,
+}
+
+impl Checker<'_> {
+    fn virtual_service(&mut self, object: &Arc<Object>, spec: &VirtualService) {
+        for (index, rule) in spec.http.iter().enumerate() {
+            let HttpAction::Route(destinations) = &rule.action else {
+                continue;
+            };
+            for (number, destination) in destinations.iter().enumerate() {
+                let path = format!("spec.http[{index}].route[{number}].destination");
+                self.destination(object, destination, &path);
+            }
+        }
+        if let Some((last, taker)) = catch_all(spec) {
+            for (index, rule) in spec.http.iter().enumerate().skip(last + 1) {
+                let message = format!(
+                    "is never tried: the rule in line {} takes every request; put this one before it",
+                    taker.position.line
+                );
+                self.found
+                    .warn(&rule.position, format!("spec.http[{index}]"), message);
+            }
+        }
+    }
+
+    fn destination(&mut self, object: &Arc<Object>, to: &WeightedDestination, path: &str) {
+        self.known(object, &to.host, &format!("{path}.host"));
+        let host = self.mesh.host(&to.host.value, &object.key.namespace);
+        if let Some(subset) = &to.subset {
+            self.subset(object, &host, subset, &format!("{path}.subset"));
+        }
+        if let Some(port) = to.port {
+            self.port(&host, port, to, &format!("{path}.port.number"));
+        }
+    }
+
+    fn subset(&mut self, object: &Arc<Object>, host: &HostName, subset: &At<String>, path: &str) {
+        let name = subset.value.as_str();
+        let Some(merged) = self.mesh.destination_rule(host) else {
+            let message = format!(
+                "unknown subset {name:?}: no DestinationRule defines subsets of {host}; apply one \
+                 together with this document"
+            );
+            return self.found.error(&subset.position, path, message);
+        };
+        if merged.rule.subset(name).is_some() {
+            return;
+        }
+        let known = merged
+            .rule
+            .subsets
+            .iter()
+            .map(|subset| subset.name.value.as_str());
+        let list: Vec<&str> = known.clone().collect();
+        let list = if list.is_empty() {
+            "none".to_owned()
+        } else {
+            list.join(", ")
+        };
+        let newer = merged
+            .sources
+            .iter()
+            .filter(|rule| self.found.newer(rule, object));
+        if let Some(rule) = newer.reduce(|a, b| if self.found.newer(b, a) { b } else { a }) {
+            let message = format!(
+                "{host} would be left without the subset {name:?}, to which {} routes at {}; it has {list}",
+                object.key, subset.position
+            );
+            let Spec::DestinationRule(spec) = &rule.spec else {
+                return;
+            };
+            return self
+                .found
+                .error(&spec.host.position, "spec.subsets", message);
+        }
+        let message = format!(
+            "unknown subset {name:?} of {host}{}; it has {list}",
+            hint(name, known)
+        );
+        self.found.error(&subset.position, path, message);
+    }
+
+    /// Ports of registered instances are not known here: only what ServiceEntries alone define.
+    fn port(&mut self, host: &HostName, port: u16, to: &WeightedDestination, path: &str) {
+        let Some(entries) = self.mesh.service_entries.get(host) else {
+            return;
+        };
+        let ports = || entries.iter().flat_map(|(_, entry)| &entry.ports);
+        if self.mesh.names.is_registered(host) || ports().any(|known| known.number == port) {
+            return;
+        }
+        let mut list: Vec<u16> = ports().map(|port| port.number).collect();
+        list.sort_unstable();
+        list.dedup();
+        let list: Vec<String> = list.iter().map(u16::to_string).collect();
+        let message = format!("{host} has no port {port}; it has {}", list.join(", "));
+        self.found.warn(&to.host.position, path, message);
+    }
+
+    /// Warns about a host that neither a registration nor a ServiceEntry knows.
+    fn known(&mut self, object: &Object, written: &At<String>, path: &str) {
+        let host = self.mesh.host(&written.value, &object.key.namespace);
+        if host.is_wildcard() || self.mesh.knows(&host) {
+            return;
+        }
+        self.hints += 1;
+        let near = if self.hints <= MAX_HINTS {
+            hint(host.as_str(), self.mesh.known_hosts().map(HostName::as_str))
+        } else {
+            String::new()
+        };
+        let message = format!(
+            "nobody serves {host} yet: no instance has registered, and no ServiceEntry names it{near}"
+        );
+        self.found.warn(&written.position, path, message);
+    }
+
+    fn sidecar(&mut self, object: &Arc<Object>, spec: &Sidecar) {
+        for (index, listener) in spec.egress.iter().enumerate() {
+            for (number, host) in listener.hosts.iter().enumerate() {
+                let path = format!("spec.egress[{index}].hosts[{number}]");
+                self.egress_host(object, host, &path);
+            }
+        }
+    }
+
+    fn egress_host(&mut self, object: &Object, pattern: &At<EgressHost>, path: &str) {
+        let EgressHost { namespace, host } = &pattern.value;
+        if namespace == "~" || host.starts_with('*') {
+            return;
+        }
+        let own = object.key.namespace.as_str();
+        let home = if namespace == "." || namespace == "*" {
+            own
+        } else {
+            namespace
+        };
+        let canonical = self.mesh.host(host, home);
+        let message = if !self.mesh.knows(&canonical) {
+            format!(
+                "nobody serves {canonical} yet: no instance has registered, and no ServiceEntry names it"
+            )
+        } else if !self.mesh.admits(own, &pattern.value, &canonical) {
+            format!("{canonical} is not in the namespace {home}; write */{host}")
+        } else {
+            return;
+        };
+        self.found.warn(&pattern.position, path, message);
+    }
+
+    /// A WorkloadEntry that no service selects gets no traffic.
+    fn workloads(&mut self) {
+        let mut selecting: BTreeMap<&str, Vec<&ServiceEntry>> = BTreeMap::new();
+        for (object, entry) in self.mesh.service_entries.values().flatten() {
+            if entry.workload_selector.is_some() {
+                selecting
+                    .entry(&object.key.namespace)
+                    .or_default()
+                    .push(entry);
+            }
+        }
+        for (key, (_, workload)) in &self.mesh.workload_entries {
+            let entries = selecting.get(key.namespace.as_str());
+            let selected = entries
+                .into_iter()
+                .flatten()
+                .any(|entry| entry.selects(&workload.labels));
+            if !selected {
+                let message = format!(
+                    "gets no traffic: no ServiceEntry of the namespace {} selects its labels",
+                    key.namespace
+                );
+                self.found
+                    .warn(&workload.address.position, "spec.labels", message);
+            }
+        }
+    }
+
+    /// Two Sidecars for one workload: refused if they are for the same workloads, remarked upon if one
+    /// workload could have the labels of both. True if something was said.
+    fn sidecars(&mut self) {
+        let mut by_namespace: BTreeMap<&str, Vec<&(Arc<Object>, Sidecar)>> = BTreeMap::new();
+        for (key, entry) in &self.mesh.sidecars {
+            by_namespace.entry(&key.namespace).or_default().push(entry);
+        }
+        for entries in by_namespace.values() {
+            for (index, a) in entries.iter().enumerate() {
+                for b in entries.iter().skip(index + 1) {
+                    // One remark each: with many selectors there could be a million pairs.
+                    if self.two_sidecars(a, b) {
+                        break;
+                    }
+                }
+            }
+        }
+    }
+
+    fn two_sidecars(&mut self, a: &(Arc<Object>, Sidecar), b: &(Arc<Object>, Sidecar)) -> bool {
+        let (newest, oldest) = if self.found.newer(&a.0, &b.0) {
+            (a, b)
+        } else {
+            (b, a)
+        };
+        let position = &newest.0.position;
+        let path = "spec.workloadSelector";
+        match (&a.1.workload_selector, &b.1.workload_selector) {
+            (None, None) => {
+                let message = format!(
+                    "is for every workload of the namespace, and so is {}; give one a selector",
+                    named(&oldest.0)
+                );
+                self.found.error(position, path, message);
+            }
+            (Some(x), Some(y)) if x == y => {
+                let message = format!(
+                    "selects the same workloads as {}; keep one of them",
+                    named(&oldest.0)
+                );
+                self.found.error(position, path, message);
+            }
+            (Some(x), Some(y)) if x.iter().all(|(k, v)| y.get(k).is_none_or(|w| v == w)) => {
+                let message = format!(
+                    "may select the same workload as {}; {} would then win by its name",
+                    named(&oldest.0),
+                    a.0.key
+                );
+                self.found.warn(position, path, message);
+            }
+            _ => return false,
+        }
+        true
+    }
+}

@@ -1,0 +1,120 @@
+//! One name for each host, however a document writes it.
+
+use std::{collections::BTreeSet, fmt, sync::Arc};
+
+use super::MeshInput;
+
+/// A host name as the mesh knows it: lower case, without a trailing dot; a name without dots gets
+/// `.<namespace>.svc.<domain>`, `name.ns` of a known namespace too (DESIGN: names follow Istio).
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct HostName(Arc<str>);
+
+impl HostName {
+    /// Makes `host`, written in a document of `namespace`, canonical. `domain` is e.g. `cluster.local`.
+    /// `name.ns` stays as it is: only [`Mesh::host`](crate::Mesh::host) knows the namespaces.
+    #[must_use]
+    pub fn canonical(host: &str, namespace: &str, domain: &str) -> Self {
+        let host = host.trim_end_matches('.').to_ascii_lowercase();
+        if host == "*" {
+            Self(host.into())
+        } else if !host.contains('.') {
+            Self(format!("{host}.{namespace}.svc.{domain}").into())
+        } else if host.ends_with(".svc") && host.split('.').count() == 3 {
+            Self(format!("{host}.{domain}").into())
+        } else {
+            Self(host.into())
+        }
+    }
+
+    /// The canonical text.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// `*.suffix`.
+    #[must_use]
+    pub fn is_wildcard(&self) -> bool {
+        self.0.starts_with('*')
+    }
+
+    /// The wildcards that this host falls under, the longest first.
+    pub(super) fn wildcards(&self) -> impl Iterator<Item = Self> + '_ {
+        let dots = self.0.match_indices('.');
+        dots.filter_map(|(dot, _)| self.0.get(dot..))
+            .map(|suffix| Self(format!("*{suffix}").into()))
+            .filter(move |wildcard| wildcard != self)
+    }
+}
+
+impl fmt::Debug for HostName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Debug::fmt(&self.0, f)
+    }
+}
+
+impl fmt::Display for HostName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// What is needed to make a name canonical.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Names {
+    domain: String,
+    /// Of the documents and of the registered hosts.
+    namespaces: BTreeSet<String>,
+    registered: BTreeSet<HostName>,
+}
+
+impl Names {
+    pub(super) fn of(input: &MeshInput<'_>) -> Self {
+        let mut names = Self {
+            domain: input.domain.to_owned(),
+            namespaces: BTreeSet::new(),
+            registered: input.registered.clone(),
+        };
+        let written = input
+            .objects
+            .iter()
+            .map(|object| object.key.namespace.clone());
+        let registered = input
+            .registered
+            .iter()
+            .filter_map(|host| names.namespace(host));
+        names.namespaces = written.chain(registered.map(str::to_owned)).collect();
+        names
+    }
+
+    pub(super) fn resolve(&self, host: &str, namespace: &str) -> HostName {
+        let plain = HostName::canonical(host, namespace, &self.domain);
+        if self.registered.contains(&plain) {
+            return plain;
+        }
+        match plain.0.split_once('.') {
+            Some((name, ns)) if name != "*" && self.namespaces.contains(ns) => {
+                HostName::canonical(name, ns, &self.domain)
+            }
+            _ => plain,
+        }
+    }
+
+    /// `shop` of `orders.shop.svc.cluster.local`.
+    pub(super) fn namespace<'h>(&self, host: &'h HostName) -> Option<&'h str> {
+        let rest = host
+            .0
+            .strip_suffix(self.domain.as_str())?
+            .strip_suffix(".svc.")?;
+        let (_, namespace) = rest.split_once('.')?;
+        (!namespace.contains('.')).then_some(namespace)
+    }
+
+    pub(super) fn is_registered(&self, host: &HostName) -> bool {
+        self.registered.contains(host)
+    }
+
+    pub(super) fn registered(&self) -> impl Iterator<Item = &HostName> {
+        self.registered.iter()
+    }
+}

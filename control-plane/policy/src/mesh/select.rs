@@ -1,0 +1,197 @@
+//! What holds for one host, one subset or one workload.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use super::{HostName, MergedDestinationRule, MergedVirtualService, Mesh};
+use crate::{
+    DestinationRule, EgressHost, Object, Position, ServiceEntry, Sidecar, Subset, TrafficPolicy,
+    WorkloadEntry,
+};
+
+/// Labels by name.
+type Labels = BTreeMap<String, String>;
+
+impl Mesh {
+    /// Makes a host canonical that a document of `namespace` names: as [`HostName::canonical`], and
+    /// `name.ns` becomes `name.ns.svc.<domain>` where `ns` has a document or a registered service.
+    #[must_use]
+    pub fn host(&self, written: &str, namespace: &str) -> HostName {
+        self.names.resolve(written, namespace)
+    }
+
+    /// Whether an instance has registered for `host`, or a ServiceEntry names it.
+    #[must_use]
+    pub fn knows(&self, host: &HostName) -> bool {
+        self.names.is_registered(host) || self.service_entries.contains_key(host)
+    }
+
+    pub(super) fn known_hosts(&self) -> impl Iterator<Item = &HostName> {
+        self.names.registered().chain(self.service_entries.keys())
+    }
+
+    /// Rules for `host`: its own, else those of the longest `*.suffix`.
+    #[must_use]
+    pub fn virtual_service(&self, host: &HostName) -> Option<&MergedVirtualService> {
+        nearest(&self.virtual_services, host)
+    }
+
+    /// The rule for `host`: its own, else that of the longest `*.suffix`.
+    #[must_use]
+    pub fn destination_rule(&self, host: &HostName) -> Option<&MergedDestinationRule> {
+        nearest(&self.destination_rules, host)
+    }
+
+    /// The subset `name` of `host`.
+    #[must_use]
+    pub fn subset(&self, host: &HostName, name: &str) -> Option<&Subset> {
+        self.destination_rule(host)?.rule.subset(name)
+    }
+
+    /// What holds for `host`, or for one subset of it; empty where no rule says anything.
+    #[must_use]
+    pub fn traffic_policy(&self, host: &HostName, subset: Option<&str>) -> TrafficPolicy {
+        self.destination_rule(host)
+            .map(|merged| merged.rule.effective_policy(subset))
+            .unwrap_or_default()
+    }
+
+    /// The Sidecar for a workload: one that selects its labels, else the namespace's. Of several, the
+    /// first by name.
+    #[must_use]
+    pub fn sidecar_for(&self, namespace: &str, labels: &Labels) -> Option<&(Arc<Object>, Sidecar)> {
+        let here = || {
+            self.sidecars
+                .values()
+                .filter(|(object, _)| object.key.namespace == namespace)
+        };
+        let selecting = here().find(|(_, sidecar)| {
+            let selector = sidecar.workload_selector.as_ref();
+            selector.is_some_and(|selector| includes(labels, selector))
+        });
+        selecting.or_else(|| here().find(|(_, sidecar)| sidecar.workload_selector.is_none()))
+    }
+
+    /// WorkloadEntry documents that `entry`, a document of `namespace`, selects.
+    pub fn selected_workloads<'m>(
+        &'m self,
+        namespace: &'m str,
+        entry: &'m ServiceEntry,
+    ) -> impl Iterator<Item = &'m (Arc<Object>, WorkloadEntry)> {
+        self.workload_entries
+            .values()
+            .filter(move |(object, workload)| {
+                object.key.namespace == namespace && entry.selects(&workload.labels)
+            })
+    }
+
+    /// Namespaces that `host` belongs to: the one in its name, else those of its ServiceEntries.
+    pub fn namespaces_of<'m>(&'m self, host: &'m HostName) -> impl Iterator<Item = &'m str> {
+        let by_name = self.names.namespace(host);
+        let entries = self.service_entries.get(host).filter(|_| by_name.is_none());
+        let by_entry = entries.into_iter().flatten();
+        by_name
+            .into_iter()
+            .chain(by_entry.map(|(object, _)| object.key.namespace.as_str()))
+    }
+
+    /// Whether an egress host of a Sidecar in `own_namespace` makes `host` callable.
+    #[must_use]
+    pub fn admits(&self, own_namespace: &str, pattern: &EgressHost, host: &HostName) -> bool {
+        let home = match pattern.namespace.as_str() {
+            "~" => return false,
+            "*" => None,
+            "." => Some(own_namespace),
+            name => Some(name),
+        };
+        if home.is_some_and(|home| !self.namespaces_of(host).any(|namespace| namespace == home)) {
+            return false;
+        }
+        match pattern.host.strip_prefix('*') {
+            Some("") => true,
+            Some(suffix) => host.as_str().ends_with(&suffix.to_ascii_lowercase()),
+            None => self.host(&pattern.host, home.unwrap_or(own_namespace)) == *host,
+        }
+    }
+
+    /// Whether any egress listener of `sidecar`, a document of `own_namespace`, makes `host` callable.
+    #[must_use]
+    pub fn sees(&self, own_namespace: &str, sidecar: &Sidecar, host: &HostName) -> bool {
+        let mut patterns = sidecar.egress.iter().flat_map(|listener| &listener.hosts);
+        patterns.any(|pattern| self.admits(own_namespace, &pattern.value, host))
+    }
+}
+
+fn nearest<'m, T>(map: &'m BTreeMap<HostName, T>, host: &HostName) -> Option<&'m T> {
+    map.get(host)
+        .or_else(|| host.wildcards().find_map(|wildcard| map.get(&wildcard)))
+}
+
+/// Whether `labels` has everything that `selector` asks for.
+fn includes(labels: &Labels, selector: &Labels) -> bool {
+    selector
+        .iter()
+        .all(|(name, value)| labels.get(name) == Some(value))
+}
+
+impl ServiceEntry {
+    /// Whether its selector, if it has one, is met by `labels`.
+    #[must_use]
+    pub fn selects(&self, labels: &BTreeMap<String, String>) -> bool {
+        self.workload_selector
+            .as_ref()
+            .is_some_and(|selector| includes(labels, selector))
+    }
+}
+
+impl Subset {
+    /// Whether an endpoint with `labels` belongs to it.
+    #[must_use]
+    pub fn selects(&self, labels: &BTreeMap<String, String>) -> bool {
+        includes(labels, &self.labels)
+    }
+}
+
+impl DestinationRule {
+    /// The subset of this name.
+    #[must_use]
+    pub fn subset(&self, name: &str) -> Option<&Subset> {
+        self.subsets.iter().find(|subset| subset.name.value == name)
+    }
+
+    /// The host's policy, each of its parts replaced by the subset's where that has one (Istio).
+    #[must_use]
+    pub fn effective_policy(&self, subset: Option<&str>) -> TrafficPolicy {
+        let host = self.traffic_policy.clone();
+        let Some(subset) = subset.and_then(|name| self.subset(name)) else {
+            return host;
+        };
+        let own = subset.traffic_policy.clone();
+        TrafficPolicy {
+            load_balancer: own.load_balancer.or(host.load_balancer),
+            connection_pool: own.connection_pool.or(host.connection_pool),
+            outlier_detection: own.outlier_detection.or(host.outlier_detection),
+            tls: own.tls.or(host.tls),
+        }
+    }
+}
+
+impl TrafficPolicy {
+    /// Whether it says nothing.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.position().is_none()
+    }
+
+    /// Where the first of its parts stands.
+    pub(super) fn position(&self) -> Option<&Position> {
+        [
+            self.load_balancer.as_ref().map(|part| &part.position),
+            self.connection_pool.as_ref().map(|part| &part.position),
+            self.outlier_detection.as_ref().map(|part| &part.position),
+            self.tls.as_ref().map(|part| &part.position),
+        ]
+        .into_iter()
+        .flatten()
+        .min()
+    }
+}
