@@ -4,6 +4,7 @@
 //! A policy's way: `admin` → `store` → `registry` → `world` → `translate` → `push` → `xds` → `status`;
 //! beside it `ca`. Traffic goes on while it is down.
 
+mod ca;
 mod caller;
 mod clients;
 mod config;

@@ -1,0 +1,75 @@
+//! `outrigger.v1.Identity` and Istio's certificate service over gRPC.
+
+use std::time::{Duration, SystemTime};
+
+use base64::{Engine as _, prelude::BASE64_STANDARD};
+use outrigger_proto::{
+    istio::v1::auth::{
+        IstioCertificateRequest, IstioCertificateResponse,
+        istio_certificate_service_server::IstioCertificateService,
+    },
+    outrigger::v1::{self as api, identity_server::Identity},
+};
+use rustls_pki_types::{CertificateSigningRequestDer, pem::PemObject as _};
+use tonic::{Request, Response, Status};
+
+use super::{csr::MAX_CSR_BYTES, service::IdentityService};
+use crate::{caller::Caller, refusal::Refusal};
+
+#[tonic::async_trait]
+impl Identity for IdentityService {
+    async fn issue_certificate(
+        &self,
+        request: Request<api::IssueCertificateRequest>,
+    ) -> Result<Response<api::IssueCertificateResponse>, Status> {
+        let caller = Caller::of(request.extensions());
+        let request = request.into_inner();
+        let ttl = request.ttl.map(duration).transpose()?;
+        let (id, issued) = self.issue(&caller, &request.csr_der, ttl).await?;
+        Ok(Response::new(api::IssueCertificateResponse {
+            chain_der: vec![issued.leaf.to_vec()],
+            roots_der: vec![self.authority.root().to_vec()],
+            spiffe_id: id.to_string(),
+            not_after: Some(SystemTime::from(issued.not_after).into()),
+        }))
+    }
+}
+
+#[tonic::async_trait]
+impl IstioCertificateService for IdentityService {
+    async fn create_certificate(
+        &self,
+        request: Request<IstioCertificateRequest>,
+    ) -> Result<Response<IstioCertificateResponse>, Status> {
+        let caller = Caller::of(request.extensions());
+        let request = request.into_inner();
+        // PEM is a third larger than DER, and has lines.
+        if request.csr.len() > 2 * MAX_CSR_BYTES {
+            return Err(Refusal::invalid("csr", "is too large").into());
+        }
+        let csr = CertificateSigningRequestDer::from_pem_slice(request.csr.as_bytes())
+            .map_err(|error| Refusal::invalid("csr", format!("no PEM request in it: {error}")))?;
+        // Istio's agents ask for 24 h; what is longer is cut, as istiod does.
+        let ttl = match u64::try_from(request.validity_duration) {
+            Ok(seconds) => Duration::from_secs(seconds).min(super::MAX_TTL),
+            Err(_negative) => {
+                return Err(Refusal::invalid("validity_duration", "is negative").into());
+            }
+        };
+        let (_, issued) = self.issue(&caller, &csr, Some(ttl)).await?;
+        let leaf = format!(
+            "-----BEGIN CERTIFICATE-----\n{}\n-----END CERTIFICATE-----\n",
+            BASE64_STANDARD.encode(&issued.leaf)
+        );
+        let root = self.authority.root_pem().to_string();
+        Ok(Response::new(IstioCertificateResponse {
+            cert_chain: vec![leaf, root],
+        }))
+    }
+}
+
+/// Negative is refused, not cut.
+pub(crate) fn duration(length: prost_types::Duration) -> Result<Duration, Refusal> {
+    Duration::try_from(length)
+        .map_err(|_negative| Refusal::invalid("ttl", "is negative or malformed"))
+}
