@@ -9,10 +9,14 @@ mod caller;
 mod clients;
 mod config;
 mod metrics;
+mod push;
 mod refusal;
 mod registry;
+mod snapshot;
 mod spiffe;
 mod store;
+mod translate;
 mod world;
+mod xds;
 
 pub use config::Config;

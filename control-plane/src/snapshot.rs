@@ -1,0 +1,247 @@
+//! What one client may be sent: every resource serialised once, shared by all streams that see it.
+//!
+//! ```text
+//! Snapshot ─┬─ Resources (CDS) ─┬─ shared: Arc<TypeMap>  same for every node of a scope
+//!           │                   └─ own:    Arc<TypeMap>  this node's (inbound cluster, its listeners)
+//!           └─ ... one a type
+//! ```
+//! A [`TypeMap`] knows what differs from the one before it, so that a stream which saw that one looks
+//! at the changed names only. It never knows who subscribed.
+
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+};
+
+use prost::Message;
+use prost_types::Any;
+use xxhash_rust::xxh64::xxh64;
+
+/// The xDS types that are served.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) enum ResourceType {
+    /// CDS
+    Cluster,
+    /// EDS
+    Endpoint,
+    /// SDS
+    Secret,
+    /// LDS
+    Listener,
+    /// RDS
+    Route,
+}
+
+impl ResourceType {
+    /// In the order of a push.
+    pub(crate) const ALL: [Self; 5] = [
+        Self::Cluster,
+        Self::Endpoint,
+        Self::Secret,
+        Self::Listener,
+        Self::Route,
+    ];
+
+    /// Type URL.
+    pub(crate) const fn url(self) -> &'static str {
+        match self {
+            Self::Cluster => "type.googleapis.com/envoy.config.cluster.v3.Cluster",
+            Self::Endpoint => "type.googleapis.com/envoy.config.endpoint.v3.ClusterLoadAssignment",
+            Self::Secret => "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.Secret",
+            Self::Listener => "type.googleapis.com/envoy.config.listener.v3.Listener",
+            Self::Route => "type.googleapis.com/envoy.config.route.v3.RouteConfiguration",
+        }
+    }
+
+    /// The type of `url`, if it is served.
+    pub(crate) fn from_url(url: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|kind| kind.url() == url)
+    }
+
+    /// As people say it: `CDS`.
+    pub(crate) const fn short(self) -> &'static str {
+        match self {
+            Self::Cluster => "CDS",
+            Self::Endpoint => "EDS",
+            Self::Secret => "SDS",
+            Self::Listener => "LDS",
+            Self::Route => "RDS",
+        }
+    }
+
+    /// Whether a first request without names means "everything", and whether absence from a
+    /// state-of-the-world answer means "deleted" (xDS protocol: LDS and CDS only).
+    pub(crate) const fn is_full_state(self) -> bool {
+        matches!(self, Self::Listener | Self::Cluster)
+    }
+}
+
+/// One resource, ready to be sent.
+#[derive(Debug, PartialEq)]
+pub(crate) struct ResourceBytes {
+    /// Unique in its type.
+    pub(crate) name: Arc<str>,
+    /// Hash of the bytes, so that restarts and replicas agree on it.
+    pub(crate) version: Arc<str>,
+    /// The serialised resource.
+    pub(crate) any: Any,
+}
+
+impl ResourceBytes {
+    /// Serialises `message`, which has to carry `name` itself.
+    pub(crate) fn new(kind: ResourceType, name: &str, message: &impl Message) -> Arc<Self> {
+        let value = message.encode_to_vec();
+        Arc::new(Self {
+            name: name.into(),
+            version: format!("{:016x}", xxh64(&value, 0)).into(),
+            any: Any {
+                type_url: kind.url().to_owned(),
+                value,
+            },
+        })
+    }
+}
+
+/// All resources of one type, and what changed since the map before.
+#[derive(Debug)]
+pub(crate) struct TypeMap {
+    entries: BTreeMap<Arc<str>, Arc<ResourceBytes>>,
+    generation: u64,
+    previous: u64,
+    changed: Vec<Arc<str>>,
+}
+
+impl TypeMap {
+    /// The map that follows `previous`; the very same one if nothing changed.
+    pub(crate) fn following(
+        previous: Option<&Arc<Self>>,
+        resources: impl IntoIterator<Item = Arc<ResourceBytes>>,
+    ) -> Arc<Self> {
+        // Generations are compared for equality only; the number itself means nothing.
+        static GENERATION: AtomicU64 = AtomicU64::new(1);
+
+        let mut entries = BTreeMap::new();
+        let mut changed = Vec::new();
+        for resource in resources {
+            let known = previous.and_then(|map| map.entries.get(&resource.name));
+            let resource = match known {
+                Some(known) if known.version == resource.version => Arc::clone(known),
+                _ => {
+                    changed.push(Arc::clone(&resource.name));
+                    resource
+                }
+            };
+            entries.insert(Arc::clone(&resource.name), resource);
+        }
+        if let Some(previous) = previous {
+            let gone = previous
+                .entries
+                .keys()
+                .filter(|name| !entries.contains_key(*name));
+            changed.extend(gone.cloned());
+            if changed.is_empty() {
+                return Arc::clone(previous);
+            }
+        }
+        Arc::new(Self {
+            entries,
+            generation: GENERATION.fetch_add(1, Ordering::Relaxed),
+            previous: previous.map_or(0, |map| map.generation),
+            changed,
+        })
+    }
+
+    /// A map without resources.
+    pub(crate) fn empty() -> Arc<Self> {
+        Self::following(None, [])
+    }
+
+    /// By name.
+    pub(crate) fn get(&self, name: &str) -> Option<&Arc<ResourceBytes>> {
+        self.entries.get(name)
+    }
+
+    /// Sorted by name.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &Arc<ResourceBytes>> {
+        self.entries.values()
+    }
+}
+
+/// All resources of one type that one node sees.
+#[derive(Clone, Debug)]
+pub(crate) struct Resources {
+    /// Of the node's scope.
+    pub(crate) shared: Arc<TypeMap>,
+    /// Of the node alone. Wins over `shared` where both have a name.
+    pub(crate) own: Arc<TypeMap>,
+}
+
+impl Resources {
+    /// By name.
+    pub(crate) fn get(&self, name: &str) -> Option<&Arc<ResourceBytes>> {
+        self.own.get(name).or_else(|| self.shared.get(name))
+    }
+
+    /// All, in no promised order, each name once.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &Arc<ResourceBytes>> {
+        let shared = self
+            .shared
+            .iter()
+            .filter(|r| self.own.get(&r.name).is_none());
+        self.own.iter().chain(shared)
+    }
+
+    /// The names that may differ from what `seen` was; None = any may.
+    pub(crate) fn changed_since(&self, seen: Seen) -> Option<&[Arc<str>]> {
+        if seen.own != self.own.generation {
+            None
+        } else if seen.shared == self.shared.generation {
+            Some(&[])
+        } else if seen.shared == self.shared.previous {
+            Some(&self.shared.changed)
+        } else {
+            None
+        }
+    }
+
+    /// What to hand to [`Self::changed_since`] of a later one.
+    pub(crate) fn seen(&self) -> Seen {
+        Seen {
+            shared: self.shared.generation,
+            own: self.own.generation,
+        }
+    }
+}
+
+/// Which [`Resources`] somebody has looked at. The default has seen nothing.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Seen {
+    shared: u64,
+    own: u64,
+}
+
+/// Everything that one node may be sent.
+#[derive(Clone, Debug)]
+pub(crate) struct Snapshot {
+    pub(crate) clusters: Resources,
+    pub(crate) endpoints: Resources,
+    pub(crate) secrets: Resources,
+    pub(crate) listeners: Resources,
+    pub(crate) routes: Resources,
+}
+
+impl Snapshot {
+    /// The resources of one type.
+    pub(crate) fn of(&self, kind: ResourceType) -> &Resources {
+        match kind {
+            ResourceType::Cluster => &self.clusters,
+            ResourceType::Endpoint => &self.endpoints,
+            ResourceType::Secret => &self.secrets,
+            ResourceType::Listener => &self.listeners,
+            ResourceType::Route => &self.routes,
+        }
+    }
+}

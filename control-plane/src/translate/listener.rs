@@ -1,0 +1,150 @@
+//! LDS: the HTTP proxy port, a port for every egress listener of a `Sidecar` document, the inbound mTLS port.
+//! Each has one filter chain, and in it one connection manager whose last filter is the router.
+
+use std::{net::SocketAddr, sync::Arc};
+
+use outrigger_proto::envoy::{
+    config::{
+        core::v3::{Http1ProtocolOptions, TrafficDirection, TransportSocket},
+        listener::v3::{Filter, FilterChain, Listener, filter},
+        route::v3::{
+            Route, RouteAction, RouteConfiguration, VirtualHost, route::Action,
+            route_action::ClusterSpecifier,
+        },
+    },
+    extensions::filters::{
+        http::router::v3::Router,
+        network::http_connection_manager::v3::{
+            HttpConnectionManager, HttpFilter, Rds,
+            http_connection_manager::{
+                ForwardClientCertDetails, RouteSpecifier, SetCurrentClientCertDetails,
+            },
+            http_filter,
+        },
+    },
+};
+
+use super::{
+    any::{address, ads, any},
+    cluster::inbound_name,
+    matching::everything,
+    node::Inbound,
+    tls,
+};
+use crate::snapshot::{ResourceBytes, ResourceType};
+
+/// Listener and route configuration of the explicit proxy port.
+pub(super) const HTTP_PROXY: &str = "http_proxy";
+const INBOUND: &str = "virtualInbound";
+const CONNECTION_MANAGER: &str = "envoy.filters.network.http_connection_manager";
+
+/// A port for the application's outgoing calls; routes come by RDS.
+pub(super) fn outbound(name: &str, listen: SocketAddr, routes: &str) -> Arc<ResourceBytes> {
+    let rds = Rds {
+        config_source: Some(ads()),
+        route_config_name: routes.to_owned(),
+    };
+    let manager = HttpConnectionManager {
+        stat_prefix: format!("outbound_{name}"),
+        route_specifier: Some(RouteSpecifier::Rds(rds)),
+        ..manager()
+    };
+    listener(name, listen, TrafficDirection::Outbound, &manager, None)
+}
+
+/// The port for calls from other sidecars. Only a certificate of the mesh gets in.
+pub(super) fn inbound(inbound: &Inbound) -> Arc<ResourceBytes> {
+    let name = inbound_name(inbound.port);
+    let action = RouteAction {
+        cluster_specifier: Some(ClusterSpecifier::Cluster(name.clone())),
+        // 0 = no limit: the caller's side has the timeout.
+        timeout: Some(prost_types::Duration::default()),
+        ..RouteAction::default()
+    };
+    let route = Route {
+        name: "default".to_owned(),
+        r#match: Some(everything()),
+        action: Some(Action::Route(action)),
+        ..Route::default()
+    };
+    let host = VirtualHost {
+        name: name.clone(),
+        domains: vec!["*".to_owned()],
+        routes: vec![route],
+        ..VirtualHost::default()
+    };
+    let routes = RouteConfiguration {
+        name: name.clone(),
+        virtual_hosts: vec![host],
+        validate_clusters: Some(false),
+        ..RouteConfiguration::default()
+    };
+    let manager = HttpConnectionManager {
+        stat_prefix: name,
+        route_specifier: Some(RouteSpecifier::RouteConfig(routes)),
+        forward_client_cert_details: ForwardClientCertDetails::SanitizeSet as i32,
+        set_current_client_cert_details: Some(SetCurrentClientCertDetails {
+            uri: true,
+            ..SetCurrentClientCertDetails::default()
+        }),
+        ..manager()
+    };
+    let tls = tls::downstream();
+    listener(
+        INBOUND,
+        inbound.listen,
+        TrafficDirection::Inbound,
+        &manager,
+        Some(tls),
+    )
+}
+
+fn manager() -> HttpConnectionManager {
+    let router = HttpFilter {
+        name: "envoy.filters.http.router".to_owned(),
+        config_type: Some(http_filter::ConfigType::TypedConfig(any(
+            "envoy.extensions.filters.http.router.v3.Router",
+            &Router::default(),
+        ))),
+        ..HttpFilter::default()
+    };
+    HttpConnectionManager {
+        http_filters: vec![router],
+        http_protocol_options: Some(Http1ProtocolOptions {
+            accept_http_10: true,
+            ..Http1ProtocolOptions::default()
+        }),
+        // 0 = off. Envoy would end a quiet stream after 5 minutes; Istio's default is not to.
+        stream_idle_timeout: Some(prost_types::Duration::default()),
+        ..HttpConnectionManager::default()
+    }
+}
+
+fn listener(
+    name: &str,
+    listen: SocketAddr,
+    direction: TrafficDirection,
+    manager: &HttpConnectionManager,
+    transport_socket: Option<TransportSocket>,
+) -> Arc<ResourceBytes> {
+    let filter = Filter {
+        name: CONNECTION_MANAGER.to_owned(),
+        config_type: Some(filter::ConfigType::TypedConfig(any(
+            "envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager",
+            manager,
+        ))),
+    };
+    let chain = FilterChain {
+        filters: vec![filter],
+        transport_socket,
+        ..FilterChain::default()
+    };
+    let listener = Listener {
+        name: name.to_owned(),
+        address: Some(address(listen)),
+        filter_chains: vec![chain],
+        traffic_direction: direction as i32,
+        ..Listener::default()
+    };
+    ResourceBytes::new(ResourceType::Listener, name, &listener)
+}

@@ -1,0 +1,219 @@
+//! One host of the mesh with its ports and endpoints, whoever declared them: the registry,
+//! ServiceEntries, WorkloadEntries. Conflicts are settled here, so that nobody asks again.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+};
+
+use outrigger_policy::{HostName, Object, Protocol, ServiceEntry, ServicePort, WorkloadEntry};
+
+use crate::world::{Instance, InstanceHealth, World};
+
+/// A callable host.
+#[derive(Debug)]
+pub(super) struct Host {
+    pub(super) name: HostName,
+    pub(super) namespace: String,
+    pub(super) ports: BTreeMap<u16, Port>,
+}
+
+/// One port of it.
+#[derive(Debug)]
+pub(super) struct Port {
+    pub(super) protocol: Protocol,
+    /// By socket address, each once (gRPC refuses an assignment that names one twice).
+    pub(super) endpoints: BTreeMap<SocketAddr, Endpoint>,
+}
+
+/// One address that serves it.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct Endpoint {
+    pub(super) id: String,
+    pub(super) labels: BTreeMap<String, String>,
+    pub(super) locality: [String; 3],
+    pub(super) weight: u32,
+    pub(super) health: InstanceHealth,
+    /// SPIFFE id; None = plain text.
+    pub(super) identity: Option<Arc<str>>,
+}
+
+impl Host {
+    /// Every identity that may answer for this host, on whatever port or subset.
+    pub(super) fn identities(&self) -> BTreeSet<&str> {
+        let endpoints = self.ports.values().flat_map(|port| port.endpoints.values());
+        endpoints
+            .filter_map(|endpoint| endpoint.identity.as_deref())
+            .collect()
+    }
+
+    /// Merges what registry and documents say of `name`. None if nobody knows it.
+    pub(super) fn merge(world: &World, name: &HostName) -> Option<Self> {
+        let registered = world.services.get(name);
+        let entries = world
+            .mesh
+            .service_entries
+            .get(name)
+            .map_or(&[][..], Vec::as_slice);
+        let namespace = match (registered, entries.first()) {
+            (Some(service), _) => service.namespace.clone(),
+            (None, Some((object, _))) => object.key.namespace.clone(),
+            (None, None) => return None,
+        };
+        let mut host = Self {
+            name: name.clone(),
+            namespace,
+            ports: BTreeMap::new(),
+        };
+        if let Some(service) = registered {
+            for (&number, &protocol) in &service.ports {
+                host.ports.insert(
+                    number,
+                    Port {
+                        protocol,
+                        endpoints: BTreeMap::new(),
+                    },
+                );
+            }
+            for instance in service.instances.values() {
+                host.join(instance.port, instance.target_port, instance);
+            }
+        }
+        for (object, entry) in entries {
+            host.declare(world, object, entry);
+        }
+        Some(host)
+    }
+
+    /// Adds what one ServiceEntry says. Its protocol wins over a registration's, because a person wrote it.
+    fn declare(&mut self, world: &World, object: &Object, entry: &ServiceEntry) {
+        for port in &entry.ports {
+            self.ports
+                .entry(port.number)
+                .or_insert_with(|| Port {
+                    protocol: port.protocol,
+                    endpoints: BTreeMap::new(),
+                })
+                .protocol = port.protocol;
+        }
+        let namespace = object.key.namespace.as_str();
+        for (index, workload) in entry.endpoints.iter().enumerate() {
+            let id = format!("{}/{}/{index}", namespace, object.key.name);
+            self.join_workload(world, entry, namespace, workload, &id);
+        }
+        let Some(selector) = &entry.workload_selector else {
+            return;
+        };
+        let documents = world.mesh.workload_entries.iter();
+        for (key, (_, workload)) in documents.filter(|(key, _)| key.namespace == namespace) {
+            if includes(&workload.labels, selector) {
+                let id = format!("{}/{}", key.namespace, key.name);
+                self.join_workload(world, entry, namespace, workload, &id);
+            }
+        }
+        let services = world
+            .services
+            .values()
+            .filter(|service| service.namespace == namespace);
+        for instance in services.flat_map(|service| service.instances.values()) {
+            if includes(&instance.labels, selector) {
+                for port in entry
+                    .ports
+                    .iter()
+                    .filter(|port| serves(instance, port, entry))
+                {
+                    self.join(port.number, instance.target_port, instance);
+                }
+            }
+        }
+    }
+
+    fn join(&mut self, number: u16, target_port: u16, instance: &Instance) {
+        let Some(port) = self.ports.get_mut(&number) else {
+            return;
+        };
+        port.endpoints
+            .entry(SocketAddr::new(instance.address, target_port))
+            .or_insert_with(|| Endpoint::registered(instance));
+    }
+
+    fn join_workload(
+        &mut self,
+        world: &World,
+        entry: &ServiceEntry,
+        namespace: &str,
+        workload: &WorkloadEntry,
+        id: &str,
+    ) {
+        // `parse` refuses an address that is not an IP address.
+        let Ok(address) = workload.address.value.parse::<IpAddr>() else {
+            return;
+        };
+        for port in &entry.ports {
+            let Some(known) = self.ports.get_mut(&port.number) else {
+                continue;
+            };
+            let target = workload.ports.get(&port.name).copied();
+            let target = target.or(port.target_port).unwrap_or(port.number);
+            let account = workload
+                .service_account
+                .as_deref()
+                .filter(|_| entry.mesh_internal);
+            known
+                .endpoints
+                .entry(SocketAddr::new(address, target))
+                .or_insert_with(|| Endpoint {
+                    id: id.to_owned(),
+                    labels: workload.labels.clone(),
+                    locality: locality(workload.locality.as_deref()),
+                    weight: workload.weight.max(1),
+                    health: InstanceHealth::Healthy,
+                    identity: account.map(|account| {
+                        format!(
+                            "spiffe://{}/ns/{namespace}/sa/{account}",
+                            world.trust_domain
+                        )
+                        .into()
+                    }),
+                });
+        }
+    }
+}
+
+impl Endpoint {
+    fn registered(instance: &Instance) -> Self {
+        Self {
+            id: instance.id.clone(),
+            labels: instance.labels.clone(),
+            locality: instance.locality.clone(),
+            weight: instance.weight.max(1),
+            health: instance.health,
+            identity: instance.identity.clone(),
+        }
+    }
+}
+
+/// A registered instance listens on its own target port only. It serves the entry's port of the same
+/// number, or whose `targetPort` it listens on, or the only one.
+fn serves(instance: &Instance, port: &ServicePort, entry: &ServiceEntry) -> bool {
+    instance.port == port.number
+        || port.target_port == Some(instance.target_port)
+        || entry.ports.len() == 1
+}
+
+/// Whether `labels` has all of `selector`.
+pub(super) fn includes(
+    labels: &BTreeMap<String, String>,
+    selector: &BTreeMap<String, String>,
+) -> bool {
+    selector
+        .iter()
+        .all(|(key, value)| labels.get(key) == Some(value))
+}
+
+/// `region/zone/sub_zone`, each part possibly missing.
+fn locality(text: Option<&str>) -> [String; 3] {
+    let mut parts = text.unwrap_or_default().splitn(3, '/').map(str::to_owned);
+    std::array::from_fn(|_| parts.next().unwrap_or_default())
+}

@@ -1,0 +1,175 @@
+//! Who asks: the node of a stream's first request, read once. Keys as in `docs/WIRE.md` (Istio's, and ours
+//! under `OUTRIGGER`).
+
+use std::{collections::BTreeMap, net::SocketAddr};
+
+use outrigger_policy::Protocol;
+use outrigger_proto::envoy::config::core::v3::Node;
+use prost_types::{Struct, Value, value::Kind};
+
+/// What kind of client it is; each understands a different part of xDS.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Dialect {
+    /// Our sidecar.
+    Outrigger,
+    /// Envoy, and anything that does not say what it is: the same resources.
+    Envoy,
+    /// A gRPC library without a proxy.
+    Grpc,
+}
+
+/// What translation needs to know of a node.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct NodeInfo {
+    pub(crate) id: String,
+    pub(crate) dialect: Dialect,
+    /// As claimed; whether it may is checked against the stream's identity.
+    pub(crate) namespace: String,
+    /// As claimed, if it claims one.
+    pub(crate) service_account: Option<String>,
+    pub(crate) labels: BTreeMap<String, String>,
+    /// Where its HTTP proxy listens, if it wants one.
+    pub(crate) http_proxy: Option<SocketAddr>,
+    /// Its inbound side, if it has one.
+    pub(crate) inbound: Option<Inbound>,
+}
+
+/// The inbound side of a sidecar.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Inbound {
+    /// Where it listens for mTLS.
+    pub(crate) listen: SocketAddr,
+    /// Where its application listens.
+    pub(crate) app: SocketAddr,
+    /// The service's port.
+    pub(crate) port: u16,
+    /// What the application speaks.
+    pub(crate) protocol: Protocol,
+}
+
+impl NodeInfo {
+    /// Reads a node.
+    ///
+    /// # Errors
+    /// The field, what was found, and what would be right.
+    pub(crate) fn parse(node: &Node) -> Result<Self, String> {
+        let empty = Struct::default();
+        let metadata = node.metadata.as_ref().unwrap_or(&empty);
+        let own = field(metadata, "OUTRIGGER")
+            .and_then(as_struct)
+            .unwrap_or(&empty);
+        let namespace = string(metadata, "NAMESPACE").or_else(|| namespace_of(&node.id));
+        Ok(Self {
+            id: node.id.clone(),
+            dialect: dialect(&node.user_agent_name),
+            namespace: namespace.unwrap_or("default").to_owned(),
+            service_account: string(metadata, "SERVICE_ACCOUNT").map(str::to_owned),
+            labels: labels(field(metadata, "LABELS").and_then(as_struct)),
+            http_proxy: socket(own, "HTTP_PROXY")?,
+            inbound: inbound(own)?,
+        })
+    }
+}
+
+fn dialect(user_agent: &str) -> Dialect {
+    if user_agent == "outrigger" {
+        Dialect::Outrigger
+    } else if user_agent.starts_with("gRPC") || user_agent.starts_with("grpc") {
+        Dialect::Grpc
+    } else {
+        Dialect::Envoy
+    }
+}
+
+fn inbound(own: &Struct) -> Result<Option<Inbound>, String> {
+    let (Some(listen), Some(app)) = (socket(own, "INBOUND")?, socket(own, "APP")?) else {
+        return Ok(None);
+    };
+    let protocol = match string(own, "PROTOCOL").unwrap_or("http") {
+        "http" => Protocol::Http,
+        "http2" => Protocol::Http2,
+        "grpc" => Protocol::Grpc,
+        other => {
+            return Err(format!(
+                "node.metadata.OUTRIGGER.PROTOCOL is {other:?}; use \"http\", \"http2\" or \"grpc\""
+            ));
+        }
+    };
+    Ok(Some(Inbound {
+        listen,
+        app,
+        port: port(own, app)?,
+        protocol,
+    }))
+}
+
+fn port(own: &Struct, app: SocketAddr) -> Result<u16, String> {
+    match field(own, "PORT") {
+        None => Ok(app.port()),
+        Some(&Value {
+            kind: Some(Kind::NumberValue(number)),
+        }) if number.fract() == 0.0 && (1.0..=65_535.0).contains(&number) =>
+        {
+            #[expect(
+                clippy::cast_possible_truncation,
+                clippy::cast_sign_loss,
+                reason = "a whole number from 1 to 65535, as the guard says"
+            )]
+            Ok(number as u16)
+        }
+        Some(_) => {
+            Err("node.metadata.OUTRIGGER.PORT is not a whole number from 1 to 65535".to_owned())
+        }
+    }
+}
+
+fn socket(own: &Struct, key: &str) -> Result<Option<SocketAddr>, String> {
+    let Some(value) = field(own, key) else {
+        return Ok(None);
+    };
+    let Some(text) = as_str(value) else {
+        return Err(format!("node.metadata.OUTRIGGER.{key} is not a string"));
+    };
+    text.parse().map(Some).map_err(|_| {
+        format!("node.metadata.OUTRIGGER.{key} is {text:?}; use address and port, e.g. \"127.0.0.1:15080\"")
+    })
+}
+
+/// Fourth part of `sidecar~<ip>~<service>.<ns>~<ns>.svc.<domain>`.
+fn namespace_of(id: &str) -> Option<&str> {
+    let (namespace, rest) = id.split('~').nth(3)?.split_once('.')?;
+    (rest.starts_with("svc.") && !namespace.is_empty()).then_some(namespace)
+}
+
+fn labels(labels: Option<&Struct>) -> BTreeMap<String, String> {
+    let fields = labels.into_iter().flat_map(|labels| &labels.fields);
+    fields
+        .filter_map(|(key, value)| Some((key.clone(), as_str(value)?.to_owned())))
+        .collect()
+}
+
+fn field<'a>(of: &'a Struct, key: &str) -> Option<&'a Value> {
+    of.fields
+        .get(key)
+        .filter(|value| !matches!(value.kind, None | Some(Kind::NullValue(_))))
+}
+
+fn string<'a>(of: &'a Struct, key: &str) -> Option<&'a str> {
+    field(of, key)
+        .and_then(as_str)
+        .filter(|text| !text.is_empty())
+}
+
+fn as_str(value: &Value) -> Option<&str> {
+    match &value.kind {
+        Some(Kind::StringValue(text)) => Some(text),
+        _ => None,
+    }
+}
+
+fn as_struct(value: &Value) -> Option<&Struct> {
+    match &value.kind {
+        Some(Kind::StructValue(value)) => Some(value),
+        _ => None,
+    }
+}

@@ -1,0 +1,435 @@
+//! The routes of every host and port: what its VirtualService says, or all of it to the host itself.
+//!
+//! Endpoints play no part here, so a table lives until a policy or a port changes. Which domains lead to
+//! the routes depends on who asks, and is `scope`'s business.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
+
+use outrigger_policy::{
+    HashKey, HeaderEdits, HostName, HttpAction, HttpRoute, MergedVirtualService, Mesh, Object,
+    Protocol, Redirect, WeightedDestination,
+};
+use outrigger_proto::envoy::config::{
+    core::v3::{
+        DataSource, HeaderValue, HeaderValueOption, data_source::Specifier,
+        header_value_option::HeaderAppendAction,
+    },
+    route::v3::{
+        DirectResponseAction, RedirectAction, Route, RouteAction, RouteMatch, WeightedCluster,
+        redirect_action::{PathRewriteSpecifier, RedirectResponseCode, SchemeRewriteSpecifier},
+        route::Action,
+        route_action::{
+            ClusterSpecifier, HashPolicy, HostRewriteSpecifier,
+            hash_policy::{ConnectionProperties, Cookie, Header, PolicySpecifier, QueryParameter},
+        },
+        weighted_cluster::{self, ClusterWeight},
+    },
+};
+
+use super::{
+    any::{OUTRIGGER, decided_by, duration, metadata, object},
+    cluster,
+    matching::{everything, route_match},
+    policy::{Effective, most_specific, rule_for},
+};
+
+/// Port of a host that only a VirtualService knows.
+const HTTP_PORT: u16 = 80;
+
+/// All routes of the mesh.
+pub(super) type RouteTable = BTreeMap<HostName, HostRoutes>;
+
+/// Routes of one host.
+#[derive(Debug)]
+pub(super) struct HostRoutes {
+    pub(super) namespace: String,
+    pub(super) ports: BTreeMap<u16, Vec<Route>>,
+    /// Hosts that the routes lead to.
+    pub(super) destinations: BTreeSet<HostName>,
+}
+
+/// What is known of the callable hosts: namespace and ports.
+pub(super) type Hosts<'a> = BTreeMap<&'a HostName, (&'a str, &'a BTreeMap<u16, Protocol>)>;
+
+/// Builds the routes of every host, and of those that only a VirtualService names.
+pub(super) fn table(mesh: &Mesh, hosts: &Hosts<'_>, domain: &str) -> RouteTable {
+    let known = hosts.iter().map(|(&host, &(namespace, ports))| {
+        let service = most_specific(&mesh.virtual_services, host);
+        let mut builder = Builder {
+            mesh,
+            hosts,
+            domain,
+            destinations: BTreeSet::new(),
+        };
+        let ports = ports
+            .keys()
+            .map(|&port| (port, builder.routes(host, port, service)))
+            .collect();
+        let destinations = builder.destinations;
+        (
+            host.clone(),
+            HostRoutes {
+                namespace: namespace.to_owned(),
+                ports,
+                destinations,
+            },
+        )
+    });
+    let virtual_only = mesh.virtual_services.iter().filter_map(|(host, service)| {
+        let (object, _) = service.http.first().filter(|_| !hosts.contains_key(host))?;
+        let mut builder = Builder {
+            mesh,
+            hosts,
+            domain,
+            destinations: BTreeSet::new(),
+        };
+        let routes = builder.routes(host, HTTP_PORT, Some(service));
+        let routes = HostRoutes {
+            namespace: object.key.namespace.clone(),
+            ports: [(HTTP_PORT, routes)].into(),
+            destinations: builder.destinations,
+        };
+        Some((host.clone(), routes))
+    });
+    known.chain(virtual_only).collect()
+}
+
+struct Builder<'a> {
+    mesh: &'a Mesh,
+    hosts: &'a Hosts<'a>,
+    domain: &'a str,
+    destinations: BTreeSet<HostName>,
+}
+
+impl Builder<'_> {
+    fn routes(
+        &mut self,
+        host: &HostName,
+        port: u16,
+        service: Option<&MergedVirtualService>,
+    ) -> Vec<Route> {
+        match service.filter(|service| !service.http.is_empty()) {
+            None => vec![self.plain(host, port)],
+            Some(service) => {
+                let rules = service.http.iter();
+                rules
+                    .flat_map(|(object, rule)| self.rule(port, object, rule))
+                    .collect()
+            }
+        }
+    }
+
+    /// Nobody wrote a rule: all requests go to the host itself.
+    fn plain(&mut self, host: &HostName, port: u16) -> Route {
+        self.destinations.insert(host.clone());
+        let action = RouteAction {
+            cluster_specifier: Some(ClusterSpecifier::Cluster(cluster::name(
+                port,
+                "",
+                host.as_str(),
+            ))),
+            hash_policy: self.hash_policy(host, None).into_iter().collect(),
+            ..forward()
+        };
+        Route {
+            name: "default".to_owned(),
+            r#match: Some(everything()),
+            action: Some(Action::Route(action)),
+            ..Route::default()
+        }
+    }
+
+    /// One route for each of the rule's matches that can hold on `port`.
+    fn rule(&mut self, port: u16, object: &Arc<Object>, rule: &HttpRoute) -> Vec<Route> {
+        let all = [(String::new(), everything())];
+        let wanted = rule
+            .matches
+            .iter()
+            .filter(|one| one.port.is_none_or(|only| only == port));
+        let matches: Vec<(String, RouteMatch)> = if rule.matches.is_empty() {
+            all.into()
+        } else {
+            wanted
+                .map(|one| (one.name.clone().unwrap_or_default(), route_match(one)))
+                .collect()
+        };
+        if matches.is_empty() {
+            return Vec::new();
+        }
+        let base = self.unmatched(port, object, rule);
+        let rule_name = rule.name.as_deref().unwrap_or_default();
+        let name = |one: &str| match (rule_name, one) {
+            ("", "") => "default".to_owned(),
+            (only, "") | ("", only) => only.to_owned(),
+            (rule, one) => format!("{rule}.{one}"),
+        };
+        let routes = matches.into_iter().map(|(one, matched)| Route {
+            name: name(&one),
+            r#match: Some(matched),
+            ..base.clone()
+        });
+        routes.collect()
+    }
+
+    fn unmatched(&mut self, port: u16, object: &Arc<Object>, rule: &HttpRoute) -> Route {
+        let namespace = &object.key.namespace;
+        let mut host_rewrite = rule
+            .rewrite
+            .as_ref()
+            .and_then(|rewrite| rewrite.authority.clone());
+        let edits = Edits::of(&rule.headers, &mut host_rewrite);
+        let action = match &rule.action {
+            HttpAction::Route(destinations) => {
+                let action = self.forward(port, namespace, destinations);
+                let path = rule
+                    .rewrite
+                    .as_ref()
+                    .and_then(|rewrite| rewrite.uri.clone());
+                Action::Route(RouteAction {
+                    timeout: Some(duration(rule.timeout.unwrap_or_default())),
+                    prefix_rewrite: path.unwrap_or_default(),
+                    host_rewrite_specifier: host_rewrite
+                        .map(HostRewriteSpecifier::HostRewriteLiteral),
+                    ..action
+                })
+            }
+            HttpAction::Redirect(to) => Action::Redirect(redirect(to)),
+            HttpAction::DirectResponse { status, body } => {
+                Action::DirectResponse(DirectResponseAction {
+                    status: u32::from(*status),
+                    body: (!body.is_empty()).then(|| DataSource {
+                        specifier: Some(Specifier::InlineString(body.clone())),
+                        ..DataSource::default()
+                    }),
+                    ..DirectResponseAction::default()
+                })
+            }
+        };
+        let decided = object_of(rule, object);
+        Route {
+            action: Some(action),
+            metadata: Some(metadata([(OUTRIGGER, decided)])),
+            request_headers_to_add: edits.request_add,
+            request_headers_to_remove: edits.request_remove,
+            response_headers_to_add: edits.response_add,
+            response_headers_to_remove: edits.response_remove,
+            ..Route::default()
+        }
+    }
+
+    fn forward(
+        &mut self,
+        port: u16,
+        namespace: &str,
+        destinations: &[WeightedDestination],
+    ) -> RouteAction {
+        let mut hash_policy = Vec::new();
+        let mut weights = Vec::new();
+        // A weight of 0 gets nothing (Istio), and Envoy refuses one.
+        for destination in destinations
+            .iter()
+            .filter(|destination| destination.weight > 0)
+        {
+            let host = self.resolve(&destination.host.value, namespace);
+            let subset = destination
+                .subset
+                .as_ref()
+                .map(|subset| subset.value.as_str());
+            let policy = self.hash_policy(&host, subset);
+            hash_policy.extend(policy.filter(|policy| !hash_policy.contains(policy)));
+            let number = destination
+                .port
+                .unwrap_or_else(|| self.port_of(&host, port));
+            weights.push(weighted(
+                destination,
+                cluster::name(number, subset.unwrap_or_default(), host.as_str()),
+            ));
+            self.destinations.insert(host);
+        }
+        let specifier = match weights.as_slice() {
+            [only] if is_bare(only) => ClusterSpecifier::Cluster(only.name.clone()),
+            _ => ClusterSpecifier::WeightedClusters(WeightedCluster {
+                clusters: weights,
+                ..WeightedCluster::default()
+            }),
+        };
+        RouteAction {
+            cluster_specifier: Some(specifier),
+            hash_policy,
+            ..forward()
+        }
+    }
+
+    /// A destination's host: as known to the mesh; `name.ns` may be short for `name.ns.svc.<domain>`.
+    fn resolve(&self, host: &str, namespace: &str) -> HostName {
+        let name = HostName::canonical(host, namespace, self.domain);
+        if self.hosts.contains_key(&name) {
+            return name;
+        }
+        let full = format!("{name}.svc.{}", self.domain);
+        let full = HostName::canonical(&full, namespace, self.domain);
+        if self.hosts.contains_key(&full) {
+            full
+        } else {
+            name
+        }
+    }
+
+    /// Where no port is written: the one of the request, or the only one there is.
+    fn port_of(&self, host: &HostName, requested: u16) -> u16 {
+        let Some((_, ports)) = self.hosts.get(host) else {
+            return requested;
+        };
+        match ports.keys().next() {
+            Some(&only) if ports.len() == 1 => only,
+            _ => requested,
+        }
+    }
+
+    fn hash_policy(&self, host: &HostName, subset: Option<&str>) -> Option<HashPolicy> {
+        let rule = rule_for(self.mesh, host)?;
+        let subset = subset.and_then(|name| {
+            rule.rule
+                .subsets
+                .iter()
+                .find(|subset| subset.name.value == name)
+        });
+        let specifier = match Effective::of(Some(rule), subset).hash_key()? {
+            HashKey::Header(name) => PolicySpecifier::Header(Header {
+                header_name: name.to_ascii_lowercase(),
+                ..Header::default()
+            }),
+            HashKey::Cookie { name, path, ttl } => PolicySpecifier::Cookie(Cookie {
+                name: name.clone(),
+                path: path.clone(),
+                ttl: ttl.map(duration),
+                ..Cookie::default()
+            }),
+            HashKey::SourceIp => {
+                PolicySpecifier::ConnectionProperties(ConnectionProperties { source_ip: true })
+            }
+            HashKey::QueryParameter(name) => {
+                PolicySpecifier::QueryParameter(QueryParameter { name: name.clone() })
+            }
+        };
+        Some(HashPolicy {
+            policy_specifier: Some(specifier),
+            terminal: false,
+        })
+    }
+}
+
+/// Absent would mean 15 s to Envoy; 0 = no limit (Istio's default).
+fn forward() -> RouteAction {
+    RouteAction {
+        timeout: Some(prost_types::Duration::default()),
+        ..RouteAction::default()
+    }
+}
+
+fn object_of(rule: &HttpRoute, document: &Object) -> prost_types::Struct {
+    object(decided_by(&rule.position, &document.key))
+}
+
+fn weighted(destination: &WeightedDestination, name: String) -> ClusterWeight {
+    let mut host_rewrite = None;
+    let edits = Edits::of(&destination.headers, &mut host_rewrite);
+    ClusterWeight {
+        name,
+        weight: Some(destination.weight),
+        request_headers_to_add: edits.request_add,
+        request_headers_to_remove: edits.request_remove,
+        response_headers_to_add: edits.response_add,
+        response_headers_to_remove: edits.response_remove,
+        host_rewrite_specifier: host_rewrite
+            .map(weighted_cluster::cluster_weight::HostRewriteSpecifier::HostRewriteLiteral),
+        ..ClusterWeight::default()
+    }
+}
+
+fn is_bare(cluster: &ClusterWeight) -> bool {
+    *cluster
+        == ClusterWeight {
+            name: cluster.name.clone(),
+            weight: cluster.weight,
+            ..ClusterWeight::default()
+        }
+}
+
+fn redirect(to: &Redirect) -> RedirectAction {
+    RedirectAction {
+        host_redirect: to.authority.clone().unwrap_or_default(),
+        path_rewrite_specifier: to.uri.clone().map(PathRewriteSpecifier::PathRedirect),
+        port_redirect: to.port.map_or(0, u32::from),
+        scheme_rewrite_specifier: to
+            .scheme
+            .clone()
+            .map(SchemeRewriteSpecifier::SchemeRedirect),
+        response_code: match to.redirect_code {
+            302 => RedirectResponseCode::Found,
+            303 => RedirectResponseCode::SeeOther,
+            307 => RedirectResponseCode::TemporaryRedirect,
+            308 => RedirectResponseCode::PermanentRedirect,
+            _ => RedirectResponseCode::MovedPermanently,
+        } as i32,
+        ..RedirectAction::default()
+    }
+}
+
+/// Header edits in xDS' words.
+struct Edits {
+    request_add: Vec<HeaderValueOption>,
+    request_remove: Vec<String>,
+    response_add: Vec<HeaderValueOption>,
+    response_remove: Vec<String>,
+}
+
+impl Edits {
+    /// Setting `Host` is a host rewrite (Envoy refuses it among the headers); a `rewrite.authority` goes first.
+    fn of(edits: &HeaderEdits, host_rewrite: &mut Option<String>) -> Self {
+        let is_host = |name: &str| {
+            name.eq_ignore_ascii_case("host") || name.eq_ignore_ascii_case(":authority")
+        };
+        let request = edits.request.set.iter().chain(&edits.request.add);
+        let host = request.clone().find(|(name, _)| is_host(name));
+        *host_rewrite = host_rewrite
+            .take()
+            .or_else(|| host.map(|(_, value)| value.clone()));
+
+        let set = HeaderAppendAction::OverwriteIfExistsOrAdd;
+        let add = HeaderAppendAction::AppendIfExistsOrAdd;
+        let options = |headers: &BTreeMap<String, String>, action: HeaderAppendAction| {
+            let headers = headers.iter().filter(|(name, _)| !is_host(name));
+            headers
+                .map(|(name, value)| option(name, value, action))
+                .collect::<Vec<_>>()
+        };
+        let all = |ops: &outrigger_policy::HeaderOps| {
+            let mut all = options(&ops.set, set);
+            all.extend(options(&ops.add, add));
+            all
+        };
+        let lower = |names: &[String]| names.iter().map(|name| name.to_ascii_lowercase()).collect();
+        Self {
+            request_add: all(&edits.request),
+            request_remove: lower(&edits.request.remove),
+            response_add: all(&edits.response),
+            response_remove: lower(&edits.response.remove),
+        }
+    }
+}
+
+fn option(name: &str, value: &str, action: HeaderAppendAction) -> HeaderValueOption {
+    HeaderValueOption {
+        header: Some(HeaderValue {
+            key: name.to_owned(),
+            value: value.to_owned(),
+            ..HeaderValue::default()
+        }),
+        append_action: action as i32,
+        ..HeaderValueOption::default()
+    }
+}

@@ -1,0 +1,330 @@
+//! What the workloads of one namespace under one `Sidecar` document see: their egress listeners, the
+//! route configurations behind these, and the clusters that they lead to.
+//!
+//! Computed once for all nodes that share it.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::{IpAddr, Ipv4Addr, SocketAddr},
+    sync::Arc,
+};
+
+use outrigger_policy::{At, EgressHost, EgressListener, HostName, Mesh, ObjectKey, Sidecar};
+use outrigger_proto::envoy::config::route::v3::{RouteConfiguration, VirtualHost};
+
+use super::{
+    HostResources,
+    listener::{self, HTTP_PROXY},
+    model::includes,
+    node::NodeInfo,
+    route::{HostRoutes, RouteTable},
+};
+use crate::snapshot::{ResourceBytes, ResourceType, TypeMap};
+
+/// What makes two nodes see the same.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct ScopeKey {
+    namespace: String,
+    sidecar: Option<ObjectKey>,
+}
+
+impl ScopeKey {
+    /// The `Sidecar` document for `node`: one of its namespace that selects its labels, else one without a
+    /// selector; the first by name where several fit.
+    pub(super) fn of(mesh: &Mesh, node: &NodeInfo) -> Self {
+        let of_namespace = mesh
+            .sidecars
+            .iter()
+            .filter(|(key, _)| key.namespace == node.namespace);
+        let mut default = None;
+        let mut selected = None;
+        for (key, (_, sidecar)) in of_namespace {
+            match &sidecar.workload_selector {
+                None => default = default.or(Some(key)),
+                Some(labels) if includes(&node.labels, labels) => selected = selected.or(Some(key)),
+                Some(_) => {}
+            }
+        }
+        Self {
+            namespace: node.namespace.clone(),
+            sidecar: selected.or(default).cloned(),
+        }
+    }
+}
+
+/// What the nodes of a scope share.
+#[derive(Debug)]
+pub(super) struct Scope {
+    pub(super) clusters: Arc<TypeMap>,
+    pub(super) endpoints: Arc<TypeMap>,
+    pub(super) listeners: Arc<TypeMap>,
+    pub(super) routes: Arc<TypeMap>,
+    hosts: BTreeSet<HostName>,
+}
+
+/// What a scope is computed from.
+pub(super) struct Inputs<'a> {
+    pub(super) mesh: &'a Mesh,
+    pub(super) domain: &'a str,
+    pub(super) hosts: &'a BTreeMap<HostName, Arc<HostResources>>,
+    pub(super) table: &'a RouteTable,
+    /// The scope as it was, and whether policies and routes are still those.
+    pub(super) before: Option<(&'a Scope, bool)>,
+}
+
+impl Scope {
+    pub(super) fn build(key: &ScopeKey, inputs: &Inputs<'_>) -> Self {
+        let before = inputs.before.map(|(scope, _)| scope);
+        let (listeners, routes, hosts) = match inputs.before {
+            Some((scope, true)) => (
+                Arc::clone(&scope.listeners),
+                Arc::clone(&scope.routes),
+                scope.hosts.clone(),
+            ),
+            Some((_, false)) | None => {
+                let sidecar = key
+                    .sidecar
+                    .as_ref()
+                    .and_then(|key| inputs.mesh.sidecars.get(key));
+                let view = Egress::of(key, sidecar.map(|(_, sidecar)| sidecar), inputs);
+                (
+                    TypeMap::following(before.map(|scope| &scope.listeners), view.listeners),
+                    TypeMap::following(before.map(|scope| &scope.routes), view.routes),
+                    view.hosts,
+                )
+            }
+        };
+        let visible = || hosts.iter().filter_map(|host| inputs.hosts.get(host));
+        let clusters = visible().flat_map(|host| host.clusters.iter().cloned());
+        let endpoints = visible().flat_map(|host| host.endpoints.iter().cloned());
+        Self {
+            clusters: TypeMap::following(before.map(|scope| &scope.clusters), clusters),
+            endpoints: TypeMap::following(before.map(|scope| &scope.endpoints), endpoints),
+            listeners,
+            routes,
+            hosts,
+        }
+    }
+}
+
+/// Listeners, route configurations, and every host that one of them leads to.
+#[derive(Default)]
+struct Egress {
+    listeners: Vec<Arc<ResourceBytes>>,
+    routes: Vec<Arc<ResourceBytes>>,
+    hosts: BTreeSet<HostName>,
+}
+
+impl Egress {
+    fn of(key: &ScopeKey, sidecar: Option<&Sidecar>, inputs: &Inputs<'_>) -> Self {
+        let mut egress = Self::default();
+        let everything = [EgressHost {
+            namespace: "*".to_owned(),
+            host: "*".to_owned(),
+        }];
+        let Some(sidecar) = sidecar else {
+            egress.add_routes(key, HTTP_PROXY, &everything, None, inputs);
+            return egress;
+        };
+        let (with_port, without): (Vec<_>, Vec<_>) = sidecar
+            .egress
+            .iter()
+            .partition(|listener| listener.port.is_some());
+        let proxied: Vec<_> = without
+            .iter()
+            .flat_map(|listener| patterns(listener))
+            .collect();
+        egress.add_routes(key, HTTP_PROXY, &proxied, None, inputs);
+        for listener in with_port {
+            egress.add_listener(key, listener, inputs);
+        }
+        egress
+    }
+
+    fn add_listener(&mut self, key: &ScopeKey, egress: &EgressListener, inputs: &Inputs<'_>) {
+        let Some(port) = egress.port.as_ref().map(|port| port.number) else {
+            return;
+        };
+        let loopback = IpAddr::V4(Ipv4Addr::LOCALHOST);
+        // `parse` refuses a bind that is not an IP address.
+        let bind = egress
+            .bind
+            .as_ref()
+            .map_or(Ok(loopback), |bind| bind.parse());
+        let bind = bind.unwrap_or(loopback);
+        let name = format!("{bind}_{port}");
+        let routes = if bind == loopback {
+            port.to_string()
+        } else {
+            name.clone()
+        };
+        let hosts: Vec<_> = patterns(egress).collect();
+        self.listeners.push(listener::outbound(
+            &name,
+            SocketAddr::new(bind, port),
+            &routes,
+        ));
+        self.add_routes(key, &routes, &hosts, Some(port), inputs);
+    }
+
+    fn add_routes(
+        &mut self,
+        key: &ScopeKey,
+        name: &str,
+        patterns: &[EgressHost],
+        port: Option<u16>,
+        inputs: &Inputs<'_>,
+    ) {
+        let selects = |host: &HostName, namespace: &str| {
+            patterns
+                .iter()
+                .any(|pattern| matches(pattern, key, host, namespace, inputs.domain))
+        };
+        let visible = inputs
+            .table
+            .iter()
+            .filter(|(host, routes)| selects(host, &routes.namespace));
+        let visible: Vec<_> = visible.collect();
+        for (host, routes) in &visible {
+            self.hosts.insert((*host).clone());
+            self.hosts.extend(routes.destinations.iter().cloned());
+        }
+        let domains = Domains {
+            namespace: &key.namespace,
+            domain: inputs.domain,
+            port,
+        };
+        let routes = RouteConfiguration {
+            name: name.to_owned(),
+            virtual_hosts: domains.virtual_hosts(&visible),
+            // A route may name a cluster that is on its way: 503 until then, not a refused configuration.
+            validate_clusters: Some(false),
+            ..RouteConfiguration::default()
+        };
+        self.routes
+            .push(ResourceBytes::new(ResourceType::Route, name, &routes));
+    }
+}
+
+fn patterns(listener: &EgressListener) -> impl Iterator<Item = EgressHost> {
+    listener.hosts.iter().map(|At { value, .. }| value.clone())
+}
+
+/// `namespace/dnsName` against one host. Source: Istio's `IstioEgressListener.hosts`.
+fn matches(
+    pattern: &EgressHost,
+    key: &ScopeKey,
+    host: &HostName,
+    namespace: &str,
+    domain: &str,
+) -> bool {
+    let wanted = match pattern.namespace.as_str() {
+        "*" => namespace,
+        "." => key.namespace.as_str(),
+        "~" => return false,
+        named => named,
+    };
+    if wanted != namespace {
+        return false;
+    }
+    match pattern.host.as_str() {
+        "*" => true,
+        name => match name.strip_prefix("*.") {
+            Some(suffix) => {
+                let rest = host.as_str().strip_suffix(suffix);
+                rest.is_some_and(|rest| rest.ends_with('.'))
+            }
+            None => HostName::canonical(name, wanted, domain) == *host,
+        },
+    }
+}
+
+/// Which authorities lead to which virtual host, for nodes of one namespace.
+struct Domains<'a> {
+    namespace: &'a str,
+    domain: &'a str,
+    /// The egress listener's port; None for the HTTP proxy.
+    port: Option<u16>,
+}
+
+impl Domains<'_> {
+    /// Each domain is given once (Envoy refuses a table that has one twice): canonical names first, then the
+    /// short forms that are still free.
+    fn virtual_hosts(&self, visible: &[(&HostName, &HostRoutes)]) -> Vec<VirtualHost> {
+        let mut claimed = BTreeSet::new();
+        let mut hosts = Vec::new();
+        for (host, routes) in visible {
+            // An egress listener's own port, if the service has it; else all of the service.
+            let only = self.port.filter(|port| routes.ports.contains_key(port));
+            let ports = || {
+                routes
+                    .ports
+                    .keys()
+                    .filter(|port| only.is_none_or(|only| only == **port))
+            };
+            let bare = ports()
+                .find(|port| **port == 80)
+                .or_else(|| ports().next())
+                .copied();
+            for &port in ports() {
+                let mut entry = VirtualHost {
+                    name: format!("{host}:{port}"),
+                    routes: routes.ports.get(&port).cloned().unwrap_or_default(),
+                    ..VirtualHost::default()
+                };
+                claim(&mut claimed, &mut entry, host.as_str(), port, bare);
+                hosts.push((*host, port, bare, entry));
+            }
+        }
+        for (host, port, bare, entry) in &mut hosts {
+            for short in self.short_forms(host) {
+                claim(&mut claimed, entry, &short, *port, *bare);
+            }
+        }
+        if let (Some(_), [_]) = (self.port, visible) {
+            let default = hosts
+                .iter_mut()
+                .find(|(_, port, bare, _)| Some(*port) == *bare);
+            if let Some((_, _, _, entry)) = default.filter(|_| claimed.insert("*".to_owned())) {
+                entry.domains.push("*".to_owned());
+            }
+        }
+        // One without a domain would be refused; nobody could call it anyway.
+        let hosts = hosts.into_iter().map(|(_, _, _, entry)| entry);
+        hosts.filter(|entry| !entry.domains.is_empty()).collect()
+    }
+
+    /// `h.<ns>.svc`, `h.<ns>`, and `h` within the namespace, for `h.<ns>.svc.<domain>`.
+    fn short_forms(&self, host: &HostName) -> Vec<String> {
+        let suffix = format!(".svc.{}", self.domain);
+        let Some(name) = host.as_str().strip_suffix(&suffix) else {
+            return Vec::new();
+        };
+        let Some((service, namespace)) = name.rsplit_once('.') else {
+            return Vec::new();
+        };
+        let mut forms = vec![format!("{name}.svc"), name.to_owned()];
+        if namespace == self.namespace {
+            forms.push(service.to_owned());
+        }
+        forms
+    }
+}
+
+/// Gives `name` and `name:port` to `entry` if they are free; the bare one only on the port it belongs to.
+fn claim(
+    claimed: &mut BTreeSet<String>,
+    entry: &mut VirtualHost,
+    name: &str,
+    port: u16,
+    bare: Option<u16>,
+) {
+    let plain = (bare == Some(port)).then(|| name.to_owned());
+    // "*:80" is no domain; a lone star takes every port.
+    let with_port = (name != "*").then(|| format!("{name}:{port}"));
+    for domain in plain.into_iter().chain(with_port) {
+        if claimed.insert(domain.clone()) {
+            entry.domains.push(domain);
+        }
+    }
+}

@@ -1,0 +1,11 @@
+//! The xDS server: one pure state machine a stream ([`stream`]), two views of it ([`delta`], [`sotw`]), and
+//! the tonic streams and services that carry them ([`server`]).
+//! Rules: the xDS protocol text, and what real clients do where it is silent.
+
+pub(crate) mod delta;
+pub(crate) mod metrics;
+pub(crate) mod server;
+mod services;
+pub(crate) mod sotw;
+pub(crate) mod stream;
+pub(crate) mod subscription;

@@ -1,0 +1,436 @@
+//! The tonic services: ADS and one a type, incremental and state of the world.
+//!
+//! A stream is one task: it reads requests, watches for changes, and sends what [`StreamState`] says. It ends
+//! with its client, with the server, or when the client reads nothing for [`STUCK`].
+
+use std::{
+    net::SocketAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::{Duration, Instant, SystemTime},
+};
+
+use outrigger_proto::envoy::{
+    config::core::v3::Node,
+    service::discovery::v3::{
+        DeltaDiscoveryRequest, DeltaDiscoveryResponse, DiscoveryRequest, DiscoveryResponse,
+    },
+};
+use tokio::{
+    sync::{mpsc, watch},
+    time::{sleep_until, timeout},
+};
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Request, Response, Status, Streaming};
+use tracing::{info, warn};
+
+use super::{
+    delta,
+    metrics::{XdsMetrics, label},
+    sotw,
+    stream::{Protocol, Refusal, StreamState},
+    subscription::{Answer, Verdict},
+};
+use crate::{
+    caller::{Caller, Peer},
+    clients::{Client, ClientHandle, Clients},
+    push::Pushed,
+    snapshot::ResourceType,
+    spiffe::SpiffeId,
+    translate::{Dialect, NodeInfo, NodeResources},
+};
+
+/// A client whose transport takes nothing for this long is let go: what it would be sent is kept only while
+/// it reads. Twice the server's keep-alive, which ends dead connections; this ends live ones that hang.
+const STUCK: Duration = Duration::from_secs(30);
+/// Time for the first request, without which nothing is known of the client.
+const FIRST_REQUEST: Duration = Duration::from_secs(30);
+/// Responses between the stream's task and its connection: one outstanding a type, and as many again.
+const QUEUE: usize = 10;
+
+/// Responses of one stream.
+pub(crate) type Responses<T> = ReceiverStream<Result<T, Status>>;
+
+/// What all streams share.
+#[derive(Debug)]
+pub(crate) struct Xds {
+    pushed: watch::Receiver<Arc<Pushed>>,
+    clients: Arc<Clients>,
+    metrics: XdsMetrics,
+    /// Different in every process, so that no nonce comes twice.
+    epoch: u128,
+    streams: AtomicU64,
+}
+
+impl Xds {
+    /// Streams end when the sender of `pushed` is dropped.
+    pub(crate) fn new(
+        pushed: watch::Receiver<Arc<Pushed>>,
+        clients: Arc<Clients>,
+        metrics: XdsMetrics,
+    ) -> Arc<Self> {
+        let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+        let epoch = since.unwrap_or_default().as_nanos();
+        Arc::new(Self {
+            pushed,
+            clients,
+            metrics,
+            epoch,
+            streams: AtomicU64::new(0),
+        })
+    }
+
+    /// Opens a stream. `only` is the type of a per-type service.
+    pub(super) fn open<W: Wire>(
+        self: &Arc<Self>,
+        request: Request<Streaming<W::Request>>,
+        only: Option<ResourceType>,
+    ) -> Result<Response<Responses<W::Response>>, Status> {
+        let caller = Caller::of(request.extensions());
+        let identity = caller.may_subscribe().map_err(|denied| {
+            self.refused("identity");
+            Status::from(denied)
+        })?;
+        let session = Session {
+            xds: Arc::clone(self),
+            identity: identity.cloned(),
+            peer: request.extensions().get::<Peer>().map(|peer| peer.0),
+            only,
+        };
+        let (sender, receiver) = mpsc::channel(QUEUE);
+        // Ends with the client: its half of the stream fails, or nobody takes the responses.
+        tokio::spawn(async move {
+            if let Err(status) = session.run::<W>(request.into_inner(), &sender).await {
+                // A client that is gone does not hear why.
+                let _gone = timeout(STUCK, sender.send(Err(status))).await;
+            }
+        });
+        Ok(Response::new(ReceiverStream::new(receiver)))
+    }
+
+    fn refused(&self, reason: &str) {
+        self.metrics
+            .streams_refused
+            .with_label_values(&[reason])
+            .inc();
+    }
+
+    fn nonce_prefix(&self) -> String {
+        format!(
+            "{:x}.{:x}",
+            self.epoch,
+            self.streams.fetch_add(1, Ordering::Relaxed)
+        )
+    }
+}
+
+/// One of the two protocols on the wire.
+pub(super) trait Wire: 'static {
+    type Request: Send + 'static;
+    type Response: Send + 'static;
+    const PROTOCOL: Protocol;
+
+    fn node(request: &Self::Request) -> Option<&Node>;
+    fn type_url(request: &mut Self::Request) -> &mut String;
+    fn read(
+        state: &mut StreamState,
+        request: &Self::Request,
+        now: Instant,
+    ) -> Result<Option<Verdict>, Refusal>;
+    fn response(answer: Answer) -> Self::Response;
+}
+
+/// Incremental.
+pub(super) struct Delta;
+
+impl Wire for Delta {
+    type Request = DeltaDiscoveryRequest;
+    type Response = DeltaDiscoveryResponse;
+    const PROTOCOL: Protocol = Protocol::Delta;
+
+    fn node(request: &Self::Request) -> Option<&Node> {
+        request.node.as_ref()
+    }
+
+    fn type_url(request: &mut Self::Request) -> &mut String {
+        &mut request.type_url
+    }
+
+    fn read(
+        state: &mut StreamState,
+        request: &Self::Request,
+        now: Instant,
+    ) -> Result<Option<Verdict>, Refusal> {
+        state.delta_request(request, now)
+    }
+
+    fn response(answer: Answer) -> Self::Response {
+        delta::response(answer)
+    }
+}
+
+/// State of the world.
+pub(super) struct Sotw;
+
+impl Wire for Sotw {
+    type Request = DiscoveryRequest;
+    type Response = DiscoveryResponse;
+    const PROTOCOL: Protocol = Protocol::Sotw;
+
+    fn node(request: &Self::Request) -> Option<&Node> {
+        request.node.as_ref()
+    }
+
+    fn type_url(request: &mut Self::Request) -> &mut String {
+        &mut request.type_url
+    }
+
+    fn read(
+        state: &mut StreamState,
+        request: &Self::Request,
+        now: Instant,
+    ) -> Result<Option<Verdict>, Refusal> {
+        state.sotw_request(request, now)
+    }
+
+    fn response(answer: Answer) -> Self::Response {
+        sotw::response(answer)
+    }
+}
+
+/// Who opened a stream, and how.
+struct Session {
+    xds: Arc<Xds>,
+    identity: Option<SpiffeId>,
+    peer: Option<SocketAddr>,
+    only: Option<ResourceType>,
+}
+
+type Sender<W> = mpsc::Sender<Result<<W as Wire>::Response, Status>>;
+
+impl Session {
+    async fn run<W: Wire>(
+        &self,
+        mut requests: Streaming<W::Request>,
+        sender: &Sender<W>,
+    ) -> Result<(), Status> {
+        let first = timeout(FIRST_REQUEST, requests.message()).await;
+        let first = first.map_err(|_elapsed| {
+            Status::deadline_exceeded(format!("no request within {FIRST_REQUEST:?}"))
+        })?;
+        let Some(first) = first? else { return Ok(()) };
+        let node = self
+            .node(W::node(&first))
+            .inspect_err(|_| self.xds.refused("node"))?;
+        let mut stream = self.stream(node, W::PROTOCOL);
+        info!(node = stream.node.id, peer = ?self.peer, "xDS client connected");
+        let result = self
+            .serve::<W>(&mut stream, first, &mut requests, sender)
+            .await;
+        info!(node = stream.node.id, ?result, "xDS client gone");
+        result
+    }
+
+    async fn serve<W: Wire>(
+        &self,
+        stream: &mut Stream,
+        first: W::Request,
+        requests: &mut Streaming<W::Request>,
+        sender: &Sender<W>,
+    ) -> Result<(), Status> {
+        let mut pushed = self.xds.pushed.clone();
+        stream.look(&pushed.borrow_and_update());
+        self.read::<W>(stream, first)?;
+        loop {
+            let now = Instant::now();
+            for answer in stream.state.poll(now) {
+                stream.sent(&self.xds.metrics, &answer);
+                match timeout(STUCK, sender.send(Ok(W::response(answer)))).await {
+                    Ok(Ok(())) => {}
+                    Ok(Err(_closed)) => return Ok(()),
+                    Err(_elapsed) => {
+                        self.xds.metrics.streams_stuck.inc();
+                        warn!(
+                            node = stream.node.id,
+                            "xDS client reads nothing; stream ended"
+                        );
+                        return Ok(());
+                    }
+                }
+            }
+            let deadline = stream.state.deadline(Instant::now());
+            let wait = async {
+                match deadline {
+                    Some(at) => sleep_until(at.into()).await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                request = requests.message() => match request? {
+                    Some(request) => self.read::<W>(stream, request)?,
+                    None => return Ok(()),
+                },
+                changed = pushed.changed() => match changed {
+                    Ok(()) => stream.look(&pushed.borrow_and_update()),
+                    Err(_stopping) => return Err(Status::unavailable("the control plane is stopping")),
+                },
+                () = wait => {}
+            }
+        }
+    }
+
+    fn read<W: Wire>(&self, stream: &mut Stream, mut request: W::Request) -> Result<(), Status> {
+        let type_url = W::type_url(&mut request);
+        if let Some(only) = self.only {
+            if type_url.is_empty() {
+                only.url().clone_into(type_url);
+            } else if type_url != only.url() {
+                return Err(Status::invalid_argument(format!(
+                    "type_url is {type_url:?}; this service has {:?} only, ADS has all",
+                    only.url()
+                )));
+            }
+        } else if type_url.is_empty() {
+            return Err(Status::invalid_argument(
+                "type_url is empty; ADS needs one in each request",
+            ));
+        }
+        let kind = ResourceType::from_url(type_url);
+        let verdict = W::read(&mut stream.state, &request, Instant::now());
+        let verdict = verdict.map_err(|refusal| {
+            self.xds.refused("limit");
+            Status::resource_exhausted(refusal.to_string())
+        })?;
+        if let Some(verdict) = verdict {
+            stream.heard(&self.xds.metrics, kind, verdict);
+        }
+        Ok(())
+    }
+
+    /// Reads the first request's node and holds it against the stream's identity.
+    fn node(&self, node: Option<&Node>) -> Result<NodeInfo, Status> {
+        let node = node.ok_or_else(|| {
+            Status::invalid_argument("the first request of a stream has to carry a node")
+        })?;
+        let node = NodeInfo::parse(node).map_err(Status::invalid_argument)?;
+        if let Some(identity) = &self.identity {
+            let account = node.service_account.as_deref();
+            if node.namespace != identity.namespace()
+                || account.is_some_and(|account| account != identity.service_account())
+            {
+                return Err(Status::permission_denied(format!(
+                    "{identity} claims to be namespace {:?}, service account {:?}; a workload is served its own only",
+                    node.namespace,
+                    account.unwrap_or_default(),
+                )));
+            }
+        }
+        if node.dialect == Dialect::Grpc {
+            return Err(Status::unimplemented(
+                "proxyless gRPC clients are not supported yet; use a sidecar",
+            ));
+        }
+        Ok(node)
+    }
+
+    fn stream(&self, node: NodeInfo, protocol: Protocol) -> Stream {
+        let name = match protocol {
+            Protocol::Delta => "delta",
+            Protocol::Sotw => "sotw",
+        };
+        let client = self.xds.clients.connected(Client {
+            node_id: node.id.clone(),
+            identity: self
+                .identity
+                .as_ref()
+                .map(|identity| Arc::clone(identity.uri())),
+            peer: self.peer,
+            protocol: name,
+        });
+        let open = self.xds.metrics.streams.with_label_values(&[name]);
+        open.inc();
+        Stream {
+            own: NodeResources::of(&node),
+            state: StreamState::new(protocol, &self.xds.nonce_prefix()),
+            node,
+            client,
+            changed: None,
+            _open: Open(open),
+        }
+    }
+}
+
+/// One open stream.
+struct Stream {
+    node: NodeInfo,
+    own: NodeResources,
+    state: StreamState,
+    client: ClientHandle,
+    /// When the change was seen that the next response carries.
+    changed: Option<Instant>,
+    _open: Open,
+}
+
+/// Counts the stream as long as it is open.
+struct Open(prometheus::IntGauge);
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        self.0.dec();
+    }
+}
+
+impl Stream {
+    fn look(&mut self, pushed: &Pushed) {
+        self.changed = Some(pushed.since);
+        self.state
+            .set_snapshot(pushed.shared.snapshot(&self.node, &self.own));
+    }
+
+    fn sent(&mut self, metrics: &XdsMetrics, answer: &Answer) {
+        let kind = ResourceType::from_url(&answer.type_url);
+        let (set, removed) = (answer.resources.len(), answer.removed.len());
+        metrics.pushes.with_label_values(&[label(kind)]).inc();
+        metrics
+            .resources_sent
+            .with_label_values(&[label(kind)])
+            .inc_by(set as u64);
+        metrics
+            .resources_removed
+            .with_label_values(&[label(kind)])
+            .inc_by(removed as u64);
+        if let Some(since) = self.changed.take() {
+            metrics.push_seconds.observe(since.elapsed().as_secs_f64());
+        }
+        if let Some(kind) = kind {
+            self.client
+                .sent(kind.url(), &answer.nonce, self.state.held(kind));
+        }
+    }
+
+    fn heard(&self, metrics: &XdsMetrics, kind: Option<ResourceType>, verdict: Verdict) {
+        match verdict {
+            Verdict::Ack { nonce, after } => {
+                metrics.ack_seconds.observe(after.as_secs_f64());
+                if let Some(kind) = kind {
+                    self.client.acked(kind.url(), &nonce);
+                }
+            }
+            Verdict::Nack { nonce, words } => {
+                metrics.nacks.with_label_values(&[label(kind)]).inc();
+                warn!(
+                    node = self.node.id,
+                    kind = label(kind),
+                    nonce,
+                    words,
+                    "xDS response refused"
+                );
+                if let Some(kind) = kind {
+                    self.client.nacked(kind.url(), &words);
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,267 @@
+//! One stream: a subscription a type, and the order in which their answers go out.
+//!
+//! ```text
+//!   make:    CDS, EDS, SDS   new and changed ──► wait for ACKs of CDS and EDS (at most 1 s)
+//!   switch:  LDS, RDS        new and changed ──► wait for ACKs (at most 1 s)
+//!   break:   all             removals
+//! ```
+//! So a route never leads to a cluster that the client has not got, and nothing is taken away that is still in
+//! use. A step with nothing to send takes no time: new endpoints or weights alone go out at once.
+//! Pure: the caller passes `now`, sends what [`StreamState::poll`] gives, and comes back at `deadline`.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use outrigger_proto::envoy::service::discovery::v3::{DeltaDiscoveryRequest, DiscoveryRequest};
+
+use super::subscription::{Answer, MAX_NAMES, Stage, Subscription, Verdict};
+use crate::snapshot::{ResourceType, Snapshot};
+
+/// How long a step waits for its ACKs. Envoy acknowledges clusters when they are warm, which may take long.
+const STEP_LIMIT: Duration = Duration::from_secs(1);
+/// Types that are not served but asked for all the same (RTDS, ECDS, NDS, ...): tolerated, up to this many.
+const MAX_UNKNOWN_TYPES: usize = 16;
+
+/// Which of the two protocols the stream speaks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Protocol {
+    /// Incremental.
+    Delta,
+    /// State of the world.
+    Sotw,
+}
+
+/// Why a stream has to end.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum Refusal {
+    /// More names than any mesh has.
+    #[error("more than {MAX_NAMES} resource names of one type on one stream")]
+    TooManyNames,
+    /// A client that makes up types.
+    #[error("more than {MAX_UNKNOWN_TYPES} types that are not served here on one stream")]
+    TooManyTypes,
+}
+
+/// State of one stream.
+#[derive(Debug)]
+pub(crate) struct StreamState {
+    protocol: Protocol,
+    nonce_prefix: Arc<str>,
+    served: BTreeMap<ResourceType, Subscription>,
+    unknown: BTreeMap<String, Subscription>,
+    snapshot: Option<Snapshot>,
+    /// Clusters that were sent and whose endpoints have to follow, asked for already or about to be.
+    owed: BTreeSet<Arc<str>>,
+    make: Gate,
+    switch: Gate,
+}
+
+/// The waiting of one step.
+#[derive(Debug, Default)]
+struct Gate {
+    closed_since: Option<Instant>,
+}
+
+impl Gate {
+    /// Whether to wait longer for what is `busy`.
+    fn holds(&mut self, busy: bool, now: Instant) -> bool {
+        if !busy {
+            self.closed_since = None;
+            return false;
+        }
+        let since = *self.closed_since.get_or_insert(now);
+        now.saturating_duration_since(since) < STEP_LIMIT
+    }
+
+    fn opens(&self) -> Option<Instant> {
+        self.closed_since.map(|since| since + STEP_LIMIT)
+    }
+}
+
+impl StreamState {
+    /// A stream that nothing was asked on. `nonce_prefix` must never have been used before.
+    pub(crate) fn new(protocol: Protocol, nonce_prefix: &str) -> Self {
+        Self {
+            protocol,
+            nonce_prefix: nonce_prefix.into(),
+            served: BTreeMap::new(),
+            unknown: BTreeMap::new(),
+            snapshot: None,
+            owed: BTreeSet::new(),
+            make: Gate::default(),
+            switch: Gate::default(),
+        }
+    }
+
+    /// What the client may be sent from now on.
+    pub(crate) fn set_snapshot(&mut self, snapshot: Snapshot) {
+        self.snapshot = Some(snapshot);
+    }
+
+    /// Reads an incremental request.
+    pub(crate) fn delta_request(
+        &mut self,
+        request: &DeltaDiscoveryRequest,
+        now: Instant,
+    ) -> Result<Option<Verdict>, Refusal> {
+        let subscription = self.subscription(&request.type_url)?;
+        let verdict = subscription.delta_request(request, now);
+        self.check(&request.type_url, verdict)
+    }
+
+    /// Reads a state-of-the-world request.
+    pub(crate) fn sotw_request(
+        &mut self,
+        request: &DiscoveryRequest,
+        now: Instant,
+    ) -> Result<Option<Verdict>, Refusal> {
+        let subscription = self.subscription(&request.type_url)?;
+        let verdict = subscription.sotw_request(request, now);
+        self.check(&request.type_url, verdict)
+    }
+
+    /// How many resources of a type the client holds as far as we know.
+    pub(crate) fn held(&self, kind: ResourceType) -> usize {
+        self.served.get(&kind).map_or(0, Subscription::held)
+    }
+
+    fn check(
+        &mut self,
+        type_url: &str,
+        verdict: Option<Verdict>,
+    ) -> Result<Option<Verdict>, Refusal> {
+        if matches!(verdict, Some(Verdict::Nack { .. })) {
+            // Endpoints of clusters that were refused will not be asked for.
+            self.owed.clear();
+        }
+        if self.subscription(type_url)?.names.len() > MAX_NAMES {
+            return Err(Refusal::TooManyNames);
+        }
+        Ok(verdict)
+    }
+
+    fn subscription(&mut self, type_url: &str) -> Result<&mut Subscription, Refusal> {
+        let new = || Subscription::new(type_url, &self.nonce_prefix);
+        if let Some(kind) = ResourceType::from_url(type_url) {
+            return Ok(self.served.entry(kind).or_insert_with(new));
+        }
+        if self.unknown.len() >= MAX_UNKNOWN_TYPES && !self.unknown.contains_key(type_url) {
+            return Err(Refusal::TooManyTypes);
+        }
+        Ok(self.unknown.entry(type_url.to_owned()).or_insert_with(new))
+    }
+
+    /// Everything that is to be sent now, in this order.
+    pub(crate) fn poll(&mut self, now: Instant) -> Vec<Answer> {
+        use ResourceType::{Cluster, Endpoint, Listener, Route, Secret};
+
+        let mut out = Vec::new();
+        if self.protocol == Protocol::Delta {
+            let unknown = self.unknown.values_mut();
+            out.extend(unknown.filter_map(|one| one.delta_next(None, Stage::Updates, now)));
+        }
+        let Some(snapshot) = self.snapshot.take() else {
+            return out;
+        };
+        for (kind, subscription) in &mut self.served {
+            subscription.look(snapshot.of(*kind));
+        }
+
+        self.send(&[Cluster], Stage::Updates, &snapshot, now, &mut out);
+        self.owe(&out, &snapshot);
+        self.pay(&snapshot);
+        self.send(
+            &[Endpoint, Secret],
+            Stage::Updates,
+            &snapshot,
+            now,
+            &mut out,
+        );
+        let busy = self.waits(&[Cluster, Endpoint]) || !self.owed.is_empty();
+        let held = self.make.holds(busy, now);
+        if !held {
+            self.owed.clear();
+            self.send(&[Listener, Route], Stage::Updates, &snapshot, now, &mut out);
+            let busy = self.waits(&[Listener, Route]);
+            if !self.switch.holds(busy, now) {
+                let order = [Listener, Route, Cluster, Endpoint, Secret];
+                self.send(&order, Stage::Removals, &snapshot, now, &mut out);
+            }
+        }
+        self.snapshot = Some(snapshot);
+        out
+    }
+
+    /// When [`Self::poll`] may have something to give without a request or a change.
+    pub(crate) fn deadline(&self, now: Instant) -> Option<Instant> {
+        let gates = [self.make.opens(), self.switch.opens()]
+            .into_iter()
+            .flatten();
+        let all = self.served.values().chain(self.unknown.values());
+        let ends = gates.chain(all.filter_map(Subscription::patience_ends));
+        // What lies behind has had its poll.
+        ends.filter(|at| *at > now).min()
+    }
+
+    fn send(
+        &mut self,
+        kinds: &[ResourceType],
+        stage: Stage,
+        snapshot: &Snapshot,
+        now: Instant,
+        out: &mut Vec<Answer>,
+    ) {
+        for kind in kinds {
+            let Some(subscription) = self.served.get_mut(kind) else {
+                continue;
+            };
+            let resources = Some(snapshot.of(*kind));
+            out.extend(match self.protocol {
+                Protocol::Delta => subscription.delta_next(resources, stage, now),
+                Protocol::Sotw => subscription.sotw_next(resources, stage, now),
+            });
+        }
+    }
+
+    /// The endpoints of every cluster that is sent are to be sent (again), because a changed cluster warms anew.
+    fn owe(&mut self, sent: &[Answer], snapshot: &Snapshot) {
+        let clusters = sent
+            .iter()
+            .filter(|answer| &*answer.type_url == ResourceType::Cluster.url());
+        for cluster in clusters.flat_map(|answer| &answer.resources) {
+            if snapshot.endpoints.get(&cluster.name).is_some() {
+                self.owed.insert(Arc::clone(&cluster.name));
+            }
+        }
+    }
+
+    fn pay(&mut self, snapshot: &Snapshot) {
+        let everything = self
+            .served
+            .get(&ResourceType::Cluster)
+            .is_some_and(Subscription::is_wildcard);
+        let Some(endpoints) = self.served.get_mut(&ResourceType::Endpoint) else {
+            // A client without EDS on this stream (a per-type stream, or one that has not come so far).
+            return;
+        };
+        self.owed.retain(|name| {
+            let asked = endpoints.is_named(name) || endpoints.is_wildcard();
+            if asked {
+                endpoints.force(name);
+            }
+            // Who subscribes to clusters by name may leave endpoints alone; do not wait for it.
+            !asked && everything && snapshot.endpoints.get(name).is_some()
+        });
+    }
+
+    fn waits(&self, kinds: &[ResourceType]) -> bool {
+        let of = |kind| self.served.get(kind);
+        kinds
+            .iter()
+            .filter_map(of)
+            .any(|subscription| subscription.is_waiting(Stage::Updates))
+    }
+}
