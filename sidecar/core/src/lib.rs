@@ -11,6 +11,8 @@
 
 pub mod balance;
 pub mod cluster;
+#[cfg(test)]
+mod fixture;
 pub mod limits;
 pub mod outlier;
 pub mod retry;

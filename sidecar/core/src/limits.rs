@@ -152,3 +152,6 @@ impl Drop for Permit {
         debug_assert!(before > 0, "a permit was given back twice");
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -267,3 +267,6 @@ fn may_eject(config: &OutlierConfig, all: &[Arc<Endpoint>], endpoint: &Endpoint)
 fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
+
+#[cfg(test)]
+mod tests;

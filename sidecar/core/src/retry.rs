@@ -157,3 +157,6 @@ impl Drop for RetryPermit {
         self.0.used.fetch_sub(1, Relaxed);
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,1 +1,158 @@
+use std::sync::{Arc, atomic::Ordering::Relaxed};
 
+use super::{Cluster, ClusterConfig, EndpointConfig, Health, NoEndpoint, UpstreamTls};
+use crate::{
+    LbPolicy, OutlierConfig, Thresholds,
+    fixture::{cluster, config, ejecting, endpoint, outlier, secs},
+};
+
+fn rng() -> fastrand::Rng {
+    fastrand::Rng::with_seed(1)
+}
+
+fn at_priority(port: u16, priority: u32, health: Health) -> EndpointConfig {
+    EndpointConfig {
+        priority,
+        health,
+        ..endpoint(port)
+    }
+}
+
+#[test]
+fn an_endpoint_that_stays_keeps_its_id_and_counts() {
+    let before = cluster(LbPolicy::LeastRequest, [1, 2]);
+    let held = before.by_port(1).begin();
+    let heavier = EndpointConfig {
+        weight: 9,
+        health: Health::Draining,
+        ..endpoint(1)
+    };
+    let after = Cluster::new(
+        config(LbPolicy::RoundRobin),
+        vec![endpoint(3), heavier],
+        Some(&before),
+    );
+    let (old, new) = (before.by_port(1), after.by_port(1));
+    assert_eq!((old.id, new.config.weight), (new.id, 9));
+    assert_eq!(new.state.active_requests.load(Relaxed), 1);
+    drop(held);
+    assert_eq!(new.state.active_requests.load(Relaxed), 0);
+    assert_ne!(before.by_port(2).id, after.by_port(3).id);
+}
+
+#[test]
+fn an_endpoint_whose_connections_cannot_stay_is_another_one() {
+    let before = cluster(LbPolicy::LeastRequest, [1]);
+    let tls = EndpointConfig {
+        mtls: true,
+        ..endpoint(1)
+    };
+    let with_mtls = Cluster::new(config(LbPolicy::LeastRequest), vec![tls], Some(&before));
+    assert_ne!(with_mtls.by_port(1).id, before.by_port(1).id);
+
+    let other_identity = ClusterConfig {
+        tls: Some(UpstreamTls {
+            certificate: "default".to_owned(),
+            validation: "ROOTCA".to_owned(),
+            subject_alt_names: vec!["spiffe://cluster.local/ns/default/sa/reviews".to_owned()],
+            sni: String::new(),
+        }),
+        ..config(LbPolicy::LeastRequest)
+    };
+    let renamed = Cluster::new(other_identity, vec![endpoint(1)], Some(&before));
+    assert_ne!(renamed.by_port(1).id, before.by_port(1).id);
+}
+
+#[test]
+fn limits_change_live_and_keep_what_is_in_use() {
+    let limited = |max_requests| ClusterConfig {
+        thresholds: Thresholds {
+            max_requests,
+            ..Thresholds::default()
+        },
+        ..config(LbPolicy::LeastRequest)
+    };
+    let before = Cluster::new(limited(2), Vec::new(), None);
+    let held = [true, true].map(|count| before.limits.requests.try_acquire(count).unwrap());
+    let after = Cluster::new(limited(1), Vec::new(), Some(&before));
+    assert_eq!(after.limits.requests.used(), 2);
+    drop(held);
+    let one = after.limits.requests.try_acquire(true);
+    assert!(one.is_some());
+    assert!(after.limits.requests.try_acquire(true).is_none());
+    assert!(Arc::ptr_eq(&before.retries, &after.retries));
+}
+
+#[test]
+fn a_lower_priority_is_used_only_when_the_higher_has_nothing_left() {
+    use Health::{Healthy, Unhealthy};
+    let pick = |endpoints: &[(u16, u32, Health)], tried: &[u16]| {
+        let endpoints = endpoints
+            .iter()
+            .map(|(port, priority, health)| at_priority(*port, *priority, *health))
+            .collect();
+        let cluster = Cluster::new(config(LbPolicy::LeastRequest), endpoints, None);
+        let tried: Vec<_> = tried.iter().map(|port| cluster.by_port(*port).id).collect();
+        cluster.pick_with(&mut rng(), None, &tried, secs(1))
+    };
+    let both = [(1, 0, Healthy), (2, 1, Healthy)];
+    assert_eq!(pick(&both, &[]), Ok(1));
+    assert_eq!(pick(&both, &[1]), Ok(2));
+    assert_eq!(pick(&both, &[1, 2]), Err(NoEndpoint::Exhausted));
+    assert_eq!(pick(&[(1, 0, Unhealthy), (2, 7, Healthy)], &[]), Ok(2));
+    let none = [(1, 0, Unhealthy), (2, 1, Unhealthy)];
+    assert_eq!(pick(&none, &[]), Err(NoEndpoint::Unhealthy));
+    assert_eq!(pick(&[], &[]), Err(NoEndpoint::Empty));
+}
+
+#[test]
+fn one_address_given_twice_is_one_endpoint() {
+    let twice = vec![endpoint(1), endpoint(2), endpoint(1)];
+    let cluster = Cluster::new(config(LbPolicy::RoundRobin), twice, None);
+    assert_eq!(cluster.endpoints.len(), 2);
+}
+
+#[test]
+fn when_all_that_is_left_is_ejected_it_is_used() {
+    // 1 and 2 are ejected while 3 is in service; then 3 leaves.
+    let before = ejecting(outlier(), [1, 2, 3]);
+    assert!(before.fail(1, 5, secs(0)) && before.fail(2, 5, secs(0)));
+    let left = vec![endpoint(1), endpoint(2)];
+    let after = Cluster::new(before.config.clone(), left, Some(&before));
+    assert!(after.pick_with(&mut rng(), None, &[], secs(1)).is_ok());
+}
+
+#[test]
+fn an_operator_who_allows_all_to_be_ejected_gets_an_open_breaker() {
+    let all = OutlierConfig {
+        max_ejection_percent: 100,
+        ..outlier()
+    };
+    let cluster = ejecting(all, [1]);
+    assert!(cluster.fail(1, 5, secs(0)));
+    let pick = |now| cluster.pick_with(&mut rng(), None, &[], secs(now));
+    assert_eq!(pick(29), Err(NoEndpoint::Unhealthy));
+    assert_eq!(pick(30), Ok(1), "the probe");
+    assert_eq!(pick(30), Err(NoEndpoint::Unhealthy), "one only");
+}
+
+#[test]
+fn ejection_is_ignored_below_the_minimum_of_healthy_endpoints() {
+    let half = OutlierConfig {
+        min_health_percent: 50,
+        ..outlier()
+    };
+    let cluster = ejecting(half, 1..=4);
+    let used = || {
+        let mut ports: Vec<u16> = (0..100)
+            .map(|_| cluster.pick_with(&mut rng(), None, &[], secs(1)).unwrap())
+            .collect();
+        ports.sort_unstable();
+        ports.dedup();
+        ports
+    };
+    assert!(cluster.fail(1, 5, secs(0)) && cluster.fail(2, 5, secs(0)));
+    assert_eq!(used(), [3, 4]);
+    assert!(cluster.fail(3, 5, secs(0)));
+    assert_eq!(used(), [1, 2, 3, 4]);
+}

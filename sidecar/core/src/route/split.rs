@@ -3,7 +3,7 @@
 //! By plain chance, a share of 10 % would be off by more than one point in one of 1,000 runs of 10,000
 //! requests, and by far more in a canary's first minute. So the unit interval is cut into 128 strata, every block of
 //! 128 requests visits each once, in an order that differs from block to block, and chance decides only
-//! where in its stratum a request falls. Over 10,000 requests a share is exact within 0.2 points. A plain
+//! where in its stratum a request falls. Over 10,000 requests a share is exact within half a point. A plain
 //! counter would be as exact, but in step with a client that alternates between two pages.
 
 use std::sync::{

@@ -1,1 +1,667 @@
+use std::time::Duration;
 
+use http::{HeaderMap, HeaderName, HeaderValue, Method};
+use xxhash_rust::xxh64::xxh64;
+
+use super::{
+    Action, ClusterChoice, HashPolicy, HeaderEdits, HeaderMatch, NoRoute, PathMatch, RequestView,
+    Route, RouteMatch, RouteTable, StringMatch, VirtualHost, WeightedCluster,
+};
+use crate::ClusterSlot;
+
+fn route(name: &str, path: PathMatch) -> Route {
+    Route {
+        name: name.to_owned(),
+        position: None,
+        matches: RouteMatch {
+            path,
+            case_sensitive: true,
+            headers: Vec::new(),
+            query_parameters: Vec::new(),
+        },
+        action: Action::DirectResponse {
+            status: 200,
+            body: [].into(),
+        },
+        timeout: None,
+        request_headers: HeaderEdits::default(),
+        response_headers: HeaderEdits::default(),
+        hash_policies: Vec::new(),
+        prefix_rewrite: None,
+        host_rewrite: None,
+    }
+}
+
+fn everything() -> PathMatch {
+    PathMatch::Prefix("/".to_owned())
+}
+
+fn host(name: &str, domains: &[&str], routes: Vec<Route>) -> VirtualHost {
+    VirtualHost {
+        name: name.to_owned(),
+        domains: domains.iter().map(|one| (*one).to_owned()).collect(),
+        routes,
+    }
+}
+
+fn headers(pairs: &[(&str, &str)]) -> HeaderMap {
+    let pair = |(name, value): &(&str, &str)| {
+        let name = HeaderName::from_bytes(name.as_bytes()).unwrap();
+        (name, HeaderValue::from_str(value).unwrap())
+    };
+    let mut headers = HeaderMap::new();
+    for (name, value) in pairs.iter().map(pair) {
+        headers.append(name, value);
+    }
+    headers
+}
+
+fn get<'a>(authority: &'a str, path: &'a str, headers: &'a HeaderMap) -> RequestView<'a> {
+    RequestView {
+        method: &Method::GET,
+        authority,
+        path_and_query: path,
+        scheme: "http",
+        headers,
+    }
+}
+
+/// Whether one route with this match is found.
+fn holds(matches: &RouteMatch, path: &str, headers: &HeaderMap) -> bool {
+    let mut route = route("", everything());
+    route.matches = matches.clone();
+    let table = RouteTable::new(String::new(), vec![host("", &["*"], vec![route])]);
+    table.find(&get("a", path, headers)).is_ok()
+}
+
+#[test]
+fn exact_hosts_come_before_longest_suffix_before_longest_prefix_before_all() {
+    let hosts = [
+        "*",
+        "api.*",
+        "api.example.*",
+        "*.com",
+        "*.example.com",
+        "www.example.com",
+        "reviews",
+        "reviews:9080",
+        "[::1]",
+    ]
+    .map(|domain| host(domain, &[domain], vec![route("", everything())]));
+    let table = RouteTable::new("9080".to_owned(), hosts.to_vec());
+    for (authority, want) in [
+        ("www.example.com", "www.example.com"),
+        ("WWW.Example.COM", "www.example.com"),
+        ("www.example.com:80", "www.example.com"),
+        ("api.example.com", "*.example.com"),
+        ("api.example.com:80", "*.example.com"),
+        (".example.com", "*.com"),
+        ("example.com", "*.com"),
+        ("api.example.org", "api.example.*"),
+        ("api.other.org:8080", "api.*"),
+        ("reviews", "reviews"),
+        ("reviews:9080", "reviews:9080"),
+        ("Reviews:9080", "reviews:9080"),
+        ("reviews:1", "reviews"),
+        ("[::1]:80", "[::1]"),
+        ("::1", "*"),
+        ("", "*"),
+    ] {
+        let found = table.find(&get(authority, "/", &HeaderMap::new()));
+        assert_eq!(found.unwrap().0.name, want, "{authority}");
+    }
+    let long = format!("{}.EXAMPLE.com", "a".repeat(1000));
+    assert_eq!(table.virtual_host(&long).unwrap().name, "*.example.com");
+}
+
+#[test]
+fn what_has_no_host_or_no_path_is_told_apart() {
+    let path = PathMatch::Exact("/a".to_owned());
+    let table = RouteTable::new(
+        String::new(),
+        vec![host("", &["reviews"], vec![route("", path)])],
+    );
+    let find = |authority, path| table.find(&get(authority, path, &HeaderMap::new())).err();
+    assert_eq!(find("ratings", "/a"), Some(NoRoute::Host));
+    assert_eq!(find("reviews", "/b"), Some(NoRoute::Path));
+    assert_eq!(find("reviews", "/a?b=1"), None);
+}
+
+#[test]
+fn the_first_virtual_host_keeps_a_domain() {
+    let hosts = ["first", "second"].map(|name| host(name, &["a", "*.b", "*"], vec![]));
+    let table = RouteTable::new(String::new(), hosts.to_vec());
+    for authority in ["a", "x.b", "c"] {
+        assert_eq!(table.virtual_host(authority).unwrap().name, "first");
+    }
+}
+
+#[test]
+fn the_first_route_that_matches_wins() {
+    let routes = vec![
+        route("exact", PathMatch::Exact("/a".to_owned())),
+        route("short", PathMatch::Prefix("/a".to_owned())),
+        route("long", PathMatch::Prefix("/a/b".to_owned())),
+        route("rest", everything()),
+    ];
+    let table = RouteTable::new(String::new(), vec![host("", &["*"], routes)]);
+    for (path, want) in [
+        ("/a", "exact"),
+        ("/a/b", "short"),
+        ("/ab", "short"),
+        ("/b", "rest"),
+    ] {
+        let headers = HeaderMap::new();
+        let request = get("a", path, &headers);
+        assert_eq!(table.find(&request).unwrap().1.name, want, "{path}");
+    }
+}
+
+#[test]
+fn paths_match_without_the_query() {
+    let own = str::to_owned;
+    let regex = |pattern| PathMatch::Regex(regex::Regex::new(pattern).unwrap());
+    for (path, case_sensitive, yes, no) in [
+        (
+            PathMatch::Exact(own("/a")),
+            true,
+            vec!["/a", "/a?b", "/a#f"],
+            vec!["/A", "/ab", "/a/", "/"],
+        ),
+        (
+            PathMatch::Exact(own("/a")),
+            false,
+            vec!["/a", "/A"],
+            vec!["/ab"],
+        ),
+        (
+            PathMatch::Prefix(own("/a")),
+            true,
+            vec!["/a", "/ab", "/a/b?c"],
+            vec!["/A", "/", "/b?/a"],
+        ),
+        (PathMatch::Prefix(own("/a")), false, vec!["/Ab"], vec!["/b"]),
+        (PathMatch::Prefix(own("/")), true, vec!["/", "/x"], vec![""]),
+        (
+            PathMatch::SeparatedPrefix(own("/a")),
+            true,
+            vec!["/a", "/a/", "/a/b", "/a?b"],
+            vec!["/ab", "/"],
+        ),
+        (
+            regex("/(a|ab)"),
+            true,
+            vec!["/a", "/ab", "/ab?c"],
+            vec!["/abc", "x/a"],
+        ),
+        (regex("/a|/b"), true, vec!["/a", "/b"], vec!["/a/b", "/ab"]),
+        (regex("(?x) /a # a comment"), true, vec!["/a"], vec!["/ab"]),
+        (regex("/a"), false, vec!["/a"], vec!["/A"]),
+    ] {
+        let matches = RouteMatch {
+            path,
+            case_sensitive,
+            headers: vec![],
+            query_parameters: vec![],
+        };
+        for path in yes {
+            assert!(
+                holds(&matches, path, &HeaderMap::new()),
+                "{matches:?} {path}"
+            );
+        }
+        for path in no {
+            assert!(
+                !holds(&matches, path, &HeaderMap::new()),
+                "{matches:?} {path}"
+            );
+        }
+    }
+}
+
+#[test]
+fn headers_match_as_envoy_matches_them() {
+    let own = str::to_owned;
+    let regex = |pattern| StringMatch::Regex(regex::Regex::new(pattern).unwrap());
+    let canary = headers(&[
+        ("canary", "True"),
+        ("multi", "a"),
+        ("multi", "b"),
+        ("empty", ""),
+    ]);
+    // name, condition, holds, holds inverted, holds where missing counts as empty
+    for (name, value, plain, inverted, missing_as_empty) in [
+        (
+            "canary",
+            StringMatch::Exact(own("True"), false),
+            true,
+            false,
+            true,
+        ),
+        (
+            "canary",
+            StringMatch::Exact(own("true"), false),
+            false,
+            true,
+            false,
+        ),
+        (
+            "canary",
+            StringMatch::Exact(own("true"), true),
+            true,
+            false,
+            true,
+        ),
+        (
+            "canary",
+            StringMatch::Prefix(own("Tr"), false),
+            true,
+            false,
+            true,
+        ),
+        (
+            "canary",
+            StringMatch::Suffix(own("UE"), true),
+            true,
+            false,
+            true,
+        ),
+        (
+            "canary",
+            StringMatch::Suffix(own("xxTrue"), false),
+            false,
+            true,
+            false,
+        ),
+        (
+            "canary",
+            StringMatch::Contains(own("RU"), true),
+            true,
+            false,
+            true,
+        ),
+        (
+            "canary",
+            StringMatch::Contains(own("RU"), false),
+            false,
+            true,
+            false,
+        ),
+        ("canary", regex("T.*e|x"), true, false, true),
+        ("canary", regex("Tru"), false, true, false),
+        ("canary", StringMatch::Present(true), true, false, true),
+        ("canary", StringMatch::Present(false), false, true, false),
+        (
+            "multi",
+            StringMatch::Exact(own("a,b"), false),
+            true,
+            false,
+            true,
+        ),
+        (
+            "multi",
+            StringMatch::Exact(own("a"), false),
+            false,
+            true,
+            false,
+        ),
+        (
+            "empty",
+            StringMatch::Exact(own(""), false),
+            true,
+            false,
+            true,
+        ),
+        // A missing header matches neither a condition nor its opposite.
+        (
+            "missing",
+            StringMatch::Exact(own("a"), false),
+            false,
+            false,
+            false,
+        ),
+        (
+            "missing",
+            StringMatch::Exact(own(""), false),
+            false,
+            false,
+            true,
+        ),
+        ("missing", StringMatch::Present(true), false, true, true),
+        ("missing", StringMatch::Present(false), true, false, false),
+        (
+            ":method",
+            StringMatch::Exact(own("GET"), false),
+            true,
+            false,
+            true,
+        ),
+        (
+            ":authority",
+            StringMatch::Exact(own("a"), false),
+            true,
+            false,
+            true,
+        ),
+        (
+            ":scheme",
+            StringMatch::Exact(own("http"), false),
+            true,
+            false,
+            true,
+        ),
+        (
+            ":path",
+            StringMatch::Exact(own("/p?q=1"), false),
+            true,
+            false,
+            true,
+        ),
+    ] {
+        for (invert, treat_missing_as_empty, want) in [
+            (false, false, plain),
+            (true, false, inverted),
+            (false, true, missing_as_empty),
+            (true, true, !missing_as_empty),
+        ] {
+            let header = HeaderMatch {
+                name: own(name),
+                value: value.clone(),
+                invert,
+                treat_missing_as_empty,
+            };
+            let matches = RouteMatch {
+                path: everything(),
+                case_sensitive: true,
+                headers: vec![header],
+                query_parameters: vec![],
+            };
+            assert_eq!(holds(&matches, "/p?q=1", &canary), want, "{matches:?}");
+        }
+    }
+}
+
+#[test]
+fn all_header_conditions_must_hold() {
+    let is = |name: &str| HeaderMatch {
+        name: name.to_owned(),
+        value: StringMatch::Exact("1".to_owned(), false),
+        invert: false,
+        treat_missing_as_empty: false,
+    };
+    let matches = RouteMatch {
+        path: everything(),
+        case_sensitive: true,
+        headers: vec![is("a"), is("b")],
+        query_parameters: vec![],
+    };
+    assert!(holds(&matches, "/", &headers(&[("a", "1"), ("b", "1")])));
+    assert!(!holds(&matches, "/", &headers(&[("a", "1")])));
+}
+
+#[test]
+fn query_parameters_match_as_written_and_by_their_first_value() {
+    let exact = |value: &str| StringMatch::Exact(value.to_owned(), false);
+    for (value, yes, no) in [
+        (
+            exact("1"),
+            vec!["/?id=1", "/?x=2&id=1", "/?id=1&id=2", "/?id=1#f"],
+            vec!["/", "/?id=2&id=1", "/?ID=1", "/?id=%31", "/#?id=1"],
+        ),
+        (exact("%31"), vec!["/?id=%31"], vec!["/?id=1"]),
+        (exact(""), vec!["/?id", "/?id="], vec!["/", "/?idx"]),
+        (exact("a=b"), vec!["/?id=a=b"], vec!["/?id=a"]),
+        (
+            StringMatch::Present(true),
+            vec!["/?id", "/?id=2"],
+            vec!["/?x=id"],
+        ),
+        (StringMatch::Present(false), vec!["/", "/?x"], vec!["/?id"]),
+    ] {
+        let matches = RouteMatch {
+            path: everything(),
+            case_sensitive: true,
+            headers: vec![],
+            query_parameters: vec![("id".to_owned(), value)],
+        };
+        for path in yes {
+            assert!(
+                holds(&matches, path, &HeaderMap::new()),
+                "{matches:?} {path}"
+            );
+        }
+        for path in no {
+            assert!(
+                !holds(&matches, path, &HeaderMap::new()),
+                "{matches:?} {path}"
+            );
+        }
+    }
+}
+
+fn choice(weights: &[u32]) -> Option<ClusterChoice> {
+    let clusters = (0..).zip(weights).map(|(slot, weight)| WeightedCluster {
+        cluster: ClusterSlot(slot),
+        name: slot.to_string().into(),
+        weight: *weight,
+        request_headers: HeaderEdits::default(),
+        response_headers: HeaderEdits::default(),
+    });
+    ClusterChoice::new(clusters.collect())
+}
+
+fn shares(choice: &ClusterChoice, rng: &mut fastrand::Rng, n: usize) -> Vec<usize> {
+    let mut counts = vec![0; choice.clusters.len()];
+    for _ in 0..n {
+        counts[choice.choose(rng).unwrap().cluster.0 as usize] += 1;
+    }
+    counts
+}
+
+#[test]
+fn ten_thousand_requests_split_by_weight_within_half_a_point() {
+    for seed in 0..200 {
+        let mut rng = fastrand::Rng::with_seed(seed);
+        for weights in [
+            &[90, 10][..],
+            &[99, 1],
+            &[1, 1, 1],
+            &[0, 1, 2],
+            &[u32::MAX, 7],
+        ] {
+            let choice = choice(weights).unwrap();
+            let counts = shares(&choice, &mut rng, 10_000);
+            for (count, weight) in counts.iter().zip(weights) {
+                let want = 10_000.0 * f64::from(*weight) / choice.total_weight as f64;
+                let off = (*count as f64 - want).abs();
+                assert!(off <= 50.0, "seed {seed}: {counts:?} of {weights:?}");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_client_that_takes_turns_gets_the_split_on_each_of_its_pages() {
+    let choice = choice(&[90, 10]).unwrap();
+    let mut rng = fastrand::Rng::with_seed(3);
+    for step in [2, 3, 10, 64, 128] {
+        let picks: Vec<u32> = (0..10_000 * step)
+            .map(|_| choice.choose(&mut rng).unwrap().cluster.0)
+            .collect();
+        let second = picks
+            .iter()
+            .step_by(step)
+            .filter(|slot| **slot == 1)
+            .count();
+        assert!(second.abs_diff(1000) < 150, "every {step}th: {second}");
+    }
+}
+
+#[test]
+fn the_first_request_of_many_sidecars_splits_too() {
+    let second = (0..10_000)
+        .filter(|seed| {
+            let mut rng = fastrand::Rng::with_seed(*seed);
+            choice(&[90, 10]).unwrap().choose(&mut rng).unwrap().cluster == ClusterSlot(1)
+        })
+        .count();
+    assert!(second.abs_diff(1000) < 150, "{second}");
+}
+
+#[test]
+fn a_choice_of_nothing_cannot_be_made() {
+    assert!(choice(&[]).is_none());
+    assert!(choice(&[0, 0]).is_none());
+    let one = choice(&[7]).unwrap();
+    assert_eq!(shares(&one, &mut fastrand::Rng::with_seed(1), 3), [3]);
+}
+
+#[test]
+fn headers_are_removed_then_set_then_added() {
+    let pair = |name: &'static str, value: &'static str| {
+        (
+            HeaderName::from_static(name),
+            HeaderValue::from_static(value),
+        )
+    };
+    let edits = HeaderEdits {
+        remove: vec![
+            HeaderName::from_static("a"),
+            HeaderName::from_static("gone"),
+        ],
+        set: vec![pair("b", "new")],
+        add: vec![pair("a", "again"), pair("c", "2")],
+    };
+    let mut map = headers(&[
+        ("a", "1"),
+        ("a", "2"),
+        ("b", "1"),
+        ("b", "2"),
+        ("c", "1"),
+        ("gone", "1"),
+    ]);
+    edits.apply(&mut map);
+    assert_eq!(
+        map,
+        headers(&[("b", "new"), ("c", "1"), ("a", "again"), ("c", "2")])
+    );
+    assert!(HeaderEdits::default().is_empty() && !edits.is_empty());
+}
+
+#[test]
+fn a_rewrite_replaces_what_matched_and_keeps_the_query() {
+    let own = str::to_owned;
+    for (path, rewrite, request, want) in [
+        (PathMatch::Prefix(own("/a")), "/b", "/a/c?d=1", "/b/c?d=1"),
+        (PathMatch::Prefix(own("/a/")), "/", "/a/c", "/c"),
+        (PathMatch::Prefix(own("/a")), "/", "/a/c", "//c"),
+        (PathMatch::SeparatedPrefix(own("/a")), "/", "/a/c?d", "/c?d"),
+        (PathMatch::SeparatedPrefix(own("/a")), "/", "/a", "/"),
+        (PathMatch::SeparatedPrefix(own("/a")), "/b", "/a/c", "/b/c"),
+        (PathMatch::Exact(own("/a")), "/b", "/a?d", "/b?d"),
+        (PathMatch::regex("/.*").unwrap(), "/b", "/a/c?d", "/b?d"),
+        (PathMatch::Prefix(own("/longer")), "/b", "/a", "/a"),
+    ] {
+        let mut route = route("", path);
+        assert_eq!(route.rewrite_path(request), request);
+        route.prefix_rewrite = Some(rewrite.to_owned());
+        assert_eq!(route.rewrite_path(request), want);
+    }
+}
+
+/// The hash that these policies make of a request with these headers from 10.0.0.1.
+fn hash(policies: &[HashPolicy], pairs: &[(&str, &str)]) -> Option<u64> {
+    let mut route = route("", everything());
+    route.hash_policies = policies.to_vec();
+    let headers = headers(pairs);
+    let request = get("a", "/?q=7&q=8", &headers);
+    route.hash(&request, Some([10, 0, 0, 1].into()))
+}
+
+#[test]
+fn a_hash_is_xxh64_of_what_the_policy_names() {
+    let header = || HashPolicy::Header(HeaderName::from_static("user-id"));
+    let cookie = || HashPolicy::Cookie {
+        name: "user".to_owned(),
+        path: "/".to_owned(),
+        ttl: None,
+    };
+    let of = |text: &str| Some(xxh64(text.as_bytes(), 0));
+    // The reference value of the algorithm itself.
+    assert_eq!(of(""), Some(0xEF46_DB37_51D8_E999));
+    assert_eq!(hash(&[header()], &[("user-id", "ada")]), of("ada"));
+    assert_eq!(hash(&[header()], &[]), None);
+    let (ab, ba) = (
+        [("user-id", "a"), ("user-id", "b")],
+        [("user-id", "b"), ("user-id", "a")],
+    );
+    assert_eq!(hash(&[header()], &ab), hash(&[header()], &ba));
+    for cookies in [
+        "user=ada",
+        "x=1; user=ada; y=2",
+        "user=\"ada\"",
+        "xuser=1;user=ada",
+        "user=ada; user=bob",
+    ] {
+        assert_eq!(
+            hash(&[cookie()], &[("cookie", cookies)]),
+            of("ada"),
+            "{cookies}"
+        );
+    }
+    assert_eq!(
+        hash(&[cookie()], &[("cookie", "a=1"), ("cookie", "user=ada")]),
+        of("ada")
+    );
+    assert_eq!(hash(&[cookie()], &[("cookie", "user=")]), None);
+    assert_eq!(hash(&[HashPolicy::SourceIp], &[]), of("10.0.0.1"));
+    assert_eq!(
+        hash(&[HashPolicy::QueryParameter("q".to_owned())], &[]),
+        of("7")
+    );
+    assert_eq!(hash(&[], &[]), None);
+}
+
+#[test]
+fn several_hashes_combine_and_terminal_ends_the_list() {
+    let header = |name| HashPolicy::Header(HeaderName::from_static(name));
+    let pairs = [("a", "1"), ("b", "1")];
+    let one = xxh64(b"1", 0);
+    assert_eq!(
+        hash(&[header("a"), header("b")], &pairs),
+        Some(one.rotate_left(1) ^ one)
+    );
+    assert_eq!(hash(&[header("x"), header("b")], &pairs), Some(one));
+    assert_eq!(
+        hash(&[header("a"), HashPolicy::Terminal, header("b")], &pairs),
+        Some(one)
+    );
+    assert_eq!(
+        hash(&[header("x"), HashPolicy::Terminal, header("b")], &pairs),
+        Some(one)
+    );
+}
+
+#[test]
+fn a_missing_cookie_with_a_ttl_is_to_be_set_and_hashes_as_it_will() {
+    let mut route = route("", everything());
+    route.hash_policies = vec![HashPolicy::Cookie {
+        name: "user".to_owned(),
+        path: "/shop".to_owned(),
+        ttl: Some(Duration::from_secs(60)),
+    }];
+    let none = headers(&[]);
+    let missing: Vec<_> = route.missing_cookies(&none).collect();
+    assert_eq!(missing.len(), 1);
+    assert_eq!(
+        missing[0].set_cookie("f00").unwrap(),
+        "user=\"f00\"; Max-Age=60; Path=/shop; HttpOnly"
+    );
+    assert_eq!(missing[0].set_cookie("a\nb"), None);
+
+    let first = route.hash_with_cookie(&get("a", "/", &none), None, Some("f00"));
+    let back = headers(&[("cookie", "user=\"f00\"")]);
+    assert_eq!(route.missing_cookies(&back).count(), 0);
+    assert_eq!(first, route.hash(&get("a", "/", &back), None));
+    assert_eq!(route.hash(&get("a", "/", &none), None), None);
+}
