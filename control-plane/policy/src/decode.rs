@@ -232,9 +232,12 @@ impl<'a> Fields<'a> {
 
     /// Reports about a field: at its value, or at the mapping where it is absent.
     pub(crate) fn refuse(&self, d: &mut Decoder, name: &str, message: impl Into<String>) {
-        let mark = self
-            .pair(name)
-            .map_or(self.item.node.mark, |p| p.value.mark);
+        // A key without a value is a better place than the mapping that it is in.
+        let pair = self.pairs.iter().find(|pair| &*pair.key == name);
+        let mark = pair.map_or(self.item.node.mark, |pair| match pair.value.value {
+            Value::Null => pair.mark,
+            _ => pair.value.mark,
+        });
         d.report
             .error(mark, self.item.path.field(name).to_string(), message);
     }
@@ -364,11 +367,7 @@ pub(crate) fn boolean(d: &mut Decoder, item: Item<'_>) -> Option<bool> {
 
 /// A whole number in a range.
 pub(crate) fn integer(d: &mut Decoder, item: Item<'_>, range: RangeInclusive<u64>) -> Option<u64> {
-    let want = if *range.end() >= u64::from(u32::MAX >> 1) {
-        format!("a whole number of at least {}", range.start())
-    } else {
-        format!("a whole number from {} to {}", range.start(), range.end())
-    };
+    let want = format!("a whole number from {} to {}", range.start(), range.end());
     let Value::Number(number) = &item.node.value else {
         if let Value::Text { text, plain: false } = &item.node.value
             && text.parse::<u64>().is_ok()
@@ -514,20 +513,32 @@ pub(crate) fn refuse_twice<T>(
     advice: &str,
 ) {
     let mut seen: BTreeMap<String, Position> = BTreeMap::new();
-    for (index, item) in items.iter().enumerate() {
+    for item in items {
         let (text, position) = name(item);
         if let Some(first) = seen.get(&text) {
             let message = format!(
-                "{} is used twice, first in line {}; {advice}",
+                "{} is used twice, first in line {}, column {}; {advice}",
                 quoted(&text),
-                first.line
+                first.line,
+                first.column
             );
+            let index = index_of(d, fields, list, &position);
             let path = format!("{}[{index}]{field}", fields.item.path.field(list));
             d.report.error_at(position, path, message);
         } else {
             seen.insert(text, position);
         }
     }
+}
+
+/// The item of `list` in which `position` stands. Counted in the text, because items that were refused are
+/// not among the decoded ones.
+fn index_of(d: &Decoder, fields: &Fields<'_>, list: &str, position: &Position) -> usize {
+    let Some(Value::Sequence(nodes)) = fields.pair(list).map(|pair| &pair.value.value) else {
+        return 0;
+    };
+    let before = |node: &Rc<Node>| d.report.position(node.mark) <= *position;
+    nodes.iter().rposition(before).unwrap_or(0)
 }
 
 /// `; did you mean` for a value out of a closed set.

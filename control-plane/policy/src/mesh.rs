@@ -10,6 +10,8 @@ mod check;
 mod merge;
 mod names;
 mod select;
+#[cfg(test)]
+mod tests;
 
 use std::{
     collections::{BTreeMap, BTreeSet},

@@ -13,6 +13,8 @@ mod http_match;
 mod http_route;
 mod service_entry;
 mod sidecar;
+#[cfg(test)]
+mod tests;
 mod virtual_service;
 
 use std::collections::BTreeMap;
@@ -147,8 +149,8 @@ fn parse_at(
         if let Some(key) = &header.key {
             if let Some(first) = seen.get(key) {
                 let message = format!(
-                    "{key} is in this file twice, first in line {}; keep one, or rename one",
-                    first.line
+                    "{key} is in this file twice, first in line {}, column {}; keep one, or rename one",
+                    first.line, first.column
                 );
                 d.refuse(root, message);
             } else {

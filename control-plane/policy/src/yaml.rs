@@ -9,6 +9,8 @@
 
 mod builder;
 mod node;
+#[cfg(test)]
+mod tests;
 
 use serde_saphyr::granit_parser::{ErrorKind, Event, Options, Parser, ScanError, Span};
 
@@ -19,8 +21,8 @@ use crate::{
     report::{Mark, Report},
 };
 
-/// Reads all documents that are not empty. What is wrong goes to `report`; a document with an error in
-/// it is left out, and the next one is read nevertheless.
+/// Reads all documents that are not empty. What is wrong goes to `report`; a document that is not YAML is
+/// left out, and the next one is read nevertheless.
 pub(crate) fn read(text: &str, limits: &ParseLimits, report: &mut Report) -> Vec<Document> {
     if !within_bounds(text, limits, report) {
         return Vec::new();

@@ -429,3 +429,68 @@ fn compile(pattern: &str) -> Result<(), String> {
             }
         })
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::{dns_fault, go_duration, label_key_fault};
+
+    #[test]
+    fn durations_are_written_as_in_go() {
+        for (text, expected) in [
+            ("0", Some(0)),
+            ("0s", Some(0)),
+            ("1h", Some(3_600_000_000_000)),
+            ("1h30m", Some(5_400_000_000_000)),
+            ("1.5s", Some(1_500_000_000)),
+            (".5s", Some(500_000_000)),
+            ("5.s", Some(5_000_000_000)),
+            ("500ms", Some(500_000_000)),
+            ("2us", Some(2_000)),
+            ("2µs", Some(2_000)),
+            ("1ns", Some(1)),
+            ("0.0000000001s", Some(0)),
+            ("292y", None),
+            ("10", None),
+            ("1.5.5s", None),
+            (".s", None),
+            ("s", None),
+            ("", None),
+            ("-1s", None),
+            ("1 s", None),
+            ("3000000h", None),
+            ("99999999999999999999999999999999999999999999h", None),
+        ] {
+            assert_eq!(
+                go_duration(text),
+                expected.map(Duration::from_nanos),
+                "{text:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_dns_name_has_labels_of_letters_digits_and_dashes() {
+        let long = "a".repeat(64);
+        let deep = vec!["a"; 130].join(".");
+        for good in ["orders", "a.b.c", "Orders", "_x.y", "1a"] {
+            assert_eq!(dns_fault(good), None, "{good}");
+        }
+        for bad in [
+            "", "a..b", ".a", "-a", "a-", "a b", "ä", "a/b", &long, &deep,
+        ] {
+            assert!(dns_fault(bad).is_some(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_labels_key_may_have_a_dns_prefix() {
+        for good in ["app", "app.kubernetes.io/name", "a_b.c-d"] {
+            assert_eq!(label_key_fault(good), None, "{good}");
+        }
+        for bad in ["", "/a", "a/", "a/b/c d", "-a", "a b", "x y/z"] {
+            assert!(label_key_fault(bad).is_some(), "{bad}");
+        }
+    }
+}

@@ -1,0 +1,41 @@
+mod documents;
+mod mutation;
+mod reference;
+mod refusals;
+
+use crate::{Object, ParseLimits, Spec, parse};
+
+/// Every effective field, each at least once.
+const EVERYTHING: &str = include_str!("../../testdata/everything.yaml");
+
+/// The one object of a text that is right.
+fn one(text: &str) -> Object {
+    match parse("f", text, "default", &ParseLimits::default()) {
+        Ok(mut objects) if objects.len() == 1 => objects.remove(0),
+        other => panic!("want one object, found {other:#?}"),
+    }
+}
+
+fn errors(text: &str) -> Vec<String> {
+    match parse("f", text, "default", &ParseLimits::default()) {
+        Ok(objects) => panic!("want errors, found {objects:#?}"),
+        Err(errors) => errors.iter().map(ToString::to_string).collect(),
+    }
+}
+
+/// A document of `kind` whose spec is `spec`, a flow mapping on line 4.
+fn document(kind: &str, spec: &str) -> String {
+    format!(
+        "apiVersion: networking.istio.io/v1\nkind: {kind}\nmetadata: {{name: a}}\nspec: {spec}\n"
+    )
+}
+
+macro_rules! spec_of {
+    ($kind:ident, $object:expr) => {
+        match $object.spec {
+            Spec::$kind(spec) => spec,
+            other => panic!("want a {}, found {other:?}", stringify!($kind)),
+        }
+    };
+}
+pub(crate) use spec_of;
