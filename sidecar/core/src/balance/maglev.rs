@@ -97,7 +97,7 @@ fn next_prime(from: u64) -> u64 {
                 && (3..)
                     .step_by(2)
                     .take_while(|d| d * d <= n)
-                    .all(|d| n % d != 0))
+                    .all(|d| !n.is_multiple_of(d)))
     };
     (from..).find(|n| prime(*n)).unwrap_or(LARGEST)
 }

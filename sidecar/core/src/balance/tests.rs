@@ -20,7 +20,6 @@ const RING: LbPolicy = LbPolicy::RingHash {
 const MAGLEV: LbPolicy = LbPolicy::Maglev { table_size: 65_537 };
 
 fn seeded(seed: u64) -> fastrand::Rng {
-    println!("seed {seed}");
     fastrand::Rng::with_seed(seed)
 }
 
