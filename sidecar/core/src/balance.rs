@@ -1,6 +1,6 @@
 //! Which endpoint next.
 //!
-//! Endpoints of one priority form a [`Tier`]; a cluster asks its tiers in turn. Every policy makes a quick
+//! Endpoints of one priority form a tier; a cluster asks its tiers in turn. Every policy makes a quick
 //! draw first, which in a healthy cluster succeeds, and falls back to a scan of the tier, so that an
 //! endpoint is found whenever one may be used. State is shared by all workers (in-flight counts, one
 //! turn counter a cluster): the spread is even over the proxy, not over each worker.
