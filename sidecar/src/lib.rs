@@ -3,9 +3,21 @@
 //! A request's way: `listen` → `detect` → `tls` → `inbound` | `outbound` (core::route, core::cluster) → `pool` →
 //! `connect` → `http`. Beside it `xds`, `identity`, `register`, `drain`, `admin`, `telemetry`.
 
+mod admin;
+mod backoff;
 mod config;
+mod control;
+mod identity;
+mod readiness;
+mod register;
+mod run;
 mod shared;
 mod telemetry;
+mod vitals;
 mod worker;
+mod xds;
 
+pub use admin::{LogControl, set_log_control};
 pub use config::{App, Config, Readiness, Workload};
+pub use control::ControlPlaneError;
+pub use run::{RunError, run};

@@ -1,0 +1,306 @@
+//! The way to the control plane: one HTTP/2 connection at a time, verified by SPIFFE id rather than by DNS name.
+//!
+//! ```text
+//! first contact: chain must hold the root whose SHA-256 the join token pins (or lead to `root_ca`)
+//! afterwards:    chain must lead to the trust bundle, and we show our own certificate
+//! ```
+//! A renewed certificate opens a new connection; the old one ends with its last stream.
+
+use std::{
+    io,
+    net::{IpAddr, SocketAddr, UdpSocket},
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use http::Uri;
+use hyper_util::rt::TokioIo;
+use rustls::{ClientConfig, client::Resumption, sign::SingleCertAndKey};
+use rustls_pki_types::{CertificateDer, ServerName, pem::PemObject as _};
+use tokio::net::TcpStream;
+use tokio_rustls::TlsConnector;
+use tonic::transport::{Channel, Endpoint};
+
+use crate::{
+    Config,
+    identity::verify::{ControlPlaneVerifier, Trust},
+    shared::Shared,
+};
+
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+const KEEPALIVE: Duration = Duration::from_secs(10);
+const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Why the settings for the control plane cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum ControlPlaneError {
+    /// Not a URL we can use.
+    #[error(
+        "control plane {0:?} is not a URL; expected https://host:15012 or http://127.0.0.1:15010"
+    )]
+    Url(String),
+    /// Plain text to another machine.
+    #[error("control plane {0:?}: plain text is for loopback addresses only; use https://")]
+    PlainText(String),
+    /// No way to get a first certificate.
+    #[error(
+        "a join token is needed for the first certificate (create one with `outrigger token create`)"
+    )]
+    NoToken,
+    /// The token does not say which root to trust.
+    #[error(
+        "the join token must be <secret>.<SHA-256 of the root, 64 hex digits>, or a root certificate must be given"
+    )]
+    Token,
+    /// The root certificate cannot be read.
+    #[error("root certificate {0}")]
+    Root(std::path::PathBuf, #[source] io::Error),
+    /// The file holds no certificate.
+    #[error("root certificate {0} holds no usable PEM certificate")]
+    NotPem(std::path::PathBuf),
+}
+
+/// Checked settings; makes connections.
+#[derive(Debug)]
+pub(crate) struct Control {
+    uri: Uri,
+    host: String,
+    port: u16,
+    /// None = plain text on loopback.
+    first_trust: Option<Trust>,
+    shared: Arc<Shared>,
+    /// Of the certificate it was made with.
+    current: Mutex<Option<(u64, Channel)>>,
+}
+
+impl Control {
+    pub(crate) fn new(config: &Config, shared: Arc<Shared>) -> Result<Self, ControlPlaneError> {
+        let url = &config.control_plane;
+        let bad = || ControlPlaneError::Url(url.clone());
+        let uri: Uri = url.parse().map_err(|_error| bad())?;
+        let host = uri
+            .host()
+            .ok_or_else(bad)?
+            .trim_matches(['[', ']'])
+            .to_owned();
+        let (is_tls, default_port) = match uri.scheme_str() {
+            Some("https") => (true, 15012),
+            Some("http") => (false, 15010),
+            _ => return Err(bad()),
+        };
+        if !is_tls && !is_loopback(&host) {
+            return Err(ControlPlaneError::PlainText(url.clone()));
+        }
+        let first_trust = if is_tls {
+            Some(first_trust(config)?)
+        } else {
+            None
+        };
+        Ok(Self {
+            port: uri.port_u16().unwrap_or(default_port),
+            uri,
+            host,
+            first_trust,
+            shared,
+            current: Mutex::new(None),
+        })
+    }
+
+    /// Whether we get an identity.
+    pub(crate) fn is_tls(&self) -> bool {
+        self.first_trust.is_some()
+    }
+
+    /// The address that connections to the control plane leave from. Sends nothing.
+    pub(crate) async fn local_ip(&self) -> io::Result<IpAddr> {
+        let mut last = io::Error::new(io::ErrorKind::NotFound, "no address");
+        for address in tokio::net::lookup_host((self.host.as_str(), self.port)).await? {
+            let any: SocketAddr = if address.is_ipv4() {
+                ([0, 0, 0, 0], 0).into()
+            } else {
+                ([0u16; 8], 0).into()
+            };
+            let local = UdpSocket::bind(any).and_then(|socket| {
+                socket.connect(address)?;
+                socket.local_addr()
+            });
+            match local {
+                Ok(local) => return Ok(local.ip()),
+                Err(error) => last = error,
+            }
+        }
+        Err(last)
+    }
+
+    /// A new connection, made now; later [`Self::channel`]s share it.
+    pub(crate) async fn connect(&self) -> Result<Channel, tonic::transport::Error> {
+        let (generation, endpoint, connector) = self.dial();
+        let channel = endpoint.connect_with_connector(connector).await?;
+        *self.lock() = Some((generation, channel.clone()));
+        Ok(channel)
+    }
+
+    /// The connection in use, or one that is made with the first call.
+    pub(crate) fn channel(&self) -> Channel {
+        let (generation, endpoint, connector) = self.dial();
+        match &mut *self.lock() {
+            Some((made_with, channel)) if *made_with == generation => channel.clone(),
+            place => {
+                let channel = endpoint.connect_with_connector_lazy(connector);
+                *place = Some((generation, channel.clone()));
+                channel
+            }
+        }
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, Option<(u64, Channel)>> {
+        self.current.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn dial(&self) -> (u64, Endpoint, Connector) {
+        let identity = self.shared.identity.load_full();
+        // The connector does TLS itself: tonic must see plain text, requests must say https.
+        let endpoint = Endpoint::from(self.uri.clone())
+            .origin(self.uri.clone())
+            .user_agent(concat!("outrigger/", env!("CARGO_PKG_VERSION")))
+            .unwrap_or_else(|_| Endpoint::from(self.uri.clone()))
+            .connect_timeout(CONNECT_TIMEOUT)
+            .http2_keep_alive_interval(KEEPALIVE)
+            .keep_alive_timeout(KEEPALIVE_TIMEOUT)
+            .keep_alive_while_idle(true);
+        let tls = self.first_trust.clone().map(|first| {
+            let trust = identity.as_ref().map_or(first, |identity| Trust::Bundle {
+                roots: Arc::clone(&identity.roots),
+                our_id: Arc::clone(&identity.spiffe_id),
+            });
+            let key = identity
+                .as_ref()
+                .map(|identity| Arc::clone(&identity.certified_key));
+            Arc::new(client_config(trust, key))
+        });
+        let generation = identity.map_or(0, |identity| identity.generation);
+        let connector = Connector {
+            host: self.host.clone(),
+            port: self.port,
+            tls,
+        };
+        (generation, endpoint, connector)
+    }
+}
+
+fn is_loopback(host: &str) -> bool {
+    host == "localhost" || host.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback())
+}
+
+fn first_trust(config: &Config) -> Result<Trust, ControlPlaneError> {
+    let token = config
+        .join_token
+        .as_deref()
+        .ok_or(ControlPlaneError::NoToken)?;
+    if let Some(path) = &config.root_ca {
+        let pem =
+            std::fs::read(path).map_err(|error| ControlPlaneError::Root(path.clone(), error))?;
+        let mut roots = rustls::RootCertStore::empty();
+        let certificates: Vec<_> = CertificateDer::pem_slice_iter(&pem).flatten().collect();
+        if roots.add_parsable_certificates(certificates).0 == 0 {
+            return Err(ControlPlaneError::NotPem(path.clone()));
+        }
+        return Ok(Trust::Roots(Arc::new(roots)));
+    }
+    token
+        .rsplit_once('.')
+        .and_then(|(_, hash)| sha256_from_hex(hash))
+        .map(Trust::Pinned)
+        .ok_or(ControlPlaneError::Token)
+}
+
+fn sha256_from_hex(text: &str) -> Option<[u8; 32]> {
+    let digits = text.as_bytes();
+    if digits.len() != 64 {
+        return None;
+    }
+    let mut hash = [0; 32];
+    for (byte, pair) in hash.iter_mut().zip(digits.chunks_exact(2)) {
+        *byte = u8::from_str_radix(std::str::from_utf8(pair).ok()?, 16).ok()?;
+    }
+    Some(hash)
+}
+
+fn client_config(trust: Trust, key: Option<Arc<rustls::sign::CertifiedKey>>) -> ClientConfig {
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let builder = ClientConfig::builder_with_provider(Arc::clone(&provider))
+        .with_protocol_versions(&[&rustls::version::TLS13])
+        .expect("aws-lc-rs has TLS 1.3")
+        .dangerous()
+        .with_custom_certificate_verifier(Arc::new(ControlPlaneVerifier::new(trust, &provider)));
+    let mut config = match key {
+        Some(key) => builder.with_client_cert_resolver(Arc::new(SingleCertAndKey::from(key))),
+        None => builder.with_no_client_auth(),
+    };
+    config.alpn_protocols = vec![b"h2".to_vec()];
+    // A resumed session would skip verification.
+    config.resumption = Resumption::disabled();
+    config
+}
+
+/// Opens TCP, then TLS.
+#[derive(Clone, Debug)]
+struct Connector {
+    host: String,
+    port: u16,
+    tls: Option<Arc<ClientConfig>>,
+}
+
+type Stream = TokioIo<Box<dyn Duplex>>;
+
+/// What both kinds of connections can do.
+trait Duplex: tokio::io::AsyncRead + tokio::io::AsyncWrite + Send + Unpin {}
+impl<T: tokio::io::AsyncRead + tokio::io::AsyncWrite + Send + Unpin> Duplex for T {}
+
+impl Connector {
+    async fn open(self) -> io::Result<Stream> {
+        let tcp = TcpStream::connect((self.host.as_str(), self.port))
+            .await
+            .map_err(|error| {
+                io::Error::new(
+                    error.kind(),
+                    format!("{}:{}: {error}", self.host, self.port),
+                )
+            })?;
+        tcp.set_nodelay(true)?;
+        let Some(config) = self.tls else {
+            return Ok(TokioIo::new(Box::new(tcp)));
+        };
+        let name = ServerName::try_from(self.host.clone())
+            .map_err(|error| io::Error::new(io::ErrorKind::InvalidInput, error))?;
+        let tls = TlsConnector::from(config).connect(name, tcp).await?;
+        Ok(TokioIo::new(Box::new(tls)))
+    }
+}
+
+impl tower::Service<Uri> for Connector {
+    type Response = Stream;
+    type Error = io::Error;
+    type Future = futures_util::future::BoxFuture<'static, io::Result<Stream>>;
+
+    fn poll_ready(
+        &mut self,
+        _context: &mut std::task::Context<'_>,
+    ) -> std::task::Poll<Result<(), io::Error>> {
+        std::task::Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, _uri: Uri) -> Self::Future {
+        let open = self.clone().open();
+        Box::pin(async move {
+            tokio::time::timeout(CONNECT_TIMEOUT, open)
+                .await
+                .unwrap_or_else(|_elapsed| {
+                    Err(io::Error::new(
+                        io::ErrorKind::TimedOut,
+                        "connection or TLS handshake took too long",
+                    ))
+                })
+        })
+    }
+}

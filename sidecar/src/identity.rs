@@ -1,0 +1,355 @@
+//! Our certificate: made here, signed by the control plane, renewed at half of its life.
+//!
+//! ```text
+//! join token ─► first certificate ─(50 % ± 5 %)─► renewal with the current certificate ─► ...
+//!                                        └─ failed: again, with backoff; from 80 % on readiness warns; serves to the end
+//! ```
+//! The key is made in this process, is new with every certificate, and never leaves memory.
+//! Source: SPIFFE X.509-SVID; Istio's renewal at half life.
+
+pub(crate) mod verify;
+
+use std::{
+    sync::{Arc, Mutex, PoisonError},
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
+
+use outrigger_proto::outrigger::v1::{
+    IssueCertificateRequest, IssueCertificateResponse, identity_client::IdentityClient,
+};
+use rcgen::{CertificateParams, KeyPair};
+use rustls::{RootCertStore, crypto::aws_lc_rs::sign::any_supported_type, sign::CertifiedKey};
+use rustls_pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, UnixTime};
+use tokio::sync::watch;
+use tonic::{Code, Request};
+use webpki::{EndEntityCert, KeyUsage};
+
+use crate::{
+    backoff::Backoff,
+    control::Control,
+    shared::{Identity, Shared},
+    vitals::Vitals,
+};
+
+/// One call for a certificate.
+const CALL_TIMEOUT: Duration = Duration::from_secs(10);
+/// Certificates in a bundle that we take.
+const MAX_ROOTS: usize = 64;
+/// A chain is a leaf and a few intermediates.
+const MAX_CHAIN: usize = 8;
+
+/// Why there is no certificate.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum IssueError {
+    /// The control plane did not answer, or with an error that may pass.
+    #[error("control plane did not issue a certificate")]
+    Call(#[source] Box<tonic::Status>),
+    /// The control plane refused us for good.
+    #[error("control plane refused the credential")]
+    Refused(#[source] Box<tonic::Status>),
+    /// What was issued is not usable.
+    #[error("issued certificate is not usable: {0}")]
+    Unusable(String),
+}
+
+/// Where the identity is kept; the only writer of `shared.identity`.
+#[derive(Debug)]
+pub(crate) struct IdentityStore {
+    shared: Arc<Shared>,
+    writing: Mutex<()>,
+    /// Announces new certificates (not new bundles).
+    renewed: watch::Sender<u64>,
+}
+
+impl IdentityStore {
+    pub(crate) fn new(shared: Arc<Shared>) -> Self {
+        Self {
+            shared,
+            writing: Mutex::new(()),
+            renewed: watch::Sender::new(0),
+        }
+    }
+
+    pub(crate) fn renewals(&self) -> watch::Receiver<u64> {
+        self.renewed.subscribe()
+    }
+
+    fn install(&self, issued: Issued) {
+        let generation = self.replace(|_| {
+            Some(Identity {
+                generation: 0,
+                spiffe_id: issued.spiffe_id,
+                certified_key: issued.certified_key,
+                roots: issued.roots,
+                not_after: issued.not_after,
+            })
+        });
+        self.renewed.send_replace(generation);
+    }
+
+    /// Puts another trust bundle beside the certificate in force.
+    pub(crate) fn set_bundle(&self, bundle: Vec<CertificateDer<'static>>) {
+        let mut roots = RootCertStore::empty();
+        roots.add_parsable_certificates(bundle);
+        self.replace(|current| {
+            let current = current?;
+            if current.roots.roots == roots.roots {
+                return None;
+            }
+            Some(Identity {
+                generation: 0,
+                spiffe_id: Arc::clone(&current.spiffe_id),
+                certified_key: Arc::clone(&current.certified_key),
+                roots: Arc::new(roots),
+                not_after: current.not_after,
+            })
+        });
+    }
+
+    /// Numbers and publishes what `next` makes of the current identity.
+    fn replace(&self, next: impl FnOnce(Option<&Identity>) -> Option<Identity>) -> u64 {
+        let _writing = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
+        let current = self.shared.identity.load_full();
+        let generation = current.as_ref().map_or(0, |current| current.generation);
+        let Some(next) = next(current.as_deref()) else {
+            return generation;
+        };
+        let generation = generation + 1;
+        self.shared
+            .identity
+            .store(Some(Arc::new(Identity { generation, ..next })));
+        generation
+    }
+}
+
+/// Gets and renews the certificate.
+#[derive(Debug)]
+pub(crate) struct Issuer {
+    pub(crate) control: Arc<Control>,
+    pub(crate) store: Arc<IdentityStore>,
+    pub(crate) vitals: Arc<Vitals>,
+    pub(crate) join_token: String,
+    pub(crate) ttl: Duration,
+}
+
+/// A usable certificate.
+struct Issued {
+    spiffe_id: Arc<str>,
+    certified_key: Arc<CertifiedKey>,
+    roots: Arc<RootCertStore>,
+    not_after: u64,
+}
+
+impl Issuer {
+    /// Asks until there is a first certificate.
+    ///
+    /// # Errors
+    /// [`IssueError::Refused`] and [`IssueError::Unusable`]: asking again would not help.
+    pub(crate) async fn first(&self) -> Result<(), IssueError> {
+        // One key for all tries: an answer that got lost may then be given again.
+        let key = Key::generate()?;
+        let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(10));
+        let mut is_reported = false;
+        loop {
+            match self.issue(&key, Some(&self.join_token)).await {
+                Ok(issued) => {
+                    self.take(issued);
+                    return Ok(());
+                }
+                Err(IssueError::Call(status)) => {
+                    self.vitals.count_renewal_failure();
+                    if !std::mem::replace(&mut is_reported, true) {
+                        tracing::warn!(error = %chain(&status), "no certificate yet, trying again until there is one");
+                    }
+                    tokio::time::sleep(backoff.next()).await;
+                }
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    /// Renews for ever.
+    pub(crate) async fn renew(self) {
+        loop {
+            let Some((not_after, left)) = self.remaining() else {
+                return;
+            };
+            // 50 % ± 5 %, so that a fleet that started together does not come back together.
+            let share = 0.45 + 0.1 * fastrand::f64();
+            tokio::time::sleep(left.mul_f64(share)).await;
+            let mut backoff = Backoff::new(Duration::from_secs(1), Duration::from_secs(60));
+            let mut is_reported = false;
+            loop {
+                let result = match Key::generate() {
+                    Ok(key) => self.issue(&key, None).await,
+                    Err(error) => Err(error),
+                };
+                match result {
+                    Ok(issued) => {
+                        self.take(issued);
+                        break;
+                    }
+                    Err(error) => {
+                        self.vitals.count_renewal_failure();
+                        if !std::mem::replace(&mut is_reported, true) {
+                            tracing::warn!(error = %chain(&error), not_after, "certificate was not renewed, trying again");
+                        }
+                    }
+                }
+                // Short lives retry faster: ten tries in what is left, at least.
+                let pause = backoff.next();
+                let soon = self
+                    .remaining()
+                    .map_or(pause, |(_, left)| left.mul_f64(0.1));
+                tokio::time::sleep(pause.min(soon.max(Duration::from_secs(1)))).await;
+            }
+        }
+    }
+
+    fn take(&self, issued: Issued) {
+        let lifetime = issued.not_after.saturating_sub(unix_now());
+        tracing::info!(id = %issued.spiffe_id, lifetime_s = lifetime, "certificate issued");
+        // 80 % of the lifetime is over.
+        self.vitals
+            .set_certificate(issued.not_after, issued.not_after - lifetime / 5);
+        self.store.install(issued);
+    }
+
+    /// End of the certificate in force, and what is left.
+    fn remaining(&self) -> Option<(u64, Duration)> {
+        let not_after = self.store.shared.identity.load().as_ref()?.not_after;
+        Some((
+            not_after,
+            Duration::from_secs(not_after.saturating_sub(unix_now())),
+        ))
+    }
+
+    async fn issue(&self, key: &Key, token: Option<&str>) -> Result<Issued, IssueError> {
+        let mut request = Request::new(IssueCertificateRequest {
+            csr_der: key.csr_der.clone(),
+            ttl: prost_types::Duration::try_from(self.ttl).ok(),
+        });
+        request.set_timeout(CALL_TIMEOUT);
+        if let Some(token) = token {
+            let bearer = format!("Bearer {token}").parse().map_err(|_error| {
+                IssueError::Unusable(
+                    "the join token has characters that a header cannot carry".to_owned(),
+                )
+            })?;
+            request.metadata_mut().insert("authorization", bearer);
+        }
+        let mut client = IdentityClient::new(self.control.channel());
+        let response = tokio::time::timeout(CALL_TIMEOUT, client.issue_certificate(request))
+            .await
+            .unwrap_or_else(|_elapsed| Err(tonic::Status::deadline_exceeded("no answer in time")))
+            .map_err(|status| match status.code() {
+                Code::Unauthenticated | Code::PermissionDenied | Code::InvalidArgument => {
+                    IssueError::Refused(Box::new(status))
+                }
+                _ => IssueError::Call(Box::new(status)),
+            })?;
+        key.usable(response.into_inner())
+    }
+}
+
+/// A private key and the request for its certificate.
+struct Key {
+    pair: KeyPair,
+    csr_der: Vec<u8>,
+}
+
+impl Key {
+    fn generate() -> Result<Self, IssueError> {
+        let make = || -> Result<Self, rcgen::Error> {
+            let pair = KeyPair::generate()?;
+            let csr = CertificateParams::default().serialize_request(&pair)?;
+            let csr_der = csr.der().to_vec();
+            Ok(Self { pair, csr_der })
+        };
+        make().map_err(|error| IssueError::Unusable(format!("no key could be made: {error}")))
+    }
+
+    /// Checks what was issued as strictly as a peer would.
+    fn usable(&self, response: IssueCertificateResponse) -> Result<Issued, IssueError> {
+        let unusable = |why: String| IssueError::Unusable(why);
+        if response.chain_der.len() > MAX_CHAIN || response.roots_der.len() > MAX_ROOTS {
+            return Err(unusable("chain or bundle is too long".to_owned()));
+        }
+        let chain: Vec<CertificateDer<'static>> = response
+            .chain_der
+            .into_iter()
+            .map(CertificateDer::from)
+            .collect();
+        let mut roots = RootCertStore::empty();
+        for root in response.roots_der {
+            roots
+                .add(root.into())
+                .map_err(|error| unusable(format!("a root of the bundle: {error}")))?;
+        }
+        let der = PrivateKeyDer::from(PrivatePkcs8KeyDer::from(self.pair.serialize_der()));
+        let signer = any_supported_type(&der).map_err(|error| unusable(error.to_string()))?;
+        let not_after = response.not_after.map_or(0, |time| time.seconds);
+        let not_after = u64::try_from(not_after).unwrap_or(0);
+        if not_after <= unix_now() {
+            return Err(unusable(format!(
+                "it ended at {not_after} s after the epoch; is the clock right?"
+            )));
+        }
+        let Some((leaf_der, intermediates)) = chain.split_first() else {
+            return Err(unusable("the chain is empty".to_owned()));
+        };
+        let leaf =
+            EndEntityCert::try_from(leaf_der).map_err(|error| unusable(error.to_string()))?;
+        leaf.verify_for_usage(
+            rustls::crypto::aws_lc_rs::default_provider()
+                .signature_verification_algorithms
+                .all,
+            &roots.roots,
+            intermediates,
+            UnixTime::now(),
+            KeyUsage::client_auth(),
+            None,
+            None,
+        )
+        .map_err(|error| unusable(format!("it does not lead to the bundle: {error}")))?;
+        let ids: Vec<&str> = leaf.valid_uri_names().collect();
+        if ids != [response.spiffe_id.as_str()] {
+            return Err(unusable(format!(
+                "it names {ids:?} instead of {:?}",
+                response.spiffe_id
+            )));
+        }
+        let certified_key = CertifiedKey::new(chain.clone(), signer);
+        certified_key
+            .keys_match()
+            .map_err(|error| unusable(format!("it is for another key: {error}")))?;
+        Ok(Issued {
+            spiffe_id: response.spiffe_id.into(),
+            certified_key: Arc::new(certified_key),
+            roots: Arc::new(roots),
+            not_after,
+        })
+    }
+}
+
+pub(crate) fn unix_now() -> u64 {
+    SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .map_or(0, |since| since.as_secs())
+}
+
+/// An error with its causes, in one line.
+pub(crate) fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        let cause_text = cause.to_string();
+        // Wrappers that repeat their cause would double it.
+        if !text.ends_with(&cause_text) {
+            text.push_str(": ");
+            text.push_str(&cause_text);
+        }
+        source = cause.source();
+    }
+    text
+}

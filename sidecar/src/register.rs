@@ -1,0 +1,218 @@
+//! Tells the control plane that our application is here, how it is, and that it leaves.
+//!
+//! ```text
+//! register ─► heartbeat every interval, and at once when health changes ─► draining ─► deregister
+//!     ^──────── NOT_FOUND (lease ran out, or the control plane lost it) ──┘
+//! ```
+//! The control plane may be away at any time; then it is tried again, and traffic does not notice.
+
+use std::{
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+    time::Duration,
+};
+
+use outrigger_proto::outrigger::v1::{
+    DeregisterRequest, HeartbeatRequest, Locality, RegisterRequest, registry_client::RegistryClient,
+};
+use tokio::sync::{oneshot, watch};
+use tonic::{Code, Status, transport::Channel};
+
+use crate::{
+    App, Config, backoff::Backoff, control::Control, identity::chain, readiness::AppHealth,
+    vitals::Vitals,
+};
+
+const CALL_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long others may take to hear that we drain.
+const FAREWELL_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// Keeps one registration.
+#[derive(Debug)]
+pub(crate) struct Registrar {
+    pub(crate) control: Arc<Control>,
+    pub(crate) vitals: Arc<Vitals>,
+    pub(crate) registration: RegisterRequest,
+    pub(crate) heartbeat_interval: Duration,
+}
+
+/// What is registered: the application as others reach it, at our inbound port.
+pub(crate) fn registration(
+    config: &Config,
+    app: &App,
+    ip: IpAddr,
+    inbound: SocketAddr,
+) -> RegisterRequest {
+    let workload = &config.workload;
+    let [region, zone, sub_zone] = workload.locality.clone();
+    RegisterRequest {
+        service: workload.service.clone(),
+        namespace: workload.namespace.clone(),
+        instance_id: String::new(),
+        address: ip.to_string(),
+        port: app.port.into(),
+        target_port: inbound.port().into(),
+        protocol: app.protocol.clone(),
+        labels: workload.labels.clone(),
+        locality: Some(Locality {
+            region,
+            zone,
+            sub_zone,
+        }),
+        weight: workload.weight,
+        ttl: prost_types::Duration::try_from(config.lease_ttl).ok(),
+        health: String::new(),
+        mtls: true,
+    }
+}
+
+impl Registrar {
+    /// Registers and renews until `leave`; then says goodbye. Afterwards nobody is sent here.
+    pub(crate) async fn run(
+        mut self,
+        mut health: watch::Receiver<AppHealth>,
+        leave: oneshot::Receiver<()>,
+    ) -> Registered {
+        tokio::select! {
+            () = self.keep(&mut health) => {}
+            _ = leave => {}
+        }
+        let known = self.vitals.is_registered();
+        if known {
+            let farewell = self.heartbeat("DRAINING");
+            match tokio::time::timeout(FAREWELL_TIMEOUT, farewell).await {
+                Ok(Ok(())) => {}
+                Ok(Err(status)) => {
+                    tracing::warn!(error = %chain(&status), "could not announce the drain")
+                }
+                Err(_elapsed) => tracing::warn!("could not announce the drain in time"),
+            }
+        }
+        Registered {
+            registrar: self,
+            known,
+        }
+    }
+
+    async fn keep(&mut self, health: &mut watch::Receiver<AppHealth>) {
+        let mut backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(5));
+        let mut is_reported = false;
+        loop {
+            let word = health.borrow_and_update().word();
+            let result = if self.vitals.is_registered() {
+                self.heartbeat(word).await
+            } else {
+                self.register(word).await
+            };
+            let pause = match result {
+                Ok(()) => {
+                    if std::mem::take(&mut is_reported) {
+                        tracing::info!("registration is renewed again");
+                    }
+                    backoff.reset();
+                    // Jitter, so that instances that started together do not come together.
+                    self.heartbeat_interval.mul_f64(0.9 + 0.1 * fastrand::f64())
+                }
+                Err(status) if status.code() == Code::NotFound && self.vitals.is_registered() => {
+                    tracing::info!("registration is gone, registering again");
+                    self.vitals.set_registered(false);
+                    continue;
+                }
+                Err(status) => {
+                    if !std::mem::replace(&mut is_reported, true) {
+                        tracing::warn!(error = %chain(&status), "registration failed, trying again");
+                    }
+                    backoff.next()
+                }
+            };
+            tokio::select! {
+                () = tokio::time::sleep(pause) => {}
+                changed = health.changed() => {
+                    if changed.is_err() {
+                        return;
+                    }
+                }
+            }
+        }
+    }
+
+    async fn register(&mut self, health: &str) -> Result<(), Status> {
+        let mut request = self.registration.clone();
+        health.clone_into(&mut request.health);
+        let response = within(self.client().register(timed(request)))
+            .await?
+            .into_inner();
+        self.registration.instance_id = response.instance_id;
+        if let Some(interval) = response
+            .heartbeat_interval
+            .and_then(|i| Duration::try_from(i).ok())
+            && !interval.is_zero()
+        {
+            self.heartbeat_interval = self.heartbeat_interval.min(interval);
+        }
+        self.vitals.set_registered(true);
+        tracing::info!(host = %response.host, instance = %self.registration.instance_id, %health, "registered");
+        Ok(())
+    }
+
+    async fn heartbeat(&self, health: &str) -> Result<(), Status> {
+        let request = HeartbeatRequest {
+            service: self.registration.service.clone(),
+            namespace: self.registration.namespace.clone(),
+            instance_id: self.registration.instance_id.clone(),
+            health: health.to_owned(),
+        };
+        within(self.client().heartbeat(timed(request)))
+            .await
+            .map(drop)
+    }
+
+    fn client(&self) -> RegistryClient<Channel> {
+        RegistryClient::new(self.control.channel())
+    }
+}
+
+/// A registration that was told to drain.
+#[derive(Debug)]
+pub(crate) struct Registered {
+    registrar: Registrar,
+    /// The control plane knows us, so others may still be on their way.
+    pub(crate) known: bool,
+}
+
+impl Registered {
+    /// Removes the registration.
+    pub(crate) async fn deregister(self) {
+        if !self.known {
+            return;
+        }
+        let registration = &self.registrar.registration;
+        let request = DeregisterRequest {
+            service: registration.service.clone(),
+            namespace: registration.namespace.clone(),
+            instance_id: registration.instance_id.clone(),
+        };
+        let mut client = self.registrar.client();
+        let call = client.deregister(timed(request));
+        match tokio::time::timeout(FAREWELL_TIMEOUT, call).await {
+            Ok(Ok(_)) => self.registrar.vitals.set_registered(false),
+            Ok(Err(status)) => {
+                tracing::warn!(error = %chain(&status), "could not deregister; the lease will run out");
+            }
+            Err(_elapsed) => tracing::warn!("could not deregister in time; the lease will run out"),
+        }
+    }
+}
+
+fn timed<T>(message: T) -> tonic::Request<T> {
+    let mut request = tonic::Request::new(message);
+    request.set_timeout(CALL_TIMEOUT);
+    request
+}
+
+/// Also bounds what the server's deadline does not: the connection.
+async fn within<T>(call: impl Future<Output = Result<T, Status>>) -> Result<T, Status> {
+    tokio::time::timeout(CALL_TIMEOUT, call)
+        .await
+        .unwrap_or_else(|_elapsed| Err(Status::deadline_exceeded("no answer in time")))
+}

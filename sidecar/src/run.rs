@@ -1,0 +1,596 @@
+//! From settings to a running sidecar, and to its end.
+//!
+//! ```text
+//! check settings ─► bind ports ─► workers ─► certificate ─► xDS ─► first configuration ─► ready line ─► register
+//!                                                            SIGTERM, SIGINT, POST /drain ─► say so ─► drain ─► end
+//! ```
+
+use std::{
+    io::{self, Write as _},
+    net::{IpAddr, SocketAddr, TcpListener},
+    sync::{Arc, Mutex, OnceLock, atomic::Ordering},
+    time::Duration,
+};
+
+use tokio::{
+    signal::unix::{Signal, SignalKind, signal},
+    sync::{Notify, oneshot, watch},
+    task::JoinSet,
+};
+
+use crate::{
+    App, Config,
+    admin::{self, Port, Site},
+    control::{Control, ControlPlaneError},
+    identity::{IdentityStore, Issuer, chain},
+    readiness::{self, AppHealth},
+    register::{self, Registered, Registrar},
+    shared::Shared,
+    telemetry::Telemetry,
+    vitals::Vitals,
+    worker::{self, ListenerState, Workers},
+    xds::{
+        client::Client,
+        engine::Engine,
+        node::{self, Ports},
+    },
+};
+
+/// Threads for xDS, identity, registration, admin and export; the workers have their own.
+const CONTROL_THREADS: usize = 2;
+/// How long others may take to hear that this instance drains, before it stops to accept.
+const SETTLE: Duration = Duration::from_millis(500);
+const FLUSH_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// Why a sidecar did not start, or ended otherwise than by a drain.
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    /// A setting that cannot be.
+    #[error("--{flag} {value}: {expected}")]
+    Setting {
+        /// Name of the flag, without dashes.
+        flag: &'static str,
+        /// What was given.
+        value: String,
+        /// What would be right.
+        expected: &'static str,
+    },
+    /// A port could not be had.
+    #[error("cannot listen on {address} (--{flag}); is it taken? Port 0 picks a free one")]
+    Bind {
+        /// What was to be bound.
+        address: SocketAddr,
+        /// The flag that sets it.
+        flag: &'static str,
+        /// Cause.
+        #[source]
+        source: io::Error,
+    },
+    /// The settings for the control plane.
+    #[error(transparent)]
+    ControlPlane(#[from] ControlPlaneError),
+    /// The control plane does not give us an identity; asking again would not help.
+    #[error("no certificate: {0}")]
+    Identity(String),
+    /// Threads, signals or standard output.
+    #[error("cannot start")]
+    Start(#[from] io::Error),
+    /// A second signal ended the process before it was drained.
+    #[error("ended by a second signal before the drain was over")]
+    Interrupted,
+}
+
+/// Runs a sidecar until a signal or `POST /drain` ends it. Prints the ready line on standard output.
+///
+/// # Errors
+/// [`RunError`].
+pub fn run(config: Config) -> Result<(), RunError> {
+    check(&config)?;
+    let shared = Shared::new();
+    let control = Arc::new(Control::new(&config, Arc::clone(&shared))?);
+    let sockets = Sockets::bind(&config, control.is_tls() && config.app.is_some())?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(CONTROL_THREADS)
+        .thread_name("control")
+        .enable_all()
+        .build()?;
+    let result = runtime.block_on(supervise(config, shared, control, sockets));
+    runtime.shutdown_timeout(Duration::from_secs(1));
+    result
+}
+
+fn check(config: &Config) -> Result<(), RunError> {
+    for (flag, address) in [("outbound", config.outbound), ("admin", config.admin)] {
+        if !address.ip().is_loopback() {
+            return Err(RunError::Setting {
+                flag,
+                value: address.to_string(),
+                expected: "must be a loopback address, e.g. 127.0.0.1",
+            });
+        }
+    }
+    let zero = |flag, value: Duration, expected| {
+        if value.is_zero() {
+            return Err(RunError::Setting {
+                flag,
+                value: format!("{value:?}"),
+                expected,
+            });
+        }
+        Ok(())
+    };
+    zero("lease-ttl", config.lease_ttl, "must be more than zero")?;
+    zero(
+        "heartbeat-interval",
+        config.heartbeat_interval,
+        "must be more than zero",
+    )?;
+    zero(
+        "certificate-ttl",
+        config.certificate_ttl,
+        "must be more than zero, at most 24 h",
+    )?;
+    if config.certificate_ttl > Duration::from_secs(24 * 3600) {
+        return Err(RunError::Setting {
+            flag: "certificate-ttl",
+            value: format!("{:?}", config.certificate_ttl),
+            expected: "at most 24 h",
+        });
+    }
+    if config.heartbeat_interval >= config.lease_ttl {
+        return Err(RunError::Setting {
+            flag: "heartbeat-interval",
+            value: format!("{:?}", config.heartbeat_interval),
+            expected: "must be shorter than --lease-ttl, best a third of it",
+        });
+    }
+    check_workload(config)?;
+    config.app.as_ref().map_or(Ok(()), check_app)
+}
+
+fn check_workload(config: &Config) -> Result<(), RunError> {
+    let workload = &config.workload;
+    for (flag, value) in [
+        ("service", &workload.service),
+        ("namespace", &workload.namespace),
+        ("service-account", &workload.service_account),
+    ] {
+        let is_name = !value.is_empty()
+            && value
+                .bytes()
+                .all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'.' | b'_'));
+        if !is_name {
+            return Err(RunError::Setting {
+                flag,
+                value: format!("{value:?}"),
+                expected: "must be a name of letters, digits, '-' and '.'",
+            });
+        }
+    }
+    if workload.weight == 0 {
+        return Err(RunError::Setting {
+            flag: "weight",
+            value: "0".to_owned(),
+            expected: "must be 1 or more",
+        });
+    }
+    Ok(())
+}
+
+fn check_app(app: &App) -> Result<(), RunError> {
+    let bad = |flag, value: String, expected| {
+        Err(RunError::Setting {
+            flag,
+            value,
+            expected,
+        })
+    };
+    if app.address.port() == 0 {
+        return bad(
+            "app",
+            app.address.to_string(),
+            "must have the port that the application listens on",
+        );
+    }
+    if app.port == 0 {
+        return bad("port", "0".to_owned(), "must be 1 to 65535");
+    }
+    if !matches!(app.protocol.as_str(), "http" | "http2" | "grpc") {
+        return bad(
+            "protocol",
+            format!("{:?}", app.protocol),
+            "must be http, http2 or grpc",
+        );
+    }
+    let rules = &app.readiness;
+    if rules.interval.is_zero() || rules.timeout.is_zero() {
+        return bad(
+            "readiness-interval",
+            "0s".to_owned(),
+            "interval and timeout must be more than zero",
+        );
+    }
+    if rules.healthy_threshold == 0 || rules.unhealthy_threshold == 0 {
+        return bad("readiness-threshold", "0".to_owned(), "must be 1 or more");
+    }
+    if rules
+        .http_path
+        .as_ref()
+        .is_some_and(|path| !path.starts_with('/'))
+    {
+        let path = rules.http_path.clone().unwrap_or_default();
+        return bad("readiness-path", path, "must start with '/'");
+    }
+    Ok(())
+}
+
+/// All ports, bound before anything else so that the numbers we tell are real.
+#[derive(Debug)]
+struct Sockets {
+    outbound: TcpListener,
+    /// None = nothing to take calls for, or no identity to take them with.
+    inbound: Option<TcpListener>,
+    admin: TcpListener,
+    metrics: TcpListener,
+    readiness: TcpListener,
+}
+
+impl Sockets {
+    fn bind(config: &Config, has_inbound: bool) -> Result<Self, RunError> {
+        let bind = |flag, address| {
+            TcpListener::bind(address)
+                .and_then(|listener| {
+                    listener.set_nonblocking(true)?;
+                    Ok(listener)
+                })
+                .map_err(|source| RunError::Bind {
+                    address,
+                    flag,
+                    source,
+                })
+        };
+        Ok(Self {
+            outbound: bind("outbound", config.outbound)?,
+            inbound: if has_inbound {
+                Some(bind("inbound", config.inbound)?)
+            } else {
+                None
+            },
+            admin: bind("admin", config.admin)?,
+            metrics: bind("metrics", config.metrics)?,
+            readiness: bind("readiness", config.readiness)?,
+        })
+    }
+}
+
+/// Where everything listens.
+#[derive(Clone, Copy, Debug)]
+struct Addresses {
+    outbound: SocketAddr,
+    inbound: Option<SocketAddr>,
+    admin: SocketAddr,
+    metrics: SocketAddr,
+    readiness: SocketAddr,
+}
+
+impl Addresses {
+    fn of(sockets: &Sockets) -> io::Result<Self> {
+        Ok(Self {
+            outbound: sockets.outbound.local_addr()?,
+            inbound: sockets
+                .inbound
+                .as_ref()
+                .map(TcpListener::local_addr)
+                .transpose()?,
+            admin: sockets.admin.local_addr()?,
+            metrics: sockets.metrics.local_addr()?,
+            readiness: sockets.readiness.local_addr()?,
+        })
+    }
+
+    /// The object of the ready line.
+    fn ready(&self, listeners: &[(String, SocketAddr)]) -> serde_json::Value {
+        let listeners: serde_json::Map<_, _> = listeners
+            .iter()
+            .map(|(name, address)| (name.clone(), address.to_string().into()))
+            .collect();
+        serde_json::json!({
+            "inbound": self.inbound.map(|address| address.to_string()),
+            "outbound": self.outbound.to_string(),
+            "admin": self.admin.to_string(),
+            "metrics": self.metrics.to_string(),
+            "readiness": self.readiness.to_string(),
+            "listeners": listeners,
+        })
+    }
+}
+
+async fn supervise(
+    config: Config,
+    shared: Arc<Shared>,
+    control: Arc<Control>,
+    sockets: Sockets,
+) -> Result<(), RunError> {
+    let addresses = Addresses::of(&sockets)?;
+    let telemetry = Telemetry::start(&config);
+    let registry = &telemetry.metrics.registry;
+    let vitals = Arc::new(Vitals::new(
+        registry,
+        config.app.is_some(),
+        control.is_tls(),
+    ));
+    let Sockets {
+        outbound,
+        inbound,
+        admin,
+        metrics,
+        readiness,
+    } = sockets;
+    let prebound = std::iter::once(outbound).chain(inbound).collect();
+    let workers = Arc::new(worker::start(&shared, &config, prebound, &telemetry)?);
+    let site = Arc::new(Site {
+        shared: Arc::clone(&shared),
+        vitals: Arc::clone(&vitals),
+        telemetry: Arc::clone(&telemetry),
+        workers: Arc::clone(&workers),
+        engine: OnceLock::new(),
+        drain: Notify::new(),
+        started: std::time::Instant::now(),
+    });
+    let mut tasks = JoinSet::new();
+    for (listener, port) in [
+        (admin, Port::Admin),
+        (metrics, Port::Metrics),
+        (readiness, Port::Readiness),
+    ] {
+        let listener = tokio::net::TcpListener::from_std(listener)?;
+        tasks.spawn(admin::serve(listener, port, Arc::clone(&site)));
+    }
+    tasks.spawn(sweep(Arc::clone(&shared)));
+    let mut sidecar = Sidecar {
+        config,
+        shared,
+        control,
+        vitals,
+        telemetry,
+        workers,
+        site,
+        addresses,
+        tasks,
+        leave: None,
+    };
+    let mut signals = Signals::new()?;
+    let site = Arc::clone(&sidecar.site);
+    tokio::select! {
+        result = sidecar.serve() => match result? {},
+        () = signals.next() => {}
+        () = site.drain.notified() => {}
+    }
+    tokio::select! {
+        () = sidecar.drain() => Ok(()),
+        () = signals.next() => Err(RunError::Interrupted),
+    }
+}
+
+async fn sweep(shared: Arc<Shared>) {
+    let mut second = tokio::time::interval(Duration::from_secs(1));
+    second.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        second.tick().await;
+        worker::sweep(&shared);
+    }
+}
+
+/// SIGTERM and SIGINT.
+#[derive(Debug)]
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Signals {
+    fn new() -> io::Result<Self> {
+        Ok(Self {
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+        })
+    }
+
+    async fn next(&mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
+    }
+}
+
+/// Everything that runs.
+struct Sidecar {
+    config: Config,
+    shared: Arc<Shared>,
+    control: Arc<Control>,
+    vitals: Arc<Vitals>,
+    telemetry: Arc<Telemetry>,
+    workers: Arc<Workers>,
+    site: Arc<Site>,
+    addresses: Addresses,
+    /// Ended with the sidecar.
+    tasks: JoinSet<()>,
+    /// Tells the registrar to say goodbye.
+    leave: Option<(oneshot::Sender<()>, tokio::task::JoinHandle<Registered>)>,
+}
+
+impl Sidecar {
+    /// Starts everything and then waits for ever.
+    async fn serve(&mut self) -> Result<std::convert::Infallible, RunError> {
+        let store = Arc::new(IdentityStore::new(Arc::clone(&self.shared)));
+        let health = self.watch_app();
+        if self.control.is_tls() {
+            self.get_identity(&store).await?;
+        }
+        let ip = self.advertised_ip().await;
+        let configured = self.start_xds(ip, store);
+        self.wait_until_configured(configured).await?;
+        self.vitals.configured.store(true, Ordering::Relaxed);
+        self.start_registration(ip, health);
+        std::future::pending().await
+    }
+
+    fn watch_app(&mut self) -> Option<watch::Receiver<AppHealth>> {
+        let app = self.config.app.clone()?;
+        let (sender, receiver) = watch::channel(AppHealth::Unknown);
+        let (shared, vitals) = (Arc::clone(&self.shared), Arc::clone(&self.vitals));
+        self.tasks
+            .spawn(readiness::watch(app, shared, vitals, sender));
+        Some(receiver)
+    }
+
+    async fn get_identity(&mut self, store: &Arc<IdentityStore>) -> Result<(), RunError> {
+        let issuer = Issuer {
+            control: Arc::clone(&self.control),
+            store: Arc::clone(store),
+            vitals: Arc::clone(&self.vitals),
+            join_token: self.config.join_token.clone().unwrap_or_default(),
+            ttl: self.config.certificate_ttl,
+        };
+        issuer
+            .first()
+            .await
+            .map_err(|error| RunError::Identity(chain(&error)))?;
+        self.tasks.spawn(issuer.renew());
+        Ok(())
+    }
+
+    /// Where others reach us.
+    async fn advertised_ip(&self) -> IpAddr {
+        if let Some(ip) = self.config.advertise_address {
+            return ip;
+        }
+        loop {
+            match self.control.local_ip().await {
+                Ok(ip) => return ip,
+                Err(error) => {
+                    tracing::warn!(%error, "the way to the control plane is not known yet");
+                    tokio::time::sleep(Duration::from_secs(1)).await;
+                }
+            }
+        }
+    }
+
+    fn start_xds(&mut self, ip: IpAddr, store: Arc<IdentityStore>) -> watch::Receiver<bool> {
+        let ports = Ports {
+            outbound: self.addresses.outbound,
+            inbound: self.addresses.inbound,
+        };
+        let node = node::node(&self.config.workload, self.config.app.as_ref(), ip, ports);
+        let engine = Arc::new(Mutex::new(Engine::new(node, self.control.is_tls())));
+        self.site.engine.get_or_init(|| Arc::clone(&engine));
+        let (sender, receiver) = watch::channel(false);
+        let client = Client {
+            engine,
+            control: Arc::clone(&self.control),
+            shared: Arc::clone(&self.shared),
+            store,
+            vitals: Arc::clone(&self.vitals),
+            configured: sender,
+        };
+        self.tasks.spawn(client.run());
+        receiver
+    }
+
+    /// First configuration applied, listeners bound; then the ready line.
+    async fn wait_until_configured(
+        &self,
+        mut configured: watch::Receiver<bool>,
+    ) -> Result<(), RunError> {
+        if configured.wait_for(|configured| *configured).await.is_err() {
+            return Err(io::Error::other("the configuration task ended").into());
+        }
+        let wanted: Vec<String> = self
+            .shared
+            .snapshot
+            .load()
+            .listeners
+            .keys()
+            .cloned()
+            .collect();
+        let mut listeners = self.workers.listeners();
+        let bound = listeners
+            .wait_for(|states| wanted.iter().all(|name| states.contains_key(name)))
+            .await;
+        let states = bound.map_err(io::Error::other)?.clone();
+        let mut shown = Vec::new();
+        for (name, state) in states {
+            match state {
+                ListenerState::Bound(address) if !self.is_fixed(address) => {
+                    shown.push((name, address))
+                }
+                ListenerState::Bound(_) => {}
+                ListenerState::Failed(error) => {
+                    tracing::error!(listener = %name, %error, "listener could not be bound");
+                }
+            }
+        }
+        let line = format!("ready {}\n", self.addresses.ready(&shown));
+        let mut stdout = io::stdout().lock();
+        stdout.write_all(line.as_bytes())?;
+        stdout.flush()?;
+        Ok(())
+    }
+
+    fn is_fixed(&self, address: SocketAddr) -> bool {
+        address == self.addresses.outbound || Some(address) == self.addresses.inbound
+    }
+
+    fn start_registration(&mut self, ip: IpAddr, health: Option<watch::Receiver<AppHealth>>) {
+        let (Some(app), Some(inbound), Some(health)) =
+            (&self.config.app, self.addresses.inbound, health)
+        else {
+            return;
+        };
+        let registrar = Registrar {
+            control: Arc::clone(&self.control),
+            vitals: Arc::clone(&self.vitals),
+            registration: register::registration(&self.config, app, ip, inbound),
+            heartbeat_interval: self.config.heartbeat_interval,
+        };
+        let (leave, left) = oneshot::channel();
+        self.leave = Some((leave, tokio::spawn(registrar.run(health, left))));
+    }
+
+    /// Others first hear that we leave, then nothing new is taken, then what is in flight is finished.
+    async fn drain(mut self) {
+        tracing::info!("draining");
+        let mut registered = None;
+        if let Some((leave, registrar)) = self.leave.take() {
+            if leave.send(()).is_err() {
+                tracing::debug!("the registrar has ended already");
+            }
+            registered = registrar.await.ok();
+            if registered
+                .as_ref()
+                .is_some_and(|registered| registered.known)
+            {
+                tokio::time::sleep(SETTLE.min(self.config.drain_timeout)).await;
+            }
+        }
+        self.shared.draining.store(true, Ordering::Release);
+        self.shared.drain.send_replace(true);
+        let cut_off = self.workers.drain(self.config.drain_timeout).await;
+        if cut_off > 0 {
+            tracing::warn!(
+                connections = cut_off,
+                "drain timeout is over, connections were cut off"
+            );
+        }
+        if let Some(registered) = registered {
+            registered.deregister().await;
+        }
+        self.telemetry.flush(FLUSH_TIMEOUT).await;
+        self.tasks.abort_all();
+        tracing::info!("drained");
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,220 @@
+//! How the control side is doing: what readiness answers from, and its metrics. Written by the tasks of the control
+//! runtime, read by the admin ports.
+
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+use prometheus::{IntCounterVec, IntGauge, Opts, Registry};
+
+use crate::{
+    readiness::AppHealth,
+    shared::Shared,
+    xds::{engine::Tally, state::Kind},
+};
+
+/// One per process.
+#[derive(Debug)]
+pub(crate) struct Vitals {
+    /// The first configuration was applied.
+    pub(crate) configured: AtomicBool,
+    app: std::sync::Mutex<Option<AppHealth>>,
+    /// Seconds since the Unix epoch from which a missing renewal is a warning; 0 = no certificate.
+    renewal_overdue_at: AtomicU64,
+    needs_identity: bool,
+    metrics: Metrics,
+}
+
+#[derive(Debug)]
+struct Metrics {
+    connected: IntGauge,
+    resources: IntCounterVec,
+    nacks: IntCounterVec,
+    streams: IntCounterVec,
+    certificate_expiry: IntGauge,
+    renewals: IntCounterVec,
+    registered: IntGauge,
+    app_ready: IntGauge,
+}
+
+/// What readiness answers.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Ready {
+    /// Takes traffic; possibly with something that an operator should look at.
+    Yes(Vec<String>),
+    /// What is missing.
+    No(Vec<String>),
+}
+
+impl Vitals {
+    /// Without an application or an identity nothing waits for them.
+    pub(crate) fn new(registry: &Registry, has_app: bool, needs_identity: bool) -> Self {
+        let app = has_app.then_some(AppHealth::Unknown);
+        Self {
+            configured: AtomicBool::new(false),
+            app: std::sync::Mutex::new(app),
+            renewal_overdue_at: AtomicU64::new(0),
+            needs_identity,
+            metrics: Metrics::new(registry),
+        }
+    }
+
+    pub(crate) fn ready(&self, shared: &Shared, unix_now: u64) -> Ready {
+        let mut missing = Vec::new();
+        let mut warnings = Vec::new();
+        if shared.draining.load(Ordering::Relaxed) {
+            missing.push("draining".to_owned());
+        }
+        match shared.identity.load_full() {
+            None if self.needs_identity => missing.push("no certificate yet".to_owned()),
+            Some(identity) if identity.not_after <= unix_now => {
+                missing.push("certificate has expired".to_owned());
+            }
+            Some(identity) if self.renewal_overdue_at.load(Ordering::Relaxed) <= unix_now => {
+                warnings.push(format!(
+                    "certificate was not renewed and ends in {} s",
+                    identity.not_after - unix_now
+                ));
+            }
+            _ => {}
+        }
+        if !self.configured.load(Ordering::Relaxed) {
+            missing.push("no configuration yet".to_owned());
+        }
+        match self.app() {
+            Some(AppHealth::Unknown) => missing.push("application has not answered yet".to_owned()),
+            Some(AppHealth::Unhealthy) => missing.push("application is not ready".to_owned()),
+            Some(AppHealth::Healthy) | None => {}
+        }
+        if missing.is_empty() {
+            Ready::Yes(warnings)
+        } else {
+            Ready::No(missing)
+        }
+    }
+
+    /// None = there is no application.
+    pub(crate) fn app(&self) -> Option<AppHealth> {
+        *self
+            .app
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+
+    pub(crate) fn set_app(&self, health: AppHealth) {
+        *self
+            .app
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner) = Some(health);
+        self.metrics
+            .app_ready
+            .set(i64::from(health == AppHealth::Healthy));
+    }
+
+    pub(crate) fn set_connected(&self, connected: bool) {
+        self.metrics.connected.set(i64::from(connected));
+    }
+
+    pub(crate) fn is_connected(&self) -> bool {
+        self.metrics.connected.get() == 1
+    }
+
+    pub(crate) fn count_stream(&self, result: &str) {
+        self.metrics.streams.with_label_values(&[result]).inc();
+    }
+
+    pub(crate) fn count_resources(&self, kind: Kind, tally: Tally) {
+        for (result, count) in [
+            ("accepted", tally.accepted),
+            ("refused", tally.refused),
+            ("removed", tally.removed),
+        ] {
+            self.metrics
+                .resources
+                .with_label_values(&[kind.name(), result])
+                .inc_by(count);
+        }
+        if tally.refused > 0 {
+            self.metrics.nacks.with_label_values(&[kind.name()]).inc();
+        }
+    }
+
+    pub(crate) fn set_certificate(&self, not_after: u64, overdue_at: u64) {
+        self.renewal_overdue_at.store(overdue_at, Ordering::Relaxed);
+        self.metrics
+            .certificate_expiry
+            .set(i64::try_from(not_after).unwrap_or(i64::MAX));
+        self.metrics.renewals.with_label_values(&["done"]).inc();
+    }
+
+    pub(crate) fn count_renewal_failure(&self) {
+        self.metrics.renewals.with_label_values(&["failed"]).inc();
+    }
+
+    pub(crate) fn set_registered(&self, registered: bool) {
+        self.metrics.registered.set(i64::from(registered));
+    }
+
+    pub(crate) fn is_registered(&self) -> bool {
+        self.metrics.registered.get() == 1
+    }
+}
+
+impl Metrics {
+    fn new(registry: &Registry) -> Self {
+        let gauge = |name: &str, help: &str| {
+            let gauge = IntGauge::new(name, help).expect("a literal and valid metric name");
+            register(registry, gauge.clone());
+            gauge
+        };
+        let counter = |name: &str, help: &str, labels: &[&str]| {
+            let counter = IntCounterVec::new(Opts::new(name, help), labels)
+                .expect("a literal and valid metric name");
+            register(registry, counter.clone());
+            counter
+        };
+        Self {
+            connected: gauge(
+                "outrigger_xds_connected",
+                "1 while the configuration stream is open.",
+            ),
+            resources: counter(
+                "outrigger_xds_resources_total",
+                "Resources received, by type and what became of them.",
+                &["type", "result"],
+            ),
+            nacks: counter(
+                "outrigger_xds_nacks_total",
+                "Answers refused at least in part.",
+                &["type"],
+            ),
+            streams: counter(
+                "outrigger_xds_streams_total",
+                "Configuration streams, by how they ended.",
+                &["result"],
+            ),
+            certificate_expiry: gauge(
+                "outrigger_certificate_not_after_seconds",
+                "End of our certificate, seconds since the Unix epoch.",
+            ),
+            renewals: counter(
+                "outrigger_certificate_requests_total",
+                "Certificates asked for, by result.",
+                &["result"],
+            ),
+            registered: gauge(
+                "outrigger_registered",
+                "1 while the control plane lists the application.",
+            ),
+            app_ready: gauge(
+                "outrigger_app_ready",
+                "1 while the application's readiness check succeeds.",
+            ),
+        }
+    }
+}
+
+/// A name that is taken is a mistake in the code; the metric is then simply not shown.
+fn register(registry: &Registry, collector: impl prometheus::core::Collector + 'static) {
+    if let Err(error) = registry.register(Box::new(collector)) {
+        tracing::error!(%error, "metric could not be registered");
+    }
+}

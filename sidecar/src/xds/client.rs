@@ -1,0 +1,220 @@
+//! The stream: connects, feeds the engine, publishes what it makes, and comes back when the stream is lost.
+
+use std::{
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use outrigger_proto::envoy::service::discovery::v3::{
+    DeltaDiscoveryRequest, DeltaDiscoveryResponse,
+    aggregated_discovery_service_client::AggregatedDiscoveryServiceClient,
+};
+use tokio::{
+    sync::{mpsc, watch},
+    time::{Instant, sleep_until, timeout},
+};
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::Streaming;
+
+use super::engine::Engine;
+use crate::{
+    backoff::Backoff,
+    control::Control,
+    identity::{IdentityStore, chain},
+    shared::Shared,
+    vitals::Vitals,
+};
+
+/// One answer; larger meshes are split by the server.
+const MAX_MESSAGE: usize = 64 << 20;
+/// Requests on their way out. One answer makes at most five.
+const QUEUE: usize = 32;
+/// The server has to take a request within this time.
+const SEND_TIMEOUT: Duration = Duration::from_secs(15);
+const BACKOFF: Duration = Duration::from_millis(200);
+const BACKOFF_CAP: Duration = Duration::from_secs(10);
+
+/// Runs the engine against the control plane.
+#[derive(Debug)]
+pub(crate) struct Client {
+    pub(crate) engine: Arc<Mutex<Engine>>,
+    pub(crate) control: Arc<Control>,
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) store: Arc<IdentityStore>,
+    pub(crate) vitals: Arc<Vitals>,
+    /// True once the first configuration is complete.
+    pub(crate) configured: watch::Sender<bool>,
+}
+
+/// How a stream ended.
+enum End {
+    /// We have a new certificate and come back with it.
+    Renewed,
+    /// It was lost, or could not be opened.
+    Lost { reason: String, answered: bool },
+}
+
+impl Client {
+    /// For ever.
+    pub(crate) async fn run(self) {
+        let mut backoff = Backoff::new(BACKOFF, BACKOFF_CAP);
+        let mut renewals = self.store.renewals();
+        let mut was_up = None;
+        loop {
+            renewals.mark_unchanged();
+            let end = self.stream(&mut renewals, &mut was_up).await;
+            self.vitals.set_connected(false);
+            lock(&self.engine).disconnected();
+            match end {
+                End::Renewed => self.vitals.count_stream("renewed"),
+                End::Lost { reason, answered } => {
+                    self.vitals.count_stream("lost");
+                    if was_up != Some(false) {
+                        tracing::warn!(%reason, "control plane is away; going on with the configuration at hand");
+                        was_up = Some(false);
+                    } else {
+                        tracing::debug!(%reason, "control plane is still away");
+                    }
+                    if answered {
+                        backoff.reset();
+                    }
+                    tokio::time::sleep(backoff.next()).await;
+                }
+            }
+        }
+    }
+
+    async fn stream(&self, renewals: &mut watch::Receiver<u64>, was_up: &mut Option<bool>) -> End {
+        let mut answered = false;
+        let lost = |reason: String, answered| End::Lost { reason, answered };
+        let channel = match self.control.connect().await {
+            Ok(channel) => channel,
+            Err(error) => return lost(chain(&error), answered),
+        };
+        let (requests, queue) = mpsc::channel(QUEUE);
+        let first = lock(&self.engine).connected(Instant::now());
+        if let Err(reason) = send(&requests, first).await {
+            return lost(reason, answered);
+        }
+        let mut client =
+            AggregatedDiscoveryServiceClient::new(channel).max_decoding_message_size(MAX_MESSAGE);
+        // A server may answer the call only after it has answered the first request.
+        let call = client.delta_aggregated_resources(ReceiverStream::new(queue));
+        tokio::pin!(call);
+        let mut answers: Option<Streaming<DeltaDiscoveryResponse>> = None;
+        loop {
+            let deadline = lock(&self.engine).deadline();
+            let next = tokio::select! {
+                result = &mut call, if answers.is_none() => match result {
+                    Ok(response) => {
+                        answers = Some(response.into_inner());
+                        continue;
+                    }
+                    Err(status) => return lost(chain(&status), answered),
+                },
+                answer = next_answer(&mut answers) => match answer {
+                    Ok(answer) => {
+                        if !std::mem::replace(&mut answered, true) {
+                            tracing::info!("configuration stream is open");
+                            *was_up = Some(true);
+                            self.vitals.set_connected(true);
+                        }
+                        self.take(answer)
+                    }
+                    Err(reason) => return lost(reason, answered),
+                },
+                () = until(deadline) => {
+                    let now = Instant::now();
+                    let requests = lock(&self.engine).tick(now);
+                    self.publish(now);
+                    requests
+                }
+                _ = renewals.changed() => return End::Renewed,
+            };
+            if let Err(reason) = send(&requests, next).await {
+                return lost(reason, answered);
+            }
+        }
+    }
+
+    fn take(&self, answer: DeltaDiscoveryResponse) -> Vec<DeltaDiscoveryRequest> {
+        let now = Instant::now();
+        tracing::debug!(
+            type_url = %answer.type_url,
+            resources = answer.resources.len(),
+            removed = answer.removed_resources.len(),
+            "configuration received"
+        );
+        let requests = lock(&self.engine).response(answer, now);
+        for request in &requests {
+            if let Some(error) = &request.error_detail {
+                tracing::warn!(type_url = %request.type_url, reason = %error.message, "configuration refused");
+            }
+        }
+        self.publish(now);
+        requests
+    }
+
+    fn publish(&self, now: Instant) {
+        let (snapshot, bundle, tallies, is_configured) = {
+            let mut engine = lock(&self.engine);
+            (
+                engine.take_snapshot(),
+                engine.take_bundle(),
+                engine.take_tallies(),
+                engine.is_configured(now),
+            )
+        };
+        if let Some(bundle) = bundle {
+            self.store.set_bundle(bundle);
+        }
+        if let Some(snapshot) = snapshot {
+            self.shared.snapshot.publish(snapshot);
+        }
+        for (kind, tally) in tallies {
+            self.vitals.count_resources(kind, tally);
+        }
+        if is_configured {
+            self.configured
+                .send_if_modified(|configured| !std::mem::replace(configured, true));
+        }
+    }
+}
+
+pub(crate) fn lock(engine: &Mutex<Engine>) -> MutexGuard<'_, Engine> {
+    engine.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+async fn next_answer(
+    answers: &mut Option<Streaming<DeltaDiscoveryResponse>>,
+) -> Result<DeltaDiscoveryResponse, String> {
+    match answers {
+        None => std::future::pending().await,
+        Some(stream) => match stream.message().await {
+            Ok(Some(answer)) => Ok(answer),
+            Ok(None) => Err("the control plane closed the stream".to_owned()),
+            Err(status) => Err(chain(&status)),
+        },
+    }
+}
+
+async fn until(deadline: Option<Instant>) {
+    match deadline {
+        Some(deadline) => sleep_until(deadline).await,
+        None => std::future::pending().await,
+    }
+}
+
+async fn send(
+    queue: &mpsc::Sender<DeltaDiscoveryRequest>,
+    requests: Vec<DeltaDiscoveryRequest>,
+) -> Result<(), String> {
+    for request in requests {
+        match timeout(SEND_TIMEOUT, queue.send(request)).await {
+            Ok(Ok(())) => {}
+            Ok(Err(_closed)) => return Err("the stream was closed".to_owned()),
+            Err(_elapsed) => return Err("the control plane does not take our requests".to_owned()),
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,129 @@
+//! `ClusterLoadAssignment` → endpoints.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use outrigger_core::{EndpointConfig, Health, Locality};
+use outrigger_proto::envoy::config::{
+    core::v3::{HealthStatus, Metadata},
+    endpoint::v3::{
+        ClusterLoadAssignment, LbEndpoint, LocalityLbEndpoints, lb_endpoint::HostIdentifier,
+    },
+};
+use prost_types::value::Kind;
+
+use super::{Converted, refuse, socket_address, string, unsupported};
+
+/// As Envoy's.
+const MAX_PRIORITY: u32 = 128;
+/// Endpoints of one cluster.
+const MAX_ENDPOINTS: usize = 100_000;
+
+pub(crate) fn convert(from: &ClusterLoadAssignment) -> Converted<Vec<EndpointConfig>> {
+    let mut endpoints = Vec::new();
+    for (index, group) in from.endpoints.iter().enumerate() {
+        locality(group, &mut endpoints).map_err(|e| e.under(format!("endpoints[{index}]")))?;
+    }
+    if endpoints.len() > MAX_ENDPOINTS {
+        return refuse(
+            "endpoints",
+            format!("{}; at most {MAX_ENDPOINTS}", endpoints.len()),
+        );
+    }
+    let mut seen = BTreeSet::new();
+    for endpoint in &endpoints {
+        if !seen.insert(endpoint.address) {
+            return refuse("endpoints", format!("{} is there twice", endpoint.address));
+        }
+    }
+    Ok(endpoints)
+}
+
+fn locality(from: &LocalityLbEndpoints, into: &mut Vec<EndpointConfig>) -> Converted<()> {
+    if from.priority > MAX_PRIORITY {
+        return refuse(
+            "priority",
+            format!("{}; at most {MAX_PRIORITY}", from.priority),
+        );
+    }
+    if from.load_balancing_weight == Some(0) {
+        return refuse("load_balancing_weight", "0; must be 1 or more");
+    }
+    let locality = from
+        .locality
+        .as_ref()
+        .map_or_else(Locality::default, |found| Locality {
+            region: found.region.clone(),
+            zone: found.zone.clone(),
+            sub_zone: found.sub_zone.clone(),
+        });
+    for (index, endpoint) in from.lb_endpoints.iter().enumerate() {
+        let endpoint = lb_endpoint(endpoint, from.priority, &locality)
+            .map_err(|error| error.under(format!("lb_endpoints[{index}]")))?;
+        into.push(endpoint);
+    }
+    Ok(())
+}
+
+fn lb_endpoint(from: &LbEndpoint, priority: u32, locality: &Locality) -> Converted<EndpointConfig> {
+    let address = match &from.host_identifier {
+        Some(HostIdentifier::Endpoint(endpoint)) => endpoint.address.as_ref(),
+        Some(HostIdentifier::EndpointName(_)) => return unsupported("endpoint_name"),
+        None => return refuse("endpoint", "missing"),
+    };
+    let address = socket_address("endpoint.address", address)?;
+    if address.port() == 0 {
+        return refuse(
+            "endpoint.address.socket_address.port_value",
+            "0 is not a port to connect to",
+        );
+    }
+    let health = match HealthStatus::try_from(from.health_status) {
+        Ok(HealthStatus::Unknown | HealthStatus::Healthy) => Health::Healthy,
+        Ok(HealthStatus::Unhealthy | HealthStatus::Timeout) => Health::Unhealthy,
+        Ok(HealthStatus::Draining) => Health::Draining,
+        Ok(HealthStatus::Degraded) => {
+            return refuse("health_status", "DEGRADED is not supported yet");
+        }
+        Err(_unknown) => {
+            return refuse(
+                "health_status",
+                format!("{} is unknown", from.health_status),
+            );
+        }
+    };
+    let weight = from.load_balancing_weight.unwrap_or(1);
+    if weight == 0 {
+        return refuse("load_balancing_weight", "0; must be 1 or more");
+    }
+    Ok(EndpointConfig {
+        address,
+        weight,
+        health,
+        priority,
+        locality: locality.clone(),
+        mtls: speaks_mtls(from.metadata.as_ref()),
+        labels: labels(from.metadata.as_ref()),
+    })
+}
+
+fn speaks_mtls(metadata: Option<&Metadata>) -> bool {
+    metadata
+        .and_then(|metadata| metadata.filter_metadata.get("envoy.transport_socket_match"))
+        .and_then(|keys| string(keys, "tlsMode"))
+        == Some("istio")
+}
+
+fn labels(metadata: Option<&Metadata>) -> BTreeMap<String, String> {
+    let labels = metadata
+        .and_then(|metadata| metadata.filter_metadata.get("outrigger"))
+        .and_then(|ours| ours.fields.get("labels"))
+        .and_then(|value| value.kind.as_ref());
+    let Some(Kind::StructValue(labels)) = labels else {
+        return BTreeMap::new();
+    };
+    labels
+        .fields
+        .keys()
+        .filter_map(|key| Some((key.clone(), string(labels, key)?.to_owned())))
+        .collect()
+}

@@ -1,0 +1,249 @@
+//! No silent setting: lists every populated field of a resource, known to our schema or not, and refuses those that
+//! the conversion does not read.
+//!
+//! The list below is the other half of the conversion: a field is added to it together with the code that reads it.
+
+use std::{collections::HashMap, sync::LazyLock};
+
+use outrigger_proto::DESCRIPTORS;
+use prost_reflect::{DescriptorPool, DynamicMessage, ReflectMessage as _, Value};
+use prost_types::Any;
+
+use super::{Converted, FieldError, refuse};
+
+/// Descriptors of everything in `proto`.
+pub(crate) static POOL: LazyLock<DescriptorPool> = LazyLock::new(|| {
+    DescriptorPool::decode(DESCRIPTORS).expect("the build wrote a valid descriptor set")
+});
+
+/// Fields that the conversion reads or that provably change nothing here, by message.
+#[rustfmt::skip]
+const READ: &[(&str, &[&str])] = &[
+    // Shared
+    ("envoy.config.core.v3.Address", &["socket_address", "pipe", "envoy_internal_address"]),
+    ("envoy.config.core.v3.SocketAddress", &["protocol", "address", "port_value", "named_port"]),
+    ("envoy.config.core.v3.ConfigSource", &["api_config_source", "ads", "self", "path_config_source", "resource_api_version"]),
+    ("envoy.config.core.v3.SelfConfigSource", &["transport_api_version"]),
+    ("envoy.config.core.v3.AggregatedConfigSource", &[]),
+    // Metadata means something only to whom its keys are addressed.
+    ("envoy.config.core.v3.Metadata", &["filter_metadata"]),
+    ("envoy.config.core.v3.Locality", &["region", "zone", "sub_zone"]),
+    ("envoy.config.core.v3.TransportSocket", &["name", "typed_config"]),
+    ("envoy.config.core.v3.TypedExtensionConfig", &["name", "typed_config"]),
+    ("envoy.config.core.v3.DataSource", &["inline_bytes", "inline_string"]),
+    ("envoy.config.core.v3.HeaderValue", &["key", "value", "raw_value"]),
+    ("envoy.config.core.v3.HeaderValueOption", &["header", "append_action", "keep_empty_value"]),
+    ("envoy.type.v3.Percent", &["value"]),
+    ("envoy.type.matcher.v3.StringMatcher", &["exact", "prefix", "suffix", "safe_regex", "contains", "ignore_case"]),
+    ("envoy.type.matcher.v3.RegexMatcher", &["regex"]),
+    // Listener
+    ("envoy.config.listener.v3.Listener", &["name", "address", "filter_chains", "traffic_direction", "stat_prefix",
+        "bind_to_port", "use_original_dst", "enable_reuse_port", "metadata"]),
+    ("envoy.config.listener.v3.FilterChain", &["name", "filters", "transport_socket", "filter_chain_match", "metadata"]),
+    ("envoy.config.listener.v3.FilterChainMatch", &[]),
+    ("envoy.config.listener.v3.Filter", &["name", "typed_config"]),
+    ("envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager", &["codec_type", "stat_prefix",
+        "rds", "route_config", "http_filters", "forward_client_cert_details", "set_current_client_cert_details"]),
+    ("envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager.SetCurrentClientCertDetails", &["uri"]),
+    ("envoy.extensions.filters.network.http_connection_manager.v3.Rds", &["config_source", "route_config_name"]),
+    ("envoy.extensions.filters.network.http_connection_manager.v3.HttpFilter", &["name", "typed_config", "is_optional", "disabled"]),
+    // We never add x-envoy-* headers.
+    ("envoy.extensions.filters.http.router.v3.Router", &["suppress_envoy_headers"]),
+    // TLS
+    ("envoy.extensions.transport_sockets.raw_buffer.v3.RawBuffer", &[]),
+    ("envoy.extensions.transport_sockets.tls.v3.DownstreamTlsContext", &["common_tls_context", "require_client_certificate",
+        "disable_stateless_session_resumption", "disable_stateful_session_resumption"]),
+    ("envoy.extensions.transport_sockets.tls.v3.UpstreamTlsContext", &["common_tls_context", "sni"]),
+    ("envoy.extensions.transport_sockets.tls.v3.CommonTlsContext", &["tls_params", "validation_context_sds_secret_config",
+        "combined_validation_context", "alpn_protocols", "tls_certificate_sds_secret_configs"]),
+    ("envoy.extensions.transport_sockets.tls.v3.CommonTlsContext.CombinedCertificateValidationContext",
+        &["default_validation_context", "validation_context_sds_secret_config"]),
+    ("envoy.extensions.transport_sockets.tls.v3.TlsParameters", &["tls_minimum_protocol_version", "tls_maximum_protocol_version"]),
+    ("envoy.extensions.transport_sockets.tls.v3.SdsSecretConfig", &["name", "sds_config"]),
+    ("envoy.extensions.transport_sockets.tls.v3.CertificateValidationContext", &["trusted_ca", "match_typed_subject_alt_names"]),
+    ("envoy.extensions.transport_sockets.tls.v3.SubjectAltNameMatcher", &["san_type", "matcher"]),
+    ("envoy.extensions.transport_sockets.tls.v3.Secret", &["name", "validation_context"]),
+    // Route
+    ("envoy.config.route.v3.RouteConfiguration", &["name", "virtual_hosts", "validate_clusters", "metadata"]),
+    ("envoy.config.route.v3.VirtualHost", &["name", "domains", "routes", "metadata"]),
+    ("envoy.config.route.v3.Route", &["name", "match", "route", "redirect", "direct_response", "metadata",
+        "request_headers_to_add", "request_headers_to_remove", "response_headers_to_add", "response_headers_to_remove"]),
+    ("envoy.config.route.v3.RouteMatch", &["prefix", "path", "safe_regex", "path_separated_prefix", "case_sensitive",
+        "headers", "query_parameters", "grpc"]),
+    ("envoy.config.route.v3.RouteMatch.GrpcRouteMatchOptions", &[]),
+    ("envoy.config.route.v3.HeaderMatcher", &["name", "present_match", "string_match", "invert_match", "treat_missing_header_as_empty"]),
+    ("envoy.config.route.v3.QueryParameterMatcher", &["name", "string_match", "present_match"]),
+    ("envoy.config.route.v3.RouteAction", &["cluster", "weighted_clusters", "timeout", "prefix_rewrite",
+        "host_rewrite_literal", "hash_policy"]),
+    ("envoy.config.route.v3.WeightedCluster", &["clusters"]),
+    ("envoy.config.route.v3.WeightedCluster.ClusterWeight", &["name", "weight", "request_headers_to_add",
+        "request_headers_to_remove", "response_headers_to_add", "response_headers_to_remove"]),
+    ("envoy.config.route.v3.RouteAction.HashPolicy", &["header", "cookie", "connection_properties", "query_parameter", "terminal"]),
+    ("envoy.config.route.v3.RouteAction.HashPolicy.Header", &["header_name"]),
+    ("envoy.config.route.v3.RouteAction.HashPolicy.Cookie", &["name", "ttl", "path"]),
+    ("envoy.config.route.v3.RouteAction.HashPolicy.ConnectionProperties", &["source_ip"]),
+    ("envoy.config.route.v3.RouteAction.HashPolicy.QueryParameter", &["name"]),
+    ("envoy.config.route.v3.RedirectAction", &["host_redirect", "path_redirect", "response_code", "https_redirect",
+        "scheme_redirect", "strip_query", "port_redirect"]),
+    ("envoy.config.route.v3.DirectResponseAction", &["status", "body"]),
+    // Cluster
+    ("envoy.config.cluster.v3.Cluster", &["name", "type", "eds_cluster_config", "connect_timeout", "lb_policy",
+        "circuit_breakers", "outlier_detection", "ring_hash_lb_config", "least_request_lb_config", "maglev_lb_config",
+        "round_robin_lb_config", "transport_socket", "metadata", "common_lb_config", "load_assignment",
+        "typed_extension_protocol_options", "load_balancing_policy", "transport_socket_matches"]),
+    ("envoy.config.cluster.v3.Cluster.EdsClusterConfig", &["eds_config", "service_name"]),
+    ("envoy.config.cluster.v3.Cluster.RingHashLbConfig", &["minimum_ring_size", "maximum_ring_size", "hash_function"]),
+    ("envoy.config.cluster.v3.Cluster.LeastRequestLbConfig", &["choice_count"]),
+    ("envoy.config.cluster.v3.Cluster.MaglevLbConfig", &["table_size"]),
+    ("envoy.config.cluster.v3.Cluster.RoundRobinLbConfig", &[]),
+    ("envoy.config.cluster.v3.Cluster.CommonLbConfig", &["healthy_panic_threshold"]),
+    ("envoy.config.cluster.v3.Cluster.TransportSocketMatch", &["name", "match", "transport_socket"]),
+    ("envoy.config.cluster.v3.LoadBalancingPolicy", &["policies"]),
+    ("envoy.config.cluster.v3.LoadBalancingPolicy.Policy", &["typed_extension_config"]),
+    ("envoy.extensions.load_balancing_policies.least_request.v3.LeastRequest", &["choice_count"]),
+    ("envoy.extensions.load_balancing_policies.round_robin.v3.RoundRobin", &[]),
+    ("envoy.extensions.load_balancing_policies.random.v3.Random", &[]),
+    ("envoy.extensions.load_balancing_policies.ring_hash.v3.RingHash", &["hash_function", "minimum_ring_size", "maximum_ring_size"]),
+    ("envoy.extensions.load_balancing_policies.maglev.v3.Maglev", &["table_size"]),
+    ("envoy.config.cluster.v3.CircuitBreakers", &["thresholds"]),
+    // What is left of a limit is always reported.
+    ("envoy.config.cluster.v3.CircuitBreakers.Thresholds", &["priority", "max_connections", "max_pending_requests",
+        "max_requests", "max_retries", "track_remaining"]),
+    ("envoy.config.cluster.v3.OutlierDetection", &["consecutive_5xx", "interval", "base_ejection_time", "max_ejection_percent",
+        "enforcing_consecutive_5xx", "enforcing_success_rate", "consecutive_gateway_failure",
+        "enforcing_consecutive_gateway_failure", "enforcing_failure_percentage", "max_ejection_time",
+        "max_ejection_time_jitter", "always_eject_one_host"]),
+    ("envoy.extensions.upstreams.http.v3.HttpProtocolOptions", &["common_http_protocol_options", "explicit_http_config",
+        "use_downstream_protocol_config"]),
+    ("envoy.extensions.upstreams.http.v3.HttpProtocolOptions.ExplicitHttpConfig", &["http_protocol_options", "http2_protocol_options"]),
+    ("envoy.extensions.upstreams.http.v3.HttpProtocolOptions.UseDownstreamHttpConfig", &["http_protocol_options", "http2_protocol_options"]),
+    ("envoy.config.core.v3.HttpProtocolOptions", &["idle_timeout", "max_requests_per_connection"]),
+    ("envoy.config.core.v3.Http1ProtocolOptions", &[]),
+    ("envoy.config.core.v3.Http2ProtocolOptions", &[]),
+    // Endpoint. Locality weights count only with `locality_weighted_lb_config` (as in Envoy), which is refused.
+    ("envoy.config.endpoint.v3.ClusterLoadAssignment", &["cluster_name", "endpoints", "policy"]),
+    ("envoy.config.endpoint.v3.ClusterLoadAssignment.Policy", &[]),
+    ("envoy.config.endpoint.v3.LocalityLbEndpoints", &["locality", "lb_endpoints", "load_balancing_weight", "priority", "metadata"]),
+    ("envoy.config.endpoint.v3.LbEndpoint", &["endpoint", "health_status", "metadata", "load_balancing_weight"]),
+    ("envoy.config.endpoint.v3.Endpoint", &["address"]),
+];
+
+/// Fields outside our schema that may be there: message and number.
+const HARMLESS: &[(&str, u32)] = &[
+    // `total_weight`, deprecated: every client takes the sum of the weights.
+    ("envoy.config.route.v3.WeightedCluster", 3),
+];
+
+static BY_MESSAGE: LazyLock<HashMap<&'static str, &'static [&'static str]>> =
+    LazyLock::new(|| READ.iter().copied().collect());
+
+const HTTP_FILTER: &str = "envoy.extensions.filters.network.http_connection_manager.v3.HttpFilter";
+pub(crate) const ROUTER: &str = "envoy.extensions.filters.http.router.v3.Router";
+
+/// `type.googleapis.com/a.b.C` → `a.b.C`
+pub(crate) fn type_name(url: &str) -> &str {
+    url.rsplit_once('/').map_or(url, |(_, name)| name)
+}
+
+/// Refuses `any` if it sets something that the conversion would not look at.
+pub(crate) fn check(any: &Any) -> Converted<()> {
+    walk(&decode(&any.type_url, &any.value)?)
+}
+
+/// Decodes with reflection, which keeps unknown fields.
+pub(crate) fn decode(type_url: &str, bytes: &[u8]) -> Converted<DynamicMessage> {
+    let name = type_name(type_url);
+    let Some(descriptor) = POOL.get_message_by_name(name) else {
+        return refuse("", format!("type {name:?} is not supported yet"));
+    };
+    DynamicMessage::decode(descriptor, bytes)
+        .map_err(|error| FieldError::new("", format!("not a valid {name}: {error}")))
+}
+
+fn walk(message: &DynamicMessage) -> Converted<()> {
+    let descriptor = message.descriptor();
+    let name = descriptor.full_name();
+    if name == "google.protobuf.Any" {
+        return walk(&decode(
+            &text(message, "type_url"),
+            &bytes(message, "value"),
+        )?);
+    }
+    if name.starts_with("google.protobuf.") || is_skipped_filter(name, message) {
+        return Ok(());
+    }
+    let Some(read) = BY_MESSAGE.get(name) else {
+        return refuse("", format!("{name} is not supported yet"));
+    };
+    for unknown in message.unknown_fields() {
+        if !HARMLESS.contains(&(name, unknown.number())) {
+            return refuse(
+                "",
+                format!("field {} of {name} is not supported yet", unknown.number()),
+            );
+        }
+    }
+    for (field, value) in message.fields() {
+        let field_name = field.name();
+        if !read.contains(&field_name) {
+            return refuse(field_name, "not supported yet");
+        }
+        walk_value(value).map_err(|error| match value {
+            // The index or key is already in the path, as `[0]`.
+            Value::List(_) | Value::Map(_) => FieldError {
+                path: format!("{field_name}{}", error.path),
+                message: error.message,
+            },
+            _ => error.under(field_name),
+        })?;
+    }
+    Ok(())
+}
+
+fn walk_value(value: &Value) -> Converted<()> {
+    match value {
+        Value::Message(message) => walk(message),
+        Value::List(items) => items.iter().enumerate().try_for_each(|(index, item)| {
+            walk_value(item).map_err(|error| error.under(format!("[{index}]")))
+        }),
+        Value::Map(entries) => entries.iter().try_for_each(|(key, item)| {
+            let key = key.as_str().unwrap_or("?");
+            walk_value(item).map_err(|error| error.under(format!("[{key:?}]")))
+        }),
+        _ => Ok(()),
+    }
+}
+
+/// An HTTP filter that is not ours and may be left out: off, or optional.
+fn is_skipped_filter(name: &str, message: &DynamicMessage) -> bool {
+    let flag = |field| {
+        message
+            .get_field_by_name(field)
+            .and_then(|value| value.as_bool())
+            .unwrap_or(false)
+    };
+    if name != HTTP_FILTER || !(flag("is_optional") || flag("disabled")) {
+        return false;
+    }
+    let Some(config) = message.get_field_by_name("typed_config") else {
+        return true;
+    };
+    let is_router = config
+        .as_message()
+        .is_some_and(|any| type_name(&text(any, "type_url")) == ROUTER);
+    !is_router
+}
+
+fn text(message: &DynamicMessage, field: &str) -> String {
+    message
+        .get_field_by_name(field)
+        .and_then(|value| value.as_str().map(str::to_owned))
+        .unwrap_or_default()
+}
+
+fn bytes(message: &DynamicMessage, field: &str) -> Vec<u8> {
+    message
+        .get_field_by_name(field)
+        .and_then(|value| value.as_bytes().map(|bytes| bytes.to_vec()))
+        .unwrap_or_default()
+}

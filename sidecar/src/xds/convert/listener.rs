@@ -1,0 +1,211 @@
+//! `Listener` with its one HTTP connection manager → [`ParsedListener`].
+
+use std::net::SocketAddr;
+
+use outrigger_core::{Direction, DownstreamTls, RouteTable};
+use outrigger_proto::envoy::{
+    config::listener::v3::{self as proto, filter, listener::ListenerSpecifier},
+    extensions::filters::network::http_connection_manager::v3::{
+        HttpConnectionManager, HttpFilter,
+        http_connection_manager::{CodecType, ForwardClientCertDetails, RouteSpecifier},
+        http_filter,
+    },
+};
+use prost_types::Any;
+
+use super::{
+    Converted, direction, fields, must_be_ads, must_be_false, refuse, route, socket_address, tls,
+    unpack, unsupported,
+};
+
+const HCM: &str =
+    "envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager";
+
+/// An accepted listener.
+#[derive(Debug)]
+pub(crate) struct ParsedListener {
+    pub(crate) name: String,
+    pub(crate) address: SocketAddr,
+    pub(crate) direction: Direction,
+    pub(crate) tls: Option<DownstreamTls>,
+    pub(crate) routes: ParsedRoutes,
+}
+
+/// Where a listener's routes come from.
+#[derive(Debug)]
+pub(crate) enum ParsedRoutes {
+    /// RDS by this name.
+    Named(String),
+    /// In the listener.
+    Inline(RouteTable),
+}
+
+pub(crate) fn convert(
+    from: &proto::Listener,
+    slots: &mut route::Slots<'_>,
+) -> Converted<ParsedListener> {
+    if from.name.is_empty() {
+        return refuse("name", "missing");
+    }
+    if let Some(ListenerSpecifier::InternalListener(_)) = from.listener_specifier {
+        return unsupported("internal_listener");
+    }
+    must_be_false("use_original_dst", from.use_original_dst.unwrap_or(false))?;
+    if from.bind_to_port == Some(false) {
+        return refuse("bind_to_port", "false is not supported yet");
+    }
+    let address = socket_address("address", from.address.as_ref())?;
+    let [chain] = from.filter_chains.as_slice() else {
+        return refuse(
+            "filter_chains",
+            format!(
+                "has {} entries; exactly one is supported yet",
+                from.filter_chains.len()
+            ),
+        );
+    };
+    let (tls, manager) = filter_chain(chain).map_err(|e| e.under("filter_chains[0]"))?;
+    let direction = direction(from.traffic_direction, tls.is_some());
+    // Plain text from others would skip every check of who they are.
+    if direction == Direction::Inbound && tls.is_none() && !address.ip().is_loopback() {
+        return refuse(
+            "filter_chains[0].transport_socket",
+            "missing; an inbound listener needs mutual TLS",
+        );
+    }
+    if direction == Direction::Outbound && !address.ip().is_loopback() {
+        return refuse(
+            "address.socket_address.address",
+            format!(
+                "{} is not a loopback address; an outbound listener would be an open proxy",
+                address.ip()
+            ),
+        );
+    }
+    let path = "filter_chains[0].filters[0].typed_config";
+    let routes = connection_manager(&manager, slots).map_err(|error| error.under(path))?;
+    check_client_certificate_header(&manager, tls.is_some()).map_err(|error| error.under(path))?;
+    Ok(ParsedListener {
+        name: from.name.clone(),
+        address,
+        direction,
+        tls,
+        routes,
+    })
+}
+
+fn filter_chain(
+    from: &proto::FilterChain,
+) -> Converted<(Option<DownstreamTls>, HttpConnectionManager)> {
+    let tls = match &from.transport_socket {
+        Some(socket) => tls::downstream(socket).map_err(|e| e.under("transport_socket"))?,
+        None => None,
+    };
+    let [only] = from.filters.as_slice() else {
+        return refuse(
+            "filters",
+            format!(
+                "has {} entries; exactly one, the HTTP connection manager, is supported yet",
+                from.filters.len()
+            ),
+        );
+    };
+    let any: &Any = match &only.config_type {
+        Some(filter::ConfigType::TypedConfig(any)) => any,
+        Some(filter::ConfigType::ConfigDiscovery(_)) => {
+            return unsupported("filters[0].config_discovery");
+        }
+        None => return refuse("filters[0].typed_config", "missing"),
+    };
+    let manager = unpack(any, HCM).map_err(|error| error.under("filters[0].typed_config"))?;
+    Ok((tls, manager))
+}
+
+fn connection_manager(
+    from: &HttpConnectionManager,
+    slots: &mut route::Slots<'_>,
+) -> Converted<ParsedRoutes> {
+    if from.codec_type != i32::from(CodecType::Auto) {
+        return refuse(
+            "codec_type",
+            "must be AUTO; HTTP/1.1 and HTTP/2 are told apart here",
+        );
+    }
+    http_filters(&from.http_filters)?;
+    match &from.route_specifier {
+        Some(RouteSpecifier::Rds(rds)) => {
+            must_be_ads("rds.config_source", rds.config_source.as_ref())?;
+            if rds.route_config_name.is_empty() {
+                return refuse("rds.route_config_name", "missing");
+            }
+            Ok(ParsedRoutes::Named(rds.route_config_name.clone()))
+        }
+        Some(RouteSpecifier::RouteConfig(config)) => route::convert(config, slots)
+            .map(ParsedRoutes::Inline)
+            .map_err(|error| error.under("route_config")),
+        None => refuse("rds", "missing; rds or route_config must be set"),
+    }
+}
+
+/// The router, last; any other must be optional or switched off.
+fn http_filters(filters: &[HttpFilter]) -> Converted<()> {
+    let mut is_last_router = false;
+    for (index, filter) in filters.iter().enumerate() {
+        let path = format!("http_filters[{index}]");
+        let type_url = match &filter.config_type {
+            Some(http_filter::ConfigType::TypedConfig(any)) => any.type_url.as_str(),
+            Some(http_filter::ConfigType::ConfigDiscovery(_)) | None => "",
+        };
+        is_last_router = fields::type_name(type_url) == fields::ROUTER && !filter.disabled;
+        if is_last_router {
+            if index + 1 != filters.len() {
+                return refuse(path, "the router must be the last filter");
+            }
+        } else if !filter.is_optional && !filter.disabled {
+            return refuse(
+                format!("{path}.typed_config"),
+                format!(
+                    "filter {:?} is not supported yet and not is_optional",
+                    filter.name
+                ),
+            );
+        }
+    }
+    if !is_last_router {
+        return refuse("http_filters", "the last filter must be the router");
+    }
+    Ok(())
+}
+
+/// Inbound always deletes `x-forwarded-client-cert` and writes its own; outbound always deletes it.
+fn check_client_certificate_header(from: &HttpConnectionManager, has_tls: bool) -> Converted<()> {
+    let path = "forward_client_cert_details";
+    match ForwardClientCertDetails::try_from(from.forward_client_cert_details) {
+        Ok(ForwardClientCertDetails::SanitizeSet) if has_tls => {}
+        Ok(ForwardClientCertDetails::Sanitize) if !has_tls => {}
+        Ok(ForwardClientCertDetails::Sanitize) => {
+            return refuse(
+                path,
+                "SANITIZE is not supported yet with TLS; must be SANITIZE_SET",
+            );
+        }
+        Ok(other) => {
+            return refuse(
+                path,
+                format!("{} is not supported yet", other.as_str_name()),
+            );
+        }
+        Err(_unknown) => return refuse(path, "is unknown"),
+    }
+    match &from.set_current_client_cert_details {
+        Some(details) if has_tls && !details.uri => {
+            refuse("set_current_client_cert_details.uri", "must be true")
+        }
+        Some(_) if !has_tls => refuse(
+            "set_current_client_cert_details",
+            "has no effect without TLS",
+        ),
+        None if has_tls => refuse("set_current_client_cert_details.uri", "must be true"),
+        _ => Ok(()),
+    }
+}

@@ -1,0 +1,357 @@
+//! `RouteConfiguration` → [`RouteTable`].
+
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
+
+use http::{HeaderName, HeaderValue};
+use outrigger_core::{
+    Action, ClusterChoice, ClusterSlot, HashPolicy, HeaderEdits, Route, RouteTable, VirtualHost,
+    WeightedCluster,
+};
+use outrigger_proto::envoy::config::{
+    core::v3::{DataSource, data_source},
+    route::v3::{
+        self as proto,
+        redirect_action::{PathRewriteSpecifier, RedirectResponseCode, SchemeRewriteSpecifier},
+        route::Action as ProtoAction,
+        route_action::{
+            ClusterSpecifier, HostRewriteSpecifier,
+            hash_policy::{self, PolicySpecifier},
+        },
+    },
+};
+
+use super::{Converted, FieldError, duration, matches, must_be_false, ours, refuse, unsupported};
+
+/// What xDS says of a route without `timeout`; `0s` switches it off.
+const DEFAULT_TIMEOUT: Duration = Duration::from_secs(15);
+/// Body of one direct response.
+const MAX_DIRECT_RESPONSE: usize = 4096; // Envoy's default
+
+/// Gives a cluster name its slot.
+pub(crate) type Slots<'a> = dyn FnMut(&str) -> ClusterSlot + 'a;
+
+pub(crate) fn convert(
+    from: &proto::RouteConfiguration,
+    slots: &mut Slots<'_>,
+) -> Converted<RouteTable> {
+    must_be_false("validate_clusters", from.validate_clusters.unwrap_or(false))?;
+    let mut domains = BTreeSet::new();
+    let mut hosts = Vec::with_capacity(from.virtual_hosts.len());
+    for (index, host) in from.virtual_hosts.iter().enumerate() {
+        let host = virtual_host(host, &mut domains, slots)
+            .map_err(|error| error.under(format!("virtual_hosts[{index}]({:?})", host.name)))?;
+        hosts.push(host);
+    }
+    Ok(RouteTable::new(from.name.clone(), hosts))
+}
+
+fn virtual_host(
+    from: &proto::VirtualHost,
+    seen: &mut BTreeSet<String>,
+    slots: &mut Slots<'_>,
+) -> Converted<VirtualHost> {
+    if from.domains.is_empty() {
+        return refuse("domains", "is empty; at least one is needed");
+    }
+    for (index, domain) in from.domains.iter().enumerate() {
+        let path = format!("domains[{index}]");
+        let inner = domain
+            .strip_prefix('*')
+            .or_else(|| domain.strip_suffix('*'))
+            .unwrap_or(domain);
+        if domain.is_empty() || inner.contains('*') {
+            return refuse(
+                path,
+                format!("{domain:?} is not a domain; `*` may stand first or last"),
+            );
+        }
+        if !seen.insert(domain.to_ascii_lowercase()) {
+            return refuse(
+                path,
+                format!("{domain:?} is in two places; each domain may be there once"),
+            );
+        }
+    }
+    let mut routes = Vec::with_capacity(from.routes.len());
+    for (index, route) in from.routes.iter().enumerate() {
+        routes.push(convert_route(route, slots).map_err(|e| e.under(format!("routes[{index}]")))?);
+    }
+    Ok(VirtualHost {
+        name: from.name.clone(),
+        domains: from.domains.clone(),
+        routes,
+    })
+}
+
+fn convert_route(from: &proto::Route, slots: &mut Slots<'_>) -> Converted<Route> {
+    let mut route = Route {
+        name: from.name.clone(),
+        position: ours(from.metadata.as_ref()).position,
+        matches: matches::route_match(from.r#match.as_ref())?,
+        action: Action::DirectResponse {
+            status: 500,
+            body: Arc::default(),
+        },
+        timeout: None,
+        request_headers: matches::header_edits(
+            "request",
+            &from.request_headers_to_add,
+            &from.request_headers_to_remove,
+        )?,
+        response_headers: matches::header_edits(
+            "response",
+            &from.response_headers_to_add,
+            &from.response_headers_to_remove,
+        )?,
+        hash_policies: Vec::new(),
+        prefix_rewrite: None,
+        host_rewrite: None,
+    };
+    match &from.action {
+        Some(ProtoAction::Route(action)) => {
+            forward(action, &mut route, slots).map_err(|error| error.under("route"))?;
+        }
+        Some(ProtoAction::Redirect(action)) => {
+            route.action = redirect(action).map_err(|error| error.under("redirect"))?;
+        }
+        Some(ProtoAction::DirectResponse(action)) => {
+            route.action =
+                direct_response(action).map_err(|error| error.under("direct_response"))?;
+        }
+        Some(ProtoAction::FilterAction(_)) => return unsupported("filter_action"),
+        Some(ProtoAction::NonForwardingAction(_)) => return unsupported("non_forwarding_action"),
+        None => {
+            return refuse(
+                "route",
+                "missing; one of route, redirect, direct_response must be set",
+            );
+        }
+    }
+    Ok(route)
+}
+
+fn forward(from: &proto::RouteAction, route: &mut Route, slots: &mut Slots<'_>) -> Converted<()> {
+    route.action = Action::Forward(match &from.cluster_specifier {
+        Some(ClusterSpecifier::Cluster(name)) => single(name, slots)?,
+        Some(ClusterSpecifier::WeightedClusters(weighted)) => {
+            weighted_clusters(weighted, slots).map_err(|e| e.under("weighted_clusters"))?
+        }
+        Some(ClusterSpecifier::ClusterHeader(_)) => return unsupported("cluster_header"),
+        Some(ClusterSpecifier::ClusterSpecifierPlugin(_)) => {
+            return unsupported("cluster_specifier_plugin");
+        }
+        Some(ClusterSpecifier::InlineClusterSpecifierPlugin(_)) => {
+            return unsupported("inline_cluster_specifier_plugin");
+        }
+        None => {
+            return refuse(
+                "cluster",
+                "missing; one of cluster, weighted_clusters must be set",
+            );
+        }
+    });
+    route.timeout = match &from.timeout {
+        None => Some(DEFAULT_TIMEOUT),
+        Some(timeout) => Some(duration("timeout", timeout)?).filter(|timeout| !timeout.is_zero()),
+    };
+    route.prefix_rewrite = Some(from.prefix_rewrite.clone()).filter(|prefix| !prefix.is_empty());
+    if let Some(HostRewriteSpecifier::HostRewriteLiteral(host)) = &from.host_rewrite_specifier {
+        let host = HeaderValue::from_str(host)
+            .map_err(|error| FieldError::new("host_rewrite_literal", error.to_string()))?;
+        route.host_rewrite = Some(host);
+    }
+    for (index, policy) in from.hash_policy.iter().enumerate() {
+        let converted =
+            hash_policy(policy).map_err(|error| error.under(format!("hash_policy[{index}]")))?;
+        route.hash_policies.push(converted);
+        if policy.terminal {
+            route.hash_policies.push(HashPolicy::Terminal);
+        }
+    }
+    Ok(())
+}
+
+fn single(name: &str, slots: &mut Slots<'_>) -> Converted<ClusterChoice> {
+    if name.is_empty() {
+        return refuse("cluster", "is empty");
+    }
+    let only = WeightedCluster {
+        cluster: slots(name),
+        name: name.into(),
+        weight: 1,
+        request_headers: HeaderEdits::default(),
+        response_headers: HeaderEdits::default(),
+    };
+    Ok(ClusterChoice::new(vec![only]).expect("one cluster of weight 1"))
+}
+
+fn weighted_clusters(
+    from: &proto::WeightedCluster,
+    slots: &mut Slots<'_>,
+) -> Converted<ClusterChoice> {
+    let mut clusters = Vec::with_capacity(from.clusters.len());
+    let mut total_weight = 0u64;
+    for (index, cluster) in from.clusters.iter().enumerate() {
+        let convert = || -> Converted<WeightedCluster> {
+            if cluster.name.is_empty() {
+                return refuse("name", "missing");
+            }
+            Ok(WeightedCluster {
+                cluster: slots(&cluster.name),
+                name: cluster.name.as_str().into(),
+                weight: cluster.weight.unwrap_or(0),
+                request_headers: matches::header_edits(
+                    "request",
+                    &cluster.request_headers_to_add,
+                    &cluster.request_headers_to_remove,
+                )?,
+                response_headers: matches::header_edits(
+                    "response",
+                    &cluster.response_headers_to_add,
+                    &cluster.response_headers_to_remove,
+                )?,
+            })
+        };
+        let cluster = { convert }().map_err(|e| e.under(format!("clusters[{index}]")))?;
+        total_weight += u64::from(cluster.weight);
+        clusters.push(cluster);
+    }
+    match ClusterChoice::new(clusters) {
+        Some(choice) if choice.total_weight <= u64::from(u32::MAX) => Ok(choice),
+        _ => refuse(
+            "clusters",
+            format!("weights sum to {total_weight}; must be 1 to 4294967295"),
+        ),
+    }
+}
+
+fn hash_policy(from: &proto::route_action::HashPolicy) -> Converted<HashPolicy> {
+    Ok(match &from.policy_specifier {
+        Some(PolicySpecifier::Header(header)) => {
+            let name = HeaderName::from_bytes(header.header_name.as_bytes()).map_err(|_error| {
+                FieldError::new(
+                    "header.header_name",
+                    format!("{:?} is not a header name", header.header_name),
+                )
+            })?;
+            HashPolicy::Header(name)
+        }
+        Some(PolicySpecifier::Cookie(cookie)) => cookie_policy(cookie)?,
+        Some(PolicySpecifier::ConnectionProperties(hash_policy::ConnectionProperties {
+            source_ip: true,
+        })) => HashPolicy::SourceIp,
+        Some(PolicySpecifier::ConnectionProperties(_)) => {
+            return refuse("connection_properties.source_ip", "must be true");
+        }
+        Some(PolicySpecifier::QueryParameter(parameter)) if !parameter.name.is_empty() => {
+            HashPolicy::QueryParameter(parameter.name.clone())
+        }
+        Some(PolicySpecifier::QueryParameter(_)) => {
+            return refuse("query_parameter.name", "missing");
+        }
+        Some(PolicySpecifier::FilterState(_)) => return unsupported("filter_state"),
+        None => {
+            return refuse(
+                "header",
+                "missing; one of header, cookie, connection_properties, query_parameter must be set",
+            );
+        }
+    })
+}
+
+fn cookie_policy(from: &hash_policy::Cookie) -> Converted<HashPolicy> {
+    if from.name.is_empty() {
+        return refuse("cookie.name", "missing");
+    }
+    let ttl = from
+        .ttl
+        .as_ref()
+        .map(|ttl| duration("cookie.ttl", ttl))
+        .transpose()?;
+    Ok(HashPolicy::Cookie {
+        name: from.name.clone(),
+        path: from.path.clone(),
+        ttl,
+    })
+}
+
+fn redirect(from: &proto::RedirectAction) -> Converted<Action> {
+    let path = match &from.path_rewrite_specifier {
+        Some(PathRewriteSpecifier::PathRedirect(path)) => Some(path.clone()),
+        Some(PathRewriteSpecifier::PrefixRewrite(_)) => return unsupported("prefix_rewrite"),
+        Some(PathRewriteSpecifier::RegexRewrite(_)) => return unsupported("regex_rewrite"),
+        None => None,
+    };
+    let scheme = match &from.scheme_rewrite_specifier {
+        Some(SchemeRewriteSpecifier::HttpsRedirect(true)) => Some("https".to_owned()),
+        Some(SchemeRewriteSpecifier::SchemeRedirect(scheme)) => Some(scheme.clone()),
+        Some(SchemeRewriteSpecifier::HttpsRedirect(false)) | None => None,
+    };
+    let port = match from.port_redirect {
+        0 => None,
+        port => Some(u16::try_from(port).map_err(|_error| {
+            FieldError::new(
+                "port_redirect",
+                format!("{port} is not a port; at most 65535"),
+            )
+        })?),
+    };
+    let status = match RedirectResponseCode::try_from(from.response_code) {
+        Ok(RedirectResponseCode::MovedPermanently) => 301,
+        Ok(RedirectResponseCode::Found) => 302,
+        Ok(RedirectResponseCode::SeeOther) => 303,
+        Ok(RedirectResponseCode::TemporaryRedirect) => 307,
+        Ok(RedirectResponseCode::PermanentRedirect) => 308,
+        Err(_unknown) => {
+            return refuse(
+                "response_code",
+                format!("{} is unknown", from.response_code),
+            );
+        }
+    };
+    Ok(Action::Redirect {
+        scheme,
+        host: Some(from.host_redirect.clone()).filter(|host| !host.is_empty()),
+        port,
+        path,
+        strip_query: from.strip_query,
+        status,
+    })
+}
+
+fn direct_response(from: &proto::DirectResponseAction) -> Converted<Action> {
+    let status = u16::try_from(from.status)
+        .ok()
+        .filter(|status| (200..600).contains(status));
+    let Some(status) = status else {
+        return refuse("status", format!("{}; must be 200 to 599", from.status));
+    };
+    let body = inline("body", from.body.as_ref())?.unwrap_or_default();
+    if body.len() > MAX_DIRECT_RESPONSE {
+        return refuse(
+            "body",
+            format!("{} bytes; at most {MAX_DIRECT_RESPONSE}", body.len()),
+        );
+    }
+    Ok(Action::DirectResponse {
+        status,
+        body: body.into(),
+    })
+}
+
+/// The bytes of an inline source. Files and environment variables of ours are never named by a server.
+pub(super) fn inline(path: &str, from: Option<&DataSource>) -> Converted<Option<Vec<u8>>> {
+    match from.and_then(|source| source.specifier.as_ref()) {
+        None => Ok(None),
+        Some(data_source::Specifier::InlineBytes(bytes)) => Ok(Some(bytes.clone())),
+        Some(data_source::Specifier::InlineString(text)) => Ok(Some(text.clone().into_bytes())),
+        Some(data_source::Specifier::Filename(_)) => refuse(
+            format!("{path}.filename"),
+            "files of this machine may not be named; use inline_bytes",
+        ),
+        Some(data_source::Specifier::EnvironmentVariable(_)) => refuse(
+            format!("{path}.environment_variable"),
+            "variables of this process may not be named; use inline_bytes",
+        ),
+    }
+}

@@ -1,0 +1,386 @@
+//! Every rule of the client: what is asked for and when, what is accepted, what is answered.
+//!
+//! ```text
+//! CDS(*) ─► EDS as clusters name them ─► both settled or 15 s ─► LDS(*) ─► RDS and SDS as listeners name them
+//! ```
+//! An answer is taken resource by resource: good ones are applied, bad ones keep their last good version and are
+//! named in the NACK. Dependent subscriptions go out before the ACK, so that a server that waits for both ACKs of a
+//! stage sees them in order.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use outrigger_core::Snapshot;
+use outrigger_proto::{
+    envoy::{
+        config::{
+            cluster::v3::Cluster, core::v3::Node, endpoint::v3::ClusterLoadAssignment,
+            listener::v3::Listener, route::v3::RouteConfiguration,
+        },
+        extensions::transport_sockets::tls::v3::Secret,
+        service::discovery::v3::{DeltaDiscoveryRequest, DeltaDiscoveryResponse, Resource},
+    },
+    google::rpc::Status as RpcStatus,
+};
+use prost_types::Any;
+use rustls_pki_types::CertificateDer;
+use tokio::time::Instant;
+
+use super::{
+    convert::{self, Converted, FieldError, fields, refuse},
+    mesh::Mesh,
+    state::{Kind, Status, TypeState},
+};
+
+/// Resources of one type.
+const MAX_RESOURCES: usize = 100_000;
+/// Text of one NACK.
+const MAX_NACK: usize = 4096;
+const INVALID_ARGUMENT: i32 = 3;
+
+/// What happened to the resources of one answer, for the metrics.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Tally {
+    pub(crate) accepted: u64,
+    pub(crate) refused: u64,
+    pub(crate) removed: u64,
+}
+
+#[derive(Debug)]
+pub(crate) struct Engine {
+    node: Node,
+    /// TLS needs a certificate, which only a sidecar with an identity has.
+    has_identity: bool,
+    connected: bool,
+    types: [TypeState; 5],
+    mesh: Mesh,
+    bundle: Option<Vec<CertificateDer<'static>>>,
+    tallies: BTreeMap<Kind, Tally>,
+}
+
+impl Engine {
+    pub(crate) fn new(node: Node, has_identity: bool) -> Self {
+        Self {
+            node,
+            has_identity,
+            connected: false,
+            types: Kind::ALL.map(TypeState::new),
+            mesh: Mesh::default(),
+            bundle: None,
+            tallies: BTreeMap::new(),
+        }
+    }
+
+    /// First requests of a new stream.
+    pub(crate) fn connected(&mut self, now: Instant) -> Vec<DeltaDiscoveryRequest> {
+        self.connected = true;
+        let mut requests: Vec<_> = if self.state(Kind::Cluster).is_subscribed() {
+            self.types
+                .iter_mut()
+                .filter_map(|state| state.resume(now))
+                .collect()
+        } else {
+            vec![self.state_mut(Kind::Cluster).subscribe_all(now)]
+        };
+        if let Some(first) = requests.first_mut() {
+            first.node = Some(self.node.clone());
+        }
+        requests
+    }
+
+    /// The stream is gone. Everything goes on as it was.
+    pub(crate) fn disconnected(&mut self) {
+        self.connected = false;
+        self.types.iter_mut().for_each(TypeState::disconnected);
+    }
+
+    /// Takes an answer; the last of the returned requests but for the first LDS is its ACK or NACK.
+    pub(crate) fn response(
+        &mut self,
+        response: DeltaDiscoveryResponse,
+        now: Instant,
+    ) -> Vec<DeltaDiscoveryRequest> {
+        let Some(kind) = Kind::from_type_url(&response.type_url) else {
+            let message = format!("{:?} was not asked for", response.type_url);
+            return vec![answer(response.type_url, response.nonce, vec![message])];
+        };
+        let mut refusals = Vec::new();
+        let mut tally = Tally::default();
+        let twice = names_there_twice(&response.resources);
+        for resource in response.resources {
+            let name = resource.name.clone();
+            if !self.state(kind).wants(&name) {
+                continue;
+            }
+            let version = resource.version.clone();
+            let taken = if twice.contains(&name) {
+                refuse("", "is in the answer twice")
+            } else {
+                self.take(kind, &resource)
+            };
+            match taken {
+                Ok(any) => {
+                    tally.accepted += 1;
+                    self.state_mut(kind).accept(&name, version, any);
+                }
+                Err(error) => {
+                    tally.refused += 1;
+                    let details = format!("{} {name:?}: {error}", kind.name());
+                    if self.state(kind).entries().len() < MAX_RESOURCES {
+                        self.state_mut(kind).refuse(&name, version, details.clone());
+                    }
+                    refusals.push(details);
+                }
+            }
+        }
+        for name in response.removed_resources {
+            tally.removed += 1;
+            self.state_mut(kind).remove(&name);
+            self.missing(kind, &name, true);
+        }
+        self.state_mut(kind).answered();
+        self.count(kind, tally);
+        let mut requests = self.subscribe(now);
+        requests.push(answer(kind.type_url(), response.nonce, refusals));
+        requests.extend(self.start_listeners(now));
+        requests
+    }
+
+    /// To be called at [`Self::deadline`].
+    pub(crate) fn tick(&mut self, now: Instant) -> Vec<DeltaDiscoveryRequest> {
+        for kind in Kind::ALL {
+            for name in self.state_mut(kind).expire(now) {
+                tracing::warn!(kind = kind.name(), %name, "resource did not arrive in time");
+                self.missing(kind, &name, false);
+            }
+        }
+        let mut requests = self.subscribe(now);
+        requests.extend(self.start_listeners(now));
+        requests
+    }
+
+    /// When [`Self::tick`] is due.
+    pub(crate) fn deadline(&self) -> Option<Instant> {
+        self.types.iter().filter_map(TypeState::next_deadline).min()
+    }
+
+    /// The next snapshot, if anything changed.
+    pub(crate) fn take_snapshot(&mut self) -> Option<Arc<Snapshot>> {
+        self.mesh.take_snapshot()
+    }
+
+    /// A trust bundle that arrived.
+    pub(crate) fn take_bundle(&mut self) -> Option<Vec<CertificateDer<'static>>> {
+        self.bundle.take()
+    }
+
+    /// The first configuration is complete: all clusters and listeners are here, with everything they name that exists.
+    pub(crate) fn is_configured(&self, now: Instant) -> bool {
+        self.state(Kind::Cluster).is_answered()
+            && self.state(Kind::Listener).is_answered()
+            && [Kind::Endpoint, Kind::Route].map(|kind| self.state(kind).is_settled(now))
+                == [true; 2]
+    }
+
+    /// Listeners that wait, and for what; for people.
+    pub(crate) fn warming(&self) -> Vec<String> {
+        self.mesh
+            .warming()
+            .map(|(listener, routes)| {
+                let routes = routes.unwrap_or_default();
+                let status = self
+                    .state(Kind::Route)
+                    .status(routes)
+                    .map_or("", Status::name);
+                format!("{listener} waits for routes {routes} ({status})")
+            })
+            .collect()
+    }
+
+    pub(crate) fn state(&self, kind: Kind) -> &TypeState {
+        &self.types[kind as usize]
+    }
+
+    pub(crate) fn node(&self) -> &Node {
+        &self.node
+    }
+
+    /// Takes what was counted since the last call.
+    pub(crate) fn take_tallies(&mut self) -> BTreeMap<Kind, Tally> {
+        std::mem::take(&mut self.tallies)
+    }
+
+    fn state_mut(&mut self, kind: Kind) -> &mut TypeState {
+        &mut self.types[kind as usize]
+    }
+
+    fn count(&mut self, kind: Kind, tally: Tally) {
+        let sum = self.tallies.entry(kind).or_default();
+        sum.accepted += tally.accepted;
+        sum.refused += tally.refused;
+        sum.removed += tally.removed;
+    }
+
+    /// Validates one resource and applies it.
+    fn take(&mut self, kind: Kind, resource: &Resource) -> Converted<Any> {
+        if resource.ttl.is_some() {
+            return refuse("ttl", "not supported yet");
+        }
+        let Some(any) = &resource.resource else {
+            return refuse("resource", "missing");
+        };
+        let states = self.state(kind).entries();
+        if states.len() >= MAX_RESOURCES && !states.contains_key(&resource.name) {
+            return refuse(
+                "",
+                format!("more than {MAX_RESOURCES} resources of this type"),
+            );
+        }
+        if Kind::from_type_url(&any.type_url) != Some(kind) {
+            return refuse("", format!("is a {:?}", any.type_url));
+        }
+        fields::check(any)?;
+        self.apply(kind, &resource.name, any)?;
+        Ok(any.clone())
+    }
+
+    fn apply(&mut self, kind: Kind, name: &str, any: &Any) -> Converted<()> {
+        let message = kind.message();
+        let mesh = &mut self.mesh;
+        match kind {
+            Kind::Cluster => {
+                let cluster: Cluster = convert::unpack(any, message)?;
+                same_name(name, "name", &cluster.name)?;
+                let cluster = convert::cluster::convert(&cluster)?;
+                if cluster.config.tls.is_some() && !self.has_identity {
+                    return no_identity("transport_socket_matches");
+                }
+                mesh.set_cluster(cluster);
+            }
+            Kind::Endpoint => {
+                let assignment: ClusterLoadAssignment = convert::unpack(any, message)?;
+                same_name(name, "cluster_name", &assignment.cluster_name)?;
+                mesh.set_endpoints(name, convert::endpoint::convert(&assignment)?);
+            }
+            Kind::Listener => {
+                let listener: Listener = convert::unpack(any, message)?;
+                same_name(name, "name", &listener.name)?;
+                let listener = convert::listener::convert(&listener, &mut |name| mesh.slot(name))?;
+                if listener.tls.is_some() && !self.has_identity {
+                    return no_identity("filter_chains[0].transport_socket");
+                }
+                mesh.set_listener(listener);
+            }
+            Kind::Route => {
+                let routes: RouteConfiguration = convert::unpack(any, message)?;
+                same_name(name, "name", &routes.name)?;
+                let table = convert::route::convert(&routes, &mut |name| mesh.slot(name))?;
+                mesh.set_routes(table);
+            }
+            Kind::Secret => {
+                let secret: Secret = convert::unpack(any, message)?;
+                same_name(name, "name", &secret.name)?;
+                self.bundle = Some(convert::tls::bundle(&secret)?);
+            }
+        }
+        Ok(())
+    }
+
+    /// `name` is not there; `by_word` of the server, not only because it did not come.
+    fn missing(&mut self, kind: Kind, name: &str, by_word: bool) {
+        match kind {
+            Kind::Cluster => self.mesh.remove_cluster(name),
+            Kind::Listener => self.mesh.remove_listener(name),
+            Kind::Endpoint if self.state(kind).wants(name) => self.mesh.endpoints_missing(name),
+            Kind::Route => self.mesh.routes_missing(name),
+            // The bundle that we hold stays: without one nobody could be verified.
+            Kind::Secret => {
+                if by_word {
+                    tracing::warn!(%name, "control plane has no such secret; the trust bundle in force stays");
+                }
+            }
+            Kind::Endpoint => {}
+        }
+    }
+
+    /// Brings EDS, RDS and SDS subscriptions up to what is named now.
+    fn subscribe(&mut self, now: Instant) -> Vec<DeltaDiscoveryRequest> {
+        let now = self.connected.then_some(now);
+        let wanted = [
+            (Kind::Endpoint, self.mesh.wanted_endpoints()),
+            (Kind::Route, self.mesh.wanted_routes()),
+            (Kind::Secret, self.mesh.wanted_secrets()),
+        ];
+        self.mesh.forget_unused();
+        wanted
+            .into_iter()
+            .filter_map(|(kind, names)| self.state_mut(kind).subscribe(names, now))
+            .collect()
+    }
+
+    fn start_listeners(&mut self, now: Instant) -> Option<DeltaDiscoveryRequest> {
+        let is_due = self.connected
+            && !self.state(Kind::Listener).is_subscribed()
+            && self.state(Kind::Cluster).is_settled(now)
+            && self.state(Kind::Endpoint).is_settled(now);
+        is_due.then(|| self.state_mut(Kind::Listener).subscribe_all(now))
+    }
+}
+
+fn no_identity<T>(path: &str) -> Converted<T> {
+    refuse(
+        path,
+        "TLS needs an identity, and a sidecar on the plain-text port has none",
+    )
+}
+
+fn same_name(outer: &str, path: &str, inner: &str) -> Converted<()> {
+    if outer != inner {
+        return Err(FieldError::new(
+            path,
+            format!("{inner:?} differs from the resource's name"),
+        ));
+    }
+    Ok(())
+}
+
+fn names_there_twice(resources: &[Resource]) -> Vec<String> {
+    let mut counts = BTreeMap::new();
+    for resource in resources {
+        *counts.entry(resource.name.as_str()).or_insert(0u32) += 1;
+    }
+    counts
+        .into_iter()
+        .filter(|(_, count)| *count > 1)
+        .map(|(name, _)| name.to_owned())
+        .collect()
+}
+
+/// The ACK, or the NACK if anything was refused.
+fn answer(type_url: String, nonce: String, refusals: Vec<String>) -> DeltaDiscoveryRequest {
+    let error_detail = (!refusals.is_empty()).then(|| RpcStatus {
+        code: INVALID_ARGUMENT,
+        message: joined(&refusals),
+        details: Vec::new(),
+    });
+    DeltaDiscoveryRequest {
+        type_url,
+        response_nonce: nonce,
+        error_detail,
+        ..DeltaDiscoveryRequest::default()
+    }
+}
+
+fn joined(refusals: &[String]) -> String {
+    let mut text = String::new();
+    for (index, refusal) in refusals.iter().enumerate() {
+        if index > 0 && text.len() + refusal.len() > MAX_NACK {
+            text.push_str(&format!("; and {} more", refusals.len() - index));
+            break;
+        }
+        if index > 0 {
+            text.push_str("; ");
+        }
+        text.extend(refusal.chars().take(MAX_NACK));
+    }
+    text
+}

@@ -1,0 +1,261 @@
+//! Accepted resources on their way into the snapshot. Warms: what is not complete does not serve yet, and what it
+//! replaces goes on.
+//!
+//! ```text
+//! cluster  ── has its endpoints, or there are none ──► in the snapshot     (a change uses the endpoints at hand)
+//! listener ── has its routes ────────────────────────► in the snapshot     (until then its old form serves)
+//! ```
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
+
+use outrigger_core::{
+    Cluster, ClusterSlot, EndpointConfig, Listener, RouteSource, RouteTable, Snapshot,
+    SnapshotBuilder,
+};
+
+use super::convert::{
+    cluster::{EndpointSource, ParsedCluster},
+    listener::{ParsedListener, ParsedRoutes},
+    tls::BUNDLE,
+};
+
+/// What is known of an assignment.
+#[derive(Debug)]
+enum Assignment {
+    Known(Vec<EndpointConfig>),
+    /// Does not exist: the cluster serves, without endpoints.
+    Missing,
+}
+
+#[derive(Debug, Default)]
+pub(crate) struct Mesh {
+    builder: SnapshotBuilder,
+    clusters: BTreeMap<String, ParsedCluster>,
+    /// Clusters by the EDS name they use.
+    users: BTreeMap<String, BTreeSet<String>>,
+    assignments: BTreeMap<String, Assignment>,
+    /// Accepted, whether serving or not.
+    listeners: BTreeMap<String, Accepted>,
+    /// RDS names that serving listeners use, by listener.
+    serving: BTreeMap<String, Option<String>>,
+    routes: BTreeSet<String>,
+    changed: bool,
+}
+
+/// An accepted listener, ready to be put into a snapshot.
+#[derive(Debug)]
+struct Accepted {
+    listener: Listener,
+    /// RDS name; None = inline.
+    routes: Option<String>,
+    warming: bool,
+}
+
+impl Mesh {
+    /// The slot of a cluster name.
+    pub(crate) fn slot(&mut self, name: &str) -> ClusterSlot {
+        self.builder.cluster_slot(name)
+    }
+
+    pub(crate) fn set_cluster(&mut self, cluster: ParsedCluster) {
+        let name = cluster.config.name.clone();
+        if self.clusters.get(&name) == Some(&cluster) {
+            return;
+        }
+        self.forget_user(&name);
+        if let EndpointSource::Eds(eds) = &cluster.source {
+            self.users
+                .entry(eds.clone())
+                .or_default()
+                .insert(name.clone());
+        }
+        self.clusters.insert(name.clone(), cluster);
+        self.rebuild(&name);
+    }
+
+    pub(crate) fn remove_cluster(&mut self, name: &str) {
+        self.forget_user(name);
+        if self.clusters.remove(name).is_some() {
+            self.builder.set_cluster(name, None);
+            self.changed = true;
+        }
+    }
+
+    pub(crate) fn set_endpoints(&mut self, name: &str, endpoints: Vec<EndpointConfig>) {
+        if let Some(Assignment::Known(current)) = self.assignments.get(name)
+            && *current == endpoints
+        {
+            return;
+        }
+        self.assignments
+            .insert(name.to_owned(), Assignment::Known(endpoints));
+        self.rebuild_users(name);
+    }
+
+    /// There is no such assignment.
+    pub(crate) fn endpoints_missing(&mut self, name: &str) {
+        self.assignments
+            .insert(name.to_owned(), Assignment::Missing);
+        self.rebuild_users(name);
+    }
+
+    pub(crate) fn set_routes(&mut self, table: RouteTable) {
+        let name = table.name.clone();
+        self.routes.insert(name.clone());
+        self.builder.set_routes(&name, Some(Arc::new(table)));
+        self.changed = true;
+        self.warm_listeners();
+    }
+
+    /// There is no such route configuration: a listener that serves with it answers 404, a new one stays closed.
+    pub(crate) fn routes_missing(&mut self, name: &str) {
+        if self.routes.remove(name) {
+            self.builder.set_routes(name, None);
+            self.changed = true;
+        }
+    }
+
+    pub(crate) fn set_listener(&mut self, parsed: ParsedListener) {
+        let (source, routes) = match parsed.routes {
+            ParsedRoutes::Named(name) => (
+                RouteSource::Named(self.builder.route_slot(&name)),
+                Some(name),
+            ),
+            ParsedRoutes::Inline(table) => (RouteSource::Inline(Arc::new(table)), None),
+        };
+        let listener = Listener {
+            name: parsed.name.clone(),
+            address: parsed.address,
+            direction: parsed.direction,
+            tls: parsed.tls,
+            routes: source,
+        };
+        self.listeners.insert(
+            parsed.name,
+            Accepted {
+                listener,
+                routes,
+                warming: true,
+            },
+        );
+        self.warm_listeners();
+    }
+
+    pub(crate) fn remove_listener(&mut self, name: &str) {
+        self.listeners.remove(name);
+        if self.serving.remove(name).is_some() {
+            self.builder.set_listener(name, None);
+            self.changed = true;
+        }
+    }
+
+    /// EDS names in use.
+    pub(crate) fn wanted_endpoints(&self) -> BTreeSet<String> {
+        self.users.keys().cloned().collect()
+    }
+
+    /// RDS names in use: of accepted listeners, and of old forms that still serve.
+    pub(crate) fn wanted_routes(&self) -> BTreeSet<String> {
+        let accepted = self.listeners.values().filter_map(|l| l.routes.clone());
+        accepted
+            .chain(self.serving.values().flatten().cloned())
+            .collect()
+    }
+
+    /// SDS names in use. Our own certificate is never asked for.
+    pub(crate) fn wanted_secrets(&self) -> BTreeSet<String> {
+        let used = self
+            .listeners
+            .values()
+            .any(|accepted| accepted.listener.tls.is_some())
+            || self
+                .clusters
+                .values()
+                .any(|cluster| cluster.config.tls.is_some());
+        used.then(|| BUNDLE.to_owned()).into_iter().collect()
+    }
+
+    /// Drops what is no longer in use.
+    pub(crate) fn forget_unused(&mut self) {
+        let users = &self.users;
+        self.assignments.retain(|name, _| users.contains_key(name));
+        let wanted = self.wanted_routes();
+        for name in self.routes.difference(&wanted).cloned().collect::<Vec<_>>() {
+            self.routes_missing(&name);
+        }
+    }
+
+    /// Accepted listeners that do not serve yet, with the RDS name they wait for.
+    pub(crate) fn warming(&self) -> impl Iterator<Item = (&str, Option<&str>)> {
+        self.listeners
+            .iter()
+            .filter(|(_, accepted)| accepted.warming)
+            .map(|(name, accepted)| (name.as_str(), accepted.routes.as_deref()))
+    }
+
+    /// The next snapshot, if anything changed since the last.
+    pub(crate) fn take_snapshot(&mut self) -> Option<Arc<Snapshot>> {
+        std::mem::take(&mut self.changed).then(|| self.builder.build())
+    }
+
+    fn warm_listeners(&mut self) {
+        for (name, accepted) in &mut self.listeners {
+            let is_ready = accepted
+                .routes
+                .as_ref()
+                .is_none_or(|rds| self.routes.contains(rds));
+            if accepted.warming && is_ready {
+                accepted.warming = false;
+                self.builder
+                    .set_listener(name, Some(accepted.listener.clone()));
+                self.serving.insert(name.clone(), accepted.routes.clone());
+                self.changed = true;
+            }
+        }
+    }
+
+    fn rebuild_users(&mut self, eds: &str) {
+        for name in self.users.get(eds).cloned().unwrap_or_default() {
+            self.rebuild(&name);
+        }
+    }
+
+    /// Puts the cluster into the snapshot if its endpoints are known.
+    fn rebuild(&mut self, name: &str) {
+        let Some(cluster) = self.clusters.get(name) else {
+            return;
+        };
+        let mut endpoints = match &cluster.source {
+            EndpointSource::Static(endpoints) => endpoints.clone(),
+            EndpointSource::Eds(eds) => match self.assignments.get(eds) {
+                Some(Assignment::Known(endpoints)) => endpoints.clone(),
+                Some(Assignment::Missing) => Vec::new(),
+                None => return,
+            },
+        };
+        if cluster.always_tls {
+            endpoints
+                .iter_mut()
+                .for_each(|endpoint| endpoint.mtls = true);
+        }
+        let previous = self.builder.cluster(name).cloned();
+        let next = Cluster::new(cluster.config.clone(), endpoints, previous.as_deref());
+        self.builder.set_cluster(name, Some(Arc::new(next)));
+        self.changed = true;
+    }
+
+    fn forget_user(&mut self, cluster: &str) {
+        let Some(EndpointSource::Eds(eds)) = self.clusters.get(cluster).map(|c| &c.source) else {
+            return;
+        };
+        if let Some(users) = self.users.get_mut(eds) {
+            users.remove(cluster);
+            if users.is_empty() {
+                self.users.remove(eds);
+            }
+        }
+    }
+}

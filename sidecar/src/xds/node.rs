@@ -1,0 +1,95 @@
+//! Who we say we are: the node of the first request on every stream.
+
+use std::{
+    collections::BTreeMap,
+    net::{IpAddr, SocketAddr},
+};
+
+use outrigger_proto::envoy::config::core::v3::{Locality, Node, node::UserAgentVersionType};
+use prost_types::{Struct, Value, value::Kind};
+
+use crate::{App, Workload};
+
+/// Domain of a service that is named without one.
+const DEFAULT_DOMAIN: &str = "cluster.local";
+
+/// Ports that the node tells of.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Ports {
+    pub(crate) outbound: SocketAddr,
+    /// None = takes no calls from others.
+    pub(crate) inbound: Option<SocketAddr>,
+}
+
+pub(crate) fn node(workload: &Workload, app: Option<&App>, ip: IpAddr, ports: Ports) -> Node {
+    let namespace = &workload.namespace;
+    let (service, domain) = short_name(&workload.service, namespace);
+    let mut ours = BTreeMap::from([
+        ("HTTP_PROXY".to_owned(), text(ports.outbound)),
+        ("SERVICE".to_owned(), text(&workload.service)),
+    ]);
+    if let Some(inbound) = ports.inbound {
+        ours.insert("INBOUND".to_owned(), text(inbound));
+    }
+    if let Some(app) = app {
+        ours.insert("APP".to_owned(), text(app.address));
+        ours.insert(
+            "PORT".to_owned(),
+            value(Kind::NumberValue(f64::from(app.port))),
+        );
+        ours.insert("PROTOCOL".to_owned(), text(&app.protocol));
+    }
+    let labels = workload
+        .labels
+        .iter()
+        .map(|(key, label)| (key.clone(), text(label)))
+        .collect();
+    let metadata = BTreeMap::from([
+        ("NAMESPACE".to_owned(), text(namespace)),
+        (
+            "SERVICE_ACCOUNT".to_owned(),
+            text(&workload.service_account),
+        ),
+        ("WORKLOAD_NAME".to_owned(), text(&service)),
+        ("INSTANCE_IPS".to_owned(), text(ip)),
+        ("LABELS".to_owned(), object(labels)),
+        ("OUTRIGGER".to_owned(), object(ours)),
+    ]);
+    let [region, zone, sub_zone] = workload.locality.clone();
+    Node {
+        id: format!("sidecar~{ip}~{service}.{namespace}~{namespace}.svc.{domain}"),
+        cluster: format!("{service}.{namespace}"),
+        metadata: Some(Struct { fields: metadata }),
+        locality: Some(Locality {
+            region,
+            zone,
+            sub_zone,
+        }),
+        user_agent_name: "outrigger".to_owned(),
+        user_agent_version_type: Some(UserAgentVersionType::UserAgentVersion(
+            env!("CARGO_PKG_VERSION").to_owned(),
+        )),
+        ..Node::default()
+    }
+}
+
+/// `reviews` and the domain, of `reviews`, `reviews.default` or `reviews.default.svc.example.org`.
+fn short_name(service: &str, namespace: &str) -> (String, String) {
+    let (name, domain) = service
+        .split_once(".svc.")
+        .unwrap_or((service, DEFAULT_DOMAIN));
+    let short = name.strip_suffix(&format!(".{namespace}")).unwrap_or(name);
+    (short.to_owned(), domain.to_owned())
+}
+
+fn text(text: impl ToString) -> Value {
+    value(Kind::StringValue(text.to_string()))
+}
+
+fn object(fields: BTreeMap<String, Value>) -> Value {
+    value(Kind::StructValue(Struct { fields }))
+}
+
+fn value(kind: Kind) -> Value {
+    Value { kind: Some(kind) }
+}
