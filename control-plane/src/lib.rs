@@ -4,12 +4,15 @@
 //! A policy's way: `admin` → `store` → `registry` → `world` → `translate` → `push` → `xds` → `status`;
 //! beside it `ca`. Traffic goes on while it is down.
 
+mod admin;
 mod ca;
 mod caller;
 mod clients;
 mod config;
 mod metrics;
 mod push;
+mod policies;
+mod publish;
 mod refusal;
 mod registry;
 mod snapshot;

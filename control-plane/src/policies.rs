@@ -1,0 +1,305 @@
+//! The policies in force: one consistent mesh, replaced as a whole by `apply` and `delete`.
+//!
+//! ```text
+//! files ─parse─► objects ─┬─► Mesh::build ─► no errors? ─► store ─► in force ─► (changed)
+//! in force ───────────────┘                     └─► diagnostics, nothing changes
+//! ```
+//! One call at a time, on a thread that may block; a caller that goes away does not leave half of it. This
+//! file decides nothing about a document: that is `outrigger-policy`'s work.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::SystemTime,
+};
+
+use arc_swap::ArcSwap;
+use outrigger_policy::{
+    Diagnostic, HostName, Kind, Mesh, MeshInput, Object, ObjectKey, ParseLimits, Position,
+    Severity, parse_again,
+};
+use tokio::sync::{Mutex, Notify};
+
+use crate::store::{
+    Store, StoreError,
+    policies::{self as stored, Record},
+    unix_ms,
+};
+
+mod change;
+
+pub(crate) use change::{Change, Outcome, Request, What};
+
+/// Objects in force.
+pub(crate) const MAX_OBJECTS: usize = 10_000;
+/// Their text, in bytes.
+pub(crate) const MAX_TEXT_BYTES: usize = 64 << 20;
+
+/// What is in force, and the way to change it.
+#[derive(Debug)]
+pub(crate) struct Policies {
+    store: Store,
+    domain: Arc<str>,
+    in_force: ArcSwap<InForce>,
+    /// Held while one call reads, checks, writes and replaces.
+    writing: Mutex<()>,
+    changed: Notify,
+}
+
+/// One consistent set.
+#[derive(Debug)]
+pub(crate) struct InForce {
+    pub(crate) revision: u64,
+    pub(crate) objects: BTreeMap<ObjectKey, Held>,
+    pub(crate) mesh: Arc<Mesh>,
+    /// Remarks of the last build.
+    pub(crate) remarks: Vec<Diagnostic>,
+    /// Registered hosts that the mesh was built with.
+    pub(crate) registered: BTreeSet<HostName>,
+}
+
+/// One object, and where it comes from.
+#[derive(Clone, Debug)]
+pub(crate) struct Held {
+    pub(crate) object: Arc<Object>,
+    pub(crate) revision: u64,
+    pub(crate) author: Arc<str>,
+    pub(crate) time_ms: u64,
+}
+
+/// The stored policies cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum LoadError {
+    /// Reading.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// A document that this version does not accept. Not dropped in silence: sidecars keep what they have
+    /// as long as the control plane is down, and would lose it if it started without.
+    #[error("the stored policy {id} is refused by this version: {diagnostic}")]
+    Refused { id: String, diagnostic: Diagnostic },
+}
+
+impl Policies {
+    /// Reads the store. Blocks.
+    pub(crate) fn load(
+        store: Store,
+        domain: &Arc<str>,
+        registered: BTreeSet<HostName>,
+    ) -> Result<Self, LoadError> {
+        let (revision, records) = stored::load(&store)?;
+        let mut objects = BTreeMap::new();
+        for record in records {
+            let held = held(&record)?;
+            objects.insert(held.object.key.clone(), held);
+        }
+        let in_force = InForce::build(revision, objects, registered, domain);
+        for remark in &in_force.remarks {
+            tracing::warn!(%remark, "stored policy");
+        }
+        Ok(Self {
+            store,
+            domain: Arc::clone(domain),
+            in_force: ArcSwap::from_pointee(in_force),
+            writing: Mutex::const_new(()),
+            changed: Notify::new(),
+        })
+    }
+
+    /// What is in force now.
+    pub(crate) fn in_force(&self) -> Arc<InForce> {
+        self.in_force.load_full()
+    }
+
+    /// Waits until [`Self::in_force`] would say something new.
+    pub(crate) async fn changed(&self) {
+        self.changed.notified().await;
+    }
+
+    /// The store, for history.
+    pub(crate) const fn store(&self) -> &Store {
+        &self.store
+    }
+
+    /// Checks and, unless it is a dry run, carries out a change. Blocks.
+    pub(crate) fn change(
+        &self,
+        request: &Request,
+        registered: BTreeSet<HostName>,
+    ) -> Result<Outcome, StoreError> {
+        let _writing = self.writing.blocking_lock();
+        let before = self.in_force();
+        let plan = match change::plan(&before, request) {
+            Ok(plan) => plan,
+            Err(diagnostics) => return Ok(Outcome::refused(before.revision, diagnostics)),
+        };
+        let now_ms = unix_ms(SystemTime::now());
+        let next = before.revision + u64::from(plan.changes());
+        let objects = plan.objects(&before, next, &request.author, now_ms);
+        let after = InForce::build(next, objects, registered, &self.domain);
+        let mut diagnostics = after.diagnostics_for(&request.file_names());
+        if diagnostics
+            .iter()
+            .any(|remark| remark.severity == Severity::Error)
+        {
+            diagnostics.retain(|remark| remark.severity == Severity::Error);
+            return Ok(Outcome::refused(before.revision, diagnostics));
+        }
+        if let Err(diagnostic) = after.check_size() {
+            return Ok(Outcome::refused(before.revision, vec![diagnostic]));
+        }
+        if request.dry_run {
+            return Ok(plan.outcome(before.revision, diagnostics));
+        }
+        let (changed, moved) = plan.records(&before, &after, &request.author, now_ms);
+        if !changed.is_empty() || !moved.is_empty() {
+            self.store.write_blocking(move |txn| {
+                if !changed.is_empty() {
+                    stored::commit(txn, next, &changed)?;
+                }
+                stored::moved(txn, &moved)
+            })?;
+            self.in_force.store(Arc::new(after));
+            self.changed.notify_one();
+        }
+        Ok(plan.outcome(next, diagnostics))
+    }
+
+    /// Builds the mesh anew for other registered hosts. Blocks.
+    pub(crate) fn rebuild(&self, registered: BTreeSet<HostName>) {
+        let _writing = self.writing.blocking_lock();
+        let before = self.in_force();
+        if before.registered == registered {
+            return;
+        }
+        let after = InForce::build(
+            before.revision,
+            before.objects.clone(),
+            registered,
+            &self.domain,
+        );
+        for remark in &after.remarks {
+            if remark.severity == Severity::Error && !before.remarks.contains(remark) {
+                tracing::error!(%remark, "policy contradicts a registered service");
+            }
+        }
+        self.in_force.store(Arc::new(after));
+    }
+}
+
+impl InForce {
+    fn build(
+        revision: u64,
+        objects: BTreeMap<ObjectKey, Held>,
+        registered: BTreeSet<HostName>,
+        domain: &str,
+    ) -> Self {
+        // Oldest first, so that of two documents that contradict each other the newer one is refused.
+        let mut by_age: Vec<&Held> = objects.values().collect();
+        by_age.sort_by_key(|held| held.revision);
+        let list: Vec<Arc<Object>> = by_age.iter().map(|held| Arc::clone(&held.object)).collect();
+        let input = MeshInput {
+            objects: &list,
+            domain,
+            registered: &registered,
+        };
+        let (mesh, remarks) = Mesh::build(&input);
+        Self {
+            revision,
+            mesh: Arc::new(mesh),
+            remarks,
+            registered,
+            objects,
+        }
+    }
+
+    /// All errors, and the warnings about `files`.
+    fn diagnostics_for(&self, files: &BTreeSet<&str>) -> Vec<Diagnostic> {
+        self.remarks
+            .iter()
+            .filter(|remark| {
+                remark.severity == Severity::Error || files.contains(&*remark.position.file)
+            })
+            .cloned()
+            .collect()
+    }
+
+    fn check_size(&self) -> Result<(), Diagnostic> {
+        let bytes: usize = self
+            .objects
+            .values()
+            .map(|held| held.object.yaml.len())
+            .sum();
+        let problem = if self.objects.len() > MAX_OBJECTS {
+            format!(
+                "{} objects would be in force; at most {MAX_OBJECTS}",
+                self.objects.len()
+            )
+        } else if bytes > MAX_TEXT_BYTES {
+            format!("{bytes} bytes of policy would be in force; at most {MAX_TEXT_BYTES}")
+        } else {
+            return Ok(());
+        };
+        Err(error(
+            Position {
+                file: "".into(),
+                line: 0,
+                column: 0,
+            },
+            problem,
+        ))
+    }
+}
+
+fn held(record: &Record) -> Result<Held, LoadError> {
+    let start = Position {
+        file: record.file.as_str().into(),
+        line: record.line,
+        column: record.column,
+    };
+    let refused = |diagnostic: Diagnostic| LoadError::Refused {
+        id: record.id(),
+        diagnostic,
+    };
+    let nothing = || error(start.clone(), "nothing was read".to_owned());
+    let objects = parse_again(
+        &start,
+        &record.yaml,
+        &record.namespace,
+        &ParseLimits::default(),
+    )
+    .map_err(|found| refused(found.into_iter().next().unwrap_or_else(nothing)))?;
+    let object = objects
+        .into_iter()
+        .next()
+        .ok_or_else(|| refused(nothing()))?;
+    Ok(Held {
+        object: Arc::new(object),
+        revision: record.revision,
+        author: record.author.as_str().into(),
+        time_ms: record.time_ms,
+    })
+}
+
+/// A diagnostic of ours.
+fn error(position: Position, message: String) -> Diagnostic {
+    Diagnostic {
+        severity: Severity::Error,
+        position,
+        path: String::new(),
+        message,
+    }
+}
+
+/// The kind of that name; else says which there are.
+pub(crate) fn kind(name: &str) -> Result<Kind, String> {
+    Kind::ALL
+        .into_iter()
+        .find(|kind| kind.as_str() == name)
+        .ok_or_else(|| {
+            let all: Vec<&str> = Kind::ALL.iter().map(|kind| kind.as_str()).collect();
+            format!("kind {name:?} is not known; use one of {}", all.join(", "))
+        })
+}
+
+#[cfg(test)]
+mod tests;

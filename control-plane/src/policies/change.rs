@@ -1,0 +1,303 @@
+//! One call of `apply` or `delete`: which objects it creates, configures, moves, deletes or leaves.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
+
+use outrigger_policy::{Diagnostic, Object, ObjectKey, ParseLimits, Position, parse};
+
+use super::{Held, InForce, error};
+use crate::store::policies::Record;
+
+/// Diagnostics that one call answers with.
+const MAX_DIAGNOSTICS: usize = 200;
+
+/// A call.
+#[derive(Clone, Debug)]
+pub(crate) struct Request {
+    pub(crate) what: What,
+    /// Name and text.
+    pub(crate) files: Vec<(String, String)>,
+    /// Of documents that name none.
+    pub(crate) default_namespace: String,
+    pub(crate) dry_run: bool,
+    pub(crate) author: String,
+}
+
+/// What is to happen to the documents of the files.
+#[derive(Clone, Debug)]
+pub(crate) enum What {
+    /// They shall be in force.
+    Apply,
+    /// They, and these, shall not.
+    Delete(Vec<ObjectKey>),
+}
+
+/// What happened to one object.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Change {
+    Unchanged,
+    Created,
+    Configured,
+    Deleted,
+}
+
+/// What came of a call.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Outcome {
+    pub(crate) revision: u64,
+    pub(crate) applied: Vec<(ObjectKey, String, Change)>,
+    pub(crate) diagnostics: Vec<Diagnostic>,
+    pub(crate) refused: bool,
+}
+
+/// What a call would do.
+#[derive(Debug)]
+pub(super) struct Plan {
+    changes: Vec<Planned>,
+}
+
+#[derive(Debug)]
+struct Planned {
+    object: Arc<Object>,
+    change: Change,
+    /// Unchanged, but it stands elsewhere in its file now.
+    moved: bool,
+}
+
+impl Request {
+    pub(super) fn file_names(&self) -> BTreeSet<&str> {
+        self.files.iter().map(|(name, _)| name.as_str()).collect()
+    }
+}
+
+impl Outcome {
+    pub(super) fn refused(revision: u64, mut diagnostics: Vec<Diagnostic>) -> Self {
+        diagnostics.truncate(MAX_DIAGNOSTICS);
+        Self {
+            revision,
+            applied: Vec::new(),
+            diagnostics,
+            refused: true,
+        }
+    }
+}
+
+/// Reads the files and compares them with what is in force.
+pub(super) fn plan(before: &InForce, request: &Request) -> Result<Plan, Vec<Diagnostic>> {
+    let objects = read(request)?;
+    let changes = match &request.what {
+        What::Apply => objects
+            .into_values()
+            .map(|object| compare(before, object))
+            .collect(),
+        What::Delete(keys) => delete(before, keys, &objects)?,
+    };
+    Ok(Plan { changes })
+}
+
+fn read(request: &Request) -> Result<BTreeMap<ObjectKey, Arc<Object>>, Vec<Diagnostic>> {
+    let mut objects: BTreeMap<ObjectKey, Arc<Object>> = BTreeMap::new();
+    let mut errors = Vec::new();
+    for (name, text) in &request.files {
+        match parse(
+            name,
+            text,
+            &request.default_namespace,
+            &ParseLimits::default(),
+        ) {
+            Ok(found) => {
+                for object in found {
+                    if let Some(first) = objects.get(&object.key) {
+                        errors.push(error(
+                            object.position.clone(),
+                            format!(
+                                "{} is also at {}; keep one, or rename one",
+                                object.key, first.position
+                            ),
+                        ));
+                    } else {
+                        objects.insert(object.key.clone(), Arc::new(object));
+                    }
+                }
+            }
+            Err(found) => errors.extend(found),
+        }
+        if errors.len() >= MAX_DIAGNOSTICS {
+            break;
+        }
+    }
+    if errors.is_empty() {
+        Ok(objects)
+    } else {
+        Err(errors)
+    }
+}
+
+fn compare(before: &InForce, object: Arc<Object>) -> Planned {
+    let (change, moved) = match before.objects.get(&object.key) {
+        None => (Change::Created, false),
+        Some(held) if held.object.yaml == object.yaml => (
+            Change::Unchanged,
+            held.object.text_position != object.text_position,
+        ),
+        Some(_) => (Change::Configured, false),
+    };
+    Planned {
+        object,
+        change,
+        moved,
+    }
+}
+
+fn delete(
+    before: &InForce,
+    keys: &[ObjectKey],
+    objects: &BTreeMap<ObjectKey, Arc<Object>>,
+) -> Result<Vec<Planned>, Vec<Diagnostic>> {
+    let nowhere = Position {
+        file: "".into(),
+        line: 0,
+        column: 0,
+    };
+    let by_name = keys.iter().map(|key| (key, &nowhere));
+    let by_file = objects
+        .values()
+        .map(|object| (&object.key, &object.position));
+    let wanted: BTreeMap<&ObjectKey, &Position> = by_name.chain(by_file).collect();
+    let mut errors = Vec::new();
+    let mut changes = Vec::new();
+    for (key, position) in wanted {
+        match before.objects.get(key) {
+            Some(held) => changes.push(Planned {
+                object: Arc::clone(&held.object),
+                change: Change::Deleted,
+                moved: false,
+            }),
+            None => errors.push(error(position.clone(), format!("{key} is not in force"))),
+        }
+    }
+    if errors.is_empty() {
+        Ok(changes)
+    } else {
+        Err(errors)
+    }
+}
+
+impl Plan {
+    /// Whether there is a new revision.
+    pub(super) fn changes(&self) -> bool {
+        self.changes
+            .iter()
+            .any(|planned| planned.change != Change::Unchanged)
+    }
+
+    /// What would be in force.
+    pub(super) fn objects(
+        &self,
+        before: &InForce,
+        revision: u64,
+        author: &str,
+        time_ms: u64,
+    ) -> BTreeMap<ObjectKey, Held> {
+        let author: Arc<str> = author.into();
+        let mut objects = before.objects.clone();
+        for Planned { object, change, .. } in &self.changes {
+            match change {
+                Change::Deleted => drop(objects.remove(&object.key)),
+                Change::Created | Change::Configured => {
+                    let held = Held {
+                        object: Arc::clone(object),
+                        revision,
+                        author: Arc::clone(&author),
+                        time_ms,
+                    };
+                    objects.insert(object.key.clone(), held);
+                }
+                Change::Unchanged => {
+                    // The position may be new.
+                    if let Some(held) = objects.get_mut(&object.key) {
+                        held.object = Arc::clone(object);
+                    }
+                }
+            }
+        }
+        objects
+    }
+
+    /// What is to be written: what changed, and what only stands elsewhere.
+    pub(super) fn records(
+        &self,
+        before: &InForce,
+        after: &InForce,
+        author: &str,
+        time_ms: u64,
+    ) -> (Vec<Record>, Vec<Record>) {
+        let (mut changed, mut moved) = (Vec::new(), Vec::new());
+        for planned in &self.changes {
+            let key = &planned.object.key;
+            match planned.change {
+                Change::Deleted => {
+                    if let Some(held) = before.objects.get(key) {
+                        changed.push(Record {
+                            revision: after.revision,
+                            author: author.to_owned(),
+                            time_ms,
+                            deleted: true,
+                            ..record(held)
+                        });
+                    }
+                }
+                Change::Created | Change::Configured => {
+                    changed.extend(after.objects.get(key).map(record));
+                }
+                Change::Unchanged if planned.moved => {
+                    moved.extend(after.objects.get(key).map(record));
+                }
+                Change::Unchanged => {}
+            }
+        }
+        (changed, moved)
+    }
+
+    pub(super) fn outcome(&self, revision: u64, mut diagnostics: Vec<Diagnostic>) -> Outcome {
+        diagnostics.truncate(MAX_DIAGNOSTICS);
+        let applied = self
+            .changes
+            .iter()
+            .map(|planned| {
+                let object = &planned.object;
+                (
+                    object.key.clone(),
+                    object.api_version.clone(),
+                    planned.change,
+                )
+            })
+            .collect();
+        Outcome {
+            revision,
+            applied,
+            diagnostics,
+            refused: false,
+        }
+    }
+}
+
+fn record(held: &Held) -> Record {
+    let object = &held.object;
+    Record {
+        api_version: object.api_version.clone(),
+        kind: object.key.kind.as_str().to_owned(),
+        namespace: object.key.namespace.clone(),
+        name: object.key.name.clone(),
+        file: object.text_position.file.to_string(),
+        line: object.text_position.line,
+        column: object.text_position.column,
+        yaml: object.yaml.to_string(),
+        revision: held.revision,
+        author: held.author.to_string(),
+        time_ms: held.time_ms,
+        deleted: false,
+    }
+}
