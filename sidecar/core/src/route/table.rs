@@ -51,8 +51,8 @@ impl RouteTable {
 
     /// The route for a request: the virtual host of its authority, and its first route that matches.
     ///
-    /// The authority is looked up as sent, and where that names nothing, without its port: `reviews`
-    /// serves `reviews:9080` unless a virtual host says `reviews:9080`.
+    /// The authority is looked up as sent (Envoy): a domain `reviews` does not serve `reviews:9080`, so
+    /// that a port that nobody serves is a 404 and not another port's answer.
     ///
     /// # Errors
     /// [`NoRoute`], to be answered with 404.
@@ -89,15 +89,11 @@ impl HostIndex {
     }
 
     fn find(&self, host: &[u8]) -> Option<usize> {
-        let bare = without_port(host);
-        let both =
-            |look: &dyn Fn(&[u8]) -> Option<usize>| look(host).or_else(|| bare.and_then(look));
-        if let Some(place) = self.exact.get(host) {
-            return Some(*place);
-        }
-        bare.and_then(|bare| self.exact.get(bare).copied())
-            .or_else(|| both(&|host| self.suffixes.find(host, true)))
-            .or_else(|| both(&|host| self.prefixes.find(host, false)))
+        self.exact
+            .get(host)
+            .copied()
+            .or_else(|| self.suffixes.find(host, true))
+            .or_else(|| self.prefixes.find(host, false))
             .or(self.any)
     }
 }
@@ -147,14 +143,4 @@ fn lower_case<'a>(host: &'a [u8], buffer: &'a mut [u8]) -> Cow<'a, [u8]> {
     place.copy_from_slice(host);
     place.make_ascii_lowercase();
     Cow::Borrowed(place)
-}
-
-/// The host of `host:port` or `[v6]:port`; None if there is no port.
-fn without_port(host: &[u8]) -> Option<&[u8]> {
-    let colon = host.iter().rposition(|byte| *byte == b':')?;
-    let (name, port) = host.split_at_checked(colon)?;
-    // `::1` has no port, `[::1]:80` has one.
-    let bracketed = name.ends_with(b"]");
-    let is_port = port.iter().skip(1).all(u8::is_ascii_digit);
-    (is_port && (bracketed || !name.contains(&b':'))).then_some(name)
 }

@@ -92,9 +92,9 @@ fn exact_hosts_come_before_longest_suffix_before_longest_prefix_before_all() {
     for (authority, want) in [
         ("www.example.com", "www.example.com"),
         ("WWW.Example.COM", "www.example.com"),
-        ("www.example.com:80", "www.example.com"),
+        ("www.example.com:80", "*"),
         ("api.example.com", "*.example.com"),
-        ("api.example.com:80", "*.example.com"),
+        ("api.example.com:80", "api.example.*"),
         (".example.com", "*.com"),
         ("example.com", "*.com"),
         ("api.example.org", "api.example.*"),
@@ -102,8 +102,9 @@ fn exact_hosts_come_before_longest_suffix_before_longest_prefix_before_all() {
         ("reviews", "reviews"),
         ("reviews:9080", "reviews:9080"),
         ("Reviews:9080", "reviews:9080"),
-        ("reviews:1", "reviews"),
-        ("[::1]:80", "[::1]"),
+        ("reviews:1", "*"),
+        ("[::1]:80", "*"),
+        ("[::1]", "[::1]"),
         ("::1", "*"),
         ("", "*"),
     ] {
