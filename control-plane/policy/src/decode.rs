@@ -9,7 +9,7 @@ mod values;
 use std::{collections::BTreeMap, fmt, ops::RangeInclusive, rc::Rc};
 
 pub(crate) use self::values::{
-    check_header_name, check_header_value, dns_fault, dns_label, duration, enumeration,
+    SELECTOR, check_header_name, check_header_value, dns_fault, dns_label, duration, enumeration,
     header_name, header_name_fault, host, ip_address, label_key_fault, label_map, object_name,
     port, positive, positive_duration, regex, workload_selector,
 };

@@ -263,7 +263,7 @@ fn is_qualified(text: &str) -> bool {
             .all(|c| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.'))
 }
 
-const SELECTOR: Shape = Shape {
+pub(crate) const SELECTOR: Shape = Shape {
     what: "a workload selector",
     fields: &["labels"],
     not_yet: &[],

@@ -13,12 +13,12 @@ use crate::{
 };
 use std::time::Duration;
 
-const DESTINATION_RULE: Shape = Shape {
+pub(super) const DESTINATION_RULE: Shape = Shape {
     what: "a DestinationRule's spec",
     fields: &["host", "trafficPolicy", "subsets", "exportTo"],
     not_yet: &["workloadSelector"],
 };
-const SUBSET: Shape = Shape {
+pub(super) const SUBSET: Shape = Shape {
     what: "a subset",
     fields: &["name", "labels", "trafficPolicy"],
     not_yet: &[],
@@ -58,7 +58,7 @@ fn subset(d: &mut Decoder, item: Item<'_>) -> Option<Subset> {
     })
 }
 
-const TRAFFIC_POLICY: Shape = Shape {
+pub(super) const TRAFFIC_POLICY: Shape = Shape {
     what: "a traffic policy",
     fields: &["loadBalancer", "connectionPool", "outlierDetection", "tls"],
     not_yet: &[
@@ -79,7 +79,7 @@ fn traffic_policy(d: &mut Decoder, item: Item<'_>) -> Option<TrafficPolicy> {
     })
 }
 
-const LOAD_BALANCER: Shape = Shape {
+pub(super) const LOAD_BALANCER: Shape = Shape {
     what: "a load balancer",
     fields: &["simple", "consistentHash"],
     not_yet: &["localityLbSetting", "warmup", "warmupDurationSecs"],
@@ -111,7 +111,7 @@ fn load_balancer(d: &mut Decoder, item: Item<'_>) -> Option<LoadBalancer> {
     })
 }
 
-const CONSISTENT_HASH: Shape = Shape {
+pub(super) const CONSISTENT_HASH: Shape = Shape {
     what: "a consistent hash",
     fields: &[
         "httpHeaderName",
@@ -131,12 +131,12 @@ const HASH_KEYS: [&str; 4] = [
     "httpQueryParameterName",
 ];
 const ALGORITHMS: [&str; 3] = ["ringHash", "maglev", "minimumRingSize"];
-const RING: Shape = Shape {
+pub(super) const RING: Shape = Shape {
     what: "a ring hash",
     fields: &["minimumRingSize"],
     not_yet: &[],
 };
-const MAGLEV: Shape = Shape {
+pub(super) const MAGLEV: Shape = Shape {
     what: "a Maglev hash",
     fields: &["tableSize"],
     not_yet: &[],
@@ -214,7 +214,7 @@ fn is_prime(n: u64) -> bool {
             .all(|i| !n.is_multiple_of(i))
 }
 
-const COOKIE: Shape = Shape {
+pub(super) const COOKIE: Shape = Shape {
     what: "a cookie",
     fields: &["name", "path", "ttl"],
     not_yet: &["attributes"],
@@ -246,17 +246,17 @@ fn cookie(d: &mut Decoder, item: Item<'_>) -> Option<HashKey> {
     })
 }
 
-const CONNECTION_POOL: Shape = Shape {
+pub(super) const CONNECTION_POOL: Shape = Shape {
     what: "a connection pool",
     fields: &["tcp", "http"],
     not_yet: &[],
 };
-const TCP: Shape = Shape {
+pub(super) const TCP: Shape = Shape {
     what: "a connection pool's tcp",
     fields: &["maxConnections", "connectTimeout"],
     not_yet: &["tcpKeepalive", "maxConnectionDuration", "idleTimeout"],
 };
-const HTTP: Shape = Shape {
+pub(super) const HTTP: Shape = Shape {
     what: "a connection pool's http",
     fields: &[
         "http1MaxPendingRequests",
@@ -299,7 +299,7 @@ fn connection_pool(d: &mut Decoder, item: Item<'_>) -> Option<ConnectionPool> {
     Some(pool)
 }
 
-const OUTLIER_DETECTION: Shape = Shape {
+pub(super) const OUTLIER_DETECTION: Shape = Shape {
     what: "an outlier detection",
     fields: &[
         "consecutive5xxErrors",
@@ -341,7 +341,7 @@ fn outlier_detection(d: &mut Decoder, item: Item<'_>) -> Option<OutlierDetection
     })
 }
 
-const TLS: Shape = Shape {
+pub(super) const TLS: Shape = Shape {
     what: "tls",
     fields: &["mode"],
     not_yet: &[

@@ -13,7 +13,7 @@ use crate::{
     yaml::quoted,
 };
 
-const DOCUMENT: Shape = Shape {
+pub(super) const DOCUMENT: Shape = Shape {
     what: "a document",
     fields: &["apiVersion", "kind", "metadata", "spec", "status"],
     not_yet: &[],
@@ -21,7 +21,7 @@ const DOCUMENT: Shape = Shape {
 
 /// Behind `name` to `annotations`, what a server adds when a document is read back from it. It says
 /// nothing about policy, so it is let through and kept in the document's text.
-const METADATA: Shape = Shape {
+pub(super) const METADATA: Shape = Shape {
     what: "metadata",
     fields: &[
         "name",

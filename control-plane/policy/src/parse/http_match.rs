@@ -11,7 +11,7 @@ use crate::{
     yaml::{Value, quoted},
 };
 
-const MATCH: Shape = Shape {
+pub(super) const MATCH: Shape = Shape {
     what: "a match",
     fields: &[
         "name",
@@ -29,7 +29,7 @@ const MATCH: Shape = Shape {
     not_yet: &["sourceLabels", "sourceNamespace", "statPrefix"],
 };
 
-const STRING_MATCH: Shape = Shape {
+pub(super) const STRING_MATCH: Shape = Shape {
     what: "a string match",
     fields: &["exact", "prefix", "regex"],
     not_yet: &[],

@@ -13,7 +13,7 @@ use crate::{
     yaml::{Value, quoted},
 };
 
-const ROUTE: Shape = Shape {
+pub(super) const ROUTE: Shape = Shape {
     what: "a rule",
     fields: &[
         "name",
@@ -87,17 +87,17 @@ fn action(d: &mut Decoder, fields: &Fields<'_>) -> Option<HttpAction> {
     }
 }
 
-const DESTINATION: Shape = Shape {
+pub(super) const DESTINATION: Shape = Shape {
     what: "a destination",
     fields: &["host", "subset", "port"],
     not_yet: &[],
 };
-const WEIGHTED: Shape = Shape {
+pub(super) const WEIGHTED: Shape = Shape {
     what: "a route",
     fields: &["destination", "weight", "headers"],
     not_yet: &[],
 };
-const PORT: Shape = Shape {
+pub(super) const PORT: Shape = Shape {
     what: "a port",
     fields: &["number"],
     not_yet: &[],
@@ -151,12 +151,12 @@ fn destination(d: &mut Decoder, item: Item<'_>, alone: bool) -> Option<WeightedD
     })
 }
 
-const HEADERS: Shape = Shape {
+pub(super) const HEADERS: Shape = Shape {
     what: "headers",
     fields: &["request", "response"],
     not_yet: &[],
 };
-const OPERATIONS: Shape = Shape {
+pub(super) const OPERATIONS: Shape = Shape {
     what: "header operations",
     fields: &["set", "add", "remove"],
     not_yet: &[],
@@ -221,7 +221,7 @@ fn host_fault(name: &str) -> Option<String> {
         .then(|| "the Host header is changed by rewrite.authority".to_owned())
 }
 
-const REWRITE: Shape = Shape {
+pub(super) const REWRITE: Shape = Shape {
     what: "a rewrite",
     fields: &["uri", "authority"],
     not_yet: &["uriRegexRewrite"],
@@ -255,7 +255,7 @@ fn path_text(d: &mut Decoder, item: Item<'_>) -> Option<String> {
     Some(text)
 }
 
-const REDIRECT: Shape = Shape {
+pub(super) const REDIRECT: Shape = Shape {
     what: "a redirect",
     fields: &["uri", "authority", "port", "scheme", "redirectCode"],
     not_yet: &["derivePort"],
@@ -308,12 +308,12 @@ fn redirect(d: &mut Decoder, item: Item<'_>) -> Option<Redirect> {
     })
 }
 
-const DIRECT_RESPONSE: Shape = Shape {
+pub(super) const DIRECT_RESPONSE: Shape = Shape {
     what: "a direct response",
     fields: &["status", "body"],
     not_yet: &[],
 };
-const BODY: Shape = Shape {
+pub(super) const BODY: Shape = Shape {
     what: "a body",
     fields: &["string"],
     not_yet: &["bytes"],

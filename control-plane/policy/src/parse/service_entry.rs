@@ -14,7 +14,7 @@ use crate::{
     yaml::quoted,
 };
 
-const SERVICE_ENTRY: Shape = Shape {
+pub(super) const SERVICE_ENTRY: Shape = Shape {
     what: "a ServiceEntry's spec",
     fields: &[
         "hosts",
@@ -122,7 +122,7 @@ fn endpoint_name(entry: &WorkloadEntry) -> String {
         .join(" ")
 }
 
-const SERVICE_PORT: Shape = Shape {
+pub(super) const SERVICE_PORT: Shape = Shape {
     what: "a port",
     fields: &["number", "name", "protocol", "targetPort"],
     not_yet: &[],
@@ -176,7 +176,7 @@ fn protocol(d: &mut Decoder, item: Item<'_>) -> Option<Protocol> {
     protocol
 }
 
-const WORKLOAD: Shape = Shape {
+pub(super) const WORKLOAD: Shape = Shape {
     what: "a workload entry",
     fields: &[
         "address",

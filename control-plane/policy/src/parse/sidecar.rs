@@ -11,12 +11,12 @@ use crate::{
     yaml::quoted,
 };
 
-const SIDECAR: Shape = Shape {
+pub(super) const SIDECAR: Shape = Shape {
     what: "a Sidecar's spec",
     fields: &["workloadSelector", "egress", "outboundTrafficPolicy"],
     not_yet: &["ingress", "inboundConnectionPool"],
 };
-const POLICY: Shape = Shape {
+pub(super) const POLICY: Shape = Shape {
     what: "an outbound traffic policy",
     fields: &["mode"],
     not_yet: &["egressProxy"],
@@ -55,12 +55,12 @@ pub(super) fn decode(d: &mut Decoder, item: Item<'_>) -> Option<Sidecar> {
     })
 }
 
-const LISTENER: Shape = Shape {
+pub(super) const LISTENER: Shape = Shape {
     what: "an egress listener",
     fields: &["port", "bind", "hosts", "captureMode"],
     not_yet: &[],
 };
-const PORT: Shape = Shape {
+pub(super) const PORT: Shape = Shape {
     what: "a listener's port",
     fields: &["number", "name", "protocol"],
     not_yet: &["targetPort"],

@@ -3,7 +3,7 @@ mod mutation;
 mod reference;
 mod refusals;
 
-use crate::{Object, ParseLimits, Spec, parse};
+use crate::{Object, ParseLimits, parse};
 
 /// Every effective field, each at least once.
 const EVERYTHING: &str = include_str!("../../testdata/everything.yaml");

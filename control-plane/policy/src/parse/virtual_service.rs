@@ -8,7 +8,7 @@ use crate::{
     yaml::quoted,
 };
 
-const VIRTUAL_SERVICE: Shape = Shape {
+pub(super) const VIRTUAL_SERVICE: Shape = Shape {
     what: "a VirtualService's spec",
     fields: &["hosts", "http", "gateways", "exportTo"],
     not_yet: &["tls", "tcp"],

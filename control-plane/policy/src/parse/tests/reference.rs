@@ -1,1 +1,323 @@
+//! docs/POLICY.md says the truth: each field in it is accepted or refused as it says, and each field that
+//! the program knows is in it.
 
+use std::{collections::BTreeMap, fmt::Write as _};
+
+use super::EVERYTHING;
+use crate::{
+    Kind, ParseLimits,
+    decode::{SELECTOR, Shape},
+    parse,
+    parse::{
+        destination_rule as rule, envelope, http_match, http_route as route,
+        service_entry as entry, sidecar, virtual_service,
+    },
+    report::{Mark, Report},
+    yaml::{self, Node, Value},
+};
+
+const REFERENCE: &str = include_str!("../../../../../docs/POLICY.md");
+
+/// What a row of the reference says.
+#[derive(Clone, Debug)]
+struct Row {
+    kind: Kind,
+    path: String,
+    value: Option<String>,
+    effective: bool,
+}
+
+/// All rows; those of "Every document" count for each kind.
+fn rows() -> Vec<Row> {
+    let mut kinds = Vec::new();
+    let mut rows = Vec::new();
+    for line in REFERENCE.lines() {
+        if let Some(title) = line.strip_prefix("## ") {
+            kinds = Kind::ALL
+                .into_iter()
+                .filter(|kind| kind.as_str() == title)
+                .collect();
+            if title == "Every document" {
+                kinds = Kind::ALL.to_vec();
+            }
+        }
+        let Some(row) = line.strip_prefix("| `") else {
+            continue;
+        };
+        let (field, rest) = row.split_once("` | ").expect("a field in backticks");
+        let (path, value) = match field.split_once(" = ") {
+            Some((path, value)) => (path, Some(value.to_owned())),
+            None => (field, None),
+        };
+        let effective = match rest.split(" |").next() {
+            Some("effective") => true,
+            Some("not supported yet") => false,
+            other => panic!("{field} is {other:?}"),
+        };
+        for kind in &kinds {
+            rows.push(Row {
+                kind: *kind,
+                path: path.to_owned(),
+                value: value.clone(),
+                effective,
+            });
+        }
+    }
+    assert!(rows.len() > 150, "found {} rows", rows.len());
+    rows
+}
+
+/// `spec.http[].match[].headers.x-canary` for every value in the document that has none below it.
+fn leaves(node: &Node, path: &str, found: &mut Vec<String>) {
+    match &node.value {
+        Value::Mapping(pairs) if !pairs.is_empty() => {
+            for pair in pairs {
+                let dot = if path.is_empty() { "" } else { "." };
+                // A key with dots is one step.
+                let key = pair.key.replace('.', "_");
+                leaves(&pair.value, &format!("{path}{dot}{key}"), found);
+            }
+        }
+        Value::Sequence(items) => {
+            for item in items {
+                leaves(item, &format!("{path}[]"), found);
+            }
+        }
+        _ => {
+            let steps: Vec<&str> = path.split('.').collect();
+            let matched = matches!(steps.last(), Some(&("exact" | "prefix" | "regex")));
+            let end = steps.len() - usize::from(matched);
+            found.push(steps[..end].join("."));
+        }
+    }
+}
+
+fn accepted() -> BTreeMap<Kind, Vec<String>> {
+    let limits = ParseLimits::default();
+    let objects = parse("f", EVERYTHING, "default", &limits).expect("no error");
+    let mut accepted: BTreeMap<Kind, Vec<String>> = BTreeMap::new();
+    for object in objects {
+        let mut report = Report::new("f", Mark { line: 1, column: 1 });
+        for document in yaml::read(&object.yaml, &limits, &mut report) {
+            leaves(
+                &document.root,
+                "",
+                accepted.entry(object.key.kind).or_default(),
+            );
+        }
+    }
+    accepted
+}
+
+/// Whether `path` is what the row is about: `*` stands for one key.
+fn covers(row: &str, path: &str) -> bool {
+    let (row, path): (Vec<&str>, Vec<&str>) = (row.split('.').collect(), path.split('.').collect());
+    // Subsets repeat the fields of the host's policy.
+    let path = if path.starts_with(&["spec", "subsets[]", "trafficPolicy"]) && path.len() > 3 {
+        [&["spec"], &path[2..]].concat()
+    } else {
+        path
+    };
+    row.len() == path.len() && row.iter().zip(&path).all(|(a, b)| *a == "*" || a == b)
+}
+
+#[test]
+fn each_field_marked_effective_is_accepted() {
+    let accepted = accepted();
+    for row in rows().iter().filter(|row| row.effective) {
+        // Where each kind has it, one document that shows it is enough.
+        let kinds: Vec<Kind> = if row.path.starts_with("metadata") {
+            Kind::ALL.to_vec()
+        } else {
+            vec![row.kind]
+        };
+        let mut paths = kinds.iter().flat_map(|kind| &accepted[kind]);
+        let nested = |path: &&String| path.starts_with(&format!("{}.", row.path));
+        assert!(
+            paths.any(|path| covers(&row.path, path) || nested(&path)),
+            "no document shows {} of {}",
+            row.path,
+            row.kind.as_str()
+        );
+    }
+}
+
+#[test]
+fn each_accepted_field_is_marked_effective() {
+    let rows = rows();
+    for (kind, paths) in accepted() {
+        for path in paths {
+            let of_kind = || rows.iter().filter(|row| row.kind == kind);
+            let server = [
+                "managedFields",
+                "resourceVersion",
+                "generation",
+                "creationTimestamp",
+            ];
+            if !(path.starts_with("spec") || path.starts_with("metadata"))
+                || server.iter().any(|field| path.contains(field))
+            {
+                continue;
+            }
+            assert!(
+                of_kind().any(|row| row.effective && covers(&row.path, &path)),
+                "{path} of {} is not in the reference",
+                kind.as_str()
+            );
+        }
+    }
+}
+
+/// A document that has only this field.
+fn document_with(row: &Row) -> String {
+    let mut text = format!(
+        "apiVersion: networking.istio.io/v1\nkind: {}\n",
+        row.kind.as_str()
+    );
+    let mut end = String::new();
+    for step in row.path.split('.') {
+        let (key, list) = step
+            .strip_suffix("[]")
+            .map_or((step, false), |key| (key, true));
+        let open = if end.is_empty() { "" } else { "{" };
+        let (opened, closed) = if list { ("[", "]") } else { ("", "") };
+        write!(text, "{open}{key}: {opened}").expect("a String takes everything");
+        end = format!("{closed}{}{end}", if open.is_empty() { "" } else { "}" });
+        if end.is_empty() {
+            end.push(' ');
+        }
+    }
+    let value = row
+        .value
+        .as_ref()
+        .map_or_else(|| "{}".to_owned(), |value| format!("{value:?}"));
+    format!("{text}{value}{end}\n")
+}
+
+#[test]
+fn each_field_marked_not_supported_yet_is_refused_in_these_words() {
+    for row in rows().iter().filter(|row| !row.effective) {
+        let text = document_with(row);
+        let errors = parse("f", &text, "default", &ParseLimits::default()).expect_err("an error");
+        let path = row.path.replace("[]", "[0]");
+        assert!(
+            errors
+                .iter()
+                .any(|error| { error.path == path && error.message.contains("not supported yet") }),
+            "{row:?}\n{text}{errors:#?}"
+        );
+    }
+}
+
+#[test]
+fn each_field_that_the_program_knows_is_in_the_reference() {
+    use Kind::{DestinationRule, ServiceEntry, Sidecar, VirtualService, WorkloadEntry};
+    const HASH: &str = "spec.trafficPolicy.loadBalancer.consistentHash";
+    let at = |kind, path: &str, shape: &'static Shape| (kind, path.to_owned(), shape);
+    let mut shapes = vec![
+        at(VirtualService, "metadata", &envelope::METADATA),
+        at(VirtualService, "spec", &virtual_service::VIRTUAL_SERVICE),
+        at(VirtualService, "spec.http[]", &route::ROUTE),
+        at(VirtualService, "spec.http[].match[]", &http_match::MATCH),
+        at(VirtualService, "spec.http[].route[]", &route::WEIGHTED),
+        at(
+            VirtualService,
+            "spec.http[].route[].destination",
+            &route::DESTINATION,
+        ),
+        at(
+            VirtualService,
+            "spec.http[].route[].destination.port",
+            &route::PORT,
+        ),
+        at(VirtualService, "spec.http[].rewrite", &route::REWRITE),
+        at(VirtualService, "spec.http[].redirect", &route::REDIRECT),
+        at(
+            VirtualService,
+            "spec.http[].directResponse",
+            &route::DIRECT_RESPONSE,
+        ),
+        at(
+            VirtualService,
+            "spec.http[].directResponse.body",
+            &route::BODY,
+        ),
+        at(DestinationRule, "spec", &rule::DESTINATION_RULE),
+        at(DestinationRule, "spec.subsets[]", &rule::SUBSET),
+        at(DestinationRule, "spec.trafficPolicy", &rule::TRAFFIC_POLICY),
+        at(
+            DestinationRule,
+            "spec.trafficPolicy.loadBalancer",
+            &rule::LOAD_BALANCER,
+        ),
+        at(DestinationRule, HASH, &rule::CONSISTENT_HASH),
+        at(DestinationRule, &format!("{HASH}.ringHash"), &rule::RING),
+        at(DestinationRule, &format!("{HASH}.maglev"), &rule::MAGLEV),
+        at(
+            DestinationRule,
+            &format!("{HASH}.httpCookie"),
+            &rule::COOKIE,
+        ),
+        at(
+            DestinationRule,
+            "spec.trafficPolicy.connectionPool",
+            &rule::CONNECTION_POOL,
+        ),
+        at(
+            DestinationRule,
+            "spec.trafficPolicy.connectionPool.tcp",
+            &rule::TCP,
+        ),
+        at(
+            DestinationRule,
+            "spec.trafficPolicy.connectionPool.http",
+            &rule::HTTP,
+        ),
+        at(
+            DestinationRule,
+            "spec.trafficPolicy.outlierDetection",
+            &rule::OUTLIER_DETECTION,
+        ),
+        at(DestinationRule, "spec.trafficPolicy.tls", &rule::TLS),
+        at(ServiceEntry, "spec", &entry::SERVICE_ENTRY),
+        at(ServiceEntry, "spec.ports[]", &entry::SERVICE_PORT),
+        at(ServiceEntry, "spec.endpoints[]", &entry::WORKLOAD),
+        at(ServiceEntry, "spec.workloadSelector", &SELECTOR),
+        at(WorkloadEntry, "spec", &entry::WORKLOAD),
+        at(Sidecar, "spec", &sidecar::SIDECAR),
+        at(Sidecar, "spec.workloadSelector", &SELECTOR),
+        at(Sidecar, "spec.outboundTrafficPolicy", &sidecar::POLICY),
+        at(Sidecar, "spec.egress[]", &sidecar::LISTENER),
+        at(Sidecar, "spec.egress[].port", &sidecar::PORT),
+    ];
+    for place in ["spec.http[]", "spec.http[].route[]"] {
+        shapes.push(at(
+            VirtualService,
+            &format!("{place}.headers"),
+            &route::HEADERS,
+        ));
+        for way in ["request", "response"] {
+            let path = format!("{place}.headers.{way}");
+            shapes.push(at(VirtualService, &path, &route::OPERATIONS));
+        }
+    }
+    let rows = rows();
+    for (kind, path, shape) in shapes {
+        let known = shape.fields.iter().map(|field| (field, true));
+        for (field, effective) in known.chain(shape.not_yet.iter().map(|field| (field, false))) {
+            let wanted = format!("{path}.{field}");
+            let deeper = |row: &Row| {
+                let rest = row.path.strip_prefix(&wanted);
+                rest.is_some_and(|rest| rest.is_empty() || rest.starts_with(['.', '[']))
+            };
+            let text = REFERENCE.contains(&format!("`{field}`")) && path == "metadata";
+            assert!(
+                text || rows
+                    .iter()
+                    .any(|row| { row.kind == kind && deeper(row) && row.effective == effective }),
+                "{wanted} of {} is not in the reference",
+                kind.as_str()
+            );
+        }
+    }
+}
