@@ -1,1 +1,51 @@
-fn main() {}
+//! Puts one and the same load on the bare application, on our two sidecars and on two Envoys, and
+//! says what each cost. `README.md` beside this crate says how to run it and how to read it.
+//!
+//! ```text
+//! compare (this process): starts, alternates, reads /proc, prints
+//!    load  ──────────────────────────────────────────► backend     direct
+//!    load ──► outbound sidecar ══ mTLS ══► inbound ──► backend     outrigger, envoy
+//! ```
+//! `load` and `backend` are processes of their own, so that their work is never counted as a proxy's.
+
+mod backend;
+mod compare;
+mod envoy;
+mod load;
+mod pki;
+mod process;
+mod report;
+mod subject;
+
+use clap::{Parser, Subcommand};
+
+#[derive(Parser)]
+#[command(about = "One load on us and on our peers, side by side", version)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Same load on the application alone, our two-hop mTLS path and Envoy's; under three minutes
+    Compare(compare::Options),
+    /// The load generator
+    #[command(hide = true)]
+    Load(load::Options),
+    /// The application
+    #[command(hide = true)]
+    Backend,
+}
+
+fn main() -> anyhow::Result<()> {
+    let cli = Cli::parse();
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
+    match cli.command {
+        Command::Compare(options) => runtime.block_on(compare::run(options)),
+        Command::Load(options) => runtime.block_on(load::run(options)),
+        Command::Backend => runtime.block_on(backend::run()),
+    }
+}
