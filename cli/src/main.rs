@@ -1,1 +1,56 @@
-fn main() {}
+//! `outrigger`: the one binary. Parses the command line, sets up logging, runs one command, says how it ended.
+
+mod apply;
+mod args;
+mod client;
+mod completions;
+mod control_plane;
+mod delete;
+mod demo;
+mod diagnostic;
+mod duration;
+mod failure;
+mod get;
+mod kind;
+mod life;
+mod logging;
+mod output;
+mod sidecar;
+mod source;
+mod status;
+mod token;
+mod version;
+
+use std::process::ExitCode;
+
+use clap::Parser as _;
+
+use crate::{
+    args::{Cli, Command},
+    failure::Failure,
+};
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    match run(cli) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => failure.report(),
+    }
+}
+
+fn run(cli: Cli) -> Result<(), Failure> {
+    logging::start(&cli.log, cli.command.default_log())?;
+    match cli.command {
+        Command::Demo(args) => demo::run(args),
+        Command::ControlPlane(args) => control_plane::run(*args),
+        Command::Sidecar(args) => sidecar::run(*args),
+        Command::Apply(args) => apply::run(&args),
+        Command::Get(args) => get::run(&args),
+        Command::Delete(args) => delete::run(&args),
+        Command::Status(args) => status::run(&args),
+        Command::Token(args) => token::run(&args),
+        Command::Version(args) => version::run(&args),
+        Command::Completions(args) => completions::run(&args),
+        Command::DemoApp(args) => Ok(outrigger_shop::run(args)?),
+    }
+}

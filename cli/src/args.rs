@@ -1,0 +1,97 @@
+//! The commands. What each takes stands in its own file.
+
+use clap::{Parser, Subcommand};
+
+use crate::{
+    apply::ApplyArgs, completions::CompletionsArgs, control_plane::ControlPlaneArgs,
+    delete::DeleteArgs, demo::DemoArgs, get::GetArgs, logging::LogArgs, sidecar::SidecarArgs,
+    status::StatusArgs, token::TokenArgs, version::VersionArgs,
+};
+
+/// A service mesh: Istio's policy documents in, canaries over mutual TLS out.
+#[derive(Debug, Parser)]
+#[command(
+    name = "outrigger",
+    version,
+    propagate_version = false,
+    after_help = "Examples:
+  outrigger demo
+  outrigger apply -f canary.yaml"
+)]
+pub(crate) struct Cli {
+    #[command(flatten)]
+    pub(crate) log: LogArgs,
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    Demo(DemoArgs),
+    ControlPlane(Box<ControlPlaneArgs>),
+    Sidecar(Box<SidecarArgs>),
+    Apply(ApplyArgs),
+    Get(GetArgs),
+    Delete(DeleteArgs),
+    Status(StatusArgs),
+    Token(TokenArgs),
+    Version(VersionArgs),
+    Completions(CompletionsArgs),
+    /// One service of the demo's shop.
+    #[command(hide = true)]
+    DemoApp(outrigger_shop::Args),
+}
+
+impl Command {
+    /// The log filter of a command that is not told one: servers say what changes, tools only what is odd.
+    pub(crate) const fn default_log(&self) -> &'static str {
+        match self {
+            Self::ControlPlane(_) | Self::Sidecar(_) => "info",
+            Self::Demo(_)
+            | Self::Apply(_)
+            | Self::Get(_)
+            | Self::Delete(_)
+            | Self::Status(_)
+            | Self::Token(_)
+            | Self::Version(_)
+            | Self::Completions(_)
+            | Self::DemoApp(_) => "warn",
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn every_help_starts_with_a_purpose_and_ends_with_two_invocations() {
+        for command in Cli::command()
+            .get_subcommands()
+            .filter(|command| !command.is_hide_set())
+        {
+            let name = command.get_name();
+            let about = command
+                .get_about()
+                .map(ToString::to_string)
+                .unwrap_or_default();
+            assert!(!about.is_empty(), "{name} says no purpose");
+            let after = command
+                .get_after_help()
+                .map(ToString::to_string)
+                .unwrap_or_default();
+            let invocations = after
+                .lines()
+                .filter(|line| line.contains("outrigger "))
+                .count();
+            assert!(invocations >= 2, "{name} shows {invocations} invocations");
+        }
+    }
+}

@@ -1,0 +1,111 @@
+//! `outrigger control-plane`: flags and environment to a [`Config`].
+
+use std::{net::SocketAddr, path::PathBuf, time::Duration};
+
+use clap::Args;
+use outrigger_control_plane::Config;
+
+use crate::{client::DataDirArgs, duration, failure::Failure, life::LifeArgs};
+
+/// Run the control plane: policies, registry, certificates, xDS.
+///
+/// Prints `ready {…}` on standard output once it listens.
+#[derive(Args, Debug)]
+#[command(after_help = "Examples:
+  outrigger control-plane
+  outrigger control-plane --data-dir /var/lib/outrigger --server-name mesh.example.org")]
+pub(crate) struct ControlPlaneArgs {
+    /// xDS, admin, registry and certificates over TLS; port 0 picks a free one.
+    #[arg(
+        long,
+        default_value = "0.0.0.0:15012",
+        value_name = "ADDR",
+        env = "OUTRIGGER_GRPC"
+    )]
+    grpc: SocketAddr,
+    /// The same in plain text, where every caller counts as the operator; loopback only. Default: off.
+    #[arg(long, value_name = "ADDR", env = "OUTRIGGER_PLAINTEXT")]
+    plaintext: Option<SocketAddr>,
+    /// Metrics and health over HTTP; port 0 picks a free one.
+    #[arg(
+        long,
+        default_value = "0.0.0.0:15014",
+        value_name = "ADDR",
+        env = "OUTRIGGER_HTTP"
+    )]
+    http: SocketAddr,
+    #[command(flatten)]
+    data_dir: DataDirArgs,
+    /// SPIFFE trust domain; fixed once the root exists.
+    #[arg(
+        long,
+        default_value = "cluster.local",
+        value_name = "NAME",
+        env = "OUTRIGGER_TRUST_DOMAIN"
+    )]
+    trust_domain: String,
+    /// DNS domain of short service names.
+    #[arg(
+        long,
+        default_value = "cluster.local",
+        value_name = "NAME",
+        env = "OUTRIGGER_DOMAIN"
+    )]
+    domain: String,
+    /// Root certificate (PEM) to sign with, instead of one made at first start.
+    #[arg(
+        long,
+        value_name = "FILE",
+        requires = "root_key",
+        env = "OUTRIGGER_ROOT_CERT"
+    )]
+    root_cert: Option<PathBuf>,
+    /// Private key (PEM, PKCS#8) of the root certificate.
+    #[arg(
+        long,
+        value_name = "FILE",
+        requires = "root_cert",
+        env = "OUTRIGGER_ROOT_KEY"
+    )]
+    root_key: Option<PathBuf>,
+    /// How long a registration lasts that asks for nothing else.
+    #[arg(long, default_value = "30s", value_parser = duration::parse, env = "OUTRIGGER_LEASE_TTL")]
+    lease_ttl: Duration,
+    /// How often registrants are told to renew.
+    #[arg(long, default_value = "10s", value_parser = duration::parse, env = "OUTRIGGER_HEARTBEAT_INTERVAL")]
+    heartbeat_interval: Duration,
+    /// Another name (DNS or IP) that clients reach it by; may be given several times.
+    #[arg(
+        long = "server-name",
+        value_name = "NAME",
+        value_delimiter = ',',
+        env = "OUTRIGGER_SERVER_NAMES"
+    )]
+    server_names: Vec<String>,
+    #[command(flatten)]
+    life: LifeArgs,
+}
+
+pub(crate) fn run(args: ControlPlaneArgs) -> Result<(), Failure> {
+    args.life.watch()?;
+    if args.heartbeat_interval >= args.lease_ttl {
+        return Err(Failure::Misused(format!(
+            "--heartbeat-interval {:?} must be shorter than --lease-ttl {:?}; a third of it is usual",
+            args.heartbeat_interval, args.lease_ttl
+        )));
+    }
+    let config = Config {
+        grpc: args.grpc,
+        plaintext: args.plaintext,
+        http: args.http,
+        data_dir: args.data_dir.resolve()?,
+        trust_domain: args.trust_domain,
+        domain: args.domain,
+        root_cert: args.root_cert,
+        root_key: args.root_key,
+        lease_ttl: args.lease_ttl,
+        heartbeat_interval: args.heartbeat_interval,
+        server_names: args.server_names,
+    };
+    Ok(outrigger_control_plane::run(config)?)
+}

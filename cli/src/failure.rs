@@ -1,0 +1,55 @@
+//! How a command ends when it does not do what it was asked: status 1, failed; status 2, misused.
+
+use std::{
+    io::{self, Write as _},
+    process::ExitCode,
+};
+
+#[derive(Debug)]
+pub(crate) enum Failure {
+    /// The command line asks for something that makes no sense. Status 2.
+    Misused(String),
+    /// Status 1.
+    Failed(anyhow::Error),
+    /// Everything has been said already. Status 1.
+    Reported,
+}
+
+impl Failure {
+    /// Says it on standard error.
+    pub(crate) fn report(&self) -> ExitCode {
+        let mut stderr = io::stderr().lock();
+        let said = match self {
+            Self::Misused(message) => {
+                writeln!(
+                    stderr,
+                    "error: {message}\n\nFor more information, try '--help'."
+                )
+            }
+            // `{:#}`: the whole chain of causes on one line.
+            Self::Failed(error) if broken_pipe(error) => Ok(()),
+            Self::Failed(error) => writeln!(stderr, "error: {error:#}"),
+            Self::Reported => Ok(()),
+        };
+        // Nobody reads standard error: the status still tells.
+        said.ok();
+        match self {
+            Self::Misused(_) => ExitCode::from(2),
+            Self::Failed(_) | Self::Reported => ExitCode::FAILURE,
+        }
+    }
+}
+
+/// The reader of our output has seen enough (`outrigger get | head`).
+fn broken_pipe(error: &anyhow::Error) -> bool {
+    error
+        .chain()
+        .filter_map(|cause| cause.downcast_ref::<io::Error>())
+        .any(|cause| cause.kind() == io::ErrorKind::BrokenPipe)
+}
+
+impl<E: Into<anyhow::Error>> From<E> for Failure {
+    fn from(error: E) -> Self {
+        Self::Failed(error.into())
+    }
+}

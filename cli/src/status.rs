@@ -1,0 +1,309 @@
+//! `outrigger status`: services, instances and their leases, sidecars and what they have accepted or refused.
+
+use clap::Args;
+use outrigger_proto::outrigger::v1::{
+    ClientStatus, InstanceStatus, ResourceTypeStatus, ServiceStatus, StatusRequest, StatusResponse,
+};
+use serde_json::{Value, json};
+
+use crate::{
+    client::{self, ConnectArgs},
+    diagnostic,
+    failure::Failure,
+    output::{Output, OutputArgs, Table, print, print_json},
+};
+
+/// Show services, instances, leases, and which sidecars hold the newest configuration.
+#[derive(Args, Debug)]
+#[command(after_help = "Examples:
+  outrigger status
+  outrigger status -o json | jq '.sidecars[] | select(.state != \"synced\")'")]
+pub(crate) struct StatusArgs {
+    #[command(flatten)]
+    output: OutputArgs,
+    #[command(flatten)]
+    connect: ConnectArgs,
+}
+
+pub(crate) fn run(args: &StatusArgs) -> Result<(), Failure> {
+    let answer = client::block_on(async {
+        let mut admin = args.connect.connect().await?;
+        let answer = admin
+            .status(StatusRequest {})
+            .await
+            .map_err(|status| client::refused(&status))?;
+        anyhow::Ok(answer.into_inner())
+    })??;
+    match args.output.output {
+        Output::Json => print_json(&to_json(&answer))?,
+        Output::Text => {
+            diagnostic::report(&answer.warnings, &[]);
+            print(&text(&answer))?;
+        }
+    }
+    Ok(())
+}
+
+fn text(status: &StatusResponse) -> String {
+    let documents: Vec<String> = status
+        .object_counts
+        .iter()
+        .map(|(kind, count)| format!("{count} {kind}"))
+        .collect();
+    let documents = if documents.is_empty() {
+        "none".to_owned()
+    } else {
+        documents.join(", ")
+    };
+    let mut text = format!(
+        "control plane {}, up since {}\nrevision {}, documents: {documents}\ntrust domain {}, root valid until {}\n",
+        status.version,
+        status
+            .started
+            .as_ref()
+            .map(ToString::to_string)
+            .unwrap_or_default(),
+        status.revision,
+        status.trust_domain,
+        status
+            .root_not_after
+            .as_ref()
+            .map(ToString::to_string)
+            .unwrap_or_default(),
+    );
+    for part in [
+        services(&status.services),
+        instances(&status.services),
+        sidecars(&status.clients),
+    ] {
+        text.push('\n');
+        text.push_str(&part);
+    }
+    text
+}
+
+fn services(services: &[ServiceStatus]) -> String {
+    let mut table = Table::new(&["SERVICE", "PORTS", "HEALTHY", "SOURCE"]);
+    for service in services {
+        let ports: Vec<String> = service.ports.iter().map(ToString::to_string).collect();
+        let healthy = service
+            .instances
+            .iter()
+            .filter(|instance| instance.health == "HEALTHY")
+            .count();
+        table.row(vec![
+            service.host.clone(),
+            ports.join(","),
+            format!("{healthy} of {}", service.instances.len()),
+            service.source.clone(),
+        ]);
+    }
+    or_none(
+        &table,
+        "no services: start a sidecar with --app, or apply a ServiceEntry\n",
+    )
+}
+
+fn instances(services: &[ServiceStatus]) -> String {
+    let mut table = Table::new(&[
+        "INSTANCE", "SERVICE", "ADDRESS", "HEALTH", "LEASE", "LABELS", "IDENTITY",
+    ]);
+    for service in services {
+        for instance in &service.instances {
+            let labels: Vec<String> = instance
+                .labels
+                .iter()
+                .map(|(name, value)| format!("{name}={value}"))
+                .collect();
+            table.row(vec![
+                instance.id.clone(),
+                service
+                    .host
+                    .split('.')
+                    .next()
+                    .unwrap_or_default()
+                    .to_owned(),
+                instance.address.clone(),
+                instance.health.clone(),
+                lease(instance).map_or_else(|| "-".to_owned(), |left| format!("{left:.0} s")),
+                labels.join(","),
+                if instance.identity.is_empty() {
+                    "plain text".to_owned()
+                } else {
+                    instance.identity.clone()
+                },
+            ]);
+        }
+    }
+    or_none(&table, "no instances\n")
+}
+
+fn sidecars(clients: &[ClientStatus]) -> String {
+    let mut table = Table::new(&["SIDECAR", "PEER", "PROTOCOL", "RESOURCES", "STATE"]);
+    for client in clients {
+        let sent: u32 = client.types.iter().map(|kind| kind.sent).sum();
+        table.row(vec![
+            client.node_id.clone(),
+            client.peer.clone(),
+            client.protocol.clone(),
+            sent.to_string(),
+            state(client).text(),
+        ]);
+    }
+    or_none(&table, "no sidecars are connected\n")
+}
+
+fn or_none(table: &Table, none: &str) -> String {
+    if table.is_empty() {
+        none.to_owned()
+    } else {
+        table.render()
+    }
+}
+
+/// Whether a sidecar holds the newest configuration.
+enum State<'a> {
+    Synced,
+    Waiting(&'a str),
+    Refused(&'a str, &'a str),
+}
+
+fn state(client: &ClientStatus) -> State<'_> {
+    let behind = || {
+        client
+            .types
+            .iter()
+            .filter(|kind| kind.nonce_sent != kind.nonce_acked)
+    };
+    // A refusal matters more than an answer that is on its way.
+    let refused = behind().find(|kind| !kind.last_nack.is_empty());
+    match (refused, behind().next()) {
+        (Some(kind), _) => State::Refused(short(kind), &kind.last_nack),
+        (None, Some(kind)) => State::Waiting(short(kind)),
+        (None, None) => State::Synced,
+    }
+}
+
+impl State<'_> {
+    const fn word(&self) -> &'static str {
+        match self {
+            Self::Synced => "synced",
+            Self::Waiting(_) => "waiting",
+            Self::Refused(..) => "refused",
+        }
+    }
+
+    fn text(&self) -> String {
+        match self {
+            Self::Synced => "synced".to_owned(),
+            Self::Waiting(kind) => format!("waiting for the ACK of {kind}"),
+            Self::Refused(kind, why) => format!("refused {kind}: {why}"),
+        }
+    }
+}
+
+/// `type.googleapis.com/envoy.config.cluster.v3.Cluster` is `Cluster`.
+fn short(kind: &ResourceTypeStatus) -> &str {
+    kind.type_url.rsplit('.').next().unwrap_or_default()
+}
+
+/// Seconds.
+fn lease(instance: &InstanceStatus) -> Option<f64> {
+    let left = instance.lease_left.as_ref()?;
+    #[expect(
+        clippy::cast_precision_loss,
+        reason = "a lease is at most hours; seconds are exact"
+    )]
+    Some(left.seconds as f64 + f64::from(left.nanos) / 1e9)
+}
+
+fn to_json(status: &StatusResponse) -> Value {
+    json!({
+        "version": status.version,
+        "revision": status.revision,
+        "started": status.started.as_ref().map(ToString::to_string),
+        "trust_domain": status.trust_domain,
+        "root_not_after": status.root_not_after.as_ref().map(ToString::to_string),
+        "documents": status.object_counts,
+        "services": status.services.iter().map(service_json).collect::<Vec<_>>(),
+        "sidecars": status.clients.iter().map(client_json).collect::<Vec<_>>(),
+        "warnings": status.warnings.iter().map(diagnostic::to_json).collect::<Vec<_>>(),
+    })
+}
+
+fn service_json(service: &ServiceStatus) -> Value {
+    let instance = |instance: &InstanceStatus| {
+        json!({
+            "id": instance.id,
+            "address": instance.address,
+            "labels": instance.labels,
+            "health": instance.health,
+            "identity": instance.identity,
+            "lease_left_s": lease(instance),
+        })
+    };
+    json!({
+        "host": service.host,
+        "ports": service.ports,
+        "source": service.source,
+        "instances": service.instances.iter().map(instance).collect::<Vec<_>>(),
+    })
+}
+
+fn client_json(client: &ClientStatus) -> Value {
+    let kind = |kind: &ResourceTypeStatus| {
+        json!({
+            "type": kind.type_url,
+            "resources": kind.sent,
+            "nonce_sent": kind.nonce_sent,
+            "nonce_acked": kind.nonce_acked,
+            "nacks": kind.nacks,
+            "last_nack": kind.last_nack,
+        })
+    };
+    json!({
+        "node": client.node_id,
+        "identity": client.identity,
+        "peer": client.peer,
+        "protocol": client.protocol,
+        "connected": client.connected.as_ref().map(ToString::to_string),
+        "state": state(client).word(),
+        "types": client.types.iter().map(kind).collect::<Vec<_>>(),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn client(acked: &str, nack: &str) -> ClientStatus {
+        ClientStatus {
+            types: vec![ResourceTypeStatus {
+                type_url: "type.googleapis.com/envoy.config.cluster.v3.Cluster".to_owned(),
+                nonce_sent: "2".to_owned(),
+                nonce_acked: acked.to_owned(),
+                last_nack: nack.to_owned(),
+                ..Default::default()
+            }],
+            ..Default::default()
+        }
+    }
+
+    #[test]
+    fn a_sidecar_is_synced_waiting_or_says_why_it_refused() {
+        assert_eq!(state(&client("2", "")).text(), "synced");
+        assert_eq!(
+            state(&client("1", "")).text(),
+            "waiting for the ACK of Cluster"
+        );
+        assert_eq!(
+            state(&client("1", "no lb_policy")).text(),
+            "refused Cluster: no lb_policy"
+        );
+    }
+
+    #[test]
+    fn an_old_refusal_does_not_count_once_the_newest_is_accepted() {
+        assert_eq!(state(&client("2", "no lb_policy")).text(), "synced");
+    }
+}
