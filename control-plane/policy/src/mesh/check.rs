@@ -112,7 +112,7 @@ impl Checker<'_> {
                 .error(&spec.host.position, "spec.subsets", message);
         }
         let message = format!(
-            "unknown subset {name:?} of {host}{}; it has {list}",
+            "unknown subset {name:?} of {host}, which has {list}{}",
             hint(name, known)
         );
         self.found.error(&subset.position, path, message);
