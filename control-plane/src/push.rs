@@ -1,20 +1,14 @@
 //! From a changed [`World`] to something new for every stream: one task translates, streams look.
 //!
-//! A burst of changes is translated once. A stream that was busy meanwhile sees the latest only.
+//! Changes that come during a translation are translated together after it (`publish` has gathered those of
+//! one burst already). A stream that was busy meanwhile sees the latest only.
 
-use std::{
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::{sync::Arc, time::Instant};
 
 use tokio::sync::watch;
 use tracing::{debug, error};
 
 use crate::{translate::Shared, world::World};
-
-/// How long a change waits for others to come with it. Registrations of one deployment come together; a
-/// tenth of what a person or a health check would notice.
-const COALESCE: Duration = Duration::from_millis(10);
 
 /// A translated World, and when the change was seen.
 #[derive(Debug)]
@@ -40,7 +34,6 @@ pub(crate) fn start(
     let task = async move {
         while worlds.changed().await.is_ok() {
             let since = Instant::now();
-            tokio::time::sleep(COALESCE).await;
             let world = Arc::clone(&worlds.borrow_and_update());
             let before = Arc::clone(&sender.borrow().shared);
             let translated = tokio::task::spawn_blocking(move || {

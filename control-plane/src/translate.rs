@@ -62,7 +62,6 @@ struct Before {
 /// Clusters and assignments of one host, and what they were made from.
 #[derive(Debug)]
 struct HostResources {
-    namespace: String,
     ports: BTreeMap<u16, Protocol>,
     clusters: Vec<Arc<ResourceBytes>>,
     endpoints: Vec<Arc<ResourceBytes>>,
@@ -84,9 +83,8 @@ impl Shared {
             Some(before) if same_ports(&before.hosts, &hosts) => Arc::clone(&before.table),
             Some(_) | None => {
                 let known = hosts.iter();
-                let known =
-                    known.map(|(name, host)| (name, (host.namespace.as_str(), &host.ports)));
-                Arc::new(route::table(&world.mesh, &known.collect(), &world.domain))
+                let known = known.map(|(name, host)| (name, &host.ports));
+                Arc::new(route::table(&world.mesh, &known.collect()))
             }
         };
         let secrets = secret::root(&world.roots_pem);
@@ -204,7 +202,7 @@ fn translate_host(
     service: Option<Arc<Service>>,
 ) -> Option<HostResources> {
     let host = model::Host::merge(world, name)?;
-    let rule = policy::rule_for(&world.mesh, name);
+    let rule = world.mesh.destination_rule(name);
     let (clusters, endpoints) = cluster::of_host(&host, rule, &world.trust_domain);
     let entries = world.mesh.service_entries.get(name);
     let mut entries = entries.into_iter().flatten();
@@ -214,7 +212,6 @@ fn translate_host(
             .iter()
             .map(|(&number, port)| (number, port.protocol))
             .collect(),
-        namespace: host.namespace,
         clusters,
         endpoints,
         service,
@@ -229,8 +226,7 @@ fn same_ports(
     let same =
         |((a_name, a), (b_name, b)): ((_, &Arc<HostResources>), (_, &Arc<HostResources>))| {
             let (a_name, b_name): (&HostName, &HostName) = (a_name, b_name);
-            a_name == b_name
-                && (Arc::ptr_eq(a, b) || (a.namespace == b.namespace && a.ports == b.ports))
+            a_name == b_name && (Arc::ptr_eq(a, b) || a.ports == b.ports)
         };
     old.len() == new.len() && old.iter().zip(new).all(same)
 }

@@ -9,3 +9,6 @@ mod services;
 pub(crate) mod sotw;
 pub(crate) mod stream;
 pub(crate) mod subscription;
+
+#[cfg(test)]
+mod testing;

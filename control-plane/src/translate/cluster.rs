@@ -38,7 +38,7 @@ use super::{
     any::{OUTRIGGER, address, ads, any, decided_by, duration, metadata, object, text},
     endpoint::assignment,
     model::{Host, Port},
-    policy::{Effective, origin},
+    policy::origin,
     tls,
 };
 use crate::snapshot::{ResourceBytes, ResourceType};
@@ -59,14 +59,12 @@ pub(super) fn of_host(
     rule: Option<&MergedDestinationRule>,
     trust_domain: &str,
 ) -> (Vec<Arc<ResourceBytes>>, Vec<Arc<ResourceBytes>>) {
-    let everything = BTreeMap::new();
     let subsets = rule.map_or(&[][..], |rule| rule.rule.subsets.as_slice());
     let (mut clusters, mut assignments) = (Vec::new(), Vec::new());
     for (&number, port) in &host.ports {
         for subset in std::iter::once(None).chain(subsets.iter().map(Some)) {
             let cluster = outbound(host, (number, port), rule, subset, trust_domain);
-            let labels = subset.map_or(&everything, |subset| &subset.labels);
-            assignments.push(assignment(&cluster.name, port, labels));
+            assignments.push(assignment(&cluster.name, port, subset));
             clusters.push(ResourceBytes::new(
                 ResourceType::Cluster,
                 &cluster.name,
@@ -84,16 +82,20 @@ fn outbound(
     subset: Option<&Subset>,
     trust_domain: &str,
 ) -> Cluster {
-    let policy = Effective::of(rule, subset);
     let subset_name = subset.map_or("", |subset| subset.name.value.as_str());
+    let policy = rule.map(|rule| rule.rule.effective_policy(subset.map(|_| subset_name)));
+    let policy = policy.unwrap_or_default();
+    let pool = policy.connection_pool.as_ref().map(|at| &at.value);
+    let outlier = policy.outlier_detection.as_ref().map(|at| &at.value);
+    let tls = policy.tls.as_ref().map(|at| at.value);
     let service = host.name.as_str();
     let sni = format!("outbound_.{number}_.{subset_name}_.{service}");
-    let (lb_policy, lb_config) = balancing(&policy);
+    let (lb_policy, lb_config) = balancing(policy.load_balancer.as_ref().map(|at| &at.value));
     let decided = rule.and_then(|rule| origin(rule, subset));
     let decided = decided.map(|(position, document)| decided_by(position, document));
     let own = [("service", text(service)), ("subset", text(subset_name))];
     let own = object(own.into_iter().chain(decided.into_iter().flatten()));
-    let connect_timeout = policy.pool.and_then(|pool| pool.connect_timeout);
+    let connect_timeout = pool.and_then(|pool| pool.connect_timeout);
     Cluster {
         name: name(number, subset_name, service),
         cluster_discovery_type: Some(ClusterDiscoveryType::Type(DiscoveryType::Eds as i32)),
@@ -107,16 +109,14 @@ fn outbound(
         common_lb_config: Some(CommonLbConfig {
             // 0 = no panic routing: unhealthy endpoints are not used while one healthy is left.
             healthy_panic_threshold: Some(Percent {
-                value: policy
-                    .outlier
-                    .map_or(0.0, |outlier| outlier.min_health_percent.into()),
+                value: outlier.map_or(0.0, |outlier| outlier.min_health_percent.into()),
             }),
             ..CommonLbConfig::default()
         }),
-        circuit_breakers: Some(circuit_breakers(policy.pool)),
-        outlier_detection: policy.outlier.map(outlier_detection),
-        typed_extension_protocol_options: http_options(port.protocol, policy.pool),
-        transport_socket_matches: tls::matches(policy.tls, &sni, host.identities(), trust_domain),
+        circuit_breakers: Some(circuit_breakers(pool)),
+        outlier_detection: outlier.map(outlier_detection),
+        typed_extension_protocol_options: http_options(port.protocol, pool),
+        transport_socket_matches: tls::matches(tls, &sni, host.identities(), trust_domain),
         metadata: Some(metadata([(OUTRIGGER, own)])),
         ..Cluster::default()
     }
@@ -157,25 +157,8 @@ pub(super) fn inbound_name(port: u16) -> String {
     format!("inbound|{port}||")
 }
 
-fn balancing(policy: &Effective<'_>) -> (LbPolicy, Option<LbConfig>) {
-    match policy.hash_algorithm() {
-        Some(&HashAlgorithm::RingHash { minimum_ring_size }) => {
-            let config = RingHashLbConfig {
-                minimum_ring_size: Some(minimum_ring_size),
-                hash_function: HashFunction::XxHash as i32,
-                ..RingHashLbConfig::default()
-            };
-            return (LbPolicy::RingHash, Some(LbConfig::RingHashLbConfig(config)));
-        }
-        Some(&HashAlgorithm::Maglev { table_size }) => {
-            let config = MaglevLbConfig {
-                table_size: Some(table_size),
-            };
-            return (LbPolicy::Maglev, Some(LbConfig::MaglevLbConfig(config)));
-        }
-        None => {}
-    }
-    match policy.load_balancer {
+fn balancing(balancer: Option<&LoadBalancer>) -> (LbPolicy, Option<LbConfig>) {
+    match balancer {
         Some(LoadBalancer::RoundRobin) => {
             let config = RoundRobinLbConfig::default();
             (
@@ -184,7 +167,23 @@ fn balancing(policy: &Effective<'_>) -> (LbPolicy, Option<LbConfig>) {
             )
         }
         Some(LoadBalancer::Random) => (LbPolicy::Random, None),
-        Some(LoadBalancer::LeastRequest | LoadBalancer::ConsistentHash { .. }) | None => {
+        Some(LoadBalancer::ConsistentHash { algorithm, .. }) => match *algorithm {
+            HashAlgorithm::RingHash { minimum_ring_size } => {
+                let config = RingHashLbConfig {
+                    minimum_ring_size: Some(minimum_ring_size),
+                    hash_function: HashFunction::XxHash as i32,
+                    ..RingHashLbConfig::default()
+                };
+                (LbPolicy::RingHash, Some(LbConfig::RingHashLbConfig(config)))
+            }
+            HashAlgorithm::Maglev { table_size } => {
+                let config = MaglevLbConfig {
+                    table_size: Some(table_size),
+                };
+                (LbPolicy::Maglev, Some(LbConfig::MaglevLbConfig(config)))
+            }
+        },
+        Some(LoadBalancer::LeastRequest) | None => {
             let config = LeastRequestLbConfig {
                 choice_count: Some(2),
                 ..LeastRequestLbConfig::default()

@@ -2,6 +2,7 @@
 
 use std::{collections::BTreeMap, net::SocketAddr, sync::Arc};
 
+use outrigger_policy::Subset;
 use outrigger_proto::envoy::config::{
     core::v3::{HealthStatus, Locality},
     endpoint::v3::{
@@ -12,23 +13,23 @@ use outrigger_proto::envoy::config::{
 
 use super::{
     any::{OUTRIGGER, address, metadata, nested, object, text},
-    model::{Endpoint, Port, includes},
+    model::{Endpoint, Port},
 };
 use crate::{
     snapshot::{ResourceBytes, ResourceType},
     world::InstanceHealth,
 };
 
-/// The assignment of `cluster`: endpoints of `port` with all of `labels`. Empty if there are none: then
+/// The assignment of `cluster`: endpoints of `port`, or those of them in `subset`. Empty if there are none: then
 /// the answer is "no endpoints" and not a wait for something that never comes.
 pub(super) fn assignment(
     cluster: &str,
     port: &Port,
-    labels: &BTreeMap<String, String>,
+    subset: Option<&Subset>,
 ) -> Arc<ResourceBytes> {
     let mut localities = BTreeMap::<&[String; 3], Vec<(&SocketAddr, &Endpoint)>>::new();
     for (socket, endpoint) in &port.endpoints {
-        if includes(&endpoint.labels, labels) {
+        if subset.is_none_or(|subset| subset.selects(&endpoint.labels)) {
             localities
                 .entry(&endpoint.locality)
                 .or_default()

@@ -15,7 +15,6 @@ use crate::world::{Instance, InstanceHealth, World};
 #[derive(Debug)]
 pub(super) struct Host {
     pub(super) name: HostName,
-    pub(super) namespace: String,
     pub(super) ports: BTreeMap<u16, Port>,
 }
 
@@ -56,14 +55,11 @@ impl Host {
             .service_entries
             .get(name)
             .map_or(&[][..], Vec::as_slice);
-        let namespace = match (registered, entries.first()) {
-            (Some(service), _) => service.namespace.clone(),
-            (None, Some((object, _))) => object.key.namespace.clone(),
-            (None, None) => return None,
-        };
+        if registered.is_none() && entries.is_empty() {
+            return None;
+        }
         let mut host = Self {
             name: name.clone(),
-            namespace,
             ports: BTreeMap::new(),
         };
         if let Some(service) = registered {
@@ -102,29 +98,22 @@ impl Host {
             let id = format!("{}/{}/{index}", namespace, object.key.name);
             self.join_workload(world, entry, namespace, workload, &id);
         }
-        let Some(selector) = &entry.workload_selector else {
-            return;
-        };
-        let documents = world.mesh.workload_entries.iter();
-        for (key, (_, workload)) in documents.filter(|(key, _)| key.namespace == namespace) {
-            if includes(&workload.labels, selector) {
-                let id = format!("{}/{}", key.namespace, key.name);
-                self.join_workload(world, entry, namespace, workload, &id);
-            }
+        for (document, workload) in world.mesh.selected_workloads(namespace, entry) {
+            let id = format!("{}/{}", document.key.namespace, document.key.name);
+            self.join_workload(world, entry, namespace, workload, &id);
         }
         let services = world
             .services
             .values()
             .filter(|service| service.namespace == namespace);
-        for instance in services.flat_map(|service| service.instances.values()) {
-            if includes(&instance.labels, selector) {
-                for port in entry
-                    .ports
-                    .iter()
-                    .filter(|port| serves(instance, port, entry))
-                {
-                    self.join(port.number, instance.target_port, instance);
-                }
+        let instances = services.flat_map(|service| service.instances.values());
+        for instance in instances.filter(|instance| entry.selects(&instance.labels)) {
+            for port in entry
+                .ports
+                .iter()
+                .filter(|port| serves(instance, port, entry))
+            {
+                self.join(port.number, instance.target_port, instance);
             }
         }
     }
@@ -200,16 +189,6 @@ fn serves(instance: &Instance, port: &ServicePort, entry: &ServiceEntry) -> bool
     instance.port == port.number
         || port.target_port == Some(instance.target_port)
         || entry.ports.len() == 1
-}
-
-/// Whether `labels` has all of `selector`.
-pub(super) fn includes(
-    labels: &BTreeMap<String, String>,
-    selector: &BTreeMap<String, String>,
-) -> bool {
-    selector
-        .iter()
-        .all(|(key, value)| labels.get(key) == Some(value))
 }
 
 /// `region/zone/sub_zone`, each part possibly missing.

@@ -9,8 +9,8 @@ use std::{
 };
 
 use outrigger_policy::{
-    HashKey, HeaderEdits, HostName, HttpAction, HttpRoute, MergedVirtualService, Mesh, Object,
-    Protocol, Redirect, WeightedDestination,
+    HashKey, HeaderEdits, HostName, HttpAction, HttpRoute, LoadBalancer, MergedVirtualService,
+    Mesh, Object, Protocol, Redirect, WeightedDestination,
 };
 use outrigger_proto::envoy::config::{
     core::v3::{
@@ -33,7 +33,6 @@ use super::{
     any::{OUTRIGGER, decided_by, duration, metadata, object},
     cluster,
     matching::{everything, route_match},
-    policy::{Effective, most_specific, rule_for},
 };
 
 /// Port of a host that only a VirtualService knows.
@@ -45,23 +44,21 @@ pub(super) type RouteTable = BTreeMap<HostName, HostRoutes>;
 /// Routes of one host.
 #[derive(Debug)]
 pub(super) struct HostRoutes {
-    pub(super) namespace: String,
     pub(super) ports: BTreeMap<u16, Vec<Route>>,
     /// Hosts that the routes lead to.
     pub(super) destinations: BTreeSet<HostName>,
 }
 
-/// What is known of the callable hosts: namespace and ports.
-pub(super) type Hosts<'a> = BTreeMap<&'a HostName, (&'a str, &'a BTreeMap<u16, Protocol>)>;
+/// The callable hosts and their ports.
+pub(super) type Hosts<'a> = BTreeMap<&'a HostName, &'a BTreeMap<u16, Protocol>>;
 
 /// Builds the routes of every host, and of those that only a VirtualService names.
-pub(super) fn table(mesh: &Mesh, hosts: &Hosts<'_>, domain: &str) -> RouteTable {
-    let known = hosts.iter().map(|(&host, &(namespace, ports))| {
-        let service = most_specific(&mesh.virtual_services, host);
+pub(super) fn table(mesh: &Mesh, hosts: &Hosts<'_>) -> RouteTable {
+    let known = hosts.iter().map(|(&host, &ports)| {
+        let service = mesh.virtual_service(host);
         let mut builder = Builder {
             mesh,
             hosts,
-            domain,
             destinations: BTreeSet::new(),
         };
         let ports = ports
@@ -72,23 +69,20 @@ pub(super) fn table(mesh: &Mesh, hosts: &Hosts<'_>, domain: &str) -> RouteTable 
         (
             host.clone(),
             HostRoutes {
-                namespace: namespace.to_owned(),
                 ports,
                 destinations,
             },
         )
     });
     let virtual_only = mesh.virtual_services.iter().filter_map(|(host, service)| {
-        let (object, _) = service.http.first().filter(|_| !hosts.contains_key(host))?;
+        service.http.first().filter(|_| !hosts.contains_key(host))?;
         let mut builder = Builder {
             mesh,
             hosts,
-            domain,
             destinations: BTreeSet::new(),
         };
         let routes = builder.routes(host, HTTP_PORT, Some(service));
         let routes = HostRoutes {
-            namespace: object.key.namespace.clone(),
             ports: [(HTTP_PORT, routes)].into(),
             destinations: builder.destinations,
         };
@@ -100,7 +94,6 @@ pub(super) fn table(mesh: &Mesh, hosts: &Hosts<'_>, domain: &str) -> RouteTable 
 struct Builder<'a> {
     mesh: &'a Mesh,
     hosts: &'a Hosts<'a>,
-    domain: &'a str,
     destinations: BTreeSet<HostName>,
 }
 
@@ -233,7 +226,7 @@ impl Builder<'_> {
             .iter()
             .filter(|destination| destination.weight > 0)
         {
-            let host = self.resolve(&destination.host.value, namespace);
+            let host = self.mesh.host(&destination.host.value, namespace);
             let subset = destination
                 .subset
                 .as_ref()
@@ -263,24 +256,9 @@ impl Builder<'_> {
         }
     }
 
-    /// A destination's host: as known to the mesh; `name.ns` may be short for `name.ns.svc.<domain>`.
-    fn resolve(&self, host: &str, namespace: &str) -> HostName {
-        let name = HostName::canonical(host, namespace, self.domain);
-        if self.hosts.contains_key(&name) {
-            return name;
-        }
-        let full = format!("{name}.svc.{}", self.domain);
-        let full = HostName::canonical(&full, namespace, self.domain);
-        if self.hosts.contains_key(&full) {
-            full
-        } else {
-            name
-        }
-    }
-
     /// Where no port is written: the one of the request, or the only one there is.
     fn port_of(&self, host: &HostName, requested: u16) -> u16 {
-        let Some((_, ports)) = self.hosts.get(host) else {
+        let Some(ports) = self.hosts.get(host) else {
             return requested;
         };
         match ports.keys().next() {
@@ -290,21 +268,18 @@ impl Builder<'_> {
     }
 
     fn hash_policy(&self, host: &HostName, subset: Option<&str>) -> Option<HashPolicy> {
-        let rule = rule_for(self.mesh, host)?;
-        let subset = subset.and_then(|name| {
-            rule.rule
-                .subsets
-                .iter()
-                .find(|subset| subset.name.value == name)
-        });
-        let specifier = match Effective::of(Some(rule), subset).hash_key()? {
+        let policy = self.mesh.traffic_policy(host, subset);
+        let LoadBalancer::ConsistentHash { key, .. } = policy.load_balancer?.value else {
+            return None;
+        };
+        let specifier = match key {
             HashKey::Header(name) => PolicySpecifier::Header(Header {
                 header_name: name.to_ascii_lowercase(),
                 ..Header::default()
             }),
             HashKey::Cookie { name, path, ttl } => PolicySpecifier::Cookie(Cookie {
-                name: name.clone(),
-                path: path.clone(),
+                name,
+                path,
                 ttl: ttl.map(duration),
                 ..Cookie::default()
             }),
@@ -312,7 +287,7 @@ impl Builder<'_> {
                 PolicySpecifier::ConnectionProperties(ConnectionProperties { source_ip: true })
             }
             HashKey::QueryParameter(name) => {
-                PolicySpecifier::QueryParameter(QueryParameter { name: name.clone() })
+                PolicySpecifier::QueryParameter(QueryParameter { name })
             }
         };
         Some(HashPolicy {

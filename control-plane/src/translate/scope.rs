@@ -15,7 +15,6 @@ use outrigger_proto::envoy::config::route::v3::{RouteConfiguration, VirtualHost}
 use super::{
     HostResources,
     listener::{self, HTTP_PROXY},
-    model::includes,
     node::NodeInfo,
     route::{HostRoutes, RouteTable},
 };
@@ -29,25 +28,11 @@ pub(super) struct ScopeKey {
 }
 
 impl ScopeKey {
-    /// The `Sidecar` document for `node`: one of its namespace that selects its labels, else one without a
-    /// selector; the first by name where several fit.
     pub(super) fn of(mesh: &Mesh, node: &NodeInfo) -> Self {
-        let of_namespace = mesh
-            .sidecars
-            .iter()
-            .filter(|(key, _)| key.namespace == node.namespace);
-        let mut default = None;
-        let mut selected = None;
-        for (key, (_, sidecar)) in of_namespace {
-            match &sidecar.workload_selector {
-                None => default = default.or(Some(key)),
-                Some(labels) if includes(&node.labels, labels) => selected = selected.or(Some(key)),
-                Some(_) => {}
-            }
-        }
+        let sidecar = mesh.sidecar_for(&node.namespace, &node.labels);
         Self {
             namespace: node.namespace.clone(),
-            sidecar: selected.or(default).cloned(),
+            sidecar: sidecar.map(|(object, _)| object.key.clone()),
         }
     }
 }
@@ -175,15 +160,12 @@ impl Egress {
         port: Option<u16>,
         inputs: &Inputs<'_>,
     ) {
-        let selects = |host: &HostName, namespace: &str| {
+        let selects = |host: &HostName| {
             patterns
                 .iter()
-                .any(|pattern| matches(pattern, key, host, namespace, inputs.domain))
+                .any(|pattern| inputs.mesh.admits(&key.namespace, pattern, host))
         };
-        let visible = inputs
-            .table
-            .iter()
-            .filter(|(host, routes)| selects(host, &routes.namespace));
+        let visible = inputs.table.iter().filter(|(host, _)| selects(host));
         let visible: Vec<_> = visible.collect();
         for (host, routes) in &visible {
             self.hosts.insert((*host).clone());
@@ -208,35 +190,6 @@ impl Egress {
 
 fn patterns(listener: &EgressListener) -> impl Iterator<Item = EgressHost> {
     listener.hosts.iter().map(|At { value, .. }| value.clone())
-}
-
-/// `namespace/dnsName` against one host. Source: Istio's `IstioEgressListener.hosts`.
-fn matches(
-    pattern: &EgressHost,
-    key: &ScopeKey,
-    host: &HostName,
-    namespace: &str,
-    domain: &str,
-) -> bool {
-    let wanted = match pattern.namespace.as_str() {
-        "*" => namespace,
-        "." => key.namespace.as_str(),
-        "~" => return false,
-        named => named,
-    };
-    if wanted != namespace {
-        return false;
-    }
-    match pattern.host.as_str() {
-        "*" => true,
-        name => match name.strip_prefix("*.") {
-            Some(suffix) => {
-                let rest = host.as_str().strip_suffix(suffix);
-                rest.is_some_and(|rest| rest.ends_with('.'))
-            }
-            None => HostName::canonical(name, wanted, domain) == *host,
-        },
-    }
 }
 
 /// Which authorities lead to which virtual host, for nodes of one namespace.

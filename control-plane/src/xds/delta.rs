@@ -161,3 +161,6 @@ pub(crate) fn response(answer: Answer) -> DeltaDiscoveryResponse {
         ..DeltaDiscoveryResponse::default()
     }
 }
+
+#[cfg(test)]
+mod tests;

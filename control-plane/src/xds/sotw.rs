@@ -198,3 +198,6 @@ pub(crate) fn response(answer: Answer) -> DiscoveryResponse {
         ..DiscoveryResponse::default()
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -259,9 +259,9 @@ impl StreamState {
 
     fn waits(&self, kinds: &[ResourceType]) -> bool {
         let of = |kind| self.served.get(kind);
-        kinds
-            .iter()
-            .filter_map(of)
-            .any(|subscription| subscription.is_waiting(Stage::Updates))
+        kinds.iter().filter_map(of).any(Subscription::is_waiting)
     }
 }
+
+#[cfg(test)]
+mod tests;

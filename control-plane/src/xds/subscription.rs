@@ -89,7 +89,8 @@ pub(crate) enum Verdict {
 struct Outstanding {
     nonce: String,
     since: Instant,
-    stage: Stage,
+    /// Brings something new, which others may have to wait for.
+    brings: bool,
 }
 
 /// State of one type on one stream.
@@ -140,11 +141,11 @@ impl Subscription {
         }
     }
 
-    /// Whether an answer of this stage waits for its ACK.
-    pub(crate) fn is_waiting(&self, stage: Stage) -> bool {
+    /// Whether something new has been sent and not been acknowledged.
+    pub(crate) fn is_waiting(&self) -> bool {
         self.outstanding
             .as_ref()
-            .is_some_and(|outstanding| outstanding.stage == stage)
+            .is_some_and(|outstanding| outstanding.brings)
     }
 
     /// When something that waits behind an unacknowledged answer is sent anyway.
@@ -289,10 +290,11 @@ impl Subscription {
         let nonce = format!("{}-{}", self.nonce_prefix, self.sent);
         self.last_nonce.clone_from(&nonce);
         let (stage, since) = sent;
+        let brings = stage == Stage::Updates && !resources.is_empty();
         self.outstanding = Some(Outstanding {
             nonce: nonce.clone(),
             since,
-            stage,
+            brings,
         });
         Answer {
             type_url: Arc::clone(&self.type_url),
