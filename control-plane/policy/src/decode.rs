@@ -74,7 +74,7 @@ enum Step<'a> {
 /// Where a value stands in the document; borrowed, because it is only written out for an error.
 #[derive(Clone, Copy)]
 pub(crate) struct Path<'a> {
-    parent: Option<&'a Path<'a>>,
+    parent: Option<&'a Self>,
     step: Step<'a>,
 }
 

@@ -67,10 +67,7 @@ pub(crate) fn read(text: &str, limits: &ParseLimits, report: &mut Report) -> Vec
             }
         }
     }
-    for document in &mut documents {
-        document.text = outline.text_of(document.number);
-        document.start = Mark::at_byte(text.as_bytes(), document.text.start);
-    }
+    outline.place(&mut documents);
     documents
 }
 
@@ -221,7 +218,7 @@ impl<'t> Outline<'t> {
     /// Behind `---` or `...`; behind the end of the line if nothing else stands on it.
     fn after_marker(&self, offset: usize) -> usize {
         let rest = self.text.get(offset..).unwrap_or("");
-        let line = rest.find('\n').map_or(rest, |newline| &rest[..=newline]);
+        let line = rest.split_inclusive('\n').next().unwrap_or("");
         if line.trim().is_empty() {
             offset + line.len()
         } else {
@@ -231,6 +228,25 @@ impl<'t> Outline<'t> {
 
     fn current(&self) -> usize {
         self.documents.len().saturating_sub(1)
+    }
+
+    /// Says of each document which bytes are its own, and where they start.
+    fn place(&self, documents: &mut [Document]) {
+        let bytes = self.text.as_bytes();
+        let (mut line, mut counted) = (1, 0);
+        for document in documents {
+            document.text = self.text_of(document.number);
+            let start = document.text.start;
+            // From the document before, not from the start of the text: there may be a thousand.
+            let between = bytes.get(counted..start).unwrap_or_default();
+            line += between.iter().filter(|&&byte| byte == b'\n').count();
+            counted = start;
+            let before = self.text.get(..start).unwrap_or_default();
+            // A byte order mark has no column, as for the parser.
+            let line_start = before.chars().rev().take_while(|&c| c != '\n');
+            let column = line_start.filter(|&c| c != '\u{FEFF}').count();
+            document.start = Mark::of(line, column);
+        }
     }
 
     fn text_of(&self, document: usize) -> std::ops::Range<usize> {

@@ -323,7 +323,7 @@ fn outlier_detection(d: &mut Decoder, item: Item<'_>) -> Option<OutlierDetection
     let time = |d: &mut Decoder, name: &str, default: u64| {
         fields
             .optional(d, name, positive_duration)
-            .unwrap_or(Duration::from_secs(default))
+            .unwrap_or_else(|| Duration::from_secs(default))
     };
     Some(OutlierDetection {
         interval: time(d, "interval", 10),

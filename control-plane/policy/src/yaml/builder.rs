@@ -277,7 +277,7 @@ fn merge(
 
 fn refuse_tag(tag: Option<&Tag>, allowed: &str, mark: Mark, report: &mut Report) {
     if let Some(tag) = tag
-        && tag.core_suffix().as_deref() != Some(allowed)
+        && tag.core_suffix() != Some(allowed)
     {
         let message = format!(
             "the tag {} has no meaning here; remove it",
@@ -298,7 +298,7 @@ fn scalar(
     match tag.map(|tag| (tag.core_suffix(), tag)) {
         None if plain => resolve(text),
         None => Value::Text { text, plain },
-        Some((Some(suffix), _)) if suffix == "str" => Value::Text { text, plain: false },
+        Some((Some("str"), _)) => Value::Text { text, plain: false },
         // What the tag says and what the text looks like have to agree.
         Some((Some(suffix), tag)) => {
             let value = resolve(text);

@@ -122,7 +122,13 @@ fn a_documents_text_is_its_bytes() {
     assert_eq!(errors, Vec::<String>::new());
     let texts: Vec<(&str, u32, u32)> = documents
         .iter()
-        .map(|d| (&text[d.text.clone()], d.start.line, d.start.column))
+        .map(|d| {
+            (
+                text.get(d.text.clone()).expect("its bytes"),
+                d.start.line,
+                d.start.column,
+            )
+        })
         .collect();
     assert_eq!(
         texts,

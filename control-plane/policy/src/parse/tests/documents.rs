@@ -140,11 +140,14 @@ fn a_document_read_again_has_its_old_positions() {
         let again = parse_again(&object.text_position, &object.yaml, "default", &limits);
         assert_eq!(again.expect("no error"), [object]);
     }
-    let flow = "--- {apiVersion: networking.istio.io/v1, kind: WorkloadEntry, metadata: {name: a}, \
-                spec: {address: 10.0.0.1}}";
-    let object = one(flow);
-    let again = parse_again(&object.text_position, &object.yaml, "default", &limits);
-    assert_eq!(again.expect("no error"), [object]);
+    for text in ["--- ", "\u{feff}", "--- # a comment\r\n\r\n"] {
+        let flow = "{apiVersion: networking.istio.io/v1, kind: WorkloadEntry, metadata: {name: a}, \
+                    spec: {address: 10.0.0.1}}";
+        let objects = parse("f", &format!("{text}{flow}"), "default", &limits).expect(text);
+        let start = &objects[0].text_position;
+        let again = parse_again(start, &objects[0].yaml, "default", &limits);
+        assert_eq!(again.expect("no error"), objects, "{text:?}");
+    }
 }
 
 #[test]
