@@ -94,6 +94,10 @@ impl Load {
 }
 
 pub(crate) async fn run(options: Options) -> anyhow::Result<()> {
+    anyhow::ensure!(
+        !cfg!(debug_assertions),
+        "a debug build's figures say nothing: cargo run --release -p outrigger-bench -- compare"
+    );
     let (_backend, application) = backend::start().await?;
     let mut subjects = Vec::new();
     for kind in &options.subjects {

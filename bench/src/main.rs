@@ -12,6 +12,7 @@ mod backend;
 mod compare;
 mod envoy;
 mod load;
+mod outrigger;
 mod pki;
 mod process;
 mod report;

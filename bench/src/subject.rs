@@ -6,6 +6,7 @@ use clap::ValueEnum;
 
 use crate::{
     envoy::{self, Between},
+    outrigger,
     process::{Process, Usage},
 };
 
@@ -55,7 +56,7 @@ impl Subject {
                 others: Vec::new(),
                 dir: None,
             }),
-            Kind::Outrigger => anyhow::bail!("not wired in"),
+            Kind::Outrigger => outrigger::start(application, workers).await,
             Kind::Envoy => envoy::start("envoy", application, workers, Between::Http1).await,
             Kind::EnvoyH2 => envoy::start("envoy-h2", application, workers, Between::Http2).await,
         }

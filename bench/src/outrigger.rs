@@ -1,0 +1,147 @@
+//! Our control plane and two sidecars, as an operator would start them: real processes of the release
+//! build, ports picked free, identities by join token. Nothing is tuned but the number of workers.
+
+use std::{env, net::SocketAddr, path::PathBuf, process::Stdio, time::Instant};
+
+use anyhow::Context as _;
+use serde_json::Value;
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::TcpStream,
+    process::Command,
+};
+
+use crate::{
+    process::{Process, START},
+    subject::Subject,
+};
+
+const ANY_PORT: &str = "127.0.0.1:0";
+
+/// Starts all three in front of `application`.
+pub(crate) async fn start(application: SocketAddr, workers: usize) -> anyhow::Result<Subject> {
+    let outrigger = Outrigger {
+        binary: build().await?,
+        dir: tempfile::tempdir()?,
+    };
+    let mut command = outrigger.command("control-plane");
+    command.args(["--grpc", ANY_PORT, "--http", ANY_PORT]);
+    let (control_plane, ready) = Process::start_ready("the control plane", command).await?;
+    let url = format!("https://{}", address(&ready, "grpc")?);
+
+    let application = application.to_string();
+    let server = ["--app", &application, "--port", "80"];
+    let (inbound, _) = outrigger.sidecar("server", &url, workers, &server).await?;
+    let (outbound, ready) = outrigger.sidecar("client", &url, workers, &[]).await?;
+    let subject = Subject {
+        name: "outrigger",
+        entry: address(&ready, "outbound")?,
+        host: "server".to_owned(),
+        proxies: vec![outbound, inbound],
+        others: vec![control_plane],
+        dir: Some(outrigger.dir),
+    };
+    reachable(&subject).await?;
+    Ok(subject)
+}
+
+struct Outrigger {
+    binary: PathBuf,
+    dir: tempfile::TempDir,
+}
+
+impl Outrigger {
+    fn command(&self, subcommand: &str) -> Command {
+        let mut command = Command::new(&self.binary);
+        command
+            .args(["--log", "error", subcommand])
+            // Whatever the operator's shell says must not reach the measurement.
+            .env_clear()
+            .env("OUTRIGGER_DATA_DIR", self.dir.path());
+        if matches!(subcommand, "control-plane" | "sidecar") {
+            command.arg("--exit-with-parent");
+        }
+        command
+    }
+
+    async fn sidecar(
+        &self,
+        service: &str,
+        control_plane: &str,
+        workers: usize,
+        more: &[&str],
+    ) -> anyhow::Result<(Process, Value)> {
+        let mut command = self.command("token");
+        command.args(["create", service, "--control-plane", control_plane]);
+        let output = command.stderr(Stdio::inherit()).output().await?;
+        anyhow::ensure!(output.status.success(), "token create: {}", output.status);
+        let token = String::from_utf8(output.stdout)?;
+
+        let mut command = self.command("sidecar");
+        command
+            .args(["--control-plane", control_plane, "--service", service])
+            .args(["--outbound", ANY_PORT, "--inbound", ANY_PORT])
+            .args(["--admin", ANY_PORT, "--metrics", ANY_PORT])
+            .args(["--readiness", ANY_PORT])
+            .args(["--workers", &workers.to_string()])
+            .args(more)
+            .env("OUTRIGGER_JOIN_TOKEN", token.trim());
+        Process::start_ready(&format!("the sidecar of {service}"), command).await
+    }
+}
+
+fn address(ready: &Value, field: &str) -> anyhow::Result<SocketAddr> {
+    let text = ready.get(field).and_then(Value::as_str);
+    text.and_then(|text| text.parse().ok())
+        .with_context(|| format!("no address {field:?} in {ready}"))
+}
+
+/// Brings the release build up to date, and says where it is: beside this program.
+async fn build() -> anyhow::Result<PathBuf> {
+    let release = env::current_exe()?
+        .parent()
+        .context("no directory")?
+        .to_owned();
+    // Set by `cargo run`; without it whatever is there is measured.
+    if let Some(cargo) = env::var_os("CARGO") {
+        let status = Command::new(cargo)
+            .args(["build", "--release", "--package", "outrigger"])
+            .arg("--target-dir")
+            .arg(release.parent().context("no target directory")?)
+            .current_dir(env!("CARGO_MANIFEST_DIR"))
+            .status()
+            .await?;
+        anyhow::ensure!(status.success(), "cargo build: {status}");
+    }
+    let binary = release.join("outrigger");
+    anyhow::ensure!(binary.exists(), "no {}", binary.display());
+    Ok(binary)
+}
+
+/// Until the first request got through: both sidecars are ready, the registration may still be on its way.
+async fn reachable(subject: &Subject) -> anyhow::Result<()> {
+    let deadline = Instant::now() + START;
+    loop {
+        let answer = first_line(subject).await?;
+        if answer.starts_with("HTTP/1.1 200") {
+            return Ok(());
+        }
+        anyhow::ensure!(
+            Instant::now() < deadline,
+            "the application cannot be reached through the sidecars: {answer:?}"
+        );
+        tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+    }
+}
+
+async fn first_line(subject: &Subject) -> anyhow::Result<String> {
+    let mut stream = TcpStream::connect(subject.entry).await?;
+    let request = format!(
+        "GET / HTTP/1.1\r\nhost: {}\r\nconnection: close\r\n\r\n",
+        subject.host
+    );
+    stream.write_all(request.as_bytes()).await?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await?;
+    Ok(answer.lines().next().unwrap_or_default().to_owned())
+}
