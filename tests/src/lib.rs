@@ -1,1 +1,46 @@
-//! To be written.
+//! The harness: real processes on free ports, applications of the test's own, and ways to look at what happens.
+//!
+//! ```no_run
+//! # async fn example() {
+//! use outrigger_tests::{Mesh, TestApp};
+//! let mesh = Mesh::start().await;
+//! let app = TestApp::start("v1").await;
+//! let reviews = mesh.service("reviews").label("version", "v1").app(&app).start().await;
+//! let shopper = mesh.service("shopper").start().await;
+//! assert_eq!(shopper.caller().get("reviews:9080", "/").await.status, 200);
+//! # }
+//! ```
+//! Nothing here sleeps to wait for something: [`eventually`] looks again until a deadline. Whatever is started
+//! ends with the value that stands for it, and shows its logs if the test fails.
+
+#![expect(
+    clippy::panic,
+    clippy::print_stderr,
+    reason = "a harness fails a test by panicking, and its reader is at a terminal"
+)]
+
+mod app;
+mod binary;
+mod caller;
+mod eventually;
+mod identity;
+mod load;
+mod mesh;
+mod otlp;
+mod process;
+mod registry;
+mod sidecar;
+mod tools;
+
+pub use app::{Received, TestApp};
+pub use binary::outrigger;
+pub use caller::{Caller, Reply};
+pub use eventually::{eventually, within};
+pub use identity::{ForeignRoot, WorkloadIdentity};
+pub use load::{Load, LoadReport};
+pub use mesh::{Mesh, Output};
+pub use otlp::{Collector, Span};
+pub use process::Process;
+pub use registry::HttpRegistry;
+pub use sidecar::{Service, Sidecar};
+pub use tools::tool;

@@ -1,0 +1,137 @@
+//! Certificates in files, for tools that are not ours: a workload's of the mesh, and one of a root that nobody knows.
+
+use std::{fs, path::PathBuf, sync::Arc};
+
+use base64::prelude::{BASE64_STANDARD, Engine as _};
+use hyper_util::rt::TokioIo;
+use outrigger_proto::outrigger::v1::{IssueCertificateRequest, identity_client::IdentityClient};
+use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair, SanType};
+use rustls_pki_types::ServerName;
+use tempfile::TempDir;
+use tokio::net::TcpStream;
+use tokio_rustls::TlsConnector;
+use tonic::{Request, transport::Endpoint};
+
+use crate::{Mesh, registry};
+
+/// A workload's certificate and key as PEM files.
+#[derive(Debug)]
+pub struct WorkloadIdentity {
+    /// The chain, leaf first.
+    pub certificate: PathBuf,
+    /// Its key.
+    pub key: PathBuf,
+    /// Who it is.
+    pub spiffe_id: String,
+    _dir: TempDir,
+}
+
+impl WorkloadIdentity {
+    /// Joins the mesh as `service_account` with a key of its own.
+    ///
+    /// # Panics
+    /// When the authority does not issue it.
+    pub async fn join(mesh: &Mesh, service_account: &str) -> Self {
+        let token = mesh.join_token("default", service_account);
+        let key = KeyPair::generate().expect("a key");
+        let csr = CertificateParams::default()
+            .serialize_request(&key)
+            .expect("a request");
+        let mut tls = registry::tls(mesh);
+        tls.alpn_protocols = vec![b"h2".to_vec()];
+        let (tls, address) = (TlsConnector::from(Arc::new(tls)), mesh.grpc());
+        let connector = tower::service_fn(move |_| {
+            let tls = tls.clone();
+            async move {
+                let stream = TcpStream::connect(address).await?;
+                let name = ServerName::try_from("localhost").expect("a name");
+                Ok::<_, std::io::Error>(TokioIo::new(tls.connect(name, stream).await?))
+            }
+        });
+        let endpoint = Endpoint::from_static("https://localhost");
+        let channel = endpoint
+            .connect_with_connector(connector)
+            .await
+            .expect("a connection");
+        let mut request = Request::new(IssueCertificateRequest {
+            csr_der: csr.der().to_vec(),
+            ttl: None,
+        });
+        let bearer = format!("Bearer {token}").parse().expect("a header's value");
+        request.metadata_mut().insert("authorization", bearer);
+        let issued = IdentityClient::new(channel)
+            .issue_certificate(request)
+            .await;
+        let issued = issued
+            .expect("the authority issues a certificate")
+            .into_inner();
+        let chain: String = issued
+            .chain_der
+            .iter()
+            .map(|der| pem("CERTIFICATE", der))
+            .collect();
+        Self::write(&chain, &key.serialize_pem(), issued.spiffe_id)
+    }
+
+    fn write(certificate: &str, key: &str, spiffe_id: String) -> Self {
+        let dir = tempfile::tempdir().expect("a directory");
+        let file = |name: &str, text: &str| {
+            let path = dir.path().join(name);
+            fs::write(&path, text).expect("a file");
+            path
+        };
+        Self {
+            certificate: file("certificate.pem", certificate),
+            key: file("key.pem", key),
+            spiffe_id,
+            _dir: dir,
+        }
+    }
+}
+
+/// A root certificate that the mesh does not know.
+#[derive(Debug)]
+pub struct ForeignRoot(CertifiedIssuer<'static, KeyPair>);
+
+impl ForeignRoot {
+    /// Makes one.
+    ///
+    /// # Panics
+    /// When rcgen cannot.
+    pub fn new() -> Self {
+        let mut params = CertificateParams::default();
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        let key = KeyPair::generate().expect("a key");
+        Self(CertifiedIssuer::self_signed(params, key).expect("a root"))
+    }
+
+    /// A certificate that claims `spiffe_id`.
+    ///
+    /// # Panics
+    /// When rcgen cannot make it.
+    pub fn issue(&self, spiffe_id: &str) -> WorkloadIdentity {
+        let mut params = CertificateParams::default();
+        let uri = spiffe_id.try_into().expect("an ASCII URI");
+        params.subject_alt_names.push(SanType::URI(uri));
+        let key = KeyPair::generate().expect("a key");
+        let certificate = params.signed_by(&key, &self.0).expect("a certificate");
+        WorkloadIdentity::write(
+            &certificate.pem(),
+            &key.serialize_pem(),
+            spiffe_id.to_owned(),
+        )
+    }
+}
+
+impl Default for ForeignRoot {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+fn pem(label: &str, der: &[u8]) -> String {
+    let encoded = BASE64_STANDARD.encode(der);
+    let lines = encoded.as_bytes().chunks(64).map(String::from_utf8_lossy);
+    let body = lines.fold(String::new(), |text, line| text + &line + "\n");
+    format!("-----BEGIN {label}-----\n{body}-----END {label}-----\n")
+}

@@ -1,0 +1,182 @@
+//! One process of the program under test: ready when it says so, killed when dropped, its logs shown when the test
+//! fails.
+
+use std::{
+    collections::VecDeque,
+    io::{BufRead as _, BufReader, Read},
+    process::{Child, ChildStdin, Command, ExitStatus, Stdio},
+    sync::{Arc, Mutex},
+    thread,
+    time::Duration,
+};
+
+use serde_json::Value;
+use tokio::{sync::mpsc, time::timeout};
+
+use crate::outrigger;
+
+/// How long a process may take to be ready.
+const READY: Duration = Duration::from_secs(60);
+/// Lines of its logs that are kept.
+const MAX_LINES: usize = 2_000;
+
+type Log = Arc<Mutex<VecDeque<String>>>;
+
+/// A running process.
+#[derive(Debug)]
+pub struct Process {
+    name: String,
+    child: Child,
+    /// Its life-line: closed when we are gone, however we went.
+    stdin: Option<ChildStdin>,
+    stdout: mpsc::Receiver<String>,
+    log: Log,
+    /// The JSON of its ready line.
+    pub ready: Value,
+}
+
+impl Process {
+    /// Starts `outrigger` with `args` and waits for its ready line.
+    ///
+    /// # Panics
+    /// When it ends instead, or is not ready after 60 s.
+    pub async fn start(name: &str, args: &[String], env: &[(&str, &str)]) -> Self {
+        let mut process = Self::spawn(name, args, env);
+        let line = process.line().await;
+        let json = line
+            .strip_prefix("ready ")
+            .unwrap_or_else(|| panic!("{name} said {line:?}"));
+        process.ready = serde_json::from_str(json).expect("the ready line holds JSON");
+        process
+    }
+
+    /// Starts `outrigger` with `args`, which has no ready line. It ends with us by `--exit-with-parent`, if that is
+    /// among `args`.
+    pub fn spawn(name: &str, args: &[String], env: &[(&str, &str)]) -> Self {
+        let mut child = Command::new(outrigger())
+            .args(args)
+            .envs(env.iter().copied())
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap_or_else(|error| panic!("starting {name}: {error}"));
+        let stdin = child.stdin.take();
+        let log = Log::default();
+        let (lines, stdout) = mpsc::channel(64);
+        if let Some(output) = child.stdout.take() {
+            // Ends when the process closes its output, or nobody listens any more.
+            read(output, move |line| lines.blocking_send(line).ok());
+        }
+        if let Some(output) = child.stderr.take() {
+            let log = Arc::clone(&log);
+            read(output, move |line| {
+                let mut log = log.lock().ok()?;
+                if log.len() == MAX_LINES {
+                    log.pop_front();
+                }
+                log.push_back(line);
+                Some(())
+            });
+        }
+        Self {
+            name: name.to_owned(),
+            child,
+            stdin,
+            stdout,
+            log,
+            ready: Value::Null,
+        }
+    }
+
+    /// The next line of its standard output.
+    ///
+    /// # Panics
+    /// When there is none, or not within 60 s.
+    pub async fn line(&mut self) -> String {
+        match timeout(READY, self.stdout.recv()).await {
+            Ok(Some(line)) => line,
+            Ok(None) => panic!("{} ended: {:?}", self.name, self.child.wait()),
+            Err(_) => panic!("{} said nothing for {READY:?}", self.name),
+        }
+    }
+
+    /// Its number.
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// The text under `field` of the ready line.
+    ///
+    /// # Panics
+    /// When there is none.
+    pub fn ready_text(&self, field: &str) -> &str {
+        let value = self.ready.get(field).and_then(Value::as_str);
+        value.unwrap_or_else(|| panic!("{}: no {field} in {}", self.name, self.ready))
+    }
+
+    /// Writes a line to its standard input.
+    ///
+    /// # Panics
+    /// When it does not read.
+    pub fn tell(&mut self, line: &str) {
+        let stdin = self.stdin.as_mut().expect("its standard input is open");
+        std::io::Write::write_all(stdin, format!("{line}\n").as_bytes()).expect("it reads");
+    }
+
+    /// `kill -9`, and waits until it is gone.
+    pub fn kill(&mut self) {
+        self.child.kill().ok();
+        self.child.wait().ok();
+    }
+
+    /// Asks it to end (SIGTERM) without waiting.
+    ///
+    /// # Panics
+    /// When `kill` cannot be run.
+    pub fn terminate(&self) {
+        let pid = self.pid().to_string();
+        let status = Command::new("kill")
+            .args(["-TERM", &pid])
+            .status()
+            .expect("kill runs");
+        assert!(status.success(), "{} is gone already", self.name);
+    }
+
+    /// Its status, if it has ended.
+    pub fn ended(&mut self) -> Option<ExitStatus> {
+        self.child.try_wait().ok().flatten()
+    }
+
+    /// What it has logged.
+    pub fn log(&self) -> String {
+        let lines = self.log.lock().expect("no reader of logs has panicked");
+        lines
+            .iter()
+            .fold(String::new(), |text, line| text + line + "\n")
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        self.kill();
+        if thread::panicking() {
+            eprintln!("--- {} ---\n{}", self.name, self.log());
+        }
+    }
+}
+
+/// Hands on each line, until there is none or nobody wants it.
+fn read(
+    from: impl Read + Send + 'static,
+    mut take: impl FnMut(String) -> Option<()> + Send + 'static,
+) {
+    thread::spawn(move || {
+        for line in BufReader::new(from).lines() {
+            let Ok(line) = line else { break };
+            if take(line).is_none() {
+                break;
+            }
+        }
+    });
+}
