@@ -6,13 +6,25 @@
 mod admin;
 mod backoff;
 mod config;
+mod connect;
 mod control;
+mod detect;
+mod forward;
+mod http;
 mod identity;
+mod inbound;
+mod listen;
+mod pool;
 mod readiness;
 mod register;
 mod run;
 mod shared;
 mod telemetry;
+#[cfg(test)]
+mod testing;
+#[cfg(test)]
+mod testing;
+mod tls;
 mod vitals;
 mod worker;
 mod xds;

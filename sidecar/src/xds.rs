@@ -14,4 +14,6 @@ mod mesh;
 pub(crate) mod node;
 pub(crate) mod state;
 #[cfg(test)]
+pub(crate) mod testing;
+#[cfg(test)]
 mod tests;

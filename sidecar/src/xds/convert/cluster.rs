@@ -12,7 +12,7 @@ use outrigger_proto::envoy::{
             self as proto, CircuitBreakers, OutlierDetection,
             cluster::{
                 ClusterDiscoveryType, DiscoveryType, LbConfig, LbPolicy as ProtoPolicy,
-                ring_hash_lb_config::HashFunction,
+                TransportSocketMatch, ring_hash_lb_config::HashFunction,
             },
         },
         core::v3::RoutingPriority,
@@ -443,8 +443,14 @@ fn transport(from: &proto::Cluster) -> Converted<(Option<UpstreamTls>, bool)> {
             return Ok((Some(tls), true));
         }
     }
+    matched_transport(&from.transport_socket_matches)
+}
+
+/// Endpoints choose by their metadata: TLS for `{tlsMode: istio}` and then plain text for the rest, or TLS for all.
+fn matched_transport(from: &[TransportSocketMatch]) -> Converted<(Option<UpstreamTls>, bool)> {
     let mut found = None;
-    for (index, entry) in from.transport_socket_matches.iter().enumerate() {
+    let mut always_tls = false;
+    for (index, entry) in from.iter().enumerate() {
         let path = format!("transport_socket_matches[{index}]");
         let Some(socket) = &entry.transport_socket else {
             return refuse(format!("{path}.transport_socket"), "missing");
@@ -458,12 +464,13 @@ fn transport(from: &proto::Cluster) -> Converted<(Option<UpstreamTls>, bool)> {
                 .and_then(|keys| string(keys, "tlsMode"))
                 == Some("istio");
         match (index, tls::is_raw_buffer(any)) {
-            (0, false) if is_istio => {
+            (0, false) if is_istio || keys == 0 => {
                 let tls = tls::upstream(any)
                     .map_err(|e| e.under(format!("{path}.transport_socket.typed_config")))?;
                 found = Some(tls);
+                always_tls = keys == 0;
             }
-            (_, true) if keys == 0 => {}
+            (_, true) if keys == 0 && !always_tls => {}
             _ => {
                 return refuse(
                     path,
@@ -472,7 +479,7 @@ fn transport(from: &proto::Cluster) -> Converted<(Option<UpstreamTls>, bool)> {
             }
         }
     }
-    Ok((found, false))
+    Ok((found, always_tls))
 }
 
 struct HttpOptions {

@@ -43,7 +43,8 @@ const READ: &[(&str, &[&str])] = &[
     ("envoy.config.listener.v3.FilterChainMatch", &[]),
     ("envoy.config.listener.v3.Filter", &["name", "typed_config"]),
     ("envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager", &["codec_type", "stat_prefix",
-        "rds", "route_config", "http_filters", "forward_client_cert_details", "set_current_client_cert_details"]),
+        "rds", "route_config", "http_filters", "forward_client_cert_details", "set_current_client_cert_details",
+        "http_protocol_options", "stream_idle_timeout"]),
     ("envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager.SetCurrentClientCertDetails", &["uri"]),
     ("envoy.extensions.filters.network.http_connection_manager.v3.Rds", &["config_source", "route_config_name"]),
     ("envoy.extensions.filters.network.http_connection_manager.v3.HttpFilter", &["name", "typed_config", "is_optional", "disabled"]),
@@ -118,7 +119,8 @@ const READ: &[(&str, &[&str])] = &[
     ("envoy.extensions.upstreams.http.v3.HttpProtocolOptions.ExplicitHttpConfig", &["http_protocol_options", "http2_protocol_options"]),
     ("envoy.extensions.upstreams.http.v3.HttpProtocolOptions.UseDownstreamHttpConfig", &["http_protocol_options", "http2_protocol_options"]),
     ("envoy.config.core.v3.HttpProtocolOptions", &["idle_timeout", "max_requests_per_connection"]),
-    ("envoy.config.core.v3.Http1ProtocolOptions", &[]),
+    // HTTP/1.0 is always served.
+    ("envoy.config.core.v3.Http1ProtocolOptions", &["accept_http_10"]),
     ("envoy.config.core.v3.Http2ProtocolOptions", &[]),
     // Endpoint. Locality weights count only with `locality_weighted_lb_config` (as in Envoy), which is refused.
     ("envoy.config.endpoint.v3.ClusterLoadAssignment", &["cluster_name", "endpoints", "policy"]),

@@ -131,6 +131,15 @@ fn connection_manager(
             "must be AUTO; HTTP/1.1 and HTTP/2 are told apart here",
         );
     }
+    if from
+        .stream_idle_timeout
+        .is_some_and(|timeout| timeout.seconds != 0 || timeout.nanos != 0)
+    {
+        return refuse(
+            "stream_idle_timeout",
+            "not supported yet; must be 0s or unset",
+        );
+    }
     http_filters(&from.http_filters)?;
     match &from.route_specifier {
         Some(RouteSpecifier::Rds(rds)) => {
