@@ -18,10 +18,10 @@ mod pool;
 mod readiness;
 mod register;
 mod run;
+#[cfg(test)]
+mod settings_for_tests;
 mod shared;
 mod telemetry;
-#[cfg(test)]
-mod testing;
 #[cfg(test)]
 mod testing;
 mod tls;

@@ -1,11 +1,54 @@
 //! Worker threads: each owns its connections and its pools, and shares nothing mutable with the others but
 //! the exact counters of `core`.
+//!
+//! ```text
+//! acceptor thread ──Accepted──► worker thread: tokio current-thread runtime, LocalSet
+//!                               connections, pools, snapshot, metric handles: all its own
+//! ```
 
-use std::{collections::BTreeMap, io, net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    cell::{Cell, RefCell},
+    collections::BTreeMap,
+    io,
+    net::SocketAddr,
+    rc::Rc,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    thread,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
 
-use tokio::sync::watch;
+use outrigger_core::{ClusterSlot, Moment, Snapshot};
+use tokio::{
+    runtime,
+    sync::{mpsc, watch},
+    task::LocalSet,
+    time::{Instant, MissedTickBehavior, interval},
+};
 
-use crate::{Config, shared::Shared, telemetry::Telemetry};
+use crate::{
+    Config,
+    config::Workload,
+    listen::{Accepted, Acceptor, Seat},
+    pool::{Gates, Pools},
+    shared::Shared,
+    telemetry::{HandleCache, Telemetry},
+    tls::server::ServerTls,
+};
+
+pub(crate) mod connection;
+mod downstream;
+
+use connection::{Connection, Order};
+
+/// Accepted connections and requests of other workers that one worker may have before it.
+const COMMANDS: usize = 4096;
+/// The tick that all coarse timers share.
+const TICK: Duration = Duration::from_millis(500);
+/// How often a drain looks whether all connections have ended.
+const DRAIN_LOOK: Duration = Duration::from_millis(20);
 
 /// What became of a listener of the snapshot.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -23,16 +66,33 @@ pub(crate) struct PoolStats {
     pub(crate) cluster: String,
     /// Open connections, being opened included.
     pub(crate) open: u32,
-    /// Of these without a request.
+    /// Of these, pooled: idle, or HTTP/2 with room.
     pub(crate) idle: u32,
     /// Requests that wait for a connection.
     pub(crate) waiting: u32,
 }
 
-/// The running data plane.
+/// What a worker is told.
+#[derive(Debug)]
+pub(crate) enum Command {
+    /// A new connection.
+    Accepted(Accepted),
+    /// A request elsewhere waits for a connection of this cluster: give one up.
+    Shed(ClusterSlot),
+    /// End all connections gracefully.
+    Drain,
+    /// End.
+    Stop,
+}
+
+/// The running data plane. Dropping it stops the threads.
 #[derive(Debug)]
 pub(crate) struct Workers {
-    listeners: watch::Sender<BTreeMap<String, ListenerState>>,
+    shared: Arc<Shared>,
+    listeners: watch::Receiver<BTreeMap<String, ListenerState>>,
+    stop_accepting: watch::Sender<bool>,
+    seats: Arc<[Seat]>,
+    gates: Arc<Gates>,
 }
 
 /// Starts the threads; returns as soon as they run. Listeners follow `shared.snapshot` from then on.
@@ -42,36 +102,108 @@ pub(crate) struct Workers {
 /// # Errors
 /// A thread or its runtime could not be made.
 pub(crate) fn start(
-    _shared: &Arc<Shared>,
-    _config: &Config,
-    _prebound: Vec<std::net::TcpListener>,
-    _telemetry: &Arc<Telemetry>,
+    shared: &Arc<Shared>,
+    config: &Config,
+    prebound: Vec<std::net::TcpListener>,
+    telemetry: &Arc<Telemetry>,
 ) -> io::Result<Workers> {
+    let count = match config.workers {
+        0 => thread::available_parallelism().map_or(1, usize::from),
+        count => count,
+    };
+    let (senders, receivers): (Vec<_>, Vec<_>) =
+        (0..count).map(|_| mpsc::channel(COMMANDS)).unzip();
+    let seats: Arc<[Seat]> = senders
+        .iter()
+        .map(|commands| Seat {
+            commands: commands.clone(),
+            connections: Arc::new(AtomicUsize::new(0)),
+        })
+        .collect();
+    let gates = Arc::new(Gates::new(senders.into()));
+    let workload = Arc::new(config.workload.clone());
+    for (number, commands) in receivers.into_iter().enumerate() {
+        let seed = WorkerSeed {
+            number,
+            shared: Arc::clone(shared),
+            telemetry: Arc::clone(telemetry),
+            gates: Arc::clone(&gates),
+            workload: Arc::clone(&workload),
+        };
+        let runtime = runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()?;
+        thread::Builder::new()
+            .name(format!("worker-{number}"))
+            .spawn(move || {
+                let local = LocalSet::new();
+                local.block_on(&runtime, Worker::new(seed).run(commands));
+            })?;
+    }
+    let (states, listeners) = watch::channel(BTreeMap::new());
+    let (stop_accepting, stop) = watch::channel(false);
+    let acceptor = Acceptor::new(shared, telemetry, &seats, prebound, states);
+    let runtime = runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
+    thread::Builder::new()
+        .name("acceptor".to_owned())
+        .spawn(move || runtime.block_on(acceptor.run(stop)))?;
     Ok(Workers {
-        listeners: watch::Sender::new(BTreeMap::new()),
+        shared: Arc::clone(shared),
+        listeners,
+        stop_accepting,
+        seats,
+        gates,
     })
 }
 
 impl Workers {
     /// Listeners by LDS name; changes are announced.
     pub(crate) fn listeners(&self) -> watch::Receiver<BTreeMap<String, ListenerState>> {
-        self.listeners.subscribe()
+        self.listeners.clone()
     }
 
     /// Downstream connections open now.
     pub(crate) fn connections(&self) -> usize {
-        0
+        let of = |seat: &Seat| seat.connections.load(Ordering::Relaxed);
+        self.seats.iter().map(of).sum()
     }
 
     /// One entry for every cluster that has had a connection.
     pub(crate) fn pools(&self) -> Vec<PoolStats> {
-        Vec::new()
+        self.gates.stats()
     }
 
     /// Stops accepting, ends every connection after its last response (`Connection: close`, GOAWAY), waits at most
     /// `timeout`, then ends the threads. Says how many connections were cut off.
-    pub(crate) async fn drain(&self, _timeout: Duration) -> usize {
-        0
+    pub(crate) async fn drain(&self, timeout: Duration) -> usize {
+        let until = Instant::now() + timeout;
+        self.shared.draining.store(true, Ordering::Relaxed);
+        self.shared.drain.send_replace(true);
+        self.stop_accepting.send_replace(true);
+        self.tell(|| Command::Drain);
+        while self.connections() > 0 && Instant::now() < until {
+            tokio::time::sleep(DRAIN_LOOK).await;
+        }
+        let cut = self.connections();
+        self.tell(|| Command::Stop);
+        cut
+    }
+
+    fn tell(&self, command: fn() -> Command) {
+        for seat in self.seats.iter() {
+            if let Err(error) = seat.commands.try_send(command()) {
+                tracing::debug!(%error, "a worker could not be told");
+            }
+        }
+    }
+}
+
+impl Drop for Workers {
+    fn drop(&mut self) {
+        self.stop_accepting.send_replace(true);
+        self.tell(|| Command::Stop);
     }
 }
 
@@ -82,3 +214,171 @@ pub(crate) fn sweep(shared: &Shared) {
         cluster.sweep(now);
     }
 }
+
+/// What a worker is made of; unlike the worker itself it may cross threads.
+struct WorkerSeed {
+    number: usize,
+    shared: Arc<Shared>,
+    telemetry: Arc<Telemetry>,
+    gates: Arc<Gates>,
+    workload: Arc<Workload>,
+}
+
+/// One worker's world.
+#[derive(Debug)]
+pub(crate) struct Worker {
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) telemetry: Arc<Telemetry>,
+    pub(crate) rng: RefCell<fastrand::Rng>,
+    pub(crate) pools: Rc<Pools>,
+    pub(crate) handles: HandleCache,
+    pub(crate) tls: ServerTls,
+    // A reference of its own: cloning the shared one would make all workers write to one cache line.
+    snapshot: RefCell<Rc<Arc<Snapshot>>>,
+    now: Rc<Cell<Moment>>,
+    connections: RefCell<BTreeMap<u64, Rc<Connection>>>,
+    next_connection: Cell<u64>,
+    draining: Cell<bool>,
+    identity: Cell<Option<u64>>,
+}
+
+impl Worker {
+    fn new(seed: WorkerSeed) -> Rc<Self> {
+        let now = seed.shared.now();
+        Rc::new(Self {
+            rng: RefCell::new(fastrand::Rng::new()),
+            pools: Rc::new(Pools::new(
+                seed.number,
+                &seed.shared,
+                &seed.gates,
+                &seed.telemetry,
+            )),
+            handles: HandleCache::new(&seed.telemetry, &seed.workload),
+            tls: ServerTls::default(),
+            snapshot: RefCell::new(Rc::new(seed.shared.snapshot.load())),
+            now: Rc::new(Cell::new(now)),
+            connections: RefCell::new(BTreeMap::new()),
+            next_connection: Cell::new(0),
+            draining: Cell::new(false),
+            identity: Cell::new(None),
+            shared: seed.shared,
+            telemetry: seed.telemetry,
+        })
+    }
+
+    /// The newest snapshot. A request asks once and keeps it to its end.
+    pub(crate) fn snapshot(&self) -> Rc<Arc<Snapshot>> {
+        let version = self.shared.snapshot.version();
+        if self.snapshot.borrow().version != version {
+            let next = Rc::new(self.shared.snapshot.load());
+            self.pools.follow(&next);
+            self.handles.forget(None);
+            *self.snapshot.borrow_mut() = next;
+        }
+        Rc::clone(&self.snapshot.borrow())
+    }
+
+    async fn run(self: Rc<Self>, mut commands: mpsc::Receiver<Command>) {
+        let mut changed = self.shared.snapshot.subscribe();
+        let mut tick = interval(TICK);
+        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                command = commands.recv() => match command {
+                    Some(Command::Accepted(accepted)) => {
+                        // Ends with its connection.
+                        drop(tokio::task::spawn_local(downstream::serve(Rc::clone(&self), accepted)));
+                    }
+                    Some(Command::Shed(slot)) => self.pools.shed(slot),
+                    Some(Command::Drain) => self.drain(),
+                    Some(Command::Stop) | None => break,
+                },
+                change = changed.changed() => {
+                    if change.is_err() {
+                        break;
+                    }
+                    self.snapshot();
+                }
+                _ = tick.tick() => self.tick(),
+            }
+        }
+        self.pools.close();
+    }
+
+    fn tick(&self) {
+        let now = self.shared.now();
+        let unix_now = unix_now();
+        self.now.set(now);
+        self.follow_identity();
+        self.pools.tick(now, unix_now);
+        for connection in self.connections.borrow().values() {
+            connection.check(now, unix_now);
+        }
+    }
+
+    /// After a change of identity: connections whose peer the new trust bundle does not verify come to an end.
+    fn follow_identity(&self) {
+        let identity = self.shared.identity.load_full();
+        let generation = identity.as_ref().map(|identity| identity.generation);
+        if self.identity.replace(generation) == generation {
+            return;
+        }
+        let Some(identity) = identity else {
+            return;
+        };
+        self.handles.forget(Some(Arc::clone(&identity.spiffe_id)));
+        for connection in self.connections.borrow().values() {
+            if let Some(peer) = &connection.peer {
+                if let Err(refusal) = crate::tls::still_trusted(&identity, &peer.chain) {
+                    tracing::info!(peer = %peer.svid.id, %refusal, "peer is no longer trusted");
+                    connection.order(Order::EndGracefully);
+                }
+            }
+        }
+    }
+
+    fn drain(&self) {
+        self.draining.set(true);
+        for connection in self.connections.borrow().values() {
+            connection.order(Order::EndGracefully);
+        }
+    }
+
+    /// Watches a connection until the guard is dropped.
+    fn watch(self: &Rc<Self>, connection: &Rc<Connection>) -> Watched {
+        let number = self.next_connection.get();
+        self.next_connection.set(number + 1);
+        self.connections
+            .borrow_mut()
+            .insert(number, Rc::clone(connection));
+        if self.draining.get() {
+            connection.order(Order::EndGracefully);
+        }
+        Watched {
+            worker: Rc::clone(self),
+            number,
+        }
+    }
+}
+
+/// A connection in its worker's list.
+#[derive(Debug)]
+struct Watched {
+    worker: Rc<Worker>,
+    number: u64,
+}
+
+impl Drop for Watched {
+    fn drop(&mut self) {
+        self.worker.connections.borrow_mut().remove(&self.number);
+    }
+}
+
+fn unix_now() -> u64 {
+    SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .map_or(0, |since| since.as_secs())
+}
+
+#[cfg(test)]
+mod tests;

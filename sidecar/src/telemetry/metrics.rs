@@ -1,17 +1,233 @@
 //! Every metric of the data plane, with Istio's names for requests so that existing dashboards work.
+//!
+//! Full labels are on counters; histograms, which multiply by their buckets, carry few. What strangers could multiply
+//! (series) is capped: beyond [`MAX_SERIES`] requests count under the label `other`.
 
-use prometheus::Registry;
+use prometheus::{
+    HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, Opts, Registry,
+    core::Collector,
+};
 
-/// The registry; other parts of the sidecar may register their own collectors in it.
+/// Label sets of requests.
+pub(crate) const MAX_SERIES: usize = 4000;
+
+/// Labels of `istio_requests_total`, in order; the last four vary by response.
+pub(crate) const REQUEST_LABELS: [&str; 26] = [
+    "reporter",
+    "source_workload",
+    "source_workload_namespace",
+    "source_principal",
+    "source_app",
+    "source_version",
+    "source_cluster",
+    "source_canonical_service",
+    "source_canonical_revision",
+    "destination_workload",
+    "destination_workload_namespace",
+    "destination_principal",
+    "destination_app",
+    "destination_version",
+    "destination_cluster",
+    "destination_canonical_service",
+    "destination_canonical_revision",
+    "destination_service",
+    "destination_service_name",
+    "destination_service_namespace",
+    "connection_security_policy",
+    "outrigger_subset",
+    "request_protocol",
+    "response_code",
+    "grpc_response_status",
+    "response_flags",
+];
+
+/// Labels of the histograms, all of them among [`REQUEST_LABELS`].
+pub(crate) const BUCKET_LABELS: [&str; 11] = [
+    "reporter",
+    "source_workload",
+    "source_workload_namespace",
+    "destination_workload",
+    "destination_workload_namespace",
+    "destination_version",
+    "destination_service",
+    "destination_service_name",
+    "destination_service_namespace",
+    "connection_security_policy",
+    "outrigger_subset",
+];
+
+/// Istio's buckets, in milliseconds.
+const DURATION_BUCKETS: [f64; 19] = [
+    0.5,
+    1.0,
+    5.0,
+    10.0,
+    25.0,
+    50.0,
+    100.0,
+    250.0,
+    500.0,
+    1000.0,
+    2500.0,
+    5000.0,
+    10_000.0,
+    30_000.0,
+    60_000.0,
+    300_000.0,
+    600_000.0,
+    1_800_000.0,
+    3_600_000.0,
+];
+const SIZE_BUCKETS: [f64; 6] = [
+    100.0,
+    1000.0,
+    10_000.0,
+    100_000.0,
+    1_000_000.0,
+    10_000_000.0,
+];
+
+/// The registry and the families; other parts of the sidecar may register their own collectors in it.
 #[derive(Debug)]
 pub(crate) struct Metrics {
     pub(crate) registry: Registry,
+    pub(crate) requests: IntCounterVec,
+    pub(crate) duration: HistogramVec,
+    pub(crate) request_bytes: HistogramVec,
+    pub(crate) response_bytes: HistogramVec,
+    /// Own answers, by code and hop.
+    pub(crate) refusals: IntCounterVec,
+    /// TLS handshakes that were refused, by reason and side.
+    pub(crate) tls_refusals: IntCounterVec,
+    /// Downstream connections accepted, by listener's direction.
+    pub(crate) accepted: IntCounterVec,
+    /// Connections that could not be taken (no file descriptor, no room in a worker's queue).
+    pub(crate) not_accepted: IntCounter,
+    pub(crate) connections: IntGauge,
+    pub(crate) retries: IntCounterVec,
+    pub(crate) ejections: IntCounter,
+    pub(crate) upstream_connections: IntCounter,
+    pub(crate) series_folded: IntCounter,
+    pub(crate) spans_dropped: IntCounter,
+    pub(crate) spans_exported: IntCounter,
+    pub(crate) spans_failed: IntCounter,
 }
 
+/// Names and labels are constants of this file: a failure to make one would be a typing error that the tests meet.
+#[expect(
+    clippy::expect_used,
+    reason = "constant names, proved by the test below"
+)]
 impl Metrics {
     pub(crate) fn new() -> Self {
+        let registry = Registry::new();
+        let counter = |name: &str, help: &str| {
+            add(
+                &registry,
+                IntCounter::new(name, help).expect("a valid name"),
+            )
+        };
+        let counters = |name: &str, help: &str, labels: &[&str]| {
+            let vec = IntCounterVec::new(Opts::new(name, help), labels);
+            add(&registry, vec.expect("valid names"))
+        };
+        let histogram = |name: &str, help: &str, buckets: &[f64]| {
+            let options = HistogramOpts::new(name, help).buckets(buckets.to_vec());
+            let vec = HistogramVec::new(options, &BUCKET_LABELS);
+            add(&registry, vec.expect("valid names"))
+        };
         Self {
-            registry: Registry::new(),
+            requests: counters("istio_requests_total", "Requests.", &REQUEST_LABELS),
+            duration: histogram(
+                "istio_request_duration_milliseconds",
+                "Time from the request's head to the response's end.",
+                &DURATION_BUCKETS,
+            ),
+            request_bytes: histogram("istio_request_bytes", "Request bodies.", &SIZE_BUCKETS),
+            response_bytes: histogram("istio_response_bytes", "Response bodies.", &SIZE_BUCKETS),
+            refusals: counters(
+                "outrigger_refusals_total",
+                "Requests answered by the sidecar itself.",
+                &["hop", "code"],
+            ),
+            tls_refusals: counters(
+                "outrigger_tls_refusals_total",
+                "TLS handshakes that were refused.",
+                &["side", "reason"],
+            ),
+            accepted: counters(
+                "outrigger_connections_accepted_total",
+                "Downstream connections accepted.",
+                &["direction"],
+            ),
+            not_accepted: counter(
+                "outrigger_connections_refused_total",
+                "Downstream connections for which there was no room.",
+            ),
+            connections: add(
+                &registry,
+                IntGauge::new("outrigger_connections", "Downstream connections open.")
+                    .expect("a valid name"),
+            ),
+            retries: counters(
+                "outrigger_retries_total",
+                "Requests that were provably unsent, and what was done.",
+                &["outcome"],
+            ),
+            ejections: counter(
+                "outrigger_ejections_total",
+                "Endpoints taken out for a while.",
+            ),
+            upstream_connections: counter(
+                "outrigger_upstream_connections_total",
+                "Connections opened to endpoints.",
+            ),
+            series_folded: counter(
+                "outrigger_metrics_series_folded_total",
+                "Label sets that count as other, because there are too many.",
+            ),
+            spans_dropped: counter(
+                "outrigger_spans_dropped_total",
+                "Spans lost because the exporter fell behind.",
+            ),
+            spans_exported: counter("outrigger_spans_exported_total", "Spans sent."),
+            spans_failed: counter(
+                "outrigger_spans_failed_total",
+                "Spans the collector did not take.",
+            ),
+            registry,
+        }
+    }
+}
+
+#[expect(
+    clippy::expect_used,
+    reason = "each name occurs once, proved by the test below"
+)]
+fn add<C: Collector + Clone + 'static>(registry: &Registry, collector: C) -> C {
+    registry
+        .register(Box::new(collector.clone()))
+        .expect("a name that occurs once");
+    collector
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_family_has_its_own_valid_name() {
+        let metrics = Metrics::new();
+        metrics
+            .refusals
+            .with_label_values(&["inbound", "timeout"])
+            .inc();
+        let text = prometheus::TextEncoder::new()
+            .encode_to_string(&metrics.registry.gather())
+            .unwrap();
+        assert!(text.contains(r#"outrigger_refusals_total{code="timeout",hop="inbound"} 1"#));
+        for label in BUCKET_LABELS {
+            assert!(REQUEST_LABELS.contains(&label), "{label}");
         }
     }
 }

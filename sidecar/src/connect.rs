@@ -1,0 +1,122 @@
+//! Opens a connection to an endpoint: TCP, then mTLS where the endpoint has it. The cluster's connect timeout covers both.
+
+use std::{fmt, io, net::SocketAddr, sync::Arc, time::Duration};
+
+use outrigger_core::{Cluster, Endpoint};
+use rustls::ClientConfig;
+use rustls_pki_types::ServerName;
+use socket2::{SockRef, TcpKeepalive};
+use tokio::{net::TcpStream, time::timeout};
+use tokio_rustls::{TlsConnector, TlsStream};
+
+use crate::{
+    http::io::Transport,
+    tls::{Refusal, Svid, svid},
+};
+
+/// Why there is no connection. The request provably was not sent.
+#[derive(Clone, Debug)]
+pub(crate) enum ConnectError {
+    /// TCP.
+    Tcp(SocketAddr, String),
+    /// The cluster's connect timeout.
+    Timeout(SocketAddr, Duration),
+    /// TLS.
+    Tls(SocketAddr, Refusal),
+    /// HTTP/2's first frames.
+    Handshake(SocketAddr, String),
+}
+
+impl fmt::Display for ConnectError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Tcp(to, error) => write!(f, "connecting to {to}: {error}"),
+            Self::Timeout(to, after) => {
+                write!(f, "connecting to {to}: no connection within {after:?}")
+            }
+            Self::Tls(to, refusal) => write!(f, "mTLS to {to}: {refusal}"),
+            Self::Handshake(to, error) => write!(f, "HTTP/2 to {to}: {error}"),
+        }
+    }
+}
+
+/// A connection that is open.
+#[derive(Debug)]
+pub(crate) struct Opened {
+    pub(crate) transport: Transport,
+    /// Who answered, over mTLS.
+    pub(crate) peer: Option<Svid>,
+}
+
+/// Opens one. `tls` is what mTLS to this cluster uses.
+pub(crate) async fn open(
+    cluster: &Cluster,
+    endpoint: &Endpoint,
+    tls: Option<Arc<ClientConfig>>,
+) -> Result<Opened, ConnectError> {
+    let to = endpoint.config.address;
+    let within = cluster.config.connect_timeout;
+    match timeout(within, open_unbounded(cluster, to, tls)).await {
+        Ok(opened) => opened,
+        Err(_elapsed) => Err(ConnectError::Timeout(to, within)),
+    }
+}
+
+async fn open_unbounded(
+    cluster: &Cluster,
+    to: SocketAddr,
+    tls: Option<Arc<ClientConfig>>,
+) -> Result<Opened, ConnectError> {
+    let stream = TcpStream::connect(to)
+        .await
+        .map_err(|error| ConnectError::Tcp(to, error.to_string()))?;
+    tune(&stream);
+    let Some(config) = tls else {
+        return Ok(Opened {
+            transport: Transport::Plain(stream),
+            peer: None,
+        });
+    };
+    let refused = |refusal| ConnectError::Tls(to, refusal);
+    let name = server_name(cluster, to);
+    let stream = TlsConnector::from(config)
+        .connect(name, stream)
+        .await
+        .map_err(|error| refused(Refusal::of(&error)))?;
+    let peer = stream
+        .get_ref()
+        .1
+        .peer_certificates()
+        .and_then(<[_]>::first)
+        .ok_or_else(|| refused(Refusal::NotAnSvid("the server showed no certificate")))
+        .and_then(|leaf| svid::reread(leaf).map_err(refused))?;
+    Ok(Opened {
+        transport: Transport::Tls(Box::new(TlsStream::Client(stream))),
+        peer: Some(peer),
+    })
+}
+
+/// The server name, seen by observers only; whoever answers is judged by its SPIFFE id.
+fn server_name(cluster: &Cluster, to: SocketAddr) -> ServerName<'static> {
+    cluster
+        .config
+        .tls
+        .as_ref()
+        .and_then(|tls| ServerName::try_from(tls.sni.clone()).ok())
+        .unwrap_or_else(|| ServerName::IpAddress(to.ip().into()))
+}
+
+/// No delay for small writes; dead peers are noticed.
+pub(crate) fn tune(stream: &TcpStream) {
+    let keepalive = TcpKeepalive::new()
+        .with_time(Duration::from_secs(60))
+        .with_interval(Duration::from_secs(10))
+        .with_retries(6);
+    let socket = SockRef::from(stream);
+    let tuned: io::Result<()> = socket
+        .set_tcp_nodelay(true)
+        .and_then(|()| socket.set_tcp_keepalive(&keepalive));
+    if let Err(error) = tuned {
+        tracing::debug!(%error, "socket options were refused");
+    }
+}

@@ -1,0 +1,212 @@
+//! The way of one request: checked, routed, sent, answered. `inbound` and `outbound` add what is particular to them.
+
+use std::{convert::Infallible, rc::Rc, sync::Arc};
+
+use http::{
+    HeaderMap, HeaderValue, Request, Response, Version, header::CONTENT_TYPE, request::Parts,
+};
+use hyper::body::Incoming;
+use outrigger_core::{
+    Action, Cluster, ClusterSlot, Direction, NoRoute, RequestView, Route, RouteSource, RouteTable,
+    WeightedCluster,
+};
+use tokio::time::timeout;
+
+use crate::{
+    http::{
+        answer::{Code, Problem},
+        body::DownBody,
+        check::{self, Refused},
+        headers,
+    },
+    inbound,
+    worker::{Worker, connection::Connection},
+};
+
+pub(crate) mod attempt;
+pub(crate) mod call;
+pub(crate) mod finish;
+pub(crate) mod redirect;
+pub(crate) mod tries;
+pub(crate) mod upstream;
+
+use call::Call;
+use tries::Plan;
+
+/// Answers one request; never fails, since every failure has its own answer.
+pub(crate) async fn serve(
+    worker: Rc<Worker>,
+    connection: Rc<Connection>,
+    request: Request<Incoming>,
+) -> Result<Response<DownBody>, Infallible> {
+    let active = connection.begin();
+    let (parts, incoming) = request.into_parts();
+    let call = Call::begin(&worker, &connection, &parts, incoming);
+    let response = match handle(&call, parts).await {
+        Ok(response) => response,
+        Err(problem) => call.refuse(&problem),
+    };
+    Ok(response.map(|body| body.holding(active)))
+}
+
+async fn handle(call: &Rc<Call>, mut parts: Parts) -> Result<Response<DownBody>, Problem> {
+    let authority = check::admit(&mut parts).map_err(|refused| match refused {
+        Refused::Bad(message) => Problem::new(Code::BadRequest, message),
+        Refused::NotSupported(message) => Problem::new(Code::NotSupported, message),
+    })?;
+    headers::strip_hop_by_hop(&mut parts.headers);
+    headers::strip_identity(&mut parts.headers);
+    if call.direction == Direction::Inbound {
+        inbound::introduce(&call.connection, &mut parts.headers);
+    }
+    let snapshot = call.worker.snapshot();
+    let listener = snapshot
+        .listeners
+        .get(&call.connection.bound.name)
+        .ok_or_else(|| Problem::new(Code::Draining, "this listener is being closed"))?;
+    let table = match &listener.routes {
+        RouteSource::Inline(table) => table,
+        RouteSource::Named(slot) => snapshot.routes(*slot).ok_or_else(|| {
+            let message = "the routes of this listener have not arrived from the control plane";
+            Problem::new(Code::NoRouteHost, message)
+        })?,
+    };
+    let route = find(table, &parts, &authority)?;
+    *call.policy.borrow_mut() = route.position.clone();
+    let choice = match &route.action {
+        Action::Forward(choice) => choice,
+        _ => return Ok(direct(call, &parts, &authority, route)),
+    };
+    let weighted = choice
+        .choose(&mut call.worker.rng.borrow_mut())
+        .ok_or_else(|| Problem::new(Code::ClusterUnknown, "the route names no cluster"))?;
+    let cluster = snapshot.cluster(weighted.cluster).ok_or_else(|| {
+        let message = format!(
+            "the route names cluster {}, which has not arrived",
+            weighted.name
+        );
+        Problem::new(Code::ClusterUnknown, message)
+    })?;
+    if call.policy.borrow().is_none() {
+        call.policy
+            .borrow_mut()
+            .clone_from(&cluster.config.position);
+    }
+    call.goes_to(weighted.cluster, cluster);
+    let plan = plan(call, &mut parts, &authority, route, weighted, cluster);
+    within_timeout(call, plan, parts).await
+}
+
+async fn within_timeout(
+    call: &Rc<Call>,
+    plan: Plan<'_>,
+    parts: Parts,
+) -> Result<Response<DownBody>, Problem> {
+    let Some(limit) = plan.route.timeout else {
+        return tries::run(call, &plan, parts).await;
+    };
+    let mut run = Box::pin(tries::run(call, &plan, parts));
+    match timeout(limit, run.as_mut()).await {
+        Ok(response) => response,
+        Err(_elapsed) => {
+            // What is dropped with `run` learns from this why.
+            call.timed_out.set(true);
+            let message = format!("no response within the route's timeout of {limit:?}");
+            Err(Problem::new(Code::Timeout, message).maybe_sent())
+        }
+    }
+}
+
+fn view<'a>(parts: &'a Parts, authority: &'a HeaderValue) -> RequestView<'a> {
+    RequestView {
+        method: &parts.method,
+        // Checked at the door: ASCII.
+        authority: authority.to_str().unwrap_or_default(),
+        path_and_query: parts
+            .uri
+            .path_and_query()
+            .map_or("/", http::uri::PathAndQuery::as_str),
+        scheme: "http",
+        headers: &parts.headers,
+    }
+}
+
+fn find<'a>(
+    table: &'a Arc<RouteTable>,
+    parts: &Parts,
+    authority: &HeaderValue,
+) -> Result<&'a Route, Problem> {
+    let request = view(parts, authority);
+    let (_, route) = table.find(&request).map_err(|no_route| match no_route {
+        NoRoute::Host => Problem::new(
+            Code::NoRouteHost,
+            format!("no service is known as {:?} here", request.authority),
+        ),
+        NoRoute::Path => Problem::new(
+            Code::NoRoutePath,
+            format!(
+                "no route of {:?} matches {} and its headers",
+                request.authority,
+                parts.uri.path()
+            ),
+        ),
+    })?;
+    Ok(route)
+}
+
+/// Redirects and fixed answers.
+fn direct(
+    call: &Rc<Call>,
+    parts: &Parts,
+    authority: &HeaderValue,
+    route: &Route,
+) -> Response<DownBody> {
+    let mut response = redirect::answer(&route.action, parts, authority);
+    route.response_headers.apply(response.headers_mut());
+    call.answered_directly(response.status().as_u16());
+    response
+}
+
+/// Edits the request as the route says, and collects what its tries need.
+fn plan<'a>(
+    call: &Rc<Call>,
+    parts: &mut Parts,
+    authority: &HeaderValue,
+    route: &'a Route,
+    weighted: &'a WeightedCluster,
+    cluster: &'a Arc<Cluster>,
+) -> Plan<'a> {
+    let request = view(parts, authority);
+    let mut cookies = Vec::new();
+    let mut hash = None;
+    if !route.hash_policies.is_empty() {
+        let value = format!("{:016x}", call.worker.rng.borrow_mut().u64(..));
+        cookies.extend(
+            route
+                .missing_cookies(&parts.headers)
+                .filter_map(|cookie| cookie.set_cookie(&value)),
+        );
+        let client = Some(call.connection.remote.ip());
+        hash = route.hash_with_cookie(&request, client, Some(&value));
+    }
+    upstream::edit(parts, route, weighted);
+    Plan {
+        slot: weighted.cluster,
+        cluster,
+        route,
+        weighted,
+        hash,
+        cookies,
+        protocol: upstream::protocol(cluster, parts.version == Version::HTTP_2),
+    }
+}
+
+/// `application/grpc`, with or without `+proto` and parameters.
+pub(crate) fn is_grpc(headers: &HeaderMap) -> bool {
+    headers
+        .get(CONTENT_TYPE)
+        .is_some_and(|value| value.as_bytes().starts_with(b"application/grpc"))
+}
+
+/// The cluster that a request was meant for, if it came so far.
+pub(crate) type Destination = (ClusterSlot, Arc<Cluster>);

@@ -1,0 +1,148 @@
+//! The end of a request that an upstream has answered: whatever ends the body ends here, once.
+
+use std::rc::Rc;
+
+use bytes::Bytes;
+use http::HeaderMap;
+use http_body::Frame;
+use outrigger_core::{Outcome, Permit, RetryPermit};
+
+use super::{
+    attempt::Attempt,
+    call::{Call, Told},
+};
+use crate::{http::answer::GRPC_STATUS, pool::lease::Lease, telemetry::Ended};
+
+/// How the body of a response ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Ending {
+    Complete,
+    /// The upstream broke off.
+    UpstreamBroke,
+    /// The route's timeout.
+    Timeout,
+    /// The downstream left before the end.
+    DownstreamGone,
+}
+
+/// Permits that a request holds until its end.
+#[derive(Debug)]
+pub(crate) struct Held {
+    pub(crate) _request: Permit,
+    pub(crate) retry: Option<(RetryPermit, Permit)>,
+}
+
+/// A response on its way.
+#[derive(Debug)]
+pub(crate) struct Exchange {
+    call: Rc<Call>,
+    attempt: Attempt,
+    lease: Lease,
+    status: u16,
+    grpc_status: Option<u16>,
+    received: u64,
+    /// The ejection rules know the outcome.
+    reported: bool,
+    _held: Held,
+}
+
+impl Exchange {
+    /// From the response's head on.
+    pub(crate) fn new(
+        call: &Rc<Call>,
+        attempt: Attempt,
+        lease: Lease,
+        held: Held,
+        status: u16,
+        headers: &HeaderMap,
+    ) -> Self {
+        let mut this = Self {
+            call: Rc::clone(call),
+            attempt,
+            lease,
+            status,
+            grpc_status: call.grpc.then(|| grpc_status(headers)).flatten(),
+            received: 0,
+            reported: false,
+            _held: held,
+        };
+        // gRPC says how it went at the end, unless there is nothing but the end.
+        if !call.grpc || status != 200 || this.grpc_status.is_some() {
+            this.report();
+        }
+        this
+    }
+
+    fn report(&mut self) {
+        if !std::mem::replace(&mut self.reported, true) {
+            let status = match self.grpc_status {
+                Some(status) => http_of_grpc(status),
+                None => self.status,
+            };
+            self.attempt.report(Outcome::Status(status));
+        }
+    }
+
+    pub(crate) fn frame(&mut self, frame: &Frame<Bytes>) {
+        if let Some(data) = frame.data_ref() {
+            self.received += data.len() as u64;
+        } else if let (Some(trailers), true) = (frame.trailers_ref(), self.call.grpc) {
+            self.grpc_status = grpc_status(trailers).or(self.grpc_status);
+        }
+    }
+
+    /// Reports, counts, and gives the connection back if it can be used again.
+    pub(crate) fn finish(mut self, ending: Ending) {
+        let (flags, error) = match ending {
+            Ending::Complete => ("-", None),
+            Ending::UpstreamBroke => ("UPE", Some("upstream_closed")),
+            Ending::Timeout => ("UT", Some("timeout")),
+            Ending::DownstreamGone => ("DC", Some("downstream_gone")),
+        };
+        match ending {
+            Ending::Complete => self.report(),
+            Ending::UpstreamBroke | Ending::Timeout => self.attempt.report(Outcome::LocalError),
+            Ending::DownstreamGone => {}
+        }
+        let told = Told {
+            status: Some(self.status),
+            grpc_status: self.grpc_status,
+            error,
+        };
+        self.call.end_server_span(told);
+        let endpoint = self.attempt.end(told);
+        let ended = Ended {
+            grpc: self.call.grpc,
+            status: self.status,
+            grpc_status: self.grpc_status,
+            flags,
+        };
+        let handles = self.call.handles(&endpoint.0);
+        self.call.record(&handles, ended, self.received);
+        if ending == Ending::Complete {
+            self.lease.release(&endpoint.1);
+        }
+    }
+}
+
+fn grpc_status(headers: &HeaderMap) -> Option<u16> {
+    headers.get(GRPC_STATUS)?.to_str().ok()?.trim().parse().ok()
+}
+
+/// As Envoy maps them, for ejection.
+fn http_of_grpc(status: u16) -> u16 {
+    match status {
+        0 => 200,
+        1 => 499,
+        3 | 9 | 11 => 400,
+        4 => 504,
+        5 => 404,
+        6 | 10 => 409,
+        7 => 403,
+        8 => 429,
+        12 => 501,
+        14 => 503,
+        16 => 401,
+        _ => 500,
+    }
+}

@@ -1,0 +1,220 @@
+//! The tries of one request: another endpoint each time, and only what is provably unsent.
+
+use std::{rc::Rc, sync::Arc};
+
+use http::{HeaderValue, Response, request::Parts};
+use outrigger_core::{
+    Cluster, ClusterSlot, Endpoint, EndpointId, NoEndpoint, Outcome, PickContext, Progress,
+    RetryDecision, RetryPolicy, Route, StopReason, WeightedCluster,
+};
+
+use super::{
+    attempt::{Answered, Attempt},
+    call::{Call, Told},
+    finish::{Exchange, Held},
+    upstream,
+};
+use crate::{
+    http::{
+        answer::{Code, Problem},
+        body::DownBody,
+        headers,
+    },
+    pool::Protocol,
+};
+
+/// What the route says about this request.
+#[derive(Debug)]
+pub(crate) struct Plan<'a> {
+    pub(crate) slot: ClusterSlot,
+    pub(crate) cluster: &'a Arc<Cluster>,
+    pub(crate) route: &'a Route,
+    pub(crate) weighted: &'a WeightedCluster,
+    pub(crate) hash: Option<u64>,
+    /// Cookies to set on the response.
+    pub(crate) cookies: Vec<HeaderValue>,
+    pub(crate) protocol: Protocol,
+}
+
+/// What the last try left.
+enum Last {
+    Nothing,
+    Problem(Problem),
+    /// A sidecar's answer that its application has not seen the request.
+    // Boxed: the rare case would make every request's future larger.
+    Answer(Box<(Answered, Attempt)>),
+}
+
+/// Sends the request until something answers.
+pub(crate) async fn run(
+    call: &Rc<Call>,
+    plan: &Plan<'_>,
+    mut head: Parts,
+) -> Result<Response<DownBody>, Problem> {
+    let cluster = plan.cluster;
+    let request = cluster.limits.requests.try_acquire(true).ok_or_else(|| {
+        let message = format!(
+            "{} requests to {} are in flight (http2MaxRequests)",
+            cluster.limits.requests.limit(),
+            cluster.config.service
+        );
+        Problem::new(Code::OverflowRequests, message)
+    })?;
+    let mut held = Held {
+        _request: request,
+        retry: None,
+    };
+    upstream::address(&mut head, plan.protocol);
+    let policy = RetryPolicy::default();
+    let mut tried: Vec<EndpointId> = Vec::new();
+    let mut last = Last::Nothing;
+    let mut made = 0;
+    loop {
+        let endpoint = match pick(call, plan, &tried) {
+            Ok(endpoint) => endpoint,
+            Err(none) => return settle(call, plan, held, last, Some(no_endpoint(plan, none))),
+        };
+        if let Last::Answer(answer) = std::mem::replace(&mut last, Last::Nothing) {
+            let (answered, attempt) = *answer;
+            attempt.end(Told {
+                status: Some(answered.response.status().as_u16()),
+                error: Some("unsent"),
+                ..Told::default()
+            });
+            drop(answered.response);
+            answered.lease.release(cluster);
+        }
+        made += 1;
+        tried.push(endpoint.id);
+        let mut attempt = Attempt::begin(call, cluster, endpoint, made, &mut head);
+        let may_try_again = made < policy.attempts && cluster.endpoints.len() > tried.len();
+        let (progress, next) = match attempt.run(plan, head, may_try_again).await {
+            Ok(mut answered) => {
+                if !answered.says_unsent(call) {
+                    return Ok(deliver(call, plan, held, attempt, answered));
+                }
+                attempt.report(Outcome::Status(answered.response.status().as_u16()));
+                let spare = answered.spare.take();
+                last = Last::Answer(Box::new((answered, attempt)));
+                (Progress::Unsent, spare)
+            }
+            Err(failed) => {
+                last = Last::Problem(failed.problem);
+                (failed.progress, failed.head)
+            }
+        };
+        let next = next.filter(|_| may_try_again && call.upload.can_be_sent_again());
+        let Some(next) = next else {
+            return settle(call, plan, held, last, None);
+        };
+        head = next;
+        if !again(call, plan, &mut held, progress, made).await {
+            return settle(call, plan, held, last, None);
+        }
+    }
+}
+
+fn pick(call: &Call, plan: &Plan<'_>, tried: &[EndpointId]) -> Result<Arc<Endpoint>, NoEndpoint> {
+    plan.cluster.pick(&mut PickContext {
+        hash: plan.hash,
+        tried,
+        now: call.worker.shared.now(),
+        rng: &mut call.worker.rng.borrow_mut(),
+    })
+}
+
+fn no_endpoint(plan: &Plan<'_>, none: NoEndpoint) -> Problem {
+    let service = &plan.cluster.config.service;
+    match none {
+        NoEndpoint::Empty => Problem::new(Code::NoEndpoints, format!("{service} has no endpoints")),
+        NoEndpoint::Unhealthy | NoEndpoint::Exhausted => Problem::new(
+            Code::NoHealthyEndpoints,
+            format!(
+                "none of the {} endpoints of {service} is healthy",
+                plan.cluster.endpoints.len()
+            ),
+        ),
+    }
+}
+
+/// Asks the retry rules; waits as they say.
+async fn again(
+    call: &Rc<Call>,
+    plan: &Plan<'_>,
+    held: &mut Held,
+    progress: Progress,
+    made: u32,
+) -> bool {
+    let cluster = plan.cluster;
+    let decision = RetryPolicy::default().decide(
+        progress,
+        made,
+        &cluster.retries,
+        cluster.limits.requests.used(),
+        &mut call.worker.rng.borrow_mut(),
+    );
+    let (outcome, wait) = match decision {
+        RetryDecision::Again { after, permit } => match cluster.limits.retries.try_acquire(true) {
+            Some(limit) => {
+                held.retry = Some((permit, limit));
+                ("again", Some(after))
+            }
+            None => (Code::OverflowRetries.as_str(), None),
+        },
+        RetryDecision::Stop(StopReason::MaybeSent) => ("maybe_sent", None),
+        RetryDecision::Stop(StopReason::Attempts) => ("attempts", None),
+        RetryDecision::Stop(StopReason::Budget) => ("budget", None),
+    };
+    let retries = &call.worker.telemetry.metrics.retries;
+    if let Ok(counter) = retries.get_metric_with_label_values(&[outcome]) {
+        counter.inc();
+    }
+    if let Some(after) = wait {
+        tokio::time::sleep(after).await;
+    }
+    wait.is_some()
+}
+
+/// There is no further try: what the last one left is the answer.
+fn settle(
+    call: &Rc<Call>,
+    plan: &Plan<'_>,
+    held: Held,
+    last: Last,
+    none: Option<Problem>,
+) -> Result<Response<DownBody>, Problem> {
+    match (last, none) {
+        (Last::Answer(answer), _) => {
+            let (answered, attempt) = *answer;
+            Ok(deliver(call, plan, held, attempt, answered))
+        }
+        (Last::Problem(problem), _) | (Last::Nothing, Some(problem)) => Err(problem),
+        (Last::Nothing, None) => Err(Problem::new(Code::NoEndpoints, "no endpoint was tried")),
+    }
+}
+
+/// Passes a response on.
+fn deliver(
+    call: &Rc<Call>,
+    plan: &Plan<'_>,
+    held: Held,
+    attempt: Attempt,
+    answered: Answered,
+) -> Response<DownBody> {
+    call.upload.keep_no_more();
+    let (mut head, incoming) = answered.response.into_parts();
+    if let Some(seconds) = headers::keep_alive_timeout(&head.headers) {
+        answered.lease.about().peer_keeps_for(seconds);
+    }
+    let status = head.status.as_u16();
+    let exchange = Exchange::new(call, attempt, answered.lease, held, status, &head.headers);
+    upstream::answer(
+        &mut head,
+        call.direction,
+        plan.route,
+        plan.weighted,
+        &plan.cookies,
+    );
+    let left = call.time_left(plan.route.timeout);
+    Response::from_parts(head, DownBody::upstream(incoming, Box::new(exchange), left))
+}

@@ -1,0 +1,236 @@
+//! Our own answers: never an empty 503, always who, what, and the line of YAML that decided.
+
+use std::{net::SocketAddr, sync::Arc};
+
+use bytes::Bytes;
+use http::{
+    HeaderName, HeaderValue, Response, StatusCode,
+    header::{CONTENT_TYPE, LOCATION},
+};
+use outrigger_core::Direction;
+use serde::Serialize;
+
+use super::{
+    body::DownBody,
+    headers::{REASON, UNSENT},
+};
+
+/// What went wrong, as operators search for it. A closed set.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Code {
+    NoRouteHost,
+    NoRoutePath,
+    NoEndpoints,
+    NoHealthyEndpoints,
+    ClusterUnknown,
+    OverflowPending,
+    OverflowRequests,
+    OverflowRetries,
+    ConnectFailed,
+    TlsFailed,
+    UpstreamReset,
+    UpstreamClosed,
+    Timeout,
+    BadRequest,
+    NotSupported,
+    Draining,
+}
+
+impl Code {
+    pub(crate) fn as_str(self) -> &'static str {
+        match self {
+            Self::NoRouteHost => "no_route_host",
+            Self::NoRoutePath => "no_route_path",
+            Self::NoEndpoints => "no_endpoints",
+            Self::NoHealthyEndpoints => "no_healthy_endpoints",
+            Self::ClusterUnknown => "cluster_unknown",
+            Self::OverflowPending => "overflow_pending",
+            Self::OverflowRequests => "overflow_requests",
+            Self::OverflowRetries => "overflow_retries",
+            Self::ConnectFailed => "connect_failed",
+            Self::TlsFailed => "tls_failed",
+            Self::UpstreamReset => "upstream_reset",
+            Self::UpstreamClosed => "upstream_closed",
+            Self::Timeout => "timeout",
+            Self::BadRequest => "bad_request",
+            Self::NotSupported => "not_supported",
+            Self::Draining => "draining",
+        }
+    }
+
+    pub(crate) fn status(self) -> StatusCode {
+        match self {
+            Self::NoRouteHost | Self::NoRoutePath => StatusCode::NOT_FOUND,
+            Self::Timeout => StatusCode::GATEWAY_TIMEOUT,
+            Self::BadRequest => StatusCode::BAD_REQUEST,
+            Self::NotSupported => StatusCode::NOT_IMPLEMENTED,
+            _ => StatusCode::SERVICE_UNAVAILABLE,
+        }
+    }
+
+    /// Status of gRPC: 4 deadline, 12 unimplemented (as gRPC maps 404), 13 internal (as it maps 400), 14 unavailable.
+    pub(crate) fn grpc_status(self) -> u16 {
+        match self {
+            Self::Timeout => 4,
+            Self::NoRouteHost | Self::NoRoutePath | Self::NotSupported => 12,
+            Self::BadRequest => 13,
+            _ => 14,
+        }
+    }
+
+    /// Envoy's response flag.
+    pub(crate) fn flag(self) -> &'static str {
+        match self {
+            Self::NoRouteHost | Self::NoRoutePath => "NR",
+            Self::NoEndpoints | Self::NoHealthyEndpoints => "UH",
+            Self::ClusterUnknown => "NC",
+            Self::OverflowPending | Self::OverflowRequests | Self::OverflowRetries => "UO",
+            Self::ConnectFailed | Self::TlsFailed => "UF",
+            Self::UpstreamReset => "UR",
+            Self::UpstreamClosed => "UC",
+            Self::Timeout => "UT",
+            Self::BadRequest | Self::NotSupported => "DPE",
+            Self::Draining => "DT",
+        }
+    }
+}
+
+/// An own answer in the making.
+#[derive(Clone, Debug)]
+pub(crate) struct Problem {
+    pub(crate) code: Code,
+    pub(crate) message: String,
+    pub(crate) endpoint: Option<SocketAddr>,
+    pub(crate) attempt: u32,
+    /// The application provably has not seen the request.
+    pub(crate) unsent: bool,
+}
+
+impl Problem {
+    pub(crate) fn new(code: Code, message: impl Into<String>) -> Self {
+        Self {
+            code,
+            message: message.into(),
+            endpoint: None,
+            attempt: 0,
+            unsent: true,
+        }
+    }
+
+    pub(crate) fn at(self, endpoint: SocketAddr, attempt: u32) -> Self {
+        Self {
+            endpoint: Some(endpoint),
+            attempt,
+            ..self
+        }
+    }
+
+    /// The application may have seen it.
+    pub(crate) fn maybe_sent(self) -> Self {
+        Self {
+            unsent: false,
+            ..self
+        }
+    }
+}
+
+/// What an answer says beside the problem itself.
+#[derive(Debug)]
+pub(crate) struct Context<'a> {
+    pub(crate) direction: Direction,
+    pub(crate) grpc: bool,
+    pub(crate) service: Option<&'a str>,
+    pub(crate) policy: Option<&'a Arc<str>>,
+}
+
+#[derive(Serialize)]
+struct Envelope<'a> {
+    error: Inner<'a>,
+}
+
+#[derive(Serialize)]
+struct Inner<'a> {
+    code: &'static str,
+    message: &'a str,
+    hop: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    service: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    endpoint: Option<SocketAddr>,
+    #[serde(skip_serializing_if = "is_zero")]
+    attempt: u32,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    policy: Option<&'a str>,
+}
+
+#[expect(
+    clippy::trivially_copy_pass_by_ref,
+    reason = "the form that serde calls"
+)]
+fn is_zero(n: &u32) -> bool {
+    *n == 0
+}
+
+/// The response that tells `problem`.
+pub(crate) fn problem(problem: &Problem, context: &Context<'_>) -> Response<DownBody> {
+    let inbound = context.direction == Direction::Inbound;
+    let body = Envelope {
+        error: Inner {
+            code: problem.code.as_str(),
+            message: &problem.message,
+            hop: if inbound { "inbound" } else { "outbound" },
+            service: context.service,
+            endpoint: problem.endpoint,
+            attempt: problem.attempt,
+            policy: context.policy.map(|p| &**p),
+        },
+    };
+    let body = serde_json::to_vec(&body).unwrap_or_default();
+    let mut response = Response::new(DownBody::empty());
+    let reason = HeaderValue::from_static(problem.code.as_str());
+    if context.grpc {
+        let headers = response.headers_mut();
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
+        headers.insert(GRPC_STATUS, HeaderValue::from(problem.code.grpc_status()));
+        if let Ok(message) = HeaderValue::from_str(&percent_encoded(&body)) {
+            headers.insert(GRPC_MESSAGE, message);
+        }
+    } else {
+        *response.status_mut() = problem.code.status();
+        let headers = response.headers_mut();
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        *response.body_mut() = DownBody::own(Bytes::from(body));
+    }
+    let headers = response.headers_mut();
+    if inbound && problem.unsent && problem.code.status() == StatusCode::SERVICE_UNAVAILABLE {
+        headers.insert(UNSENT, reason.clone());
+    }
+    headers.insert(REASON, reason);
+    response
+}
+
+/// A redirect or a fixed answer that a route asked for.
+pub(crate) fn direct(status: u16, location: Option<&str>, body: Bytes) -> Response<DownBody> {
+    let mut response = Response::new(DownBody::own(body));
+    *response.status_mut() =
+        StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+    if let Some(location) = location.and_then(|l| HeaderValue::from_str(l).ok()) {
+        response.headers_mut().insert(LOCATION, location);
+    }
+    response
+}
+
+pub(crate) const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
+const GRPC_MESSAGE: HeaderName = HeaderName::from_static("grpc-message");
+
+/// gRPC's form of text in a header: everything but printable ASCII, and `%`, as `%XX`.
+fn percent_encoded(text: &[u8]) -> String {
+    let mut out = String::with_capacity(text.len());
+    for byte in text {
+        match byte {
+            b' '..=b'~' if *byte != b'%' => out.push(char::from(*byte)),
+            _ => out.push_str(&format!("%{byte:02X}")),
+        }
+    }
+    out
+}

@@ -1,0 +1,260 @@
+//! What a request must be like to get in. hyper has already refused broken framing and syntax; this is the rest.
+
+use http::{
+    HeaderMap, HeaderValue, Method, Uri, Version,
+    header::{HOST, UPGRADE},
+    request::Parts,
+    uri::PathAndQuery,
+};
+
+use super::path;
+
+/// Why a request is not let in.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Refused {
+    /// 400.
+    Bad(String),
+    /// 501.
+    NotSupported(&'static str),
+}
+
+/// Checks a request and leaves it in one form: `uri` is path and query only, `Host` is there exactly once.
+/// Returns the authority.
+pub(crate) fn admit(parts: &mut Parts) -> Result<HeaderValue, Refused> {
+    if parts.method == Method::CONNECT {
+        return Err(Refused::NotSupported(
+            "CONNECT is not supported yet; send the request itself, with its Host",
+        ));
+    }
+    check_upgrade(&parts.headers)?;
+    let authority = authority(parts)?;
+    check_host(authority.as_bytes()).map_err(|rule| {
+        let shown = String::from_utf8_lossy(authority.as_bytes());
+        Refused::Bad(format!("Host {shown:?}: {rule}; expected host[:port]"))
+    })?;
+    check_target(parts)?;
+    if parts.headers.get(HOST) != Some(&authority) {
+        parts.headers.insert(HOST, authority.clone());
+    }
+    Ok(authority)
+}
+
+/// `Upgrade: h2c` is dropped later, like every hop-by-hop field; a tunnel that was asked for is refused aloud.
+fn check_upgrade(headers: &HeaderMap) -> Result<(), Refused> {
+    let other_than_h2c = headers.get_all(UPGRADE).iter().any(|value| {
+        value
+            .as_bytes()
+            .split(|b| *b == b',')
+            .any(|token| !token.trim_ascii().eq_ignore_ascii_case(b"h2c"))
+    });
+    if other_than_h2c {
+        return Err(Refused::NotSupported(
+            "Upgrade (WebSocket and the like) is not supported yet",
+        ));
+    }
+    Ok(())
+}
+
+fn authority(parts: &Parts) -> Result<HeaderValue, Refused> {
+    let mut hosts = parts.headers.get_all(HOST).iter();
+    let host = hosts.next();
+    if hosts.next().is_some() {
+        return Err(Refused::Bad("Host occurs more than once".to_owned()));
+    }
+    let in_uri = parts.uri.authority().map(http::uri::Authority::as_str);
+    match (in_uri, host) {
+        (Some(in_uri), Some(host)) if parts.version == Version::HTTP_2 => {
+            if !host.as_bytes().eq_ignore_ascii_case(in_uri.as_bytes()) {
+                return Err(Refused::Bad(":authority and host differ".to_owned()));
+            }
+            Ok(host.clone())
+        }
+        // The absolute form replaces Host (RFC 9112 section 3.2.2).
+        (Some(in_uri), _) => {
+            if parts.version != Version::HTTP_2 && parts.uri.scheme_str() != Some("http") {
+                let scheme = parts.uri.scheme_str().unwrap_or_default();
+                return Err(Refused::Bad(format!(
+                    "absolute form with scheme {scheme:?}; expected http: the mesh encrypts by itself"
+                )));
+            }
+            HeaderValue::from_str(in_uri)
+                .map_err(|_bytes| Refused::Bad("the authority has odd characters".to_owned()))
+        }
+        (None, Some(host)) => Ok(host.clone()),
+        (None, None) => Err(Refused::Bad("Host is missing".to_owned())),
+    }
+}
+
+fn check_host(host: &[u8]) -> Result<(), &'static str> {
+    let (name, port) = match host {
+        [b'[', ..] => {
+            let end = host
+                .iter()
+                .position(|b| *b == b']')
+                .ok_or("the bracket is not closed")?;
+            let (name, rest) = host.split_at(end + 1);
+            let inner = name.get(1..end).unwrap_or_default();
+            let address = std::str::from_utf8(inner).ok();
+            if address.is_none_or(|a| a.parse::<std::net::Ipv6Addr>().is_err()) {
+                return Err("not an IPv6 address in brackets");
+            }
+            (&b"v6"[..], rest)
+        }
+        _ => match host.iter().position(|b| *b == b':') {
+            Some(at) => host.split_at(at),
+            None => (host, &b""[..]),
+        },
+    };
+    if name.is_empty() {
+        return Err("the name is empty");
+    }
+    let allowed = |b: &u8| b.is_ascii_alphanumeric() || b"-._~!$&'()*+,;=%".contains(b);
+    if !name.iter().all(allowed) {
+        return Err("a character that names do not have");
+    }
+    match port {
+        [] => Ok(()),
+        [b':', digits @ ..] if !digits.is_empty() && digits.iter().all(u8::is_ascii_digit) => {
+            let number = std::str::from_utf8(digits)
+                .ok()
+                .and_then(|d| d.parse::<u16>().ok());
+            number.map(|_| ()).ok_or("the port is above 65535")
+        }
+        _ => Err("the port is not a number"),
+    }
+}
+
+/// Leaves path and query, with dot segments resolved.
+fn check_target(parts: &mut Parts) -> Result<(), Refused> {
+    let bad = |rule: &str| Refused::Bad(rule.to_owned());
+    let path = match parts.uri.path() {
+        "" => "/",
+        path => path,
+    };
+    if path == "*" && parts.method != Method::OPTIONS {
+        return Err(bad("the target * is for OPTIONS only"));
+    }
+    if path != "*" && !path.starts_with('/') {
+        return Err(bad("the path does not start with /"));
+    }
+    let normal = path::normalise(path).map_err(bad)?;
+    let unchanged = parts.uri.scheme().is_none()
+        && parts.uri.authority().is_none()
+        && matches!(normal, std::borrow::Cow::Borrowed(_))
+        && !parts.uri.path().is_empty();
+    if unchanged {
+        return Ok(());
+    }
+    let target = match parts.uri.query() {
+        Some(query) => format!("{normal}?{query}"),
+        None => normal.into_owned(),
+    };
+    let target = PathAndQuery::from_maybe_shared(bytes::Bytes::from(target))
+        .map_err(|_syntax| bad("the path has characters that paths do not have"))?;
+    parts.uri = Uri::from(target);
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use http::Request;
+
+    use super::*;
+
+    fn admitted(request: http::request::Builder) -> Result<(String, String), Refused> {
+        let (mut parts, ()) = request.body(()).unwrap().into_parts();
+        let authority = admit(&mut parts)?;
+        assert_eq!(parts.headers.get_all(HOST).iter().count(), 1);
+        Ok((
+            authority.to_str().unwrap().to_owned(),
+            parts.uri.to_string(),
+        ))
+    }
+
+    fn ok(authority: &str, uri: &str) -> Result<(String, String), Refused> {
+        Ok((authority.to_owned(), uri.to_owned()))
+    }
+
+    #[test]
+    fn every_form_of_target_becomes_one() {
+        let get = |uri: &str| Request::builder().uri(uri);
+        assert_eq!(
+            admitted(get("/a?b").header("host", "x:80")),
+            ok("x:80", "/a?b")
+        );
+        assert_eq!(
+            admitted(get("http://y/a").header("host", "x")),
+            ok("y", "/a")
+        );
+        assert_eq!(admitted(get("http://y").header("host", "x")), ok("y", "/"));
+        assert_eq!(
+            admitted(get("/a/../b?c=../d").header("host", "x")),
+            ok("x", "/b?c=../d")
+        );
+        assert_eq!(
+            admitted(get("/").header("host", "[::1]:80")),
+            ok("[::1]:80", "/")
+        );
+        let h2 = |uri: &str| Request::builder().uri(uri).version(Version::HTTP_2);
+        assert_eq!(admitted(h2("https://y/a")), ok("y", "/a"));
+        assert_eq!(
+            admitted(h2("http://y/a").header("host", "Y")),
+            ok("Y", "/a")
+        );
+    }
+
+    #[test]
+    fn odd_hosts_and_targets_are_refused() {
+        let get = |uri: &str| Request::builder().uri(uri);
+        for (request, name) in [
+            (get("/"), "no host"),
+            (
+                get("/").header("host", "a").header("host", "a"),
+                "two hosts",
+            ),
+            (get("/").header("host", ""), "empty"),
+            (get("/").header("host", "a@b"), "userinfo"),
+            (get("/").header("host", "a/b"), "slash"),
+            (get("/").header("host", "a?b"), "query"),
+            (get("/").header("host", "a b"), "space"),
+            (get("/").header("host", "a:b"), "port"),
+            (get("/").header("host", "a:99999"), "large port"),
+            (get("/").header("host", "[::1"), "open bracket"),
+            (
+                get("http://u@y/").header("host", "x"),
+                "userinfo in the target",
+            ),
+            (get("https://y/").header("host", "x"), "https"),
+            (get("/%00").header("host", "x"), "nul"),
+            (get("/../a").header("host", "x"), "above the root"),
+            (get("*").header("host", "x"), "star"),
+            (
+                get("http://y/")
+                    .version(Version::HTTP_2)
+                    .header("host", "x"),
+                "authority and host differ",
+            ),
+        ] {
+            assert!(matches!(admitted(request), Err(Refused::Bad(_))), "{name}");
+        }
+    }
+
+    #[test]
+    fn tunnels_are_refused_aloud_and_h2c_is_not_one() {
+        let get = || Request::builder().uri("/").header("host", "x");
+        assert!(matches!(
+            admitted(get().header("upgrade", "websocket")),
+            Err(Refused::NotSupported(_))
+        ));
+        assert!(matches!(
+            admitted(
+                Request::builder()
+                    .method("CONNECT")
+                    .uri("x:80")
+                    .header("host", "x")
+            ),
+            Err(Refused::NotSupported(_))
+        ));
+        assert!(admitted(get().header("upgrade", "h2c")).is_ok());
+    }
+}

@@ -1,0 +1,127 @@
+//! One byte stream for all connections: plain or TLS, with bytes that detection has already read put back in front.
+
+use std::{
+    io,
+    pin::Pin,
+    rc::Rc,
+    task::{Context, Poll},
+};
+
+use bytes::{Buf, Bytes};
+use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
+    net::TcpStream,
+};
+use tokio_rustls::TlsStream;
+
+use crate::worker::connection::Connection;
+
+/// A connection's bytes.
+#[derive(Debug)]
+pub(crate) enum Transport {
+    Plain(TcpStream),
+    // Boxed: the TLS state would make every plain connection 1 KiB larger.
+    Tls(Box<TlsStream<TcpStream>>),
+}
+
+/// [`Transport`] with bytes to be read first, telling its connection's clock about arriving bytes.
+#[derive(Debug)]
+pub(crate) struct Io {
+    first: Bytes,
+    transport: Transport,
+    watched: Option<Rc<Connection>>,
+}
+
+impl Io {
+    pub(crate) fn new(transport: Transport) -> Self {
+        Self {
+            first: Bytes::new(),
+            transport,
+            watched: None,
+        }
+    }
+
+    /// Gives back bytes that were read; tells `connection` from now on when bytes arrive.
+    pub(crate) fn rewound(self, first: Bytes, connection: &Rc<Connection>) -> Self {
+        Self {
+            first,
+            watched: Some(Rc::clone(connection)),
+            ..self
+        }
+    }
+}
+
+impl AsyncRead for Io {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let this = &mut *self;
+        if !this.first.is_empty() {
+            let n = this.first.len().min(buffer.remaining());
+            buffer.put_slice(this.first.get(..n).unwrap_or_default());
+            this.first.advance(n);
+            if let Some(connection) = &this.watched {
+                connection.bytes_arrived();
+            }
+            return Poll::Ready(Ok(()));
+        }
+        let before = buffer.filled().len();
+        let read = match &mut this.transport {
+            Transport::Plain(stream) => Pin::new(stream).poll_read(cx, buffer),
+            Transport::Tls(stream) => Pin::new(stream).poll_read(cx, buffer),
+        };
+        if let (Poll::Ready(Ok(())), Some(connection)) = (&read, &this.watched) {
+            if buffer.filled().len() > before {
+                connection.bytes_arrived();
+            }
+        }
+        read
+    }
+}
+
+impl AsyncWrite for Io {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        match &mut self.transport {
+            Transport::Plain(stream) => Pin::new(stream).poll_write(cx, bytes),
+            Transport::Tls(stream) => Pin::new(stream).poll_write(cx, bytes),
+        }
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        slices: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        match &mut self.transport {
+            Transport::Plain(stream) => Pin::new(stream).poll_write_vectored(cx, slices),
+            Transport::Tls(stream) => Pin::new(stream).poll_write_vectored(cx, slices),
+        }
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        match &self.transport {
+            Transport::Plain(stream) => stream.is_write_vectored(),
+            Transport::Tls(stream) => stream.is_write_vectored(),
+        }
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match &mut self.transport {
+            Transport::Plain(stream) => Pin::new(stream).poll_flush(cx),
+            Transport::Tls(stream) => Pin::new(stream).poll_flush(cx),
+        }
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match &mut self.transport {
+            Transport::Plain(stream) => Pin::new(stream).poll_shutdown(cx),
+            Transport::Tls(stream) => Pin::new(stream).poll_shutdown(cx),
+        }
+    }
+}

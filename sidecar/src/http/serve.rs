@@ -1,0 +1,88 @@
+//! hyper's server side with our limits, ended when the worker says so.
+
+use std::{pin::pin, rc::Rc, time::Duration};
+
+use hyper::{
+    server::conn::{http1, http2},
+    service::service_fn,
+};
+use hyper_util::rt::{TokioIo, TokioTimer};
+
+use super::{
+    H2_CONNECTION_WINDOW, H2_STREAM_WINDOW, H2_STREAMS, LocalExec, MAX_HEADER_BYTES, MAX_HEADERS,
+    io::Io,
+};
+use crate::{
+    detect::Wire,
+    forward,
+    worker::{
+        Worker,
+        connection::{Connection, Order},
+    },
+};
+
+/// Streams that a peer may reset before we have seen them, before the connection is ended (CVE-2023-44487).
+const PENDING_RESETS: usize = 20;
+/// HTTP/2 connections whose peer has silently gone are found by pings.
+const PING_EVERY: Duration = Duration::from_secs(60);
+const PING_WITHIN: Duration = Duration::from_secs(20);
+
+/// Serves a connection to its end.
+pub(crate) async fn serve(worker: &Rc<Worker>, connection: &Rc<Connection>, io: Io, wire: Wire) {
+    let service = {
+        let (worker, connection) = (Rc::clone(worker), Rc::clone(connection));
+        service_fn(move |request| {
+            forward::serve(Rc::clone(&worker), Rc::clone(&connection), request)
+        })
+    };
+    let io = TokioIo::new(io);
+    // The two arms differ in their types only.
+    macro_rules! run {
+        ($serving:expr) => {{
+            let mut serving = pin!($serving);
+            let mut known = Order::Serve;
+            loop {
+                tokio::select! {
+                    biased;
+                    ended = serving.as_mut() => break ended,
+                    order = connection.ordered(known) => {
+                        known = order;
+                        if order == Order::Cut {
+                            break Ok(());
+                        }
+                        serving.as_mut().graceful_shutdown();
+                    }
+                }
+            }
+        }};
+    }
+    let ended = match wire {
+        Wire::Http1 => {
+            let mut server = http1::Builder::new();
+            server
+                .preserve_header_case(true)
+                .auto_date_header(false)
+                .max_headers(MAX_HEADERS)
+                .max_buf_size(MAX_HEADER_BYTES);
+            run!(server.serve_connection(io, service))
+        }
+        Wire::Http2 => {
+            connection.speaks_http2();
+            let mut server = http2::Builder::new(LocalExec);
+            server
+                .timer(TokioTimer::new())
+                .auto_date_header(false)
+                .initial_stream_window_size(H2_STREAM_WINDOW)
+                .initial_connection_window_size(H2_CONNECTION_WINDOW)
+                .max_concurrent_streams(H2_STREAMS)
+                .max_header_list_size(u32::try_from(MAX_HEADER_BYTES).unwrap_or(u32::MAX))
+                .max_pending_accept_reset_streams(PENDING_RESETS)
+                .keep_alive_interval(PING_EVERY)
+                .keep_alive_timeout(PING_WITHIN);
+            run!(server.serve_connection(io, service))
+        }
+    };
+    if let Err(error) = ended {
+        tracing::debug!(%error, remote = %connection.remote, "downstream connection ended");
+    }
+}

@@ -1,0 +1,313 @@
+//! Accepts connections, and gives each, once, to the worker that has fewest. Listeners follow the snapshot.
+
+use std::{
+    collections::BTreeMap,
+    io,
+    net::{SocketAddr, TcpListener, TcpStream},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use outrigger_core::{Direction, Listener, Snapshot};
+use socket2::{Domain, Protocol, Socket, Type};
+use tokio::{
+    sync::{mpsc, watch},
+    task::JoinHandle,
+    time::{MissedTickBehavior, interval, sleep},
+};
+
+use crate::{
+    shared::Shared,
+    telemetry::Telemetry,
+    worker::{Command, ListenerState},
+};
+
+/// Connections that the kernel may hold for us.
+const BACKLOG: i32 = 4096;
+/// Listeners that could not be bound are tried again this often.
+const BIND_AGAIN: Duration = Duration::from_secs(5);
+/// Pause after an accept that failed for want of something (file descriptors, memory).
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
+/// A listener with its socket; what its connections remember of it.
+#[derive(Debug)]
+pub(crate) struct Bound {
+    /// LDS name.
+    pub(crate) name: String,
+    pub(crate) direction: Direction,
+    closing: AtomicBool,
+}
+
+impl Bound {
+    pub(crate) fn new(name: &str, direction: Direction) -> Self {
+        Self {
+            name: name.to_owned(),
+            direction,
+            closing: AtomicBool::new(false),
+        }
+    }
+
+    /// Its connections end after the response in flight.
+    pub(crate) fn is_closing(&self) -> bool {
+        self.closing.load(Ordering::Relaxed)
+    }
+}
+
+/// A connection on its way to a worker.
+#[derive(Debug)]
+pub(crate) struct Accepted {
+    pub(crate) stream: TcpStream,
+    pub(crate) remote: SocketAddr,
+    pub(crate) bound: Arc<Bound>,
+    pub(crate) load: Load,
+}
+
+/// A worker as the acceptor sees it.
+#[derive(Clone, Debug)]
+pub(crate) struct Seat {
+    pub(crate) commands: mpsc::Sender<Command>,
+    pub(crate) connections: Arc<AtomicUsize>,
+}
+
+/// Counts one connection of a worker until it is dropped.
+#[derive(Debug)]
+pub(crate) struct Load {
+    connections: Arc<AtomicUsize>,
+    total: prometheus::IntGauge,
+}
+
+impl Load {
+    fn new(seat: &Seat, telemetry: &Telemetry) -> Self {
+        seat.connections.fetch_add(1, Ordering::Relaxed);
+        let total = telemetry.metrics.connections.clone();
+        total.inc();
+        Self {
+            connections: Arc::clone(&seat.connections),
+            total,
+        }
+    }
+}
+
+impl Drop for Load {
+    fn drop(&mut self) {
+        self.connections.fetch_sub(1, Ordering::Relaxed);
+        self.total.dec();
+    }
+}
+
+/// Everything the acceptor needs.
+#[derive(Debug)]
+pub(crate) struct Acceptor {
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) telemetry: Arc<Telemetry>,
+    pub(crate) seats: Arc<[Seat]>,
+    pub(crate) prebound: Vec<TcpListener>,
+    pub(crate) states: watch::Sender<BTreeMap<String, ListenerState>>,
+    open: BTreeMap<String, Open>,
+}
+
+#[derive(Debug)]
+struct Open {
+    configured: SocketAddr,
+    bound: Arc<Bound>,
+    task: JoinHandle<()>,
+}
+
+impl Acceptor {
+    pub(crate) fn new(
+        shared: &Arc<Shared>,
+        telemetry: &Arc<Telemetry>,
+        seats: &Arc<[Seat]>,
+        prebound: Vec<TcpListener>,
+        states: watch::Sender<BTreeMap<String, ListenerState>>,
+    ) -> Self {
+        Self {
+            shared: Arc::clone(shared),
+            telemetry: Arc::clone(telemetry),
+            seats: Arc::clone(seats),
+            prebound,
+            states,
+            open: BTreeMap::new(),
+        }
+    }
+
+    /// Follows the snapshot until `stop` says otherwise; then all sockets are closed.
+    pub(crate) async fn run(mut self, mut stop: watch::Receiver<bool>) {
+        let mut changed = self.shared.snapshot.subscribe();
+        let mut again = interval(BIND_AGAIN);
+        again.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            let snapshot = self.shared.snapshot.load();
+            self.follow(&snapshot);
+            tokio::select! {
+                stopped = stop.wait_for(|stop| *stop) => {
+                    drop(stopped);
+                    break;
+                }
+                change = changed.changed() => {
+                    if change.is_err() {
+                        break;
+                    }
+                }
+                _ = again.tick() => {}
+            }
+        }
+        for open in self.open.values() {
+            open.task.abort();
+        }
+        self.prebound.clear();
+    }
+
+    fn follow(&mut self, snapshot: &Snapshot) {
+        let mut states = BTreeMap::new();
+        self.open.retain(|name, open| {
+            let keep = snapshot.listeners.get(name).is_some_and(|listener| {
+                listener.address == open.configured && listener.direction == open.bound.direction
+            });
+            if !keep {
+                open.bound.closing.store(true, Ordering::Relaxed);
+                open.task.abort();
+            }
+            keep
+        });
+        for (name, listener) in &snapshot.listeners {
+            let known = self.states.borrow().get(name).cloned();
+            let state = match (self.open.contains_key(name), known) {
+                (true, Some(state)) => state,
+                _ => match self.open(name, listener) {
+                    Ok(address) => ListenerState::Bound(address),
+                    Err(error) => {
+                        let message = format!("binding {}: {error}", listener.address);
+                        tracing::warn!(listener = %name, %message, "listener is not open");
+                        ListenerState::Failed(message)
+                    }
+                },
+            };
+            states.insert(name.clone(), state);
+        }
+        self.states.send_if_modified(|old| {
+            let modified = *old != states;
+            *old = states;
+            modified
+        });
+    }
+
+    fn open(&mut self, name: &str, listener: &Listener) -> io::Result<SocketAddr> {
+        let adopted = self
+            .prebound
+            .iter()
+            .position(|socket| socket.local_addr().is_ok_and(|at| at == listener.address))
+            .map(|at| self.prebound.swap_remove(at));
+        let socket = match adopted {
+            Some(socket) => socket,
+            None => bind(listener.address)?,
+        };
+        socket.set_nonblocking(true)?;
+        let address = socket.local_addr()?;
+        let bound = Arc::new(Bound::new(name, listener.direction));
+        let accepting = Accepting {
+            socket: tokio::net::TcpListener::from_std(socket)?,
+            bound: Arc::clone(&bound),
+            seats: Arc::clone(&self.seats),
+            telemetry: Arc::clone(&self.telemetry),
+        };
+        tracing::info!(listener = %name, %address, "listener open");
+        self.open.insert(
+            name.to_owned(),
+            Open {
+                configured: listener.address,
+                bound,
+                // Aborted when the listener goes.
+                task: tokio::spawn(accepting.run()),
+            },
+        );
+        Ok(address)
+    }
+}
+
+/// Binds and listens.
+///
+/// # Errors
+/// The operating system's.
+pub(crate) fn bind(address: SocketAddr) -> io::Result<TcpListener> {
+    let socket = Socket::new(
+        Domain::for_address(address),
+        Type::STREAM,
+        Some(Protocol::TCP),
+    )?;
+    socket.set_reuse_address(true)?;
+    if address.is_ipv6() {
+        socket.set_only_v6(true)?;
+    }
+    socket.bind(&address.into())?;
+    socket.listen(BACKLOG)?;
+    socket.set_nonblocking(true)?;
+    Ok(socket.into())
+}
+
+struct Accepting {
+    socket: tokio::net::TcpListener,
+    bound: Arc<Bound>,
+    seats: Arc<[Seat]>,
+    telemetry: Arc<Telemetry>,
+}
+
+impl Accepting {
+    async fn run(self) {
+        loop {
+            let accepted = self.socket.accept().await;
+            // Out of this thread's reactor: the worker registers it in its own.
+            match accepted.and_then(|(stream, remote)| Ok((stream.into_std()?, remote))) {
+                Ok((stream, remote)) => self.seat(stream, remote),
+                Err(error) if is_of_one_connection(&error) => {}
+                Err(error) => {
+                    self.telemetry.metrics.not_accepted.inc();
+                    tracing::warn!(listener = %self.bound.name, %error, "accepting failed");
+                    sleep(ACCEPT_PAUSE).await;
+                }
+            }
+        }
+    }
+
+    fn seat(&self, stream: TcpStream, remote: SocketAddr) {
+        let direction = match self.bound.direction {
+            Direction::Inbound => "inbound",
+            Direction::Outbound => "outbound",
+        };
+        let metrics = &self.telemetry.metrics;
+        if let Ok(counter) = metrics.accepted.get_metric_with_label_values(&[direction]) {
+            counter.inc();
+        }
+        let fewest = self
+            .seats
+            .iter()
+            .min_by_key(|seat| seat.connections.load(Ordering::Relaxed));
+        let Some(seat) = fewest else {
+            return;
+        };
+        let accepted = Accepted {
+            stream,
+            remote,
+            bound: Arc::clone(&self.bound),
+            load: Load::new(seat, &self.telemetry),
+        };
+        if seat.commands.try_send(Command::Accepted(accepted)).is_err() {
+            // The worker is far behind: a closed connection tells the caller sooner than a queue would.
+            metrics.not_accepted.inc();
+        }
+    }
+}
+
+/// Errors of accept(2) that concern one caller.
+fn is_of_one_connection(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::ConnectionAborted
+            | io::ErrorKind::ConnectionReset
+            | io::ErrorKind::ConnectionRefused
+            | io::ErrorKind::Interrupted
+    )
+}

@@ -1,0 +1,281 @@
+//! Connections of one worker to endpoints: kept, shared, retired. Nothing here is shared between threads but the gates.
+//!
+//! ```text
+//! acquire ──► idle HTTP/1.1 connection | HTTP/2 connection with room
+//!         ──► slot at the gate ──► connect
+//!         ──► queue at the gate (bounded) ──► handed a connection, or a slot
+//! release ──► waiter of this worker | pool | closed for a waiter elsewhere
+//! ```
+
+use std::{
+    cell::RefCell,
+    collections::BTreeMap,
+    rc::Rc,
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use outrigger_core::{Cluster, ClusterSlot, Endpoint, EndpointId, Moment, Snapshot};
+use prometheus::IntCounter;
+use rustls::ClientConfig;
+use tokio::sync::mpsc;
+
+use crate::{
+    shared::{Identity, Shared},
+    telemetry::Telemetry,
+    tls::{self, Refusal},
+    worker::{Command, PoolStats},
+};
+
+pub(crate) mod acquire;
+pub(crate) mod endpoint;
+pub(crate) mod gate;
+pub(crate) mod lease;
+
+use endpoint::EndpointPool;
+use gate::Gate;
+use lease::Http1;
+
+/// All gates of the process, by cluster slot.
+#[derive(Debug)]
+pub(crate) struct Gates {
+    workers: Arc<[mpsc::Sender<Command>]>,
+    gates: Mutex<BTreeMap<ClusterSlot, Arc<Gate>>>,
+}
+
+impl Gates {
+    pub(crate) fn new(workers: Arc<[mpsc::Sender<Command>]>) -> Self {
+        Self {
+            workers,
+            gates: Mutex::new(BTreeMap::new()),
+        }
+    }
+
+    /// The cluster's gate; a new one if the cluster was made anew (its limits are other objects then).
+    fn of(&self, slot: ClusterSlot, cluster: &Cluster) -> Arc<Gate> {
+        let mut gates = self.gates.lock().unwrap_or_else(PoisonError::into_inner);
+        match gates.get(&slot) {
+            Some(gate) if Arc::ptr_eq(&gate.limits, &cluster.limits) => Arc::clone(gate),
+            _ => {
+                let gate = Gate::new(slot, &cluster.config.name, &cluster.limits, &self.workers);
+                let gate = Arc::new(gate);
+                gates.insert(slot, Arc::clone(&gate));
+                gate
+            }
+        }
+    }
+
+    pub(crate) fn stats(&self) -> Vec<PoolStats> {
+        let gates = self.gates.lock().unwrap_or_else(PoisonError::into_inner);
+        gates
+            .values()
+            .map(|gate| PoolStats {
+                cluster: gate.name.clone(),
+                open: gate.limits.connections.used(),
+                idle: gate.spare(),
+                waiting: gate.waiting(),
+            })
+            .collect()
+    }
+}
+
+/// The pools of one worker.
+#[derive(Debug)]
+pub(crate) struct Pools {
+    pub(crate) worker: usize,
+    pub(crate) shared: Arc<Shared>,
+    /// Connections opened.
+    opened: IntCounter,
+    gates: Arc<Gates>,
+    clusters: RefCell<BTreeMap<ClusterSlot, Rc<ClusterPool>>>,
+    /// Connections on their way to a waiter, by its number.
+    handed: RefCell<BTreeMap<(ClusterSlot, u64), Http1>>,
+}
+
+/// Pools of one cluster.
+#[derive(Debug)]
+pub(crate) struct ClusterPool {
+    pub(crate) gate: Arc<Gate>,
+    endpoints: RefCell<BTreeMap<EndpointId, Rc<EndpointPool>>>,
+    tls: RefCell<Option<ClientTls>>,
+}
+
+/// TLS configurations of a cluster under one identity.
+#[derive(Debug)]
+struct ClientTls {
+    generation: u64,
+    expected: Vec<String>,
+    http1: Arc<ClientConfig>,
+    http2: Arc<ClientConfig>,
+}
+
+/// What the upstream is spoken to in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Protocol {
+    Http1,
+    Http2,
+}
+
+impl Pools {
+    pub(crate) fn new(
+        worker: usize,
+        shared: &Arc<Shared>,
+        gates: &Arc<Gates>,
+        telemetry: &Telemetry,
+    ) -> Self {
+        Self {
+            opened: telemetry.metrics.upstream_connections.clone(),
+            worker,
+            shared: Arc::clone(shared),
+            gates: Arc::clone(gates),
+            clusters: RefCell::new(BTreeMap::new()),
+            handed: RefCell::new(BTreeMap::new()),
+        }
+    }
+
+    fn cluster(&self, slot: ClusterSlot, cluster: &Cluster) -> Rc<ClusterPool> {
+        if let Some(pool) = self.clusters.borrow().get(&slot) {
+            if Arc::ptr_eq(&pool.gate.limits, &cluster.limits) {
+                return Rc::clone(pool);
+            }
+        }
+        let pool = Rc::new(ClusterPool {
+            gate: self.gates.of(slot, cluster),
+            endpoints: RefCell::new(BTreeMap::new()),
+            tls: RefCell::new(None),
+        });
+        let old = self.clusters.borrow_mut().insert(slot, Rc::clone(&pool));
+        if let Some(old) = old {
+            old.close(self.worker);
+        }
+        pool
+    }
+
+    /// Closes pooled connections to endpoints that `snapshot` no longer has.
+    pub(crate) fn follow(&self, snapshot: &Snapshot) {
+        let pools: Vec<_> = self.clusters.borrow().values().cloned().collect();
+        for pool in pools {
+            let Some(cluster) = snapshot.cluster(pool.gate.slot) else {
+                self.clusters.borrow_mut().remove(&pool.gate.slot);
+                pool.close(self.worker);
+                continue;
+            };
+            pool.keep_only(self.worker, cluster);
+        }
+    }
+
+    /// Retires what is idle for too long, and sheds for waiters elsewhere what no message asked for.
+    pub(crate) fn tick(&self, now: Moment, unix_now: u64) {
+        let generation = self.shared.identity.load().as_ref().map(|i| i.generation);
+        let pools: Vec<_> = self.clusters.borrow().values().cloned().collect();
+        for pool in pools {
+            for endpoint in pool.endpoints.borrow().values() {
+                endpoint.retire(&pool.gate, self.worker, now, unix_now, generation);
+            }
+            if pool.gate.contended() {
+                pool.shed(self.worker);
+            }
+        }
+    }
+
+    /// Gives up one connection of the cluster, if somebody still waits.
+    pub(crate) fn shed(&self, slot: ClusterSlot) {
+        let pool = self.clusters.borrow().get(&slot).cloned();
+        if let Some(pool) = pool {
+            if pool.gate.contended() {
+                pool.shed(self.worker);
+            }
+        }
+    }
+
+    /// Closes everything that is idle.
+    pub(crate) fn close(&self) {
+        let pools = std::mem::take(&mut *self.clusters.borrow_mut());
+        for pool in pools.values() {
+            pool.close(self.worker);
+        }
+    }
+}
+
+impl ClusterPool {
+    fn endpoint(&self, endpoint: &Endpoint) -> Rc<EndpointPool> {
+        if let Some(pool) = self.endpoints.borrow().get(&endpoint.id) {
+            return Rc::clone(pool);
+        }
+        let pool = Rc::new(EndpointPool::new(endpoint.id));
+        self.endpoints
+            .borrow_mut()
+            .insert(endpoint.id, Rc::clone(&pool));
+        pool
+    }
+
+    /// What mTLS to this cluster uses under the identity of now.
+    fn tls(
+        &self,
+        cluster: &Cluster,
+        identity: &Identity,
+        protocol: Protocol,
+    ) -> Result<Arc<ClientConfig>, Refusal> {
+        let expected = cluster
+            .config
+            .tls
+            .as_ref()
+            .map_or(&[][..], |tls| &tls.subject_alt_names);
+        let mut cached = self.tls.borrow_mut();
+        let fits = |tls: &ClientTls| {
+            tls.generation == identity.generation && tls.expected.as_slice() == expected
+        };
+        if !cached.as_ref().is_some_and(fits) {
+            let make = |alpn| {
+                tls::client_config(identity, expected, alpn)
+                    .map_err(|error| Refusal::Protocol(error.to_string()))
+            };
+            *cached = Some(ClientTls {
+                generation: identity.generation,
+                expected: expected.to_vec(),
+                http1: make(tls::ALPN_HTTP1)?,
+                http2: make(tls::ALPN_H2)?,
+            });
+        }
+        let tls = cached.as_ref().ok_or(Refusal::NoIdentity)?;
+        Ok(Arc::clone(match protocol {
+            Protocol::Http1 => &tls.http1,
+            Protocol::Http2 => &tls.http2,
+        }))
+    }
+
+    fn keep_only(&self, worker: usize, cluster: &Cluster) {
+        let gone: Vec<EndpointId> = self
+            .endpoints
+            .borrow()
+            .keys()
+            .filter(|id| !cluster.endpoints.iter().any(|e| e.id == **id))
+            .copied()
+            .collect();
+        for id in gone {
+            let pool = self.endpoints.borrow_mut().remove(&id);
+            if let Some(pool) = pool {
+                pool.close(&self.gate, worker);
+            }
+        }
+    }
+
+    /// One idle connection, else one HTTP/2 connection that takes no more streams from now on.
+    fn shed(&self, worker: usize) {
+        let endpoints = self.endpoints.borrow();
+        let one = endpoints
+            .values()
+            .any(|endpoint| endpoint.shed_idle(&self.gate, worker));
+        if !one {
+            endpoints
+                .values()
+                .any(|endpoint| endpoint.shed_shared(&self.gate, worker));
+        }
+    }
+
+    fn close(&self, worker: usize) {
+        let endpoints = std::mem::take(&mut *self.endpoints.borrow_mut());
+        for endpoint in endpoints.values() {
+            endpoint.close(&self.gate, worker);
+        }
+    }
+}

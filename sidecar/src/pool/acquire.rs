@@ -1,0 +1,291 @@
+//! How a request comes by a connection.
+
+use std::{rc::Rc, sync::Arc};
+
+use hyper::client::conn::{http1, http2};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use outrigger_core::{Cluster, ClusterSlot, Endpoint};
+
+use super::{
+    ClusterPool, Pools, Protocol,
+    endpoint::{EndpointPool, Judge},
+    gate::{Grant, Slot, Wait},
+    lease::{About, Http1, Http2, Lease, give_back},
+};
+use crate::{
+    connect::{self, ConnectError},
+    http::{
+        H2_CONNECTION_WINDOW, H2_STREAM_WINDOW, LocalExec, MAX_HEADER_BYTES, MAX_HEADERS, io::Io,
+    },
+    tls::Refusal,
+};
+
+/// HTTP/2 pings on busy connections, and how long an answer may take.
+const PING_EVERY: std::time::Duration = std::time::Duration::from_secs(20);
+const PING_WITHIN: std::time::Duration = std::time::Duration::from_secs(10);
+
+/// Why a request got no connection. It provably was not sent.
+#[derive(Clone, Debug)]
+pub(crate) enum NoConnection {
+    /// `maxConnections` are in use and `http1MaxPendingRequests` wait.
+    QueueFull,
+    /// The connection could not be opened.
+    Connect(ConnectError),
+}
+
+/// Whom a request goes to, and how.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Target<'a> {
+    pub(crate) slot: ClusterSlot,
+    pub(crate) cluster: &'a Arc<Cluster>,
+    pub(crate) endpoint: &'a Arc<Endpoint>,
+    pub(crate) protocol: Protocol,
+    /// Not one that was used before.
+    pub(crate) fresh: bool,
+}
+
+impl Pools {
+    /// A connection for one request.
+    pub(crate) async fn acquire(
+        self: &Rc<Self>,
+        target: Target<'_>,
+    ) -> Result<Lease, NoConnection> {
+        let cluster = self.cluster(target.slot, target.cluster);
+        let endpoint = cluster.endpoint(target.endpoint);
+        match target.protocol {
+            Protocol::Http1 => self.acquire_http1(target, cluster, endpoint).await,
+            Protocol::Http2 => self.acquire_http2(target, cluster, endpoint).await,
+        }
+    }
+
+    fn judge<'a>(&self, target: Target<'a>) -> Judge<'a> {
+        // Only connections that are encrypted ask for the generation.
+        let generation = match (&target.cluster.config.tls, target.endpoint.config.mtls) {
+            (Some(_), true) => self.shared.identity.load().as_ref().map(|i| i.generation),
+            _ => None,
+        };
+        Judge {
+            cluster: target.cluster,
+            endpoint: target.endpoint,
+            now: self.shared.now(),
+            generation,
+        }
+    }
+
+    async fn acquire_http1(
+        self: &Rc<Self>,
+        target: Target<'_>,
+        cluster: Rc<ClusterPool>,
+        endpoint: Rc<EndpointPool>,
+    ) -> Result<Lease, NoConnection> {
+        let gate = &cluster.gate;
+        if !target.fresh {
+            let judge = self.judge(target);
+            if let Some(connection) = endpoint.take_idle(gate, self.worker, judge) {
+                return Ok(Lease::http1(connection, self, cluster, endpoint));
+            }
+        }
+        let slot = match gate.try_slot() {
+            Some(slot) => slot,
+            None => match self.queue(&cluster, Some(&endpoint)).await? {
+                Granted::Slot(slot) => slot,
+                Granted::Connection(connection) => {
+                    return Ok(Lease::http1(connection, self, cluster, endpoint));
+                }
+            },
+        };
+        let (io, about) = self.open(target, &cluster).await?;
+        let (sender, connection) = http1::Builder::new()
+            .preserve_header_case(true)
+            .max_headers(MAX_HEADERS)
+            .max_buf_size(MAX_HEADER_BYTES)
+            .handshake(io)
+            .await
+            .map_err(|error| handshake_failed(target, &error))?;
+        tokio::task::spawn_local(async move {
+            if let Err(error) = connection.await {
+                tracing::debug!(%error, "upstream connection ended");
+            }
+            // Held until the socket is closed: the limit counts sockets.
+            drop(slot);
+        });
+        let connection = Http1::new(sender, about);
+        Ok(Lease::http1(connection, self, cluster, endpoint))
+    }
+
+    async fn acquire_http2(
+        self: &Rc<Self>,
+        target: Target<'_>,
+        cluster: Rc<ClusterPool>,
+        endpoint: Rc<EndpointPool>,
+    ) -> Result<Lease, NoConnection> {
+        loop {
+            let judge = self.judge(target);
+            if let Some(shared) = endpoint.shared(&cluster.gate, self.worker, judge) {
+                return Ok(Lease::http2(shared, self, cluster));
+            }
+            if let Some(told) = endpoint.join() {
+                match told.await {
+                    Ok(Err(error)) => return Err(NoConnection::Connect(error)),
+                    // Opened, or the one who opened it was cancelled: look again.
+                    Ok(Ok(())) | Err(_) => continue,
+                }
+            }
+            let mut opening = Opening(&endpoint, None);
+            let connection = self.open_http2(target, &cluster).await;
+            opening.1 = Some(match &connection {
+                Ok(_) => Ok(()),
+                Err(NoConnection::Connect(error)) => Err(error.clone()),
+                // Those who joined try for themselves, and are refused for themselves.
+                Err(NoConnection::QueueFull) => Ok(()),
+            });
+            let connection = Rc::new(connection?);
+            endpoint.put_shared(&cluster.gate, self.worker, Rc::clone(&connection));
+            drop(opening);
+            return Ok(Lease::http2(connection, self, cluster));
+        }
+    }
+
+    async fn open_http2(
+        self: &Rc<Self>,
+        target: Target<'_>,
+        cluster: &Rc<ClusterPool>,
+    ) -> Result<Http2, NoConnection> {
+        let slot = match cluster.gate.try_slot() {
+            Some(slot) => slot,
+            None => match self.queue(cluster, None).await? {
+                Granted::Slot(slot) => slot,
+                Granted::Connection(_) => return Err(NoConnection::QueueFull),
+            },
+        };
+        let (io, about) = self.open(target, cluster).await?;
+        let handshake = http2::Builder::new(LocalExec)
+            .timer(TokioTimer::new())
+            .initial_stream_window_size(H2_STREAM_WINDOW)
+            .initial_connection_window_size(H2_CONNECTION_WINDOW)
+            .max_header_list_size(u32::try_from(MAX_HEADER_BYTES).unwrap_or(u32::MAX))
+            .keep_alive_interval(PING_EVERY)
+            .keep_alive_timeout(PING_WITHIN)
+            .handshake(io);
+        let (sender, connection) = handshake
+            .await
+            .map_err(|error| handshake_failed(target, &error))?;
+        tokio::task::spawn_local(async move {
+            if let Err(error) = connection.await {
+                tracing::debug!(%error, "upstream connection ended");
+            }
+            drop(slot);
+        });
+        Ok(Http2::new(sender, about))
+    }
+
+    /// Waits for a slot or a connection; gives what arrives too late to the next.
+    async fn queue(
+        self: &Rc<Self>,
+        cluster: &Rc<ClusterPool>,
+        endpoint: Option<&Rc<EndpointPool>>,
+    ) -> Result<Granted, NoConnection> {
+        let wait = cluster
+            .gate
+            .wait(self.worker, endpoint.map(|endpoint| endpoint.id))
+            .ok_or(NoConnection::QueueFull)?;
+        let mut place = Place {
+            wait,
+            pools: self,
+            cluster,
+            endpoint,
+        };
+        let grant = place.wait.granted().await;
+        match grant {
+            Some(Grant::Slot(slot)) => Ok(Granted::Slot(slot)),
+            Some(Grant::Handed) => place
+                .take_handed()
+                .map(Granted::Connection)
+                .ok_or(NoConnection::QueueFull),
+            None => Err(NoConnection::QueueFull),
+        }
+    }
+
+    async fn open(
+        self: &Rc<Self>,
+        target: Target<'_>,
+        pool: &ClusterPool,
+    ) -> Result<(TokioIo<Io>, About), NoConnection> {
+        let cluster = target.cluster;
+        let mut generation = None;
+        let mut expires = u64::MAX;
+        let tls = if cluster.config.tls.is_some() && target.endpoint.config.mtls {
+            let refused = |refusal| {
+                NoConnection::Connect(ConnectError::Tls(target.endpoint.config.address, refusal))
+            };
+            let identity = self
+                .shared
+                .identity
+                .load_full()
+                .ok_or_else(|| refused(Refusal::NoIdentity))?;
+            generation = Some(identity.generation);
+            expires = identity.not_after;
+            let config = pool.tls(cluster, &identity, target.protocol);
+            Some(config.map_err(refused)?)
+        } else {
+            None
+        };
+        let opened = connect::open(cluster, target.endpoint, tls)
+            .await
+            .map_err(NoConnection::Connect)?;
+        self.opened.inc();
+        if let Some(peer) = &opened.peer {
+            expires = expires.min(peer.not_after);
+        }
+        let about = About::new(cluster, generation, expires, self.shared.now());
+        Ok((TokioIo::new(Io::new(opened.transport)), about))
+    }
+}
+
+fn handshake_failed(target: Target<'_>, error: &hyper::Error) -> NoConnection {
+    NoConnection::Connect(ConnectError::Handshake(
+        target.endpoint.config.address,
+        error.to_string(),
+    ))
+}
+
+enum Granted {
+    Slot(Slot),
+    Connection(Http1),
+}
+
+/// A place in the queue that is given up when the request goes away.
+struct Place<'a> {
+    wait: Wait,
+    pools: &'a Rc<Pools>,
+    cluster: &'a Rc<ClusterPool>,
+    endpoint: Option<&'a Rc<EndpointPool>>,
+}
+
+impl Place<'_> {
+    fn take_handed(&self) -> Option<Http1> {
+        let key = (self.cluster.gate.slot, self.wait.number);
+        self.pools.handed.borrow_mut().remove(&key)
+    }
+}
+
+impl Drop for Place<'_> {
+    fn drop(&mut self) {
+        let late = self.wait.leave();
+        if let (Some(connection), Some(endpoint)) = (self.take_handed(), self.endpoint) {
+            give_back(self.pools, self.cluster, endpoint, connection);
+        }
+        drop(late);
+    }
+}
+
+/// Tells those who joined, whatever happens to the one who opens.
+struct Opening<'a>(&'a EndpointPool, Option<Result<(), ConnectError>>);
+
+impl Drop for Opening<'_> {
+    fn drop(&mut self) {
+        // Cancelled: nothing is known; one of the others opens it.
+        let result = self.1.take().unwrap_or(Ok(()));
+        self.0.opened(&result);
+    }
+}

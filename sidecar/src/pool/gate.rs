@@ -1,0 +1,284 @@
+//! Who may have a connection to a cluster next, over all workers.
+//!
+//! Below `maxConnections` this is one shared counter and nobody waits. At the limit, requests queue here in the order
+//! they came, `http1MaxPendingRequests` at most:
+//! ```text
+//! connection closed ──► its slot goes to the head of the queue, which connects
+//! response complete ──► connection goes to a waiter of the same worker and endpoint, or is closed for the head
+//! idle elsewhere    ──► its worker is told to shed it
+//! ```
+//! The mutex is taken only while somebody waits.
+
+use std::{
+    collections::VecDeque,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU32, AtomicU64, Ordering, fence},
+    },
+};
+
+use outrigger_core::{ClusterSlot, EndpointId, Limits, Permit};
+use tokio::sync::{mpsc, oneshot};
+
+use crate::worker::Command;
+
+/// A waiter may be passed by this many others that could use a ready connection before one is closed for it.
+const PASSED_AT_MOST: u32 = 32;
+
+/// One cluster's gate.
+#[derive(Debug)]
+pub(crate) struct Gate {
+    pub(crate) slot: ClusterSlot,
+    pub(crate) name: String,
+    pub(crate) limits: Arc<Limits>,
+    waiting: AtomicU32,
+    /// By worker: pooled connections that could be given up: idle ones and shared HTTP/2 ones.
+    spare: Box<[AtomicU32]>,
+    workers: Arc<[mpsc::Sender<Command>]>,
+    next: AtomicU64,
+    queue: Mutex<VecDeque<Waiter>>,
+}
+
+#[derive(Debug)]
+struct Waiter {
+    number: u64,
+    worker: usize,
+    /// Whose HTTP/1.1 connections are of use, beside a slot.
+    endpoint: Option<EndpointId>,
+    passed: u32,
+    grant: oneshot::Sender<Grant>,
+}
+
+/// What a waiter gets.
+#[derive(Debug)]
+pub(crate) enum Grant {
+    /// The right to open a connection.
+    Slot(Slot),
+    /// A ready connection lies under its number in its worker's hand-over table.
+    Handed,
+}
+
+/// The right to one connection, given on when dropped. Lives until the connection is closed.
+#[derive(Debug)]
+pub(crate) struct Slot {
+    permit: Option<Permit>,
+    gate: Arc<Gate>,
+}
+
+/// What to do with a connection that has become free.
+#[derive(Debug)]
+pub(crate) enum Claim {
+    /// Nobody waits.
+    Keep,
+    /// Close it; the head of the queue gets its slot.
+    Close,
+    /// Give it to this waiter of this worker.
+    Give(u64, oneshot::Sender<Grant>),
+}
+
+impl Gate {
+    pub(crate) fn new(
+        slot: ClusterSlot,
+        name: &str,
+        limits: &Arc<Limits>,
+        workers: &Arc<[mpsc::Sender<Command>]>,
+    ) -> Self {
+        Self {
+            slot,
+            name: name.to_owned(),
+            limits: Arc::clone(limits),
+            waiting: AtomicU32::new(0),
+            spare: workers.iter().map(|_| AtomicU32::new(0)).collect(),
+            workers: Arc::clone(workers),
+            next: AtomicU64::new(0),
+            queue: Mutex::new(VecDeque::new()),
+        }
+    }
+
+    /// Somebody waits.
+    pub(crate) fn contended(&self) -> bool {
+        self.waiting() > 0
+    }
+
+    pub(crate) fn waiting(&self) -> u32 {
+        self.waiting.load(Ordering::SeqCst)
+    }
+
+    pub(crate) fn spare(&self) -> u32 {
+        self.spare.iter().map(|n| n.load(Ordering::Relaxed)).sum()
+    }
+
+    /// A slot, unless the limit is reached or others were here before.
+    pub(crate) fn try_slot(self: &Arc<Self>) -> Option<Slot> {
+        if self.contended() {
+            return None;
+        }
+        Some(self.wrap(self.limits.connections.try_acquire(false)?))
+    }
+
+    fn wrap(self: &Arc<Self>, permit: Permit) -> Slot {
+        Slot {
+            permit: Some(permit),
+            gate: Arc::clone(self),
+        }
+    }
+
+    /// There is room for another connection now.
+    pub(crate) fn has_room(&self) -> bool {
+        self.limits.connections.used() < self.limits.connections.limit()
+    }
+
+    /// Queues up, for a slot or for an HTTP/1.1 connection of `worker` to `endpoint`; None if the queue is full.
+    pub(crate) fn wait(
+        self: &Arc<Self>,
+        worker: usize,
+        endpoint: Option<EndpointId>,
+    ) -> Option<Wait> {
+        let pending = self.limits.pending.try_acquire(true)?;
+        let (grant, granted) = oneshot::channel();
+        let number = self.next.fetch_add(1, Ordering::Relaxed);
+        let mut queue = self.lock();
+        queue.push_back(Waiter {
+            number,
+            worker,
+            endpoint,
+            passed: 0,
+            grant,
+        });
+        self.count(&queue);
+        // Pairs with the fences of `Slot::drop` and `now_spare`: either they see us wait, or we see what they gave.
+        fence(Ordering::SeqCst);
+        drop(queue);
+        self.grant();
+        self.ask_for_one();
+        Some(Wait {
+            number,
+            granted,
+            gate: Arc::clone(self),
+            _pending: pending,
+        })
+    }
+
+    /// Tells the worker that has most to spare to shed a connection.
+    fn ask_for_one(&self) {
+        if !self.contended() {
+            return;
+        }
+        let most = self
+            .spare
+            .iter()
+            .zip(self.workers.iter())
+            .map(|(spare, worker)| (spare.load(Ordering::SeqCst), worker))
+            .max_by_key(|(spare, _)| *spare);
+        if let Some((1.., worker)) = most {
+            // A full channel loses nothing: the worker's tick looks for waiters as well.
+            drop(worker.try_send(Command::Shed(self.slot)));
+        }
+    }
+
+    /// Gives free slots to the head of the queue.
+    fn grant(self: &Arc<Self>) {
+        let mut queue = self.lock();
+        while let Some(waiter) = queue.pop_front() {
+            let Some(permit) = self.limits.connections.try_acquire(false) else {
+                queue.push_front(waiter);
+                break;
+            };
+            if let Err(Grant::Slot(mut gone)) = waiter.grant.send(Grant::Slot(self.wrap(permit))) {
+                // That waiter left. Emptied here, because the drop of a full slot comes back for the lock.
+                drop(gone.permit.take());
+            }
+        }
+        self.count(&queue);
+    }
+
+    /// What to do with a connection of `worker` to `endpoint` that is free for another request.
+    pub(crate) fn claim(&self, worker: usize, endpoint: EndpointId) -> Claim {
+        if !self.contended() {
+            return Claim::Keep;
+        }
+        let mut queue = self.lock();
+        let fits = |w: &Waiter| w.worker == worker && w.endpoint == Some(endpoint);
+        let place = match queue.front_mut() {
+            None => return Claim::Keep,
+            Some(head) if fits(head) => Some(0),
+            Some(head) if head.passed >= PASSED_AT_MOST => None,
+            Some(head) => {
+                head.passed += 1;
+                queue.iter().position(fits)
+            }
+        };
+        let Some(waiter) = place.and_then(|at| queue.remove(at)) else {
+            return Claim::Close;
+        };
+        self.count(&queue);
+        Claim::Give(waiter.number, waiter.grant)
+    }
+
+    /// A connection of `worker` lies in its pool. True if somebody waits for it now.
+    pub(crate) fn now_spare(&self, worker: usize) -> bool {
+        if let Some(spare) = self.spare.get(worker) {
+            spare.fetch_add(1, Ordering::SeqCst);
+        }
+        fence(Ordering::SeqCst);
+        self.contended()
+    }
+
+    /// One less.
+    pub(crate) fn not_spare(&self, worker: usize) {
+        if let Some(spare) = self.spare.get(worker) {
+            spare.fetch_sub(1, Ordering::SeqCst);
+        }
+    }
+
+    fn leave(&self, number: u64) {
+        let mut queue = self.lock();
+        queue.retain(|waiter| waiter.number != number);
+        self.count(&queue);
+    }
+
+    fn count(&self, queue: &VecDeque<Waiter>) {
+        let waiting = u32::try_from(queue.len()).unwrap_or(u32::MAX);
+        self.waiting.store(waiting, Ordering::SeqCst);
+    }
+
+    fn lock(&self) -> MutexGuard<'_, VecDeque<Waiter>> {
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for Slot {
+    fn drop(&mut self) {
+        let Some(permit) = self.permit.take() else {
+            return;
+        };
+        drop(permit);
+        fence(Ordering::SeqCst);
+        if self.gate.contended() {
+            self.gate.grant();
+        }
+    }
+}
+
+/// A place in the queue.
+#[derive(Debug)]
+pub(crate) struct Wait {
+    pub(crate) number: u64,
+    granted: oneshot::Receiver<Grant>,
+    gate: Arc<Gate>,
+    _pending: Permit,
+}
+
+impl Wait {
+    /// Waits; None cannot happen while the gate lives.
+    pub(crate) async fn granted(&mut self) -> Option<Grant> {
+        (&mut self.granted).await.ok()
+    }
+
+    /// Gives up the place; what was granted meanwhile is returned.
+    pub(crate) fn leave(&mut self) -> Option<Grant> {
+        self.gate.leave(self.number);
+        self.granted.close();
+        self.granted.try_recv().ok()
+    }
+}

@@ -1,0 +1,333 @@
+//! Connections, and a request's hold on one.
+
+use std::{
+    cell::{Cell, RefCell},
+    rc::Rc,
+    sync::Arc,
+    time::Duration,
+};
+
+use http::{Request, Response};
+use hyper::{
+    body::Incoming,
+    client::conn::{TrySendError, http1, http2},
+};
+use outrigger_core::{Cluster, Moment};
+
+use super::{
+    ClusterPool, Pools,
+    endpoint::{EndpointPool, Judge},
+    gate::{Claim, Grant},
+};
+use crate::http::replay::UpBody;
+
+/// Streams on one HTTP/2 connection from which on another one is opened: the least that servers should allow
+/// (RFC 9113 section 6.5.2). Beyond the peer's own limit, hyper keeps streams waiting.
+const ROOMY_STREAMS: u32 = 100;
+
+/// What both protocols' connections know.
+#[derive(Debug)]
+pub(crate) struct About {
+    /// Policy that it was opened under; replaced by an equal one of a later snapshot.
+    cluster: RefCell<Arc<Cluster>>,
+    mtls: bool,
+    /// Identity that it was opened under; None = plain text.
+    generation: Option<u64>,
+    /// Unix seconds.
+    expires: u64,
+    idle_since: Cell<Moment>,
+    /// The cluster's idle timeout, or less if the peer said so.
+    idle_limit_ms: Cell<u64>,
+    requests: Cell<u32>,
+}
+
+impl About {
+    pub(crate) fn new(
+        cluster: &Arc<Cluster>,
+        generation: Option<u64>,
+        expires: u64,
+        now: Moment,
+    ) -> Self {
+        Self {
+            cluster: RefCell::new(Arc::clone(cluster)),
+            mtls: generation.is_some(),
+            generation,
+            expires,
+            idle_since: Cell::new(now),
+            idle_limit_ms: Cell::new(millis(cluster.config.idle_timeout)),
+            requests: Cell::new(0),
+        }
+    }
+
+    /// The policy of now is the one that it was opened under.
+    fn fits(&self, judge: Judge<'_>) -> bool {
+        let wants_mtls = judge.cluster.config.tls.is_some() && judge.endpoint.config.mtls;
+        if wants_mtls != self.mtls || (self.mtls && self.generation != judge.generation) {
+            return false;
+        }
+        let mine = self.cluster.borrow();
+        std::ptr::eq(&raw const **mine, std::ptr::from_ref(judge.cluster))
+            || mine.config.tls == judge.cluster.config.tls
+    }
+
+    fn used_up(&self, cluster: &Cluster) -> bool {
+        let most = cluster.config.max_requests_per_connection;
+        most.is_some_and(|most| self.requests.get() >= most.max(1))
+    }
+
+    fn is_old(&self, now: Moment) -> bool {
+        now.0.saturating_sub(self.idle_since.get().0) >= self.idle_limit_ms.get()
+    }
+
+    /// The peer said how long it keeps idle connections; ours is retired a second (or half of it) before.
+    pub(crate) fn peer_keeps_for(&self, seconds: u64) {
+        let theirs = seconds.saturating_mul(1000);
+        let ours = if theirs > 2000 {
+            theirs - 1000
+        } else {
+            theirs / 2
+        };
+        self.idle_limit_ms.set(self.idle_limit_ms.get().min(ours));
+    }
+
+    fn one_more(&self) {
+        self.requests.set(self.requests.get().saturating_add(1));
+    }
+}
+
+/// An HTTP/1.1 connection.
+#[derive(Debug)]
+pub(crate) struct Http1 {
+    sender: http1::SendRequest<UpBody>,
+    about: About,
+}
+
+impl Http1 {
+    pub(crate) fn new(sender: http1::SendRequest<UpBody>, about: About) -> Self {
+        Self { sender, about }
+    }
+
+    pub(crate) fn fit(&self, judge: Judge<'_>) -> bool {
+        self.sender.is_ready() && self.about.fits(judge) && !self.about.is_old(judge.now)
+    }
+
+    pub(crate) fn worth_keeping(&self, now: Moment, unix: u64, generation: Option<u64>) -> bool {
+        !self.sender.is_closed()
+            && !self.about.is_old(now)
+            && unix < self.about.expires
+            && (self.about.generation.is_none() || self.about.generation == generation)
+    }
+}
+
+/// An HTTP/2 connection, shared by streams.
+#[derive(Debug)]
+pub(crate) struct Http2 {
+    sender: RefCell<http2::SendRequest<UpBody>>,
+    about: About,
+    streams: Cell<u32>,
+}
+
+impl Http2 {
+    pub(crate) fn new(sender: http2::SendRequest<UpBody>, about: About) -> Self {
+        Self {
+            sender: RefCell::new(sender),
+            about,
+            streams: Cell::new(0),
+        }
+    }
+
+    pub(crate) fn streams(&self) -> u32 {
+        self.streams.get()
+    }
+
+    pub(crate) fn is_full(&self) -> bool {
+        self.streams.get() >= ROOMY_STREAMS
+    }
+
+    pub(crate) fn fit(&self, judge: Judge<'_>) -> bool {
+        !self.sender.borrow().is_closed()
+            && self.about.fits(judge)
+            && !self.about.used_up(judge.cluster)
+    }
+
+    pub(crate) fn worth_keeping(&self, now: Moment, unix: u64, generation: Option<u64>) -> bool {
+        !self.sender.borrow().is_closed()
+            && (self.streams.get() > 0 || !self.about.is_old(now))
+            && unix < self.about.expires
+            && (self.about.generation.is_none() || self.about.generation == generation)
+    }
+}
+
+/// A request's hold on a connection. Dropping it without [`Self::release`] closes an HTTP/1.1 connection.
+#[derive(Debug)]
+pub(crate) struct Lease {
+    kind: Kind,
+    /// It has carried a request before: the peer may have closed it already.
+    pub(crate) reused: bool,
+}
+
+#[derive(Debug)]
+enum Kind {
+    Http1 {
+        connection: Http1,
+        pools: Rc<Pools>,
+        cluster: Rc<ClusterPool>,
+        endpoint: Rc<EndpointPool>,
+    },
+    Http2(Stream),
+}
+
+#[derive(Debug)]
+struct Stream {
+    connection: Rc<Http2>,
+    pools: Rc<Pools>,
+    cluster: Rc<ClusterPool>,
+}
+
+impl Drop for Stream {
+    fn drop(&mut self) {
+        let streams = &self.connection.streams;
+        streams.set(streams.get().saturating_sub(1));
+        self.connection
+            .about
+            .idle_since
+            .set(self.pools.shared.now());
+        if streams.get() == 0 && self.cluster.gate.contended() {
+            self.cluster.shed(self.pools.worker);
+        }
+    }
+}
+
+impl Lease {
+    pub(crate) fn http1(
+        connection: Http1,
+        pools: &Rc<Pools>,
+        cluster: Rc<ClusterPool>,
+        endpoint: Rc<EndpointPool>,
+    ) -> Self {
+        let reused = connection.about.requests.get() > 0;
+        connection.about.one_more();
+        Self {
+            reused,
+            kind: Kind::Http1 {
+                connection,
+                pools: Rc::clone(pools),
+                cluster,
+                endpoint,
+            },
+        }
+    }
+
+    pub(crate) fn http2(
+        connection: Rc<Http2>,
+        pools: &Rc<Pools>,
+        cluster: Rc<ClusterPool>,
+    ) -> Self {
+        let reused = connection.about.requests.get() > 0;
+        connection.about.one_more();
+        connection.streams.set(connection.streams.get() + 1);
+        Self {
+            reused,
+            kind: Kind::Http2(Stream {
+                connection,
+                pools: Rc::clone(pools),
+                cluster,
+            }),
+        }
+    }
+
+    pub(crate) fn about(&self) -> &About {
+        match &self.kind {
+            Kind::Http1 { connection, .. } => &connection.about,
+            Kind::Http2(stream) => &stream.connection.about,
+        }
+    }
+
+    /// The other end has shown its identity.
+    pub(crate) fn is_mtls(&self) -> bool {
+        self.about().mtls
+    }
+
+    /// Sends; an error holds the request if it was not sent.
+    #[expect(
+        clippy::result_large_err,
+        reason = "hyper's own type, made for giving the request back"
+    )]
+    pub(crate) async fn send(
+        &mut self,
+        request: Request<UpBody>,
+    ) -> Result<Response<Incoming>, TrySendError<Request<UpBody>>> {
+        match &mut self.kind {
+            Kind::Http1 { connection, .. } => connection.sender.try_send_request(request).await,
+            Kind::Http2(stream) => {
+                let sent = stream
+                    .connection
+                    .sender
+                    .borrow_mut()
+                    .try_send_request(request);
+                sent.await
+            }
+        }
+    }
+
+    /// The response is complete.
+    pub(crate) fn release(self, policy: &Cluster) {
+        let Kind::Http1 {
+            mut connection,
+            pools,
+            cluster,
+            endpoint,
+        } = self.kind
+        else {
+            return;
+        };
+        if connection.about.used_up(policy) || connection.sender.is_closed() {
+            return;
+        }
+        if connection.sender.is_ready() {
+            give_back(&pools, &cluster, &endpoint, connection);
+            return;
+        }
+        // The last bytes of the response, or of a slow upload, are still on their way through the connection.
+        tokio::task::spawn_local(async move {
+            if connection.sender.ready().await.is_ok() {
+                give_back(&pools, &cluster, &endpoint, connection);
+            }
+        });
+    }
+}
+
+/// To a waiter, to the pool, or closed for a waiter elsewhere.
+pub(crate) fn give_back(
+    pools: &Rc<Pools>,
+    cluster: &Rc<ClusterPool>,
+    endpoint: &Rc<EndpointPool>,
+    connection: Http1,
+) {
+    connection.about.idle_since.set(pools.shared.now());
+    let mut connection = connection;
+    loop {
+        match cluster.gate.claim(pools.worker, endpoint.id) {
+            Claim::Close => return,
+            Claim::Keep => match endpoint.put_idle(&cluster.gate, pools.worker, connection) {
+                None => return,
+                Some(back) => connection = back,
+            },
+            Claim::Give(number, grant) => {
+                let key = (cluster.gate.slot, number);
+                pools.handed.borrow_mut().insert(key, connection);
+                if grant.send(Grant::Handed).is_ok() {
+                    return;
+                }
+                match pools.handed.borrow_mut().remove(&key) {
+                    Some(back) => connection = back,
+                    None => return,
+                }
+            }
+        }
+    }
+}
+
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}

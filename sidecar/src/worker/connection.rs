@@ -1,0 +1,149 @@
+//! A downstream connection as its worker watches it: one coarse tick a second looks at all of them, so that no
+//! request and no connection needs a timer of its own.
+//!
+//! ```text
+//! tick ──► head begun 10 s ago, not complete ──► cut
+//!      ──► idle too long | certificate ends | listener closed | draining ──► graceful end
+//! ```
+
+use std::{cell::Cell, rc::Rc, sync::Arc};
+
+use outrigger_core::Moment;
+use rustls_pki_types::CertificateDer;
+use tokio::sync::Notify;
+
+use crate::{listen::Bound, tls::Svid};
+
+/// A header must be complete this long after its first byte.
+const HEAD_TIMEOUT_MS: u64 = 10_000;
+/// Longer than any upstream pool of a peer keeps an idle connection (1 h), so that it is the peer who ends it.
+const IDLE_TIMEOUT_MS: u64 = 75 * 60 * 1000;
+
+/// What a connection was told to do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Order {
+    /// Go on.
+    Serve,
+    /// End after the response in flight.
+    EndGracefully,
+    /// End now.
+    Cut,
+}
+
+/// Who is at the other end, once TLS has said so.
+#[derive(Clone, Debug)]
+pub(crate) struct Peer {
+    pub(crate) svid: Svid,
+    /// Leaf first; verified again when the trust bundle changes.
+    pub(crate) chain: Arc<[CertificateDer<'static>]>,
+}
+
+/// A downstream connection.
+#[derive(Debug)]
+pub(crate) struct Connection {
+    pub(crate) bound: Arc<Bound>,
+    pub(crate) remote: std::net::SocketAddr,
+    pub(crate) peer: Option<Peer>,
+    /// Our own SPIFFE id on this connection.
+    pub(crate) own_id: Option<Arc<str>>,
+    /// Unix seconds of the earlier end of both certificates.
+    pub(crate) expires: Option<u64>,
+    order: Cell<Order>,
+    changed: Notify,
+    active: Cell<u32>,
+    now: Rc<Cell<Moment>>,
+    idle_since: Cell<Moment>,
+    head_since: Cell<Option<Moment>>,
+    /// HTTP/2 sends bytes without a request in them; its heads come whole or not at all.
+    http2: Cell<bool>,
+}
+
+impl Connection {
+    pub(crate) fn new(
+        bound: Arc<Bound>,
+        remote: std::net::SocketAddr,
+        now: Rc<Cell<Moment>>,
+    ) -> Self {
+        Self {
+            bound,
+            remote,
+            peer: None,
+            own_id: None,
+            expires: None,
+            order: Cell::new(Order::Serve),
+            changed: Notify::new(),
+            active: Cell::new(0),
+            idle_since: Cell::new(now.get()),
+            head_since: Cell::new(None),
+            http2: Cell::new(false),
+            now,
+        }
+    }
+
+    pub(crate) fn speaks_http2(&self) {
+        self.http2.set(true);
+    }
+
+    /// Orders only ever become stricter.
+    pub(crate) fn order(&self, order: Order) {
+        if order > self.order.get() {
+            self.order.set(order);
+            self.changed.notify_one();
+        }
+    }
+
+    /// Waits for an order stricter than `known`.
+    pub(crate) async fn ordered(&self, known: Order) -> Order {
+        while self.order.get() <= known {
+            self.changed.notified().await;
+        }
+        self.order.get()
+    }
+
+    pub(crate) fn bytes_arrived(&self) {
+        if self.active.get() == 0 && self.head_since.get().is_none() {
+            self.head_since.set(Some(self.now.get()));
+        }
+    }
+
+    /// Marks the connection as busy until the guard is dropped.
+    pub(crate) fn begin(self: &Rc<Self>) -> ActiveRequest {
+        self.active.set(self.active.get() + 1);
+        self.head_since.set(None);
+        ActiveRequest(Rc::clone(self))
+    }
+
+    /// The tick.
+    pub(crate) fn check(&self, now: Moment, unix_now: u64) {
+        let idle = self.active.get() == 0;
+        let since = |moment: Moment| now.0.saturating_sub(moment.0);
+        if idle && !self.http2.get() {
+            if let Some(begun) = self.head_since.get() {
+                if since(begun) >= HEAD_TIMEOUT_MS {
+                    self.order(Order::Cut);
+                    return;
+                }
+            }
+        }
+        if idle && since(self.idle_since.get()) >= IDLE_TIMEOUT_MS
+            || self.expires.is_some_and(|end| unix_now >= end)
+            || self.bound.is_closing()
+        {
+            self.order(Order::EndGracefully);
+        }
+    }
+}
+
+/// A request between its head and the end of its response.
+#[derive(Debug)]
+pub(crate) struct ActiveRequest(Rc<Connection>);
+
+impl Drop for ActiveRequest {
+    fn drop(&mut self) {
+        let connection = &self.0;
+        connection
+            .active
+            .set(connection.active.get().saturating_sub(1));
+        connection.idle_since.set(connection.now.get());
+    }
+}

@@ -1,0 +1,115 @@
+//! A downstream connection's life: TLS where the listener has it, detection, HTTP.
+
+use std::{rc::Rc, sync::Arc, time::Duration};
+
+use outrigger_core::DownstreamTls;
+use tokio::{net::TcpStream, time::timeout};
+use tokio_rustls::{TlsAcceptor, TlsStream};
+
+use super::{
+    Worker,
+    connection::{Connection, Peer},
+};
+use crate::{
+    connect::tune,
+    detect::{self, Wire},
+    http::{
+        io::{Io, Transport},
+        serve,
+    },
+    listen::Accepted,
+    tls::{Refusal, svid},
+};
+
+/// For the whole TLS handshake.
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
+/// For the first bytes.
+const FIRST_BYTES_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Serves an accepted connection to its end.
+pub(super) async fn serve(worker: Rc<Worker>, accepted: Accepted) {
+    let Accepted {
+        stream,
+        remote,
+        bound,
+        load,
+    } = accepted;
+    let stream = match TcpStream::from_std(stream) {
+        Ok(stream) => stream,
+        Err(error) => {
+            tracing::debug!(%error, "accepted connection was lost");
+            return;
+        }
+    };
+    tune(&stream);
+    let snapshot = worker.snapshot();
+    let Some(listener) = snapshot.listeners.get(&bound.name) else {
+        return;
+    };
+    let mut connection = Connection::new(bound, remote, Rc::clone(&worker.now));
+    let (transport, alpn) = match &listener.tls {
+        None => (Transport::Plain(stream), None),
+        Some(tls) => match handshake(&worker, tls, stream, &mut connection).await {
+            Ok((transport, alpn)) => (transport, alpn),
+            Err(refusal) => {
+                refused(&worker, &connection, &refusal);
+                return;
+            }
+        },
+    };
+    drop(snapshot);
+    let connection = Rc::new(connection);
+    let _watched = worker.watch(&connection);
+    let mut io = Io::new(transport);
+    let (wire, first) = match alpn {
+        Some(wire) => (wire, bytes::Bytes::new()),
+        None => match timeout(FIRST_BYTES_TIMEOUT, detect::detect(&mut io)).await {
+            Ok(Ok(detected)) => detected,
+            // Silence, or gone without a word.
+            Ok(Err(_)) | Err(_) => return,
+        },
+    };
+    let io = io.rewound(first, &connection);
+    // Boxed: the task's future would be as large as both servers together from its first moment.
+    Box::pin(serve::serve(&worker, &connection, io, wire)).await;
+    drop(load);
+}
+
+fn refused(worker: &Worker, connection: &Connection, refusal: &Refusal) {
+    let metrics = &worker.telemetry.metrics;
+    let labels = ["inbound", refusal.code()];
+    if let Ok(counter) = metrics.tls_refusals.get_metric_with_label_values(&labels) {
+        counter.inc();
+    }
+    tracing::debug!(remote = %connection.remote, %refusal, "TLS handshake refused");
+}
+
+async fn handshake(
+    worker: &Worker,
+    tls: &DownstreamTls,
+    stream: TcpStream,
+    connection: &mut Connection,
+) -> Result<(Transport, Option<Wire>), Refusal> {
+    let identity = worker
+        .shared
+        .identity
+        .load_full()
+        .ok_or(Refusal::NoIdentity)?;
+    let config = worker.tls.config(&identity, &tls.alpn)?;
+    let stream = timeout(HANDSHAKE_TIMEOUT, TlsAcceptor::from(config).accept(stream))
+        .await
+        .map_err(|_elapsed| Refusal::Timeout)?
+        .map_err(|error| Refusal::of(&error))?;
+    let session = stream.get_ref().1;
+    let chain: Arc<[_]> = session
+        .peer_certificates()
+        .map(|chain| chain.iter().map(|c| c.clone().into_owned()).collect())
+        .ok_or(Refusal::NoCertificate)?;
+    let leaf = chain.first().ok_or(Refusal::NoCertificate)?;
+    let svid = svid::reread(leaf)?;
+    let alpn = session.alpn_protocol().map(Wire::of_alpn);
+    connection.own_id = Some(Arc::clone(&identity.spiffe_id));
+    connection.expires = Some(identity.not_after.min(svid.not_after));
+    connection.peer = Some(Peer { svid, chain });
+    Ok((Transport::Tls(Box::new(TlsStream::Server(stream))), alpn))
+}
