@@ -33,8 +33,8 @@ use crate::{
     Config,
     control::Control,
     identity::IdentityStore,
+    settings_for_tests::config,
     shared::Shared,
-    testing::config,
     vitals::Vitals,
     xds::{
         client::Client,
