@@ -12,6 +12,7 @@ mod backend;
 mod compare;
 mod envoy;
 mod load;
+mod micro;
 mod outrigger;
 mod pki;
 mod process;
@@ -31,6 +32,8 @@ struct Cli {
 enum Command {
     /// Same load on the application alone, our two-hop mTLS path and Envoy's; under three minutes
     Compare(compare::Options),
+    /// Nanoseconds of core's operations: route, pick, limits
+    Micro(micro::Options),
     /// The load generator
     #[command(hide = true)]
     Load(load::Options),
@@ -46,6 +49,7 @@ fn main() -> anyhow::Result<()> {
         .build()?;
     match cli.command {
         Command::Compare(options) => runtime.block_on(compare::run(options)),
+        Command::Micro(options) => micro::run(&options),
         Command::Load(options) => runtime.block_on(load::run(options)),
         Command::Backend => runtime.block_on(backend::run()),
     }
