@@ -256,3 +256,8 @@ impl NodeResources {
         }
     }
 }
+
+#[cfg(test)]
+pub(crate) mod testing;
+#[cfg(test)]
+mod tests;

@@ -9,8 +9,8 @@ use std::{
 };
 
 use outrigger_policy::{
-    HashKey, HeaderEdits, HostName, HttpAction, HttpRoute, LoadBalancer, MergedVirtualService,
-    Mesh, Object, Protocol, Redirect, WeightedDestination,
+    HashKey, HeaderEdits, HeaderOps, HostName, HttpAction, HttpRoute, LoadBalancer,
+    MergedVirtualService, Mesh, Object, Protocol, Redirect, WeightedDestination,
 };
 use outrigger_proto::envoy::config::{
     core::v3::{
@@ -25,7 +25,7 @@ use outrigger_proto::envoy::config::{
             ClusterSpecifier, HashPolicy, HostRewriteSpecifier,
             hash_policy::{ConnectionProperties, Cookie, Header, PolicySpecifier, QueryParameter},
         },
-        weighted_cluster::{self, ClusterWeight},
+        weighted_cluster::ClusterWeight,
     },
 };
 
@@ -169,11 +169,11 @@ impl Builder<'_> {
 
     fn unmatched(&mut self, port: u16, object: &Arc<Object>, rule: &HttpRoute) -> Route {
         let namespace = &object.key.namespace;
-        let mut host_rewrite = rule
+        let host_rewrite = rule
             .rewrite
             .as_ref()
             .and_then(|rewrite| rewrite.authority.clone());
-        let edits = Edits::of(&rule.headers, &mut host_rewrite);
+        let edits = Edits::of(&rule.headers);
         let action = match &rule.action {
             HttpAction::Route(destinations) => {
                 let action = self.forward(port, namespace, destinations);
@@ -310,8 +310,7 @@ fn object_of(rule: &HttpRoute, document: &Object) -> prost_types::Struct {
 }
 
 fn weighted(destination: &WeightedDestination, name: String) -> ClusterWeight {
-    let mut host_rewrite = None;
-    let edits = Edits::of(&destination.headers, &mut host_rewrite);
+    let edits = Edits::of(&destination.headers);
     ClusterWeight {
         name,
         weight: Some(destination.weight),
@@ -319,8 +318,6 @@ fn weighted(destination: &WeightedDestination, name: String) -> ClusterWeight {
         request_headers_to_remove: edits.request_remove,
         response_headers_to_add: edits.response_add,
         response_headers_to_remove: edits.response_remove,
-        host_rewrite_specifier: host_rewrite
-            .map(weighted_cluster::cluster_weight::HostRewriteSpecifier::HostRewriteLiteral),
         ..ClusterWeight::default()
     }
 }
@@ -363,38 +360,28 @@ struct Edits {
 }
 
 impl Edits {
-    /// Setting `Host` is a host rewrite (Envoy refuses it among the headers); a `rewrite.authority` goes first.
-    fn of(edits: &HeaderEdits, host_rewrite: &mut Option<String>) -> Self {
-        let is_host = |name: &str| {
-            name.eq_ignore_ascii_case("host") || name.eq_ignore_ascii_case(":authority")
-        };
-        let request = edits.request.set.iter().chain(&edits.request.add);
-        let host = request.clone().find(|(name, _)| is_host(name));
-        *host_rewrite = host_rewrite
-            .take()
-            .or_else(|| host.map(|(_, value)| value.clone()));
-
-        let set = HeaderAppendAction::OverwriteIfExistsOrAdd;
-        let add = HeaderAppendAction::AppendIfExistsOrAdd;
-        let options = |headers: &BTreeMap<String, String>, action: HeaderAppendAction| {
-            let headers = headers.iter().filter(|(name, _)| !is_host(name));
-            headers
-                .map(|(name, value)| option(name, value, action))
-                .collect::<Vec<_>>()
-        };
-        let all = |ops: &outrigger_policy::HeaderOps| {
-            let mut all = options(&ops.set, set);
-            all.extend(options(&ops.add, add));
-            all
-        };
+    fn of(edits: &HeaderEdits) -> Self {
         let lower = |names: &[String]| names.iter().map(|name| name.to_ascii_lowercase()).collect();
         Self {
-            request_add: all(&edits.request),
+            request_add: options(&edits.request),
             request_remove: lower(&edits.request.remove),
-            response_add: all(&edits.response),
+            response_add: options(&edits.response),
             response_remove: lower(&edits.response.remove),
         }
     }
+}
+
+/// `set`, then `add`. Neither names `Host`: `parse` refuses that in favour of `rewrite.authority`.
+fn options(edits: &HeaderOps) -> Vec<HeaderValueOption> {
+    let set = edits
+        .set
+        .iter()
+        .map(|(name, value)| option(name, value, HeaderAppendAction::OverwriteIfExistsOrAdd));
+    let add = edits
+        .add
+        .iter()
+        .map(|(name, value)| option(name, value, HeaderAppendAction::AppendIfExistsOrAdd));
+    set.chain(add).collect()
 }
 
 fn option(name: &str, value: &str, action: HeaderAppendAction) -> HeaderValueOption {

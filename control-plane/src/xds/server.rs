@@ -434,3 +434,6 @@ impl Stream {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;
