@@ -190,14 +190,15 @@ fn serial() -> Result<SerialNumber, rcgen::Error> {
 
 /// Lower-case hexadecimal.
 pub(crate) fn hex(bytes: &[u8]) -> String {
-    use std::fmt::Write as _;
     bytes
         .iter()
-        .fold(String::with_capacity(bytes.len() * 2), |mut text, byte| {
-            // Writing to a String cannot fail.
-            drop(write!(text, "{byte:02x}"));
-            text
-        })
+        .flat_map(|byte| [byte >> 4, byte & 15])
+        .filter_map(digit)
+        .collect()
+}
+
+fn digit(nibble: u8) -> Option<char> {
+    char::from_digit(nibble.into(), 16)
 }
 
 #[cfg(test)]

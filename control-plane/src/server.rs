@@ -320,3 +320,6 @@ impl Connection {
 pub(crate) fn is_loopback(address: IpAddr) -> bool {
     address.to_canonical().is_loopback()
 }
+
+#[cfg(test)]
+mod tests;

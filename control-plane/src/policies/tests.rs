@@ -1,1 +1,263 @@
+use prometheus::{Histogram, HistogramOpts};
+use tempfile::TempDir;
 
+use super::*;
+
+const ENTRY: &str = "apiVersion: networking.istio.io/v1
+kind: ServiceEntry
+metadata:
+  name: reviews
+spec:
+  hosts: [reviews.example.com]
+  ports:
+  - {number: 9080, name: http, protocol: HTTP}
+  resolution: STATIC
+  endpoints:
+  - address: 10.1.2.3
+    labels: {version: v1}
+";
+
+const RULE: &str = "apiVersion: networking.istio.io/v1
+kind: DestinationRule
+metadata:
+  name: reviews
+spec:
+  host: reviews.example.com
+  subsets:
+  - name: v1
+    labels: {version: v1}
+";
+
+const ROUTE: &str = "apiVersion: networking.istio.io/v1
+kind: VirtualService
+metadata:
+  name: reviews
+spec:
+  hosts: [reviews.example.com]
+  http:
+  - route:
+    - destination:
+        host: reviews.example.com
+        subset: v1
+";
+
+fn open(dir: &TempDir) -> Policies {
+    let seconds = Histogram::with_opts(HistogramOpts::new("write_seconds", "test")).unwrap();
+    let (store, _writer) = Store::open(dir.path(), seconds).unwrap();
+    Policies::load(store, &"cluster.local".into(), BTreeSet::new()).unwrap()
+}
+
+fn policies() -> Policies {
+    // The open file outlives its name.
+    open(&tempfile::tempdir().unwrap())
+}
+
+fn request(what: What, files: &[(&str, &str)]) -> Request {
+    Request {
+        what,
+        files: files
+            .iter()
+            .map(|(name, text)| ((*name).into(), (*text).into()))
+            .collect(),
+        default_namespace: "default".into(),
+        dry_run: false,
+        author: "alice".into(),
+    }
+}
+
+fn call(policies: &Policies, request: &Request) -> Outcome {
+    policies.change(request, BTreeSet::new()).unwrap()
+}
+
+fn apply(policies: &Policies, files: &[(&str, &str)]) -> Outcome {
+    call(policies, &request(What::Apply, files))
+}
+
+fn changes(outcome: &Outcome) -> Vec<Change> {
+    outcome.applied.iter().map(|(.., change)| *change).collect()
+}
+
+fn key(kind: Kind) -> ObjectKey {
+    ObjectKey {
+        kind,
+        namespace: "default".into(),
+        name: "reviews".into(),
+    }
+}
+
+#[test]
+fn each_change_is_a_revision_and_no_change_is_none() {
+    let policies = policies();
+    let created = apply(&policies, &[("a.yaml", ENTRY)]);
+    assert_eq!(
+        (created.revision, changes(&created)),
+        (1, vec![Change::Created]),
+        "{created:?}"
+    );
+    let unchanged = apply(&policies, &[("a.yaml", ENTRY)]);
+    assert_eq!(
+        (unchanged.revision, changes(&unchanged)),
+        (1, vec![Change::Unchanged])
+    );
+    let text = ENTRY.replace("10.1.2.3", "10.1.2.4");
+    let configured = apply(&policies, &[("a.yaml", &text)]);
+    assert_eq!(
+        (configured.revision, changes(&configured)),
+        (2, vec![Change::Configured])
+    );
+    let deleted = call(
+        &policies,
+        &request(What::Delete(vec![key(Kind::ServiceEntry)]), &[]),
+    );
+    assert_eq!(
+        (deleted.revision, changes(&deleted)),
+        (3, vec![Change::Deleted])
+    );
+    assert!(policies.in_force().objects.is_empty());
+}
+
+#[test]
+fn one_bad_document_keeps_all_out() {
+    let policies = policies();
+    let outcome = apply(&policies, &[("a.yaml", ENTRY), ("b.yaml", "kind: [")]);
+    assert!(outcome.refused && outcome.applied.is_empty() && !outcome.diagnostics.is_empty());
+    assert_eq!(
+        (outcome.revision, policies.in_force().objects.len()),
+        (0, 0)
+    );
+}
+
+#[test]
+fn a_dry_run_says_what_would_change_and_changes_nothing() {
+    let policies = policies();
+    let dry = Request {
+        dry_run: true,
+        ..request(What::Apply, &[("a.yaml", ENTRY)])
+    };
+    let outcome = call(&policies, &dry);
+    assert_eq!(
+        (outcome.revision, changes(&outcome)),
+        (0, vec![Change::Created])
+    );
+    assert!(policies.in_force().objects.is_empty());
+}
+
+#[test]
+fn one_object_in_two_files_is_refused_naming_both() {
+    let outcome = apply(&policies(), &[("a.yaml", ENTRY), ("b.yaml", ENTRY)]);
+    let message = outcome.diagnostics[0].to_string();
+    assert!(
+        message.starts_with("b.yaml:1:1") && message.contains("a.yaml:1:1"),
+        "{message}"
+    );
+}
+
+#[test]
+fn what_a_route_leads_to_cannot_be_deleted() {
+    let policies = policies();
+    let all = apply(
+        &policies,
+        &[("a.yaml", ENTRY), ("b.yaml", RULE), ("c.yaml", ROUTE)],
+    );
+    assert_eq!(all.revision, 1, "{:?}", all.diagnostics);
+    let refused = call(
+        &policies,
+        &request(What::Delete(vec![key(Kind::DestinationRule)]), &[]),
+    );
+    let message = refused.diagnostics[0].to_string();
+    assert!(
+        refused.refused && message.starts_with("c.yaml:"),
+        "{message}"
+    );
+    assert_eq!(policies.in_force().objects.len(), 3);
+    // Both together can.
+    let both = call(
+        &policies,
+        &request(
+            What::Delete(Vec::new()),
+            &[("b.yaml", RULE), ("c.yaml", ROUTE)],
+        ),
+    );
+    assert_eq!(changes(&both), [Change::Deleted; 2]);
+}
+
+#[test]
+fn what_is_not_in_force_cannot_be_deleted() {
+    let outcome = call(
+        &policies(),
+        &request(What::Delete(vec![key(Kind::ServiceEntry)]), &[]),
+    );
+    assert!(outcome.refused);
+    assert_eq!(
+        outcome.diagnostics[0].message,
+        "ServiceEntry default/reviews is not in force"
+    );
+}
+
+#[test]
+fn a_document_that_moved_in_its_file_is_unchanged_but_found_where_it_is() {
+    let dir = tempfile::tempdir().unwrap();
+    let policies = open(&dir);
+    apply(&policies, &[("a.yaml", ENTRY)]);
+    let moved = format!("{RULE}---\n{ENTRY}");
+    let outcome = apply(&policies, &[("a.yaml", &moved)]);
+    assert_eq!(outcome.revision, 2);
+    let position = |policies: &Policies| {
+        let in_force = policies.in_force();
+        let held = &in_force.objects[&key(Kind::ServiceEntry)];
+        (held.object.position.line, held.revision)
+    };
+    let line = u32::try_from(RULE.lines().count()).unwrap() + 2;
+    assert_eq!(position(&policies), (line, 1));
+    // Only moved: not even a revision.
+    let outcome = apply(&policies, &[("b.yaml", ENTRY)]);
+    assert_eq!(
+        (outcome.revision, changes(&outcome)),
+        (2, vec![Change::Unchanged])
+    );
+    assert_eq!(position(&policies), (1, 1));
+}
+
+#[test]
+fn after_a_restart_positions_are_those_of_the_operators_file() {
+    let dir = tempfile::tempdir().unwrap();
+    let seconds = Histogram::with_opts(HistogramOpts::new("write_seconds", "test")).unwrap();
+    let (store, writer) = Store::open(dir.path(), seconds).unwrap();
+    let policies = Policies::load(store, &"cluster.local".into(), BTreeSet::new()).unwrap();
+    apply(
+        &policies,
+        &[(
+            "mesh.yaml",
+            &format!("{ENTRY}---\n# two\n{RULE}---\n{ROUTE}"),
+        )],
+    );
+    let before = policies.in_force();
+    drop(policies);
+    writer.join().unwrap();
+    let after = open(&dir).in_force();
+    assert_eq!(after.revision, 1);
+    for (key, held) in &before.objects {
+        assert_eq!(after.objects[key].object, held.object);
+    }
+}
+
+#[test]
+fn history_names_author_and_revision() {
+    let policies = policies();
+    apply(&policies, &[("a.yaml", ENTRY)]);
+    call(
+        &policies,
+        &request(What::Delete(vec![key(Kind::ServiceEntry)]), &[]),
+    );
+    let history = stored::history(policies.store(), |_| true, usize::MAX)
+        .unwrap()
+        .unwrap();
+    let short: Vec<_> = history
+        .iter()
+        .map(|r| (r.revision, r.deleted, r.author.as_str(), r.yaml.as_str()))
+        .collect();
+    assert_eq!(
+        short,
+        [(2, true, "alice", ENTRY), (1, false, "alice", ENTRY)]
+    );
+}

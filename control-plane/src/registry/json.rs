@@ -13,14 +13,16 @@ use std::{collections::BTreeMap, time::Duration};
 
 use axum::{
     Json, Router,
-    extract::{DefaultBodyLimit, Path, Query, Request, State, rejection::JsonRejection},
+    extract::{FromRequestParts, Path, Query, Request, State},
     response::{IntoResponse, Response},
     routing,
 };
-use http::{HeaderMap, HeaderValue, StatusCode, header};
+use http::{HeaderValue, StatusCode, header, request::Parts};
+use http_body_util::LengthLimitError;
 use outrigger_proto::outrigger::v1 as api;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use tokio::time::Instant;
+use tonic::Code;
 
 use super::{service::RegistryService, validate};
 use crate::{
@@ -45,7 +47,7 @@ pub(crate) fn router(service: RegistryService) -> Router {
             "/v1/services/{service}/instances/{id}/heartbeat",
             routing::post(heartbeat),
         )
-        .layer(DefaultBodyLimit::max(MAX_BODY_BYTES))
+        .method_not_allowed_fallback(not_allowed)
         .with_state(service)
 }
 
@@ -152,7 +154,7 @@ impl IntoResponse for Refusal {
             },
         };
         let mut response = (self.http_status(), Json(body)).into_response();
-        if self.code == tonic::Code::Unauthenticated {
+        if self.code == Code::Unauthenticated {
             let scheme = HeaderValue::from_static("Bearer");
             response
                 .headers_mut()
@@ -164,8 +166,8 @@ impl IntoResponse for Refusal {
 
 async fn register(
     State(registry): State<RegistryService>,
-    Path((service, id)): Path<(String, String)>,
-    Query(scope): Query<Scope>,
+    Of(Path((service, id))): Of<Path<(String, String)>>,
+    Of(Query(scope)): Of<Query<Scope>>,
     request: Request,
 ) -> Result<Json<RegisteredBody>, Refusal> {
     let (caller, peer) = who(&request);
@@ -212,8 +214,8 @@ async fn register(
 
 async fn heartbeat(
     State(registry): State<RegistryService>,
-    Path((service, instance_id)): Path<(String, String)>,
-    Query(scope): Query<Scope>,
+    Of(Path((service, instance_id))): Of<Path<(String, String)>>,
+    Of(Query(scope)): Of<Query<Scope>>,
     request: Request,
 ) -> Result<Json<HeartbeatAnswer>, Refusal> {
     let (caller, _) = who(&request);
@@ -233,8 +235,8 @@ async fn heartbeat(
 
 async fn deregister(
     State(registry): State<RegistryService>,
-    Path((service, instance_id)): Path<(String, String)>,
-    Query(scope): Query<Scope>,
+    Of(Path((service, instance_id))): Of<Path<(String, String)>>,
+    Of(Query(scope)): Of<Query<Scope>>,
     request: Request,
 ) -> Result<StatusCode, Refusal> {
     let (caller, _) = who(&request);
@@ -249,7 +251,7 @@ async fn deregister(
 
 async fn list(
     State(registry): State<RegistryService>,
-    Query(scope): Query<Scope>,
+    Of(Query(scope)): Of<Query<Scope>>,
     request: Request,
 ) -> Result<Json<ServicesBody>, Refusal> {
     let (caller, _) = who(&request);
@@ -273,8 +275,8 @@ async fn list(
 
 async fn show(
     State(registry): State<RegistryService>,
-    Path(service): Path<String>,
-    Query(scope): Query<Scope>,
+    Of(Path(service)): Of<Path<String>>,
+    Of(Query(scope)): Of<Query<Scope>>,
     request: Request,
 ) -> Result<Json<ServiceBody>, Refusal> {
     let (caller, _) = who(&request);
@@ -282,7 +284,7 @@ async fn show(
     match registry.registry.services().get(&name.host) {
         Some(service) => Ok(Json(service_body(&registry, service))),
         None => Err(Refusal::new(
-            tonic::Code::NotFound,
+            Code::NotFound,
             format!("{} has never been registered", name.host),
         )),
     }
@@ -337,35 +339,57 @@ fn who(request: &Request) -> (Caller, Option<Peer>) {
 
 /// Reads a JSON body; an empty one is `{}`.
 async fn read<T: DeserializeOwned + Default>(request: Request) -> Result<T, Refusal> {
-    use axum::extract::FromRequest as _;
-    if length(request.headers()) == Some(0) {
+    let wrong = |message: String| Refusal::new(Code::InvalidArgument, message);
+    let (parts, body) = request.into_parts();
+    let body = axum::body::to_bytes(body, MAX_BODY_BYTES)
+        .await
+        .map_err(|error| {
+            let too_large = error.into_inner().is::<LengthLimitError>();
+            wrong(if too_large {
+                format!("the body is too large; at most {MAX_BODY_BYTES} bytes")
+            } else {
+                "the body ended early".to_owned()
+            })
+        })?;
+    if body.is_empty() {
         return Ok(T::default());
     }
-    match Json::<T>::from_request(request, &()).await {
-        Ok(Json(body)) => Ok(body),
-        Err(JsonRejection::MissingJsonContentType(_)) => Err(Refusal::new(
-            tonic::Code::InvalidArgument,
-            "the body has to be JSON: content-type: application/json",
-        )),
-        Err(rejection) if rejection.status() == StatusCode::PAYLOAD_TOO_LARGE => Err(Refusal::new(
-            tonic::Code::InvalidArgument,
-            format!("the body is too large; at most {MAX_BODY_BYTES} bytes"),
-        )),
-        Err(rejection) => Err(Refusal::new(
-            tonic::Code::InvalidArgument,
-            rejection.body_text(),
-        )),
+    let is_json = |value: &HeaderValue| value.as_bytes().starts_with(b"application/json");
+    if !parts.headers.get(header::CONTENT_TYPE).is_some_and(is_json) {
+        return Err(wrong(
+            "the body has to be JSON: content-type: application/json".to_owned(),
+        ));
+    }
+    serde_json::from_slice(&body).map_err(|error| wrong(format!("the body: {error}")))
+}
+
+/// An extractor of axum's that refuses in our manner.
+struct Of<T>(T);
+
+impl<S, T> FromRequestParts<S> for Of<T>
+where
+    S: Send + Sync,
+    T: FromRequestParts<S, Rejection: std::fmt::Display>,
+{
+    type Rejection = Refusal;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Refusal> {
+        match T::from_request_parts(parts, state).await {
+            Ok(value) => Ok(Self(value)),
+            Err(error) => Err(Refusal::new(Code::InvalidArgument, error.to_string())),
+        }
     }
 }
 
-fn length(headers: &HeaderMap) -> Option<u64> {
-    match headers.get(header::CONTENT_LENGTH) {
-        Some(length) => length.to_str().ok()?.parse().ok(),
-        None if headers.contains_key(header::TRANSFER_ENCODING) => None,
-        // HTTP/2 may leave both out; a body without a type is then no body.
-        None if headers.contains_key(header::CONTENT_TYPE) => None,
-        None => Some(0),
-    }
+async fn not_allowed(request: Request) -> Response {
+    let message = format!(
+        "{} is not served at {}",
+        request.method(),
+        request.uri().path()
+    );
+    let mut response = Refusal::new(Code::Unimplemented, message).into_response();
+    *response.status_mut() = StatusCode::METHOD_NOT_ALLOWED;
+    response
 }
 
 fn same(field: &'static str, body: Option<&str>, path: &str) -> Result<(), Refusal> {
