@@ -1,0 +1,19 @@
+//! What the product promises, shown on real processes. Each module is one promise.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::print_stderr,
+    reason = "a test fails by panicking, and its reader is at a terminal"
+)]
+
+mod specs {
+    mod connection_limits;
+    mod control_plane_outage;
+    mod demo;
+    mod identity;
+    mod istio_documents;
+    mod membership;
+    mod refused_documents;
+    mod tracing;
+}
