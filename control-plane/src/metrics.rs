@@ -30,7 +30,7 @@ pub(crate) struct Metrics {
     pub(crate) certificates: IntCounterVec,
     /// By `event`: created, redeemed, reused, expired, unknown.
     pub(crate) join_tokens: IntCounterVec,
-    /// Requests without the right to what they asked for, by `service`.
+    /// Calls without the right to make them, by `service`: admin. (The others count their refusals.)
     pub(crate) denied: IntCounterVec,
     /// Open connections by `listener`: grpc, plaintext, http.
     pub(crate) connections: IntGaugeVec,

@@ -64,3 +64,110 @@ impl Publisher {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use outrigger_policy::{HostName, Protocol};
+    use tokio::time::Instant;
+
+    use super::*;
+    use crate::{
+        ca::root, config::Config, registry::Registration, store::Store, world::InstanceHealth,
+    };
+
+    fn publisher(dir: &tempfile::TempDir) -> Publisher {
+        let config = Config {
+            grpc: ([127, 0, 0, 1], 0).into(),
+            plaintext: None,
+            http: ([127, 0, 0, 1], 0).into(),
+            data_dir: dir.path().to_owned(),
+            trust_domain: "cluster.local".into(),
+            domain: "cluster.local".into(),
+            root_cert: None,
+            root_key: None,
+            lease_ttl: Duration::from_secs(30),
+            heartbeat_interval: Duration::from_secs(10),
+            server_names: Vec::new(),
+        };
+        let metrics = Arc::new(Metrics::new().unwrap());
+        let (store, _writer) =
+            Store::open(dir.path(), metrics.store_write_seconds.clone()).unwrap();
+        let domain: Arc<str> = "cluster.local".into();
+        let policies = Policies::load(store, &domain, std::collections::BTreeSet::new()).unwrap();
+        let authority = root::load(&config, time::OffsetDateTime::now_utc()).unwrap();
+        Publisher {
+            policies: Arc::new(policies),
+            registry: Arc::new(Registry::default()),
+            authority: Arc::new(authority),
+            metrics,
+            domain,
+        }
+    }
+
+    fn register(registry: &Registry, id: &str) {
+        let registration = Registration {
+            service: "reviews".into(),
+            namespace: "default".into(),
+            id: id.into(),
+            address: [10, 0, 0, 1].into(),
+            port: 9080,
+            target_port: 9080,
+            protocol: Protocol::Http,
+            labels: BTreeMap::new(),
+            locality: [const { String::new() }; 3],
+            weight: 1,
+            ttl: Duration::from_secs(30),
+            health: InstanceHealth::Healthy,
+            identity: None,
+        };
+        let host = HostName::canonical("reviews", "default", "cluster.local");
+        registry
+            .register(&host, registration, Instant::now())
+            .unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_burst_of_registrations_is_few_worlds_and_the_last_has_all() {
+        let dir = tempfile::tempdir().unwrap();
+        let publisher = publisher(&dir);
+        let (worlds, mut world) = watch::channel(Arc::new(publisher.world()));
+        let (registry, metrics) = (
+            Arc::clone(&publisher.registry),
+            Arc::clone(&publisher.metrics),
+        );
+        let task = tokio::spawn(publisher.run(worlds));
+        for n in 0..1000 {
+            register(&registry, &n.to_string());
+        }
+        let all = |world: &Arc<World>| {
+            world
+                .services
+                .values()
+                .any(|service| service.instances.len() == 1000)
+        };
+        world.wait_for(all).await.unwrap();
+        assert!(metrics.worlds.get() <= 3, "{}", metrics.worlds.get());
+        task.abort();
+    }
+
+    #[tokio::test]
+    async fn a_new_service_is_known_to_the_policies() {
+        let dir = tempfile::tempdir().unwrap();
+        let publisher = publisher(&dir);
+        let (worlds, mut world) = watch::channel(Arc::new(publisher.world()));
+        let (registry, policies) = (
+            Arc::clone(&publisher.registry),
+            Arc::clone(&publisher.policies),
+        );
+        let task = tokio::spawn(publisher.run(worlds));
+        register(&registry, "a");
+        world
+            .wait_for(|world| !world.services.is_empty())
+            .await
+            .unwrap();
+        assert_eq!(policies.in_force().registered, registry.hosts());
+        task.abort();
+    }
+}

@@ -339,41 +339,20 @@ impl State {
             }
             self.check_instances(limits)?;
         }
-        let other = entry
-            .leases
-            .values()
-            .map(|lease| &lease.registration)
-            .find(|other| {
-                other.id != registration.id
-                    && other.port == registration.port
-                    && other.protocol != registration.protocol
-            });
-        if service
-            .ports
-            .get(&registration.port)
-            .is_some_and(|p| *p != registration.protocol)
-            && let Some(other) = other
-        {
-            return Err(Refusal {
-                code: Code::FailedPrecondition,
-                field: Some("protocol"),
-                message: format!(
-                    "port {} of {host} is {} for instance {}; register {} as {0} of the same protocol",
-                    registration.port,
-                    validate::protocol_text(other.protocol),
-                    other.id,
-                    registration.id,
-                ),
-            });
+        match service.ports.get(&registration.port) {
+            Some(protocol) if *protocol == registration.protocol => Ok(()),
+            Some(_) => entry.check_protocol(host, registration),
+            None => {
+                let used: BTreeSet<u16> = service.instances.values().map(|i| i.port).collect();
+                if used.len() < limits.ports_per_service {
+                    return Ok(());
+                }
+                full(format!(
+                    "{host} has {} ports already",
+                    limits.ports_per_service
+                ))
+            }
         }
-        let used: BTreeSet<u16> = service.instances.values().map(|i| i.port).collect();
-        if !used.contains(&registration.port) && used.len() >= limits.ports_per_service {
-            return full(format!(
-                "{host} has {} ports already",
-                limits.ports_per_service
-            ));
-        }
-        Ok(())
     }
 
     fn check_instances(&self, limits: &Limits) -> Result<(), Refusal> {
@@ -417,6 +396,29 @@ impl State {
 }
 
 impl Entry {
+    /// A port changes its protocol only if no other instance is on it.
+    fn check_protocol(&self, host: &HostName, registration: &Registration) -> Result<(), Refusal> {
+        let all = self.leases.values().map(|lease| &lease.registration);
+        let on_port = |other: &&Registration| other.port == registration.port;
+        let Some(other) = all
+            .filter(on_port)
+            .find(|other| other.id != registration.id && other.protocol != registration.protocol)
+        else {
+            return Ok(());
+        };
+        Err(Refusal {
+            code: Code::FailedPrecondition,
+            field: Some("protocol"),
+            message: format!(
+                "port {} of {host} is {} for instance {}, so it has to be for {} too",
+                registration.port,
+                validate::protocol_text(other.protocol),
+                other.id,
+                registration.id,
+            ),
+        })
+    }
+
     fn put(&mut self, registration: &Registration, limits: &Limits, now: Instant) {
         self.touched = now;
         // Copies the map only if somebody still reads the last one.

@@ -61,6 +61,15 @@ pub(crate) fn load(config: &Config, now: OffsetDateTime) -> Result<Authority, Ro
     match (&config.root_cert, &config.root_key) {
         (Some(cert), Some(key)) => {
             let authority = read(cert, key, config, now)?;
+            if kept_key.exists() {
+                return Err(RootError::Unfit {
+                    path: kept_key,
+                    problem: format!(
+                        "is of a root made here, but --root-cert names {}; move root.pem and root-key.pem away, or leave --root-cert out",
+                        cert.display()
+                    ),
+                });
+            }
             // Workloads and operators find the bundle in one place, whoever made it.
             write_private(&kept_cert, authority.root_pem().as_bytes())?;
             Ok(authority)

@@ -261,6 +261,30 @@ fn a_given_root_is_used_and_copied_to_where_it_is_looked_for() {
 }
 
 #[test]
+fn a_given_root_does_not_overwrite_one_made_here() {
+    let (made, dir) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    root::load(&config(made.path()), now()).unwrap();
+    let own = root::load(&config(dir.path()), now()).unwrap();
+    let given = Config {
+        root_cert: Some(made.path().join("root.pem")),
+        root_key: Some(made.path().join("root-key.pem")),
+        ..config(dir.path())
+    };
+    assert!(
+        root::load(&given, now())
+            .unwrap_err()
+            .to_string()
+            .contains("move root.pem")
+    );
+    assert_eq!(
+        root::load(&config(dir.path()), now())
+            .unwrap()
+            .root_sha256(),
+        own.root_sha256()
+    );
+}
+
+#[test]
 fn a_leaf_is_no_root() {
     let dir = tempfile::tempdir().unwrap();
     let key = KeyPair::generate().unwrap();

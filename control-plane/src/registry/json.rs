@@ -171,7 +171,7 @@ async fn register(
     request: Request,
 ) -> Result<Json<RegisteredBody>, Refusal> {
     let (caller, peer) = who(&request);
-    registry.may(&caller, &service, &scope.namespace)?;
+    registry.check(&caller, &service, &scope.namespace)?;
     let body: RegisterBody = read(request).await?;
     same("service", body.service.as_deref(), &service)?;
     same("instance_id", body.instance_id.as_deref(), &id)?;
@@ -219,7 +219,7 @@ async fn heartbeat(
     request: Request,
 ) -> Result<Json<HeartbeatAnswer>, Refusal> {
     let (caller, _) = who(&request);
-    registry.may(&caller, &service, &scope.namespace)?;
+    registry.check(&caller, &service, &scope.namespace)?;
     let body: HeartbeatBody = read(request).await?;
     let request = api::HeartbeatRequest {
         service,
@@ -255,19 +255,9 @@ async fn list(
     request: Request,
 ) -> Result<Json<ServicesBody>, Refusal> {
     let (caller, _) = who(&request);
-    let workload = caller.may_subscribe()?;
-    let services = registry.registry.services();
+    let services = registry.list(&caller, &scope.namespace)?;
     let services = services
-        .values()
-        .filter(|service| scope.namespace.is_empty() || service.namespace == scope.namespace)
-        .filter(|service| {
-            // A workload sees its own service only, as it may register that only.
-            workload.is_none_or(|id| {
-                registry
-                    .may(&caller, id.service_account(), id.namespace())
-                    .is_ok_and(|(name, _)| name.host == service.host)
-            })
-        })
+        .iter()
         .map(|service| service_body(&registry, service))
         .collect();
     Ok(Json(ServicesBody { services }))
@@ -280,7 +270,7 @@ async fn show(
     request: Request,
 ) -> Result<Json<ServiceBody>, Refusal> {
     let (caller, _) = who(&request);
-    let (name, _) = registry.may(&caller, &service, &scope.namespace)?;
+    let name = registry.check(&caller, &service, &scope.namespace)?;
     match registry.registry.services().get(&name.host) {
         Some(service) => Ok(Json(service_body(&registry, service))),
         None => Err(Refusal::new(

@@ -13,6 +13,7 @@ use crate::{
     refusal::Refusal,
     spiffe::SpiffeId,
     store::{Store, StoreError, registrations},
+    world::Service,
 };
 
 /// What the calls need; cheap to clone.
@@ -138,8 +139,35 @@ impl RegistryService {
         Ok(api::DeregisterResponse {})
     }
 
+    /// Whether the caller may speak for the service, before its body is read.
+    pub(crate) fn check(
+        &self,
+        caller: &Caller,
+        service: &str,
+        namespace: &str,
+    ) -> Result<ServiceName, Refusal> {
+        self.count(self.may(caller, service, namespace).map(|(name, _)| name))
+    }
+
+    /// The services that the caller may speak for, of one namespace or of all.
+    pub(crate) fn list(
+        &self,
+        caller: &Caller,
+        namespace: &str,
+    ) -> Result<Vec<Arc<Service>>, Refusal> {
+        let workload = self.count(caller.may_subscribe().map_err(Refusal::from))?;
+        let own = workload
+            .map(|id| HostName::canonical(id.service_account(), id.namespace(), &self.domain));
+        let mut services: Vec<_> = self.registry.services().into_values().collect();
+        services.retain(|service| {
+            (namespace.is_empty() || service.namespace == namespace)
+                && own.as_ref().is_none_or(|own| *own == service.host)
+        });
+        Ok(services)
+    }
+
     /// Which service, and whether the caller may speak for it.
-    pub(crate) fn may(
+    fn may(
         &self,
         caller: &Caller,
         service: &str,
@@ -194,11 +222,14 @@ impl RegistryService {
     /// instance cannot be stored in the wrong order.
     async fn persist(&self, instances: Vec<(HostName, Arc<str>)>) -> Result<(), StoreError> {
         let registry = Arc::clone(&self.registry);
+        // Without the domain: a change of that setting must not leave rows behind.
+        let suffix = format!(".svc.{}", self.domain);
         self.store
             .write(move |txn| {
                 for (host, id) in &instances {
                     let registration = registry.registration(host, id);
-                    registrations::put(txn, host.as_str(), id, registration.as_ref())?;
+                    let name = host.as_str().trim_end_matches(suffix.as_str());
+                    registrations::put(txn, name, id, registration.as_ref())?;
                 }
                 Ok(())
             })
@@ -231,6 +262,7 @@ pub(crate) fn restore(
     let mut restored = 0;
     for registration in registrations::load::<Registration>(store)? {
         let host = HostName::canonical(&registration.service, &registration.namespace, domain);
+        // Its own lease, in full: nobody could renew it while nobody was here.
         match registry.register(&host, registration, now) {
             Ok(_) => restored += 1,
             Err(refusal) => {
@@ -245,3 +277,6 @@ fn proto_duration(length: Duration) -> Option<prost_types::Duration> {
     // A lease is at most a day, so it always fits.
     prost_types::Duration::try_from(length).ok()
 }
+
+#[cfg(test)]
+mod tests;

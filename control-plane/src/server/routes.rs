@@ -45,6 +45,7 @@ pub(crate) fn main(
     identity: IdentityService,
     xds: Routes,
 ) -> Router {
+    let metrics = Arc::clone(&registry.metrics);
     let grpc = Routes::default()
         .add_service(AdminServer::new(admin).max_decoding_message_size(admin::MAX_REQUEST_BYTES))
         .add_service(
@@ -60,16 +61,17 @@ pub(crate) fn main(
         .into_axum_router()
         .reset_fallback();
     grpc.merge(json::router(registry))
-        .layer(middleware::from_fn(early))
+        .layer(middleware::from_fn_with_state(metrics, early))
         .merge(xds.into_axum_router().reset_fallback())
         .fallback(nothing_here)
 }
 
 /// Before a body is read: who may not administer need not send 32 MiB first. And nothing takes forever.
-async fn early(request: Request, next: Next) -> Response {
+async fn early(State(metrics): State<Arc<Metrics>>, request: Request, next: Next) -> Response {
     if request.uri().path().starts_with("/outrigger.v1.Admin/")
         && let Err(denied) = Caller::of(request.extensions()).may_administer()
     {
+        metrics.denied.with_label_values(&["admin"]).inc();
         return refuse(&request, denied.into());
     }
     let grpc = is_grpc(&request);

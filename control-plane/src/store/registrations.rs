@@ -6,7 +6,7 @@ use serde::{Serialize, de::DeserializeOwned};
 
 use super::{Store, StoreError, decode, encode};
 
-/// Host, instance id → the registration.
+/// `<service>.<namespace>`, instance id → the registration.
 const REGISTRATIONS: TableDefinition<'_, (&str, &str), &[u8]> =
     TableDefinition::new("registrations");
 
@@ -18,17 +18,17 @@ pub(super) fn open(txn: &WriteTransaction) -> Result<(), StoreError> {
 /// Writes the instance, or removes it if there is none (any more).
 pub(crate) fn put(
     txn: &WriteTransaction,
-    host: &str,
+    service: &str,
     id: &str,
     registration: Option<&impl Serialize>,
 ) -> Result<(), StoreError> {
     let mut table = txn.open_table(REGISTRATIONS)?;
     match registration {
         Some(registration) => {
-            table.insert((host, id), encode(registration)?.as_slice())?;
+            table.insert((service, id), encode(registration)?.as_slice())?;
         }
         None => {
-            table.remove((host, id))?;
+            table.remove((service, id))?;
         }
     }
     Ok(())
