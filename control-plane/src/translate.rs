@@ -110,7 +110,7 @@ impl Shared {
 
     /// Everything that `node` may be sent. `own` is what [`NodeResources::of`] made of it.
     pub(crate) fn snapshot(&self, node: &NodeInfo, own: &NodeResources) -> Snapshot {
-        let scope = self.scope(ScopeKey::of(&self.world.mesh, node));
+        let scope = self.scope(&ScopeKey::of(&self.world.mesh, node));
         let with = |shared: &Arc<TypeMap>, own: &Arc<TypeMap>| Resources {
             shared: Arc::clone(shared),
             own: Arc::clone(own),
@@ -124,17 +124,17 @@ impl Shared {
         }
     }
 
-    fn scope(&self, key: ScopeKey) -> Arc<Scope> {
+    fn scope(&self, key: &ScopeKey) -> Arc<Scope> {
         let slot = {
             let mut scopes = self.scopes.lock().unwrap_or_else(PoisonError::into_inner);
-            if scopes.len() < MAX_SCOPES || scopes.contains_key(&key) {
+            if scopes.len() < MAX_SCOPES || scopes.contains_key(key) {
                 Arc::clone(scopes.entry(key.clone()).or_default())
             } else {
                 Arc::default()
             }
         };
         // Outside the lock: other scopes need not wait for this one.
-        Arc::clone(slot.get_or_init(|| Arc::new(self.build_scope(&key))))
+        Arc::clone(slot.get_or_init(|| Arc::new(self.build_scope(key))))
     }
 
     fn build_scope(&self, key: &ScopeKey) -> Scope {

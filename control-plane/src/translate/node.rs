@@ -130,7 +130,7 @@ fn socket(own: &Struct, key: &str) -> Result<Option<SocketAddr>, String> {
     let Some(text) = as_str(value) else {
         return Err(format!("node.metadata.OUTRIGGER.{key} is not a string"));
     };
-    text.parse().map(Some).map_err(|_| {
+    text.parse().map(Some).map_err(|_syntax| {
         format!("node.metadata.OUTRIGGER.{key} is {text:?}; use address and port, e.g. \"127.0.0.1:15080\"")
     })
 }

@@ -20,6 +20,6 @@ pub(super) fn origin<'a>(
     let before = same_file.filter(|object| object.position.line <= position.line);
     let source = before
         .max_by_key(|object| object.position.line)
-        .or(rule.sources.first())?;
+        .or_else(|| rule.sources.first())?;
     Some((position, &source.key))
 }

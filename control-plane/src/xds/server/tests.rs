@@ -8,7 +8,7 @@ use outrigger_proto::envoy::service::{
     route::v3::virtual_host_discovery_service_client::VirtualHostDiscoveryServiceClient,
 };
 use prometheus::Registry;
-use prost_types::{Struct, value::Kind};
+use prost_types::{Struct, Value, value::Kind};
 use tokio::{net::TcpListener, task::JoinSet};
 use tokio_stream::wrappers::TcpListenerStream;
 use tonic::{
@@ -99,7 +99,7 @@ impl Server {
         let (requests, receiver) = mpsc::channel(16);
         let request = DeltaDiscoveryRequest {
             node,
-            type_url: ResourceType::Cluster.url().into(),
+            type_url: Cluster.url().into(),
             ..DeltaDiscoveryRequest::default()
         };
         requests.send(request).await.unwrap();
@@ -160,13 +160,13 @@ impl DeltaClient {
 }
 
 fn node(namespace: &str, account: &str) -> Node {
-    let text = |text: &str| prost_types::Value {
+    let text = |text: &str| Value {
         kind: Some(Kind::StringValue(text.into())),
     };
     let proxy = Struct {
         fields: [("HTTP_PROXY".to_owned(), text("127.0.0.1:15080"))].into(),
     };
-    let proxy = prost_types::Value {
+    let proxy = Value {
         kind: Some(Kind::StructValue(proxy)),
     };
     let fields = [
@@ -329,7 +329,7 @@ async fn a_node_that_makes_no_sense_is_told_why() {
     let Some(Kind::StructValue(own)) = &mut own.kind else {
         panic!()
     };
-    let text = prost_types::Value {
+    let text = Value {
         kind: Some(Kind::StringValue("15080".into())),
     };
     own.fields.insert("HTTP_PROXY".into(), text);
