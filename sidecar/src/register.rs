@@ -34,6 +34,8 @@ pub(crate) struct Registrar {
     pub(crate) vitals: Arc<Vitals>,
     pub(crate) registration: RegisterRequest,
     pub(crate) heartbeat_interval: Duration,
+    /// A registration was sent, so the control plane may list us.
+    pub(crate) known: bool,
 }
 
 /// What is registered: the application as others reach it, at our inbound port.
@@ -48,7 +50,8 @@ pub(crate) fn registration(
     RegisterRequest {
         service: workload.service.clone(),
         namespace: workload.namespace.clone(),
-        instance_id: String::new(),
+        // Chosen here, so that we can leave even if the answer to our registration got lost.
+        instance_id: SocketAddr::new(ip, inbound.port()).to_string(),
         address: ip.to_string(),
         port: app.port.into(),
         target_port: inbound.port().into(),
@@ -77,8 +80,7 @@ impl Registrar {
             () = self.keep(&mut health) => {}
             _ = leave => {}
         }
-        let known = self.vitals.is_registered();
-        if known {
+        if self.known {
             let farewell = self.heartbeat("DRAINING");
             match tokio::time::timeout(FAREWELL_TIMEOUT, farewell).await {
                 Ok(Ok(())) => {}
@@ -88,10 +90,7 @@ impl Registrar {
                 Err(_elapsed) => tracing::warn!("could not announce the drain in time"),
             }
         }
-        Registered {
-            registrar: self,
-            known,
-        }
+        Registered(self)
     }
 
     async fn keep(&mut self, health: &mut watch::Receiver<AppHealth>) {
@@ -139,6 +138,7 @@ impl Registrar {
     async fn register(&mut self, health: &str) -> Result<(), Status> {
         let mut request = self.registration.clone();
         health.clone_into(&mut request.health);
+        self.known = true;
         let response = within(self.client().register(timed(request)))
             .await?
             .into_inner();
@@ -174,28 +174,29 @@ impl Registrar {
 
 /// A registration that was told to drain.
 #[derive(Debug)]
-pub(crate) struct Registered {
-    registrar: Registrar,
-    /// The control plane knows us, so others may still be on their way.
-    pub(crate) known: bool,
-}
+pub(crate) struct Registered(Registrar);
 
 impl Registered {
+    /// The control plane may have listed us, so others may still be on their way.
+    pub(crate) fn is_known(&self) -> bool {
+        self.0.known
+    }
+
     /// Removes the registration.
     pub(crate) async fn deregister(self) {
-        if !self.known {
+        if !self.0.known {
             return;
         }
-        let registration = &self.registrar.registration;
+        let registration = &self.0.registration;
         let request = DeregisterRequest {
             service: registration.service.clone(),
             namespace: registration.namespace.clone(),
             instance_id: registration.instance_id.clone(),
         };
-        let mut client = self.registrar.client();
+        let mut client = self.0.client();
         let call = client.deregister(timed(request));
         match tokio::time::timeout(FAREWELL_TIMEOUT, call).await {
-            Ok(Ok(_)) => self.registrar.vitals.set_registered(false),
+            Ok(Ok(_)) => self.0.vitals.set_registered(false),
             Ok(Err(status)) => {
                 tracing::warn!(error = %chain(&status), "could not deregister; the lease will run out");
             }
@@ -216,3 +217,6 @@ async fn within<T>(call: impl Future<Output = Result<T, Status>>) -> Result<T, S
         .await
         .unwrap_or_else(|_elapsed| Err(Status::deadline_exceeded("no answer in time")))
 }
+
+#[cfg(test)]
+mod tests;

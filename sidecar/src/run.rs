@@ -553,6 +553,7 @@ impl Sidecar {
             vitals: Arc::clone(&self.vitals),
             registration: register::registration(&self.config, app, ip, inbound),
             heartbeat_interval: self.config.heartbeat_interval,
+            known: false,
         };
         let (leave, left) = oneshot::channel();
         self.leave = Some((leave, tokio::spawn(registrar.run(health, left))));
@@ -567,10 +568,7 @@ impl Sidecar {
                 tracing::debug!("the registrar has ended already");
             }
             registered = registrar.await.ok();
-            if registered
-                .as_ref()
-                .is_some_and(|registered| registered.known)
-            {
+            if registered.as_ref().is_some_and(Registered::is_known) {
                 tokio::time::sleep(SETTLE.min(self.config.drain_timeout)).await;
             }
         }
