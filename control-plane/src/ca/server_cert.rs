@@ -58,7 +58,7 @@ impl ServerCert {
             .iter()
             .chain(names)
             .map(|name| san(name))
-            .collect::<Result<_, _>>()?;
+            .collect::<Result<Vec<_>, _>>()?;
         let first = make(&authority, &id, &names)?;
         Ok(Self {
             authority,
@@ -97,11 +97,11 @@ impl ResolvesServerCert for ServerCert {
 fn make(
     authority: &Authority,
     id: &SpiffeId,
-    names: &Vec<SanType>,
+    names: &[SanType],
 ) -> Result<CertifiedKey, ServerCertError> {
     let key = KeyPair::generate().map_err(ServerCertError::Sign)?;
     let issued = authority
-        .sign(&key, id, names.clone(), MAX_TTL, OffsetDateTime::now_utc())
+        .sign(&key, id, names.to_vec(), MAX_TTL, OffsetDateTime::now_utc())
         .map_err(ServerCertError::Sign)?;
     let der = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(key.serialize_der()));
     let key = any_supported_type(&der).map_err(ServerCertError::Key)?;

@@ -323,6 +323,10 @@ mod protocol_name {
     use outrigger_policy::Protocol;
     use serde::{Deserialize as _, Deserializer, Serializer, de::Error as _};
 
+    #[expect(
+        clippy::trivially_copy_pass_by_ref,
+        reason = "serde passes a reference"
+    )]
     pub(super) fn serialize<S: Serializer>(
         protocol: &Protocol,
         serializer: S,
@@ -423,16 +427,16 @@ mod tests {
             ("protocol", |r| r.protocol = "tcp".into()),
             ("protocol", |r| r.protocol = "HTTP".into()),
             ("labels", |r| {
-                drop(r.labels.insert(String::new(), "v".into()))
+                drop(r.labels.insert(String::new(), "v".into()));
             }),
             ("labels", |r| {
-                drop(r.labels.insert("k".repeat(318), "v".into()))
+                drop(r.labels.insert("k".repeat(318), "v".into()));
             }),
             ("labels", |r| {
-                drop(r.labels.insert("k".into(), "v\n".into()))
+                drop(r.labels.insert("k".into(), "v\n".into()));
             }),
             ("labels", |r| {
-                drop(r.labels.insert("k".into(), "v".repeat(257)))
+                drop(r.labels.insert("k".into(), "v".repeat(257)));
             }),
             ("locality", |r| {
                 r.locality = Some(api::Locality {
@@ -445,19 +449,19 @@ mod tests {
                 r.ttl = Some(prost_types::Duration {
                     seconds: -1,
                     nanos: 0,
-                })
+                });
             }),
             ("ttl", |r| {
                 r.ttl = Some(prost_types::Duration {
                     seconds: 0,
                     nanos: 1,
-                })
+                });
             }),
             ("ttl", |r| {
                 r.ttl = Some(prost_types::Duration {
                     seconds: 86_401,
                     nanos: 0,
-                })
+                });
             }),
             ("health", |r| r.health = "healthy".into()),
         ];

@@ -680,7 +680,7 @@ async fn settings_that_contradict_themselves_are_refused() {
         ("trust domain", |c| c.trust_domain = "Cluster".into()),
         ("--domain", |c| c.domain = "a..b".into()),
         ("--heartbeat-interval", |c| {
-            c.lease_ttl = Duration::from_secs(5)
+            c.lease_ttl = Duration::from_secs(5);
         }),
         ("root", |c| c.root_cert = Some("/x".into())),
         ("certificate", |c| c.server_names = vec!["a b".into()]),

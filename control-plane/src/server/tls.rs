@@ -138,9 +138,8 @@ pub(crate) fn identity(leaf: &CertificateDer<'_>) -> Result<Client, String> {
                 && !usage.value.crl_sign() => {}
         _ => return Err("the key usage has to be digitalSignature, without signing".to_owned()),
     }
-    let names = match cert.subject_alternative_name() {
-        Ok(Some(names)) => names,
-        _ => return Err("no subject alternative name".to_owned()),
+    let Ok(Some(names)) = cert.subject_alternative_name() else {
+        return Err("no subject alternative name".to_owned());
     };
     let mut uris = names
         .value

@@ -123,10 +123,9 @@ fn a_token_is_taken_once() {
         expires_ms: 100,
         used_ms: None,
     };
-    let kept = token.clone();
     assert!(
         store
-            .write_blocking(move |txn| tokens::create(txn, b"hash", &kept, 1))
+            .write_blocking(move |txn| tokens::create(txn, b"hash", &token, 1))
             .unwrap()
     );
     let redeem = |at: u64, hash: &'static [u8]| {

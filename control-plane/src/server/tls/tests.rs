@@ -102,20 +102,20 @@ fn a_certificate_for_other_purposes_is_refused() {
     type Change = fn(&mut CertificateParams);
     let table: &[(&str, Change)] = &[
         ("expired", |p| {
-            p.not_after = OffsetDateTime::now_utc() - Duration::from_secs(1)
+            p.not_after = OffsetDateTime::now_utc() - Duration::from_secs(1);
         }),
         ("not yet", |p| {
-            p.not_before = OffsetDateTime::now_utc() + Duration::from_secs(30)
+            p.not_before = OffsetDateTime::now_utc() + Duration::from_secs(30);
         }),
         ("CA", |p| {
-            p.is_ca = IsCa::Ca(BasicConstraints::Unconstrained)
+            p.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         }),
         ("no key usage", |p| p.key_usages.clear()),
         ("signs certificates", |p| {
-            p.key_usages.push(KeyUsagePurpose::KeyCertSign)
+            p.key_usages.push(KeyUsagePurpose::KeyCertSign);
         }),
         ("signs lists", |p| {
-            p.key_usages.push(KeyUsagePurpose::CrlSign)
+            p.key_usages.push(KeyUsagePurpose::CrlSign);
         }),
         ("only servers", |p| p.extended_key_usages.truncate(1)),
     ];
