@@ -3,7 +3,9 @@
 use std::{convert::Infallible, rc::Rc, sync::Arc};
 
 use http::{
-    HeaderMap, HeaderValue, Request, Response, Version, header::CONTENT_TYPE, request::Parts,
+    HeaderMap, HeaderValue, Request, Response, Version,
+    header::{CONTENT_TYPE, EXPECT},
+    request::Parts,
 };
 use hyper::body::Incoming;
 use outrigger_core::{
@@ -41,10 +43,17 @@ pub(crate) async fn serve(
 ) -> Result<Response<DownBody>, Infallible> {
     let active = connection.begin();
     let (parts, incoming) = request.into_parts();
+    // Such a caller sends its body only when it is asked to; it will not be.
+    let expects_continue = parts.headers.contains_key(EXPECT);
     let call = Call::begin(&worker, &connection, &parts, incoming);
     let response = match handle(&call, parts).await {
         Ok(response) => response,
-        Err(problem) => call.refuse(&problem),
+        Err(problem) => {
+            if !expects_continue {
+                call.upload.drain().await;
+            }
+            call.refuse(&problem)
+        }
     };
     Ok(response.map(|body| body.holding(active)))
 }
@@ -210,3 +219,6 @@ pub(crate) fn is_grpc(headers: &HeaderMap) -> bool {
 
 /// The cluster that a request was meant for, if it came so far.
 pub(crate) type Destination = (ClusterSlot, Arc<Cluster>);
+
+#[cfg(test)]
+mod tests;

@@ -12,10 +12,10 @@ pub(crate) mod serve;
 /// Errors of bodies.
 pub(crate) type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
-/// All header fields of a message together, in bytes.
+/// All header fields of a message together, in bytes. (Their number is hyper's default, 100: it is cheaper unset.)
 pub(crate) const MAX_HEADER_BYTES: usize = 60 * 1024;
-/// Header fields of a message.
-pub(crate) const MAX_HEADERS: usize = 100;
+/// What one HTTP/1.1 connection may hold unread: a head of full size, and then some.
+pub(crate) const READ_BUFFER: usize = 64 * 1024;
 /// Flow-control windows of HTTP/2: what one stream, and one connection, may make us hold.
 pub(crate) const H2_STREAM_WINDOW: u32 = 64 * 1024;
 pub(crate) const H2_CONNECTION_WINDOW: u32 = 1024 * 1024;

@@ -279,3 +279,6 @@ impl ClusterPool {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -80,3 +80,6 @@ impl Telemetry {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -256,7 +256,15 @@ impl Sidecar {
 
     /// A sidecar in front of `app`; says where it accepts mTLS.
     pub(crate) async fn inbound(identity: Identity, app: SocketAddr) -> (Self, SocketAddr) {
-        let mut this = Self::start(&config(), Some(identity));
+        Self::inbound_with(&config(), identity, app).await
+    }
+
+    pub(crate) async fn inbound_with(
+        config: &Config,
+        identity: Identity,
+        app: SocketAddr,
+    ) -> (Self, SocketAddr) {
+        let mut this = Self::start(config, Some(identity));
         this.set_cluster(
             ClusterConfig {
                 name: "inbound|80||".to_owned(),
@@ -332,6 +340,13 @@ impl Sidecar {
         match &states[listener] {
             ListenerState::Bound(address) => *address,
             ListenerState::Failed(error) => panic!("{error}"),
+        }
+    }
+
+    /// Waits until a metric is at least `least`.
+    pub(crate) async fn until_metric(&self, start: &str, least: f64) {
+        while self.metric(start) < least {
+            tokio::task::yield_now().await;
         }
     }
 

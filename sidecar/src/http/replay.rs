@@ -5,9 +5,11 @@
 
 use std::{
     cell::RefCell,
+    future::poll_fn,
     pin::Pin,
     rc::Rc,
     task::{Context, Poll},
+    time::Duration,
 };
 
 use bytes::Bytes;
@@ -18,6 +20,10 @@ use super::BoxError;
 
 /// Most bytes that are kept for a second try.
 const KEPT: usize = 64 * 1024;
+
+/// Most bytes, and longest time, that a refused request's body is read for nothing.
+const DRAINED: usize = 256 * 1024;
+const DRAINED_WITHIN: Duration = Duration::from_secs(1);
 
 /// Where the bytes come from; lives as long as the request.
 #[derive(Debug)]
@@ -88,6 +94,36 @@ impl Upload {
     /// Another try can send the same bytes.
     pub(crate) fn can_be_sent_again(&self) -> bool {
         self.0.as_ref().is_none_or(|source| !source.borrow().lost)
+    }
+
+    /// Reads what is left, so that a caller that is still sending finds our answer and not a reset connection. Gives up
+    /// where that would cost more than the connection is worth.
+    pub(crate) async fn drain(&self) {
+        let Some(source) = &self.0 else {
+            return;
+        };
+        // Cuts off whatever try was reading.
+        source.borrow_mut().current += 1;
+        let mut left = DRAINED;
+        let read = poll_fn(|cx| {
+            let mut source = source.borrow_mut();
+            loop {
+                match Pin::new(&mut source.incoming).poll_frame(cx) {
+                    Poll::Ready(Some(Ok(frame))) => {
+                        let size = frame.data_ref().map_or(0, Bytes::len);
+                        source.bytes += size as u64;
+                        match left.checked_sub(size) {
+                            Some(rest) => left = rest,
+                            None => return Poll::Ready(()),
+                        }
+                    }
+                    Poll::Ready(_) => return Poll::Ready(()),
+                    Poll::Pending => return Poll::Pending,
+                }
+            }
+        });
+        // Too slow: the caller may see the reset.
+        tokio::time::timeout(DRAINED_WITHIN, read).await.ok();
     }
 
     /// There will be no other try.

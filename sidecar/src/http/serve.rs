@@ -9,7 +9,7 @@ use hyper::{
 use hyper_util::rt::{TokioIo, TokioTimer};
 
 use super::{
-    H2_CONNECTION_WINDOW, H2_STREAM_WINDOW, H2_STREAMS, LocalExec, MAX_HEADER_BYTES, MAX_HEADERS,
+    H2_CONNECTION_WINDOW, H2_STREAM_WINDOW, H2_STREAMS, LocalExec, MAX_HEADER_BYTES, READ_BUFFER,
     io::Io,
 };
 use crate::{
@@ -62,8 +62,8 @@ pub(crate) async fn serve(worker: &Rc<Worker>, connection: &Rc<Connection>, io: 
             server
                 .preserve_header_case(true)
                 .auto_date_header(false)
-                .max_headers(MAX_HEADERS)
-                .max_buf_size(MAX_HEADER_BYTES);
+                .max_header_size(MAX_HEADER_BYTES)
+                .max_buf_size(READ_BUFFER);
             run!(server.serve_connection(io, service))
         }
         Wire::Http2 => {

@@ -15,7 +15,7 @@ use super::{
 use crate::{
     connect::{self, ConnectError},
     http::{
-        H2_CONNECTION_WINDOW, H2_STREAM_WINDOW, LocalExec, MAX_HEADER_BYTES, MAX_HEADERS, io::Io,
+        H2_CONNECTION_WINDOW, H2_STREAM_WINDOW, LocalExec, MAX_HEADER_BYTES, READ_BUFFER, io::Io,
     },
     tls::Refusal,
 };
@@ -97,8 +97,8 @@ impl Pools {
         let (io, about) = self.open(target, &cluster).await?;
         let (sender, connection) = http1::Builder::new()
             .preserve_header_case(true)
-            .max_headers(MAX_HEADERS)
-            .max_buf_size(MAX_HEADER_BYTES)
+            .max_header_size(MAX_HEADER_BYTES)
+            .max_buf_size(READ_BUFFER)
             .handshake(io)
             .await
             .map_err(|error| handshake_failed(target, &error))?;

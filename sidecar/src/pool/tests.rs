@@ -1,0 +1,217 @@
+//! Limits that are exact over all workers, and connections that are kept no longer than they may be.
+
+use outrigger_core::Thresholds;
+
+use crate::testing::{
+    Sidecar,
+    app::{App, Raw, get},
+    cluster, config, endpoint,
+};
+
+const UNLIMITED: Thresholds = Thresholds {
+    max_connections: u32::MAX,
+    max_pending_requests: u32::MAX,
+    max_requests: u32::MAX,
+    max_retries: u32::MAX,
+};
+
+async fn limited(app: &App, thresholds: Thresholds) -> (Sidecar, std::net::SocketAddr) {
+    let mut reviews = cluster("reviews");
+    reviews.thresholds = thresholds;
+    let endpoints = vec![endpoint(app.address, false)];
+    Sidecar::outbound(&config(), None, reviews, endpoints, |_| {}).await
+}
+
+#[tokio::test]
+async fn a_hundred_connections_fifty_waiting_and_the_next_is_refused_at_once() {
+    let app = App::start("reviews").await;
+    app.hold();
+    let (sidecar, proxy) = limited(
+        &app,
+        Thresholds {
+            max_connections: 100,
+            max_pending_requests: 50,
+            ..UNLIMITED
+        },
+    )
+    .await;
+    let mut callers = Vec::new();
+    for _ in 0..100 {
+        callers.push(tokio::spawn(async move { get(proxy, "/").await }));
+    }
+    app.until_requests(100).await;
+    for _ in 0..50 {
+        callers.push(tokio::spawn(async move { get(proxy, "/").await }));
+    }
+    while sidecar.workers.pools()[0].waiting < 50 {
+        tokio::task::yield_now().await;
+    }
+    let refused = get(proxy, "/").await;
+    assert_eq!(refused.status, 503);
+    assert_eq!(
+        refused.header("x-outrigger-reason"),
+        Some("overflow_pending")
+    );
+    assert!(
+        refused.body.contains("\"policy\":\"canary.yaml:12:5\""),
+        "{}",
+        refused.body
+    );
+    assert_eq!(app.connections(), 100);
+    app.let_go();
+    for caller in callers {
+        assert_eq!(caller.await.unwrap().status, 200);
+    }
+    assert_eq!(sidecar.workers.pools()[0].waiting, 0);
+    let line = "outrigger_refusals_total{code=\"overflow_pending\",hop=\"outbound\"}";
+    assert!((sidecar.metric(line) - 1.0).abs() < f64::EPSILON);
+}
+
+#[tokio::test]
+async fn no_more_connections_are_ever_open_than_allowed() {
+    let app = App::start("reviews").await;
+    let (_sidecar, proxy) = limited(
+        &app,
+        Thresholds {
+            max_connections: 3,
+            ..UNLIMITED
+        },
+    )
+    .await;
+    let callers: Vec<_> = (0..40)
+        .map(|_| {
+            tokio::spawn(async move {
+                let mut caller = Raw::to(proxy).await;
+                for _ in 0..10 {
+                    assert_eq!(caller.get("/").await.status, 200);
+                }
+            })
+        })
+        .collect();
+    for caller in callers {
+        caller.await.unwrap();
+    }
+    let most = app.most.load(std::sync::atomic::Ordering::SeqCst);
+    assert!(most <= 3, "{most} at once");
+}
+
+#[tokio::test]
+async fn an_idle_connection_of_one_worker_does_not_starve_another() {
+    let app = App::start("reviews").await;
+    let (_sidecar, proxy) = limited(
+        &app,
+        Thresholds {
+            max_connections: 1,
+            max_pending_requests: 1,
+            ..UNLIMITED
+        },
+    )
+    .await;
+    // Two callers that stay: they sit on different workers, and take turns with the one connection.
+    let mut one = Raw::to(proxy).await;
+    assert_eq!(one.get("/").await.status, 200);
+    let mut two = Raw::to(proxy).await;
+    for _ in 0..20 {
+        assert_eq!(two.get("/").await.status, 200);
+        assert_eq!(one.get("/").await.status, 200);
+    }
+}
+
+#[tokio::test]
+async fn an_idle_connection_to_one_endpoint_does_not_starve_another() {
+    let (a, b) = (App::start("a").await, App::start("b").await);
+    let mut reviews = cluster("reviews");
+    reviews.thresholds = Thresholds {
+        max_connections: 1,
+        ..UNLIMITED
+    };
+    let endpoints = vec![endpoint(a.address, false), endpoint(b.address, false)];
+    let (_sidecar, proxy) = Sidecar::outbound(&config(), None, reviews, endpoints, |_| {}).await;
+    let mut caller = Raw::to(proxy).await;
+    let mut seen = Vec::new();
+    for _ in 0..6 {
+        seen.push(caller.get("/").await.body);
+    }
+    seen.sort_unstable();
+    assert_eq!(seen, ["a", "a", "a", "b", "b", "b"]);
+}
+
+#[tokio::test]
+async fn requests_in_flight_have_their_own_limit() {
+    let app = App::start("reviews").await;
+    app.hold();
+    let (_sidecar, proxy) = limited(
+        &app,
+        Thresholds {
+            max_requests: 2,
+            ..UNLIMITED
+        },
+    )
+    .await;
+    let first = [(); 2].map(|()| tokio::spawn(async move { get(proxy, "/").await }));
+    app.until_requests(2).await;
+    let refused = get(proxy, "/").await;
+    assert_eq!(
+        refused.header("x-outrigger-reason"),
+        Some("overflow_requests")
+    );
+    app.let_go();
+    for caller in first {
+        assert_eq!(caller.await.unwrap().status, 200);
+    }
+    assert_eq!(
+        get(proxy, "/").await.status,
+        200,
+        "the permits were given back"
+    );
+}
+
+#[tokio::test]
+async fn a_connection_is_closed_after_its_last_request() {
+    let app = App::start("reviews").await;
+    let mut reviews = cluster("reviews");
+    reviews.max_requests_per_connection = Some(2);
+    let endpoints = vec![endpoint(app.address, false)];
+    let (_sidecar, proxy) = Sidecar::outbound(&config(), None, reviews, endpoints, |_| {}).await;
+    let mut caller = Raw::to(proxy).await;
+    for _ in 0..6 {
+        assert_eq!(caller.get("/").await.status, 200);
+    }
+    assert_eq!(app.connections(), 3);
+}
+
+#[tokio::test]
+async fn a_waiter_that_leaves_gives_its_place_to_the_next() {
+    let app = App::start("reviews").await;
+    app.hold();
+    let (sidecar, proxy) = limited(
+        &app,
+        Thresholds {
+            max_connections: 1,
+            max_pending_requests: 1,
+            ..UNLIMITED
+        },
+    )
+    .await;
+    let first = tokio::spawn(async move { get(proxy, "/").await });
+    app.until_requests(1).await;
+    let waiting = || sidecar.workers.pools()[0].waiting;
+    let mut leaving = Raw::to(proxy).await;
+    leaving
+        .send("GET / HTTP/1.1\r\nHost: reviews\r\n\r\n")
+        .await;
+    while waiting() == 0 {
+        tokio::task::yield_now().await;
+    }
+    drop(leaving);
+    while waiting() == 1 {
+        tokio::task::yield_now().await;
+    }
+    let next = tokio::spawn(async move { get(proxy, "/").await });
+    while waiting() == 0 {
+        tokio::task::yield_now().await;
+    }
+    app.let_go();
+    assert_eq!(first.await.unwrap().status, 200);
+    assert_eq!(next.await.unwrap().status, 200);
+}
