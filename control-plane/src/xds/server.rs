@@ -24,7 +24,7 @@ use tokio::{
 };
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
-use tracing::{info, warn};
+use tracing::{debug, info, warn};
 
 use super::{
     delta,
@@ -229,7 +229,10 @@ impl Session {
         let result = self
             .serve::<W>(&mut stream, first, &mut requests, sender)
             .await;
-        info!(node = stream.node.id, ?result, "xDS client gone");
+        match &result {
+            Ok(()) => info!(node = stream.node.id, "xDS client gone"),
+            Err(status) => info!(node = stream.node.id, %status, "xDS stream ended"),
+        }
         result
     }
 
@@ -268,9 +271,14 @@ impl Session {
                 }
             };
             tokio::select! {
-                request = requests.message() => match request? {
-                    Some(request) => self.read::<W>(stream, request)?,
-                    None => return Ok(()),
+                request = requests.message() => match request {
+                    Ok(Some(request)) => self.read::<W>(stream, request)?,
+                    Ok(None) => return Ok(()),
+                    // A connection that breaks is a client that goes; there is nobody to tell.
+                    Err(status) => {
+                        debug!(node = stream.node.id, %status, "xDS stream broken");
+                        return Ok(());
+                    }
                 },
                 changed = pushed.changed() => match changed {
                     Ok(()) => stream.look(&pushed.borrow_and_update()),
