@@ -339,17 +339,29 @@ pub(crate) fn unix_now() -> u64 {
 }
 
 /// An error with its causes, in one line.
-pub(crate) fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        let cause_text = cause.to_string();
+pub(crate) fn chain(error: &(dyn std::error::Error + 'static)) -> String {
+    let mut text = String::new();
+    let mut next = Some(error);
+    while let Some(error) = next {
+        // A status prints its whole cause in debug form; its message is enough.
+        let boxed = || {
+            error
+                .downcast_ref::<Box<tonic::Status>>()
+                .map(AsRef::as_ref)
+        };
+        let status = error.downcast_ref::<tonic::Status>().or_else(boxed);
+        let part = status.map_or_else(
+            || error.to_string(),
+            |status| format!("{} ({:?})", status.message(), status.code()),
+        );
         // Wrappers that repeat their cause would double it.
-        if !text.ends_with(&cause_text) {
-            text.push_str(": ");
-            text.push_str(&cause_text);
+        if !text.contains(&part) {
+            if !text.is_empty() {
+                text.push_str(": ");
+            }
+            text.push_str(&part);
         }
-        source = cause.source();
+        next = error.source();
     }
     text
 }

@@ -5,9 +5,14 @@
 //!                                                            SIGTERM, SIGINT, POST /drain ─► say so ─► drain ─► end
 //! ```
 
+mod check;
+mod sockets;
+#[cfg(test)]
+mod tests;
+
 use std::{
     io::{self, Write as _},
-    net::{IpAddr, SocketAddr, TcpListener},
+    net::{IpAddr, SocketAddr},
     sync::{Arc, Mutex, OnceLock, atomic::Ordering},
     time::Duration,
 };
@@ -19,7 +24,7 @@ use tokio::{
 };
 
 use crate::{
-    App, Config,
+    Config,
     admin::{self, Port, Site},
     control::{Control, ControlPlaneError},
     identity::{IdentityStore, Issuer, chain},
@@ -35,6 +40,8 @@ use crate::{
         node::{self, Ports},
     },
 };
+
+use sockets::{Addresses, Sockets};
 
 /// Threads for xDS, identity, registration, admin and export; the workers have their own.
 const CONTROL_THREADS: usize = 2;
@@ -85,7 +92,7 @@ pub enum RunError {
 /// # Errors
 /// [`RunError`].
 pub fn run(config: Config) -> Result<(), RunError> {
-    check(&config)?;
+    check::check(&config)?;
     let shared = Shared::new();
     let control = Arc::new(Control::new(&config, Arc::clone(&shared))?);
     let sockets = Sockets::bind(&config, control.is_tls() && config.app.is_some())?;
@@ -97,212 +104,6 @@ pub fn run(config: Config) -> Result<(), RunError> {
     let result = runtime.block_on(supervise(config, shared, control, sockets));
     runtime.shutdown_timeout(Duration::from_secs(1));
     result
-}
-
-fn check(config: &Config) -> Result<(), RunError> {
-    for (flag, address) in [("outbound", config.outbound), ("admin", config.admin)] {
-        if !address.ip().is_loopback() {
-            return Err(RunError::Setting {
-                flag,
-                value: address.to_string(),
-                expected: "must be a loopback address, e.g. 127.0.0.1",
-            });
-        }
-    }
-    let zero = |flag, value: Duration, expected| {
-        if value.is_zero() {
-            return Err(RunError::Setting {
-                flag,
-                value: format!("{value:?}"),
-                expected,
-            });
-        }
-        Ok(())
-    };
-    zero("lease-ttl", config.lease_ttl, "must be more than zero")?;
-    zero(
-        "heartbeat-interval",
-        config.heartbeat_interval,
-        "must be more than zero",
-    )?;
-    zero(
-        "certificate-ttl",
-        config.certificate_ttl,
-        "must be more than zero, at most 24 h",
-    )?;
-    if config.certificate_ttl > Duration::from_secs(24 * 3600) {
-        return Err(RunError::Setting {
-            flag: "certificate-ttl",
-            value: format!("{:?}", config.certificate_ttl),
-            expected: "at most 24 h",
-        });
-    }
-    if config.heartbeat_interval >= config.lease_ttl {
-        return Err(RunError::Setting {
-            flag: "heartbeat-interval",
-            value: format!("{:?}", config.heartbeat_interval),
-            expected: "must be shorter than --lease-ttl, best a third of it",
-        });
-    }
-    check_workload(config)?;
-    config.app.as_ref().map_or(Ok(()), check_app)
-}
-
-fn check_workload(config: &Config) -> Result<(), RunError> {
-    let workload = &config.workload;
-    for (flag, value) in [
-        ("service", &workload.service),
-        ("namespace", &workload.namespace),
-        ("service-account", &workload.service_account),
-    ] {
-        let is_name = !value.is_empty()
-            && value
-                .bytes()
-                .all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'.' | b'_'));
-        if !is_name {
-            return Err(RunError::Setting {
-                flag,
-                value: format!("{value:?}"),
-                expected: "must be a name of letters, digits, '-' and '.'",
-            });
-        }
-    }
-    if workload.weight == 0 {
-        return Err(RunError::Setting {
-            flag: "weight",
-            value: "0".to_owned(),
-            expected: "must be 1 or more",
-        });
-    }
-    Ok(())
-}
-
-fn check_app(app: &App) -> Result<(), RunError> {
-    let bad = |flag, value: String, expected| {
-        Err(RunError::Setting {
-            flag,
-            value,
-            expected,
-        })
-    };
-    if app.address.port() == 0 {
-        return bad(
-            "app",
-            app.address.to_string(),
-            "must have the port that the application listens on",
-        );
-    }
-    if app.port == 0 {
-        return bad("port", "0".to_owned(), "must be 1 to 65535");
-    }
-    if !matches!(app.protocol.as_str(), "http" | "http2" | "grpc") {
-        return bad(
-            "protocol",
-            format!("{:?}", app.protocol),
-            "must be http, http2 or grpc",
-        );
-    }
-    let rules = &app.readiness;
-    if rules.interval.is_zero() || rules.timeout.is_zero() {
-        return bad(
-            "readiness-interval",
-            "0s".to_owned(),
-            "interval and timeout must be more than zero",
-        );
-    }
-    if rules.healthy_threshold == 0 || rules.unhealthy_threshold == 0 {
-        return bad("readiness-threshold", "0".to_owned(), "must be 1 or more");
-    }
-    if rules
-        .http_path
-        .as_ref()
-        .is_some_and(|path| !path.starts_with('/'))
-    {
-        let path = rules.http_path.clone().unwrap_or_default();
-        return bad("readiness-path", path, "must start with '/'");
-    }
-    Ok(())
-}
-
-/// All ports, bound before anything else so that the numbers we tell are real.
-#[derive(Debug)]
-struct Sockets {
-    outbound: TcpListener,
-    /// None = nothing to take calls for, or no identity to take them with.
-    inbound: Option<TcpListener>,
-    admin: TcpListener,
-    metrics: TcpListener,
-    readiness: TcpListener,
-}
-
-impl Sockets {
-    fn bind(config: &Config, has_inbound: bool) -> Result<Self, RunError> {
-        let bind = |flag, address| {
-            TcpListener::bind(address)
-                .and_then(|listener| {
-                    listener.set_nonblocking(true)?;
-                    Ok(listener)
-                })
-                .map_err(|source| RunError::Bind {
-                    address,
-                    flag,
-                    source,
-                })
-        };
-        Ok(Self {
-            outbound: bind("outbound", config.outbound)?,
-            inbound: if has_inbound {
-                Some(bind("inbound", config.inbound)?)
-            } else {
-                None
-            },
-            admin: bind("admin", config.admin)?,
-            metrics: bind("metrics", config.metrics)?,
-            readiness: bind("readiness", config.readiness)?,
-        })
-    }
-}
-
-/// Where everything listens.
-#[derive(Clone, Copy, Debug)]
-struct Addresses {
-    outbound: SocketAddr,
-    inbound: Option<SocketAddr>,
-    admin: SocketAddr,
-    metrics: SocketAddr,
-    readiness: SocketAddr,
-}
-
-impl Addresses {
-    fn of(sockets: &Sockets) -> io::Result<Self> {
-        Ok(Self {
-            outbound: sockets.outbound.local_addr()?,
-            inbound: sockets
-                .inbound
-                .as_ref()
-                .map(TcpListener::local_addr)
-                .transpose()?,
-            admin: sockets.admin.local_addr()?,
-            metrics: sockets.metrics.local_addr()?,
-            readiness: sockets.readiness.local_addr()?,
-        })
-    }
-
-    /// The object of the ready line.
-    fn ready(&self, listeners: &[(String, SocketAddr)]) -> serde_json::Value {
-        let listeners: serde_json::Map<_, _> = listeners
-            .iter()
-            .map(|(name, address)| (name.clone(), address.to_string().into()))
-            .collect();
-        serde_json::json!({
-            "inbound": self.inbound.map(|address| address.to_string()),
-            "outbound": self.outbound.to_string(),
-            "admin": self.admin.to_string(),
-            "metrics": self.metrics.to_string(),
-            "readiness": self.readiness.to_string(),
-            "listeners": listeners,
-        })
-    }
 }
 
 async fn supervise(
@@ -589,6 +390,3 @@ impl Sidecar {
         tracing::info!("drained");
     }
 }
-
-#[cfg(test)]
-mod tests;

@@ -1,4 +1,6 @@
-use super::*;
+use std::net::TcpListener;
+
+use super::{check::check, *};
 use crate::settings_for_tests::{app, config};
 
 fn refusal(change: impl FnOnce(&mut Config)) -> String {
@@ -44,7 +46,7 @@ fn settings_that_cannot_be_are_refused_by_their_flag() {
         ),
         (
             |c| c.app.as_mut().unwrap().readiness.http_path = Some("health".to_owned()),
-            "--readiness-path health: must start with '/'",
+            "--ready-path health: must start with '/'",
         ),
     ];
     for (change, expected) in table {

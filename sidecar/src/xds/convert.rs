@@ -5,9 +5,11 @@
 //! Any ──fields::check──► every populated field is one we read ──listener|route|cluster|endpoint|tls──► core types
 //! ```
 
+mod balancing;
 pub(crate) mod cluster;
 pub(crate) mod endpoint;
 pub(crate) mod fields;
+mod limits;
 pub(crate) mod listener;
 mod matches;
 pub(crate) mod route;

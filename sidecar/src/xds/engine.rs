@@ -48,7 +48,8 @@ pub(crate) struct Tally {
 #[derive(Debug)]
 pub(crate) struct Engine {
     node: Node,
-    /// TLS needs a certificate, which only a sidecar with an identity has.
+    /// A listener with TLS needs a certificate, which only a sidecar with an identity has. (Clusters may name TLS:
+    /// their endpoints without it can be called.)
     has_identity: bool,
     connected: bool,
     types: [TypeState; 5],
@@ -250,11 +251,7 @@ impl Engine {
             Kind::Cluster => {
                 let cluster: Cluster = convert::unpack(any, message)?;
                 same_name(name, "name", &cluster.name)?;
-                let cluster = convert::cluster::convert(&cluster)?;
-                if cluster.config.tls.is_some() && !self.has_identity {
-                    return no_identity("transport_socket_matches");
-                }
-                mesh.set_cluster(cluster);
+                mesh.set_cluster(convert::cluster::convert(&cluster)?);
             }
             Kind::Endpoint => {
                 let assignment: ClusterLoadAssignment = convert::unpack(any, message)?;
@@ -266,7 +263,10 @@ impl Engine {
                 same_name(name, "name", &listener.name)?;
                 let listener = convert::listener::convert(&listener, &mut |name| mesh.slot(name))?;
                 if listener.tls.is_some() && !self.has_identity {
-                    return no_identity("filter_chains[0].transport_socket");
+                    return refuse(
+                        "filter_chains[0].transport_socket",
+                        "TLS needs an identity, and a sidecar on the plain-text port has none",
+                    );
                 }
                 mesh.set_listener(listener);
             }
@@ -324,13 +324,6 @@ impl Engine {
             && self.state(Kind::Endpoint).is_settled(now);
         is_due.then(|| self.state_mut(Kind::Listener).subscribe_all(now))
     }
-}
-
-fn no_identity<T>(path: &str) -> Converted<T> {
-    refuse(
-        path,
-        "TLS needs an identity, and a sidecar on the plain-text port has none",
-    )
 }
 
 fn same_name(outer: &str, path: &str, inner: &str) -> Converted<()> {

@@ -571,11 +571,19 @@ async fn what_vanished_while_away_is_dropped() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn tls_is_refused_where_there_is_no_identity() {
+async fn without_an_identity_listeners_with_tls_are_refused_and_clusters_are_not() {
     let mut story = Story::connected();
     story.engine = Engine::new(Node::default(), false);
     story.connect();
     story.clusters(&[R]);
+    assert!(story.nacks.is_empty());
+    let listener = resource(
+        Kind::Listener,
+        "virtualInbound",
+        "1",
+        &inbound("virtualInbound"),
+    );
+    story.answer(Kind::Listener, vec![listener], &[]);
     assert!(
         story.nacks[0].contains("TLS needs an identity"),
         "{:?}",

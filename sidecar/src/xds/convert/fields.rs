@@ -139,6 +139,8 @@ const HARMLESS: &[(&str, u32)] = &[
 static BY_MESSAGE: LazyLock<HashMap<&'static str, &'static [&'static str]>> =
     LazyLock::new(|| READ.iter().copied().collect());
 
+/// Messages inside each other. `Any` starts a new count in the decoder, so that it alone does not bound this.
+const MAX_DEPTH: u32 = 64;
 const HTTP_FILTER: &str = "envoy.extensions.filters.network.http_connection_manager.v3.HttpFilter";
 pub(crate) const ROUTER: &str = "envoy.extensions.filters.http.router.v3.Router";
 
@@ -149,7 +151,7 @@ pub(crate) fn type_name(url: &str) -> &str {
 
 /// Refuses `any` if it sets something that the conversion would not look at.
 pub(crate) fn check(any: &Any) -> Converted<()> {
-    walk(&decode(&any.type_url, &any.value)?)
+    walk(&decode(&any.type_url, &any.value)?, MAX_DEPTH)
 }
 
 /// Decodes with reflection, which keeps unknown fields.
@@ -162,14 +164,19 @@ pub(crate) fn decode(type_url: &str, bytes: &[u8]) -> Converted<DynamicMessage> 
         .map_err(|error| FieldError::new("", format!("not a valid {name}: {error}")))
 }
 
-fn walk(message: &DynamicMessage) -> Converted<()> {
+/// `depth` more levels may follow.
+fn walk(message: &DynamicMessage, depth: u32) -> Converted<()> {
+    let Some(depth) = depth.checked_sub(1) else {
+        return refuse(
+            "",
+            format!("more than {MAX_DEPTH} messages inside each other"),
+        );
+    };
     let descriptor = message.descriptor();
     let name = descriptor.full_name();
     if name == "google.protobuf.Any" {
-        return walk(&decode(
-            &text(message, "type_url"),
-            &bytes(message, "value"),
-        )?);
+        let inner = decode(&text(message, "type_url"), &bytes(message, "value"))?;
+        return walk(&inner, depth);
     }
     if name.starts_with("google.protobuf.") || is_skipped_filter(name, message) {
         return Ok(());
@@ -190,7 +197,7 @@ fn walk(message: &DynamicMessage) -> Converted<()> {
         if !read.contains(&field_name) {
             return refuse(field_name, "not supported yet");
         }
-        walk_value(value).map_err(|error| match value {
+        walk_value(value, depth).map_err(|error| match value {
             // The index or key is already in the path, as `[0]`.
             Value::List(_) | Value::Map(_) => FieldError {
                 path: format!("{field_name}{}", error.path),
@@ -202,15 +209,15 @@ fn walk(message: &DynamicMessage) -> Converted<()> {
     Ok(())
 }
 
-fn walk_value(value: &Value) -> Converted<()> {
+fn walk_value(value: &Value, depth: u32) -> Converted<()> {
     match value {
-        Value::Message(message) => walk(message),
+        Value::Message(message) => walk(message, depth),
         Value::List(items) => items.iter().enumerate().try_for_each(|(index, item)| {
-            walk_value(item).map_err(|error| error.under(format!("[{index}]")))
+            walk_value(item, depth).map_err(|error| error.under(format!("[{index}]")))
         }),
         Value::Map(entries) => entries.iter().try_for_each(|(key, item)| {
             let key = key.as_str().unwrap_or("?");
-            walk_value(item).map_err(|error| error.under(format!("[{key:?}]")))
+            walk_value(item, depth).map_err(|error| error.under(format!("[{key:?}]")))
         }),
         _ => Ok(()),
     }

@@ -330,6 +330,19 @@ fn a_field_outside_our_schema_is_refused_by_its_number() {
 }
 
 #[test]
+fn messages_inside_each_other_without_end_are_refused() {
+    let mut nested = any("envoy.config.cluster.v3.Cluster", &cluster(CLUSTER));
+    for _ in 0..10_000 {
+        nested = any("google.protobuf.Any", &nested);
+    }
+    let found = refusal(fields::check(&nested));
+    assert!(
+        found.contains("more than 64 messages inside each other"),
+        "{found}"
+    );
+}
+
+#[test]
 fn an_assignment_becomes_endpoints() {
     let found = endpoints_of(&assignment(
         CLUSTER,

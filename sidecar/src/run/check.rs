@@ -1,0 +1,131 @@
+//! Settings that cannot be are refused before anything is opened, by the flag that sets them.
+
+use std::time::Duration;
+
+use super::RunError;
+use crate::{App, Config};
+
+pub(super) fn check(config: &Config) -> Result<(), RunError> {
+    for (flag, address) in [("outbound", config.outbound), ("admin", config.admin)] {
+        if !address.ip().is_loopback() {
+            return Err(RunError::Setting {
+                flag,
+                value: address.to_string(),
+                expected: "must be a loopback address, e.g. 127.0.0.1",
+            });
+        }
+    }
+    let zero = |flag, value: Duration, expected| {
+        if value.is_zero() {
+            return Err(RunError::Setting {
+                flag,
+                value: format!("{value:?}"),
+                expected,
+            });
+        }
+        Ok(())
+    };
+    zero("lease-ttl", config.lease_ttl, "must be more than zero")?;
+    zero(
+        "heartbeat-interval",
+        config.heartbeat_interval,
+        "must be more than zero",
+    )?;
+    zero(
+        "certificate-ttl",
+        config.certificate_ttl,
+        "must be more than zero, at most 24 h",
+    )?;
+    if config.certificate_ttl > Duration::from_secs(24 * 3600) {
+        return Err(RunError::Setting {
+            flag: "certificate-ttl",
+            value: format!("{:?}", config.certificate_ttl),
+            expected: "at most 24 h",
+        });
+    }
+    if config.heartbeat_interval >= config.lease_ttl {
+        return Err(RunError::Setting {
+            flag: "heartbeat-interval",
+            value: format!("{:?}", config.heartbeat_interval),
+            expected: "must be shorter than --lease-ttl, best a third of it",
+        });
+    }
+    check_workload(config)?;
+    config.app.as_ref().map_or(Ok(()), check_app)
+}
+
+fn check_workload(config: &Config) -> Result<(), RunError> {
+    let workload = &config.workload;
+    for (flag, value) in [
+        ("service", &workload.service),
+        ("namespace", &workload.namespace),
+        ("service-account", &workload.service_account),
+    ] {
+        let is_name = !value.is_empty()
+            && value
+                .bytes()
+                .all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'.' | b'_'));
+        if !is_name {
+            return Err(RunError::Setting {
+                flag,
+                value: format!("{value:?}"),
+                expected: "must be a name of letters, digits, '-' and '.'",
+            });
+        }
+    }
+    if workload.weight == 0 {
+        return Err(RunError::Setting {
+            flag: "weight",
+            value: "0".to_owned(),
+            expected: "must be 1 or more",
+        });
+    }
+    Ok(())
+}
+
+fn check_app(app: &App) -> Result<(), RunError> {
+    let bad = |flag, value: String, expected| {
+        Err(RunError::Setting {
+            flag,
+            value,
+            expected,
+        })
+    };
+    if app.address.port() == 0 {
+        return bad(
+            "app",
+            app.address.to_string(),
+            "must have the port that the application listens on",
+        );
+    }
+    if app.port == 0 {
+        return bad("port", "0".to_owned(), "must be 1 to 65535");
+    }
+    if !matches!(app.protocol.as_str(), "http" | "http2" | "grpc") {
+        return bad(
+            "protocol",
+            format!("{:?}", app.protocol),
+            "must be http, http2 or grpc",
+        );
+    }
+    let rules = &app.readiness;
+    if rules.interval.is_zero() || rules.timeout.is_zero() {
+        return bad(
+            "ready-interval",
+            "0s".to_owned(),
+            "interval and timeout must be more than zero",
+        );
+    }
+    if rules.healthy_threshold == 0 || rules.unhealthy_threshold == 0 {
+        return bad("healthy-threshold", "0".to_owned(), "must be 1 or more");
+    }
+    if rules
+        .http_path
+        .as_ref()
+        .is_some_and(|path| !path.starts_with('/'))
+    {
+        let path = rules.http_path.clone().unwrap_or_default();
+        return bad("ready-path", path, "must start with '/'");
+    }
+    Ok(())
+}
