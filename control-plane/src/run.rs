@@ -182,8 +182,15 @@ impl ControlPlane {
     ///
     /// # Errors
     /// Whatever keeps it from starting.
-    pub async fn start(config: Config) -> Result<Self, RunError> {
+    pub async fn start(mut config: Config) -> Result<Self, RunError> {
         check(&config)?;
+        // The ready line is read by others, who may stand elsewhere.
+        config.data_dir =
+            std::path::absolute(&config.data_dir).map_err(|source| RunError::File {
+                doing: "finding the data directory",
+                path: config.data_dir.clone(),
+                source,
+            })?;
         prepare_dir(&config.data_dir)?;
         let metrics =
             Arc::new(Metrics::new().map_err(|error| start("metrics cannot be registered", error))?);
@@ -312,11 +319,11 @@ impl Parts {
         let policies = Policies::load(store.clone(), &domain, registry.hosts())
             .map_err(|error| start("the policies cannot be read", error))?;
         let policies = Arc::new(policies);
-        tracing::info!(
-            restored,
-            revision = policies.in_force().revision,
-            "store read"
-        );
+        let revision = policies.in_force().revision;
+        metrics
+            .policy_revision
+            .set(i64::try_from(revision).unwrap_or(i64::MAX));
+        tracing::info!(restored, revision, "store read");
         let publisher = Publisher {
             policies: Arc::clone(&policies),
             registry: Arc::clone(&registry),
