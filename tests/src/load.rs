@@ -18,6 +18,8 @@ use tokio::{
 
 use crate::{Caller, Reply};
 
+/// Requests in flight at a time. Past it the load waits, as a test that outruns the machine proves nothing.
+const MAX_IN_FLIGHT: usize = 200;
 /// Failures whose words are kept.
 const MAX_KEPT: usize = 100;
 
@@ -85,6 +87,15 @@ impl Load {
         self.state.failed.load(Ordering::SeqCst)
     }
 
+    /// What went wrong so far, in words.
+    pub fn failures(&self) -> Vec<String> {
+        self.state
+            .failures
+            .lock()
+            .map(|kept| kept.clone())
+            .unwrap_or_default()
+    }
+
     /// Stops sending, waits for the answers that are due, and reports.
     ///
     /// # Panics
@@ -97,12 +108,7 @@ impl Load {
         LoadReport {
             sent: self.state.sent.load(Ordering::SeqCst),
             failed: self.failed(),
-            failures: self
-                .state
-                .failures
-                .lock()
-                .map(|kept| kept.clone())
-                .unwrap_or_default(),
+            failures: self.failures(),
         }
     }
 }
@@ -128,6 +134,9 @@ async fn send(
         let now = steps.tick().await;
         let due = (now - started).as_micros() * u128::from(rate) / 1_000_000;
         while sent < due {
+            if state.in_flight.load(Ordering::SeqCst) >= MAX_IN_FLIGHT {
+                break;
+            }
             sent += 1;
             let (caller, state, request) = (caller.clone(), Arc::clone(&state), make());
             state.sent.fetch_add(1, Ordering::SeqCst);

@@ -163,7 +163,7 @@ impl Sidecar {
         String::from_utf8_lossy(&reply.body).into_owned()
     }
 
-    /// Its metrics: the sum of all series whose name and labels start like this.
+    /// Its metrics: the sum of all series of one name.
     ///
     /// # Panics
     /// When the metrics cannot be read.
@@ -179,6 +179,10 @@ pub(crate) async fn metric(address: SocketAddr, path: &str, name: &str) -> f64 {
         .await;
     let text = String::from_utf8_lossy(&reply.body);
     assert!(reply.status.is_success(), "{path}: {}", reply.text());
+    assert!(
+        text.contains(&format!("# TYPE {name} ")),
+        "no metric {name} in\n{text}"
+    );
     text.lines()
         .filter(|line| {
             line.strip_prefix(name)

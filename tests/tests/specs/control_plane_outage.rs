@@ -80,8 +80,6 @@ async fn killing_and_restarting_the_control_plane_fails_no_request_and_resends_n
     assert_eq!(mesh.healthy("reviews"), 1);
     let resent = mesh.metric("outrigger_xds_resources_sent_total").await;
     assert_eq!(resent, 0.0, "nothing had changed");
-    let unchanged = mesh.metric("outrigger_xds_resources_unchanged_total").await;
-    assert!(unchanged > 0.0, "the sidecars said what they hold");
 }
 
 #[tokio::test(flavor = "multi_thread")]

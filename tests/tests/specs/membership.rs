@@ -150,7 +150,8 @@ async fn ratings(name: &str) -> Process {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn killing_an_application_costs_no_more_than_the_requests_in_it() {
-    const RATE: u32 = 500;
+    // What two cores can carry, without optimisation, beside other tests.
+    const RATE: u32 = if cfg!(debug_assertions) { 100 } else { 500 };
     let mesh = Mesh::start().await;
     let (mut killed, stays) = (ratings("killed").await, ratings("stays").await);
     let listen = |app: &Process| app.ready_text("listen").parse().unwrap();
@@ -180,7 +181,7 @@ async fn killing_an_application_costs_no_more_than_the_requests_in_it() {
             .unwrap()
     });
     eventually("the load runs", async || match load.succeeded() {
-        1_000.. => Ok(()),
+        200.. => Ok(()),
         succeeded => Err(format!("{succeeded} so far")),
     })
     .await;
@@ -190,8 +191,12 @@ async fn killing_an_application_costs_no_more_than_the_requests_in_it() {
     let in_it = before.max(load.in_flight());
     let then = load.succeeded();
     eventually("the load goes on", async || match load.succeeded() - then {
-        2_000.. => Ok(()),
-        more => Err(format!("{more} more, {} failed", load.failed())),
+        500.. => Ok(()),
+        more => Err(format!(
+            "{more} more, {} failed: {:#?}",
+            load.failed(),
+            load.failures()
+        )),
     })
     .await;
 
