@@ -1,4 +1,4 @@
-//! The way of one request: checked, routed, sent, answered. `inbound` and `outbound` add what is particular to them.
+//! The way of one request: checked, routed, sent, answered. `inbound` adds what is particular to that direction.
 
 use std::{convert::Infallible, rc::Rc, sync::Arc};
 
@@ -82,9 +82,8 @@ async fn handle(call: &Rc<Call>, mut parts: Parts) -> Result<Response<DownBody>,
     };
     let route = find(table, &parts, &authority)?;
     *call.policy.borrow_mut() = route.position.clone();
-    let choice = match &route.action {
-        Action::Forward(choice) => choice,
-        _ => return Ok(direct(call, &parts, &authority, route)),
+    let Action::Forward(choice) = &route.action else {
+        return Ok(direct(call, &parts, &authority, route));
     };
     let weighted = choice
         .choose(&mut call.worker.rng.borrow_mut())

@@ -1,7 +1,8 @@
 //! The data plane beside one application.
 //!
-//! A request's way: `listen` → `detect` → `tls` → `inbound` | `outbound` (core::route, core::cluster) → `pool` →
-//! `connect` → `http`. Beside it `xds`, `identity`, `register`, `drain`, `admin`, `telemetry`.
+//! A request's way: `listen` → `worker` → `detect` and `tls` → `forward` (`http` checks, core::route, core::cluster;
+//! `inbound` for what is particular to it) → `pool` → `connect`, and back. Beside it `xds`, `identity`, `register`,
+//! `admin`, `telemetry`.
 
 mod admin;
 mod backoff;

@@ -133,10 +133,10 @@ impl Pools {
     }
 
     fn cluster(&self, slot: ClusterSlot, cluster: &Cluster) -> Rc<ClusterPool> {
-        if let Some(pool) = self.clusters.borrow().get(&slot) {
-            if Arc::ptr_eq(&pool.gate.limits, &cluster.limits) {
-                return Rc::clone(pool);
-            }
+        if let Some(pool) = self.clusters.borrow().get(&slot)
+            && Arc::ptr_eq(&pool.gate.limits, &cluster.limits)
+        {
+            return Rc::clone(pool);
         }
         let pool = Rc::new(ClusterPool {
             gate: self.gates.of(slot, cluster),
@@ -180,10 +180,8 @@ impl Pools {
     /// Gives up one connection of the cluster, if somebody still waits.
     pub(crate) fn shed(&self, slot: ClusterSlot) {
         let pool = self.clusters.borrow().get(&slot).cloned();
-        if let Some(pool) = pool {
-            if pool.gate.contended() {
-                pool.shed(self.worker);
-            }
+        if let Some(pool) = pool.filter(|pool| pool.gate.contended()) {
+            pool.shed(self.worker);
         }
     }
 

@@ -242,10 +242,18 @@ pub(crate) struct Sidecar {
 
 impl Sidecar {
     pub(crate) fn start(config: &Config, identity: Option<Identity>) -> Self {
+        Self::start_with(config, identity, Vec::new())
+    }
+
+    pub(crate) fn start_with(
+        config: &Config,
+        identity: Option<Identity>,
+        prebound: Vec<std::net::TcpListener>,
+    ) -> Self {
         let shared = Shared::new();
         shared.identity.store(identity.map(Arc::new));
         let telemetry = Telemetry::start(config);
-        let workers = worker::start(&shared, config, Vec::new(), &telemetry).unwrap();
+        let workers = worker::start(&shared, config, prebound, &telemetry).unwrap();
         Self {
             shared,
             telemetry,

@@ -224,6 +224,18 @@ struct WorkerSeed {
     workload: Arc<Workload>,
 }
 
+/// A worker's own reference to the snapshot.
+#[derive(Debug)]
+pub(crate) struct View(Arc<Snapshot>);
+
+impl std::ops::Deref for View {
+    type Target = Snapshot;
+
+    fn deref(&self) -> &Snapshot {
+        &self.0
+    }
+}
+
 /// One worker's world.
 #[derive(Debug)]
 pub(crate) struct Worker {
@@ -233,8 +245,8 @@ pub(crate) struct Worker {
     pub(crate) pools: Rc<Pools>,
     pub(crate) handles: HandleCache,
     pub(crate) tls: ServerTls,
-    // A reference of its own: cloning the shared one would make all workers write to one cache line.
-    snapshot: RefCell<Rc<Arc<Snapshot>>>,
+    // Counted by itself: cloning the shared one would make all workers write to one cache line.
+    snapshot: RefCell<Rc<View>>,
     now: Rc<Cell<Moment>>,
     connections: RefCell<BTreeMap<u64, Rc<Connection>>>,
     next_connection: Cell<u64>,
@@ -255,7 +267,7 @@ impl Worker {
             )),
             handles: HandleCache::new(&seed.telemetry, &seed.workload),
             tls: ServerTls::default(),
-            snapshot: RefCell::new(Rc::new(seed.shared.snapshot.load())),
+            snapshot: RefCell::new(Rc::new(View(seed.shared.snapshot.load()))),
             now: Rc::new(Cell::new(now)),
             connections: RefCell::new(BTreeMap::new()),
             next_connection: Cell::new(0),
@@ -267,10 +279,10 @@ impl Worker {
     }
 
     /// The newest snapshot. A request asks once and keeps it to its end.
-    pub(crate) fn snapshot(&self) -> Rc<Arc<Snapshot>> {
+    pub(crate) fn snapshot(&self) -> Rc<View> {
         let version = self.shared.snapshot.version();
         if self.snapshot.borrow().version != version {
-            let next = Rc::new(self.shared.snapshot.load());
+            let next = Rc::new(View(self.shared.snapshot.load()));
             self.pools.follow(&next);
             self.handles.forget(None);
             *self.snapshot.borrow_mut() = next;
@@ -328,11 +340,11 @@ impl Worker {
         };
         self.handles.forget(Some(Arc::clone(&identity.spiffe_id)));
         for connection in self.connections.borrow().values() {
-            if let Some(peer) = &connection.peer {
-                if let Err(refusal) = crate::tls::still_trusted(&identity, &peer.chain) {
-                    tracing::info!(peer = %peer.svid.id, %refusal, "peer is no longer trusted");
-                    connection.order(Order::EndGracefully);
-                }
+            if let Some(peer) = &connection.peer
+                && let Err(refusal) = crate::tls::still_trusted(&identity, &peer.chain)
+            {
+                tracing::info!(peer = %peer.svid.id, %refusal, "peer is no longer trusted");
+                connection.order(Order::EndGracefully);
             }
         }
     }

@@ -106,7 +106,7 @@ impl Attempt {
             let pools = Rc::clone(&self.call.worker.pools);
             let mut lease = match pools.acquire(target).await {
                 Ok(lease) => lease,
-                Err(error) => return Err(self.not_connected(error, head)),
+                Err(error) => return Err(self.not_connected(&error, head)),
             };
             let spare = self
                 .keeps_head(&lease, plan, may_try_again)
@@ -161,9 +161,9 @@ impl Attempt {
         (may_try_again && refusable) || (lease.reused && self.may_repeat())
     }
 
-    fn not_connected(&mut self, error: NoConnection, head: Parts) -> Failed {
+    fn not_connected(&mut self, error: &NoConnection, head: Parts) -> Failed {
         let to = self.endpoint.config.address;
-        let (code, progress, message) = match &error {
+        let (code, progress, message) = match error {
             NoConnection::QueueFull => {
                 let limits = &self.cluster.limits;
                 let message = format!(

@@ -177,7 +177,7 @@ impl Call {
             // Without a try there would be no sign of the request.
             Direction::Outbound if self.spans.get() == 0 => {
                 if let Some(traced) = &self.trace {
-                    self.send_span(Kind::Client, traced.own, traced.started, None, 0, told);
+                    self.send_span(Kind::Client, traced.own, traced.started, None, told);
                 }
             }
             Direction::Outbound => {}
@@ -240,30 +240,24 @@ impl Call {
         told: Told,
     ) {
         self.spans.set(self.spans.get() + 1);
-        self.send_span(
-            Kind::Client,
-            context,
-            started,
-            Some(endpoint),
-            number.saturating_sub(1),
-            told,
-        );
+        let to = Some((endpoint, number.saturating_sub(1)));
+        self.send_span(Kind::Client, context, started, to, told);
     }
 
     /// Ends the SERVER span, if this is the application's side.
     pub(crate) fn end_server_span(&self, told: Told) {
         if let (Some(traced), Direction::Inbound) = (&self.trace, self.direction) {
-            self.send_span(Kind::Server, traced.own, traced.started, None, 0, told);
+            self.send_span(Kind::Server, traced.own, traced.started, None, told);
         }
     }
 
+    /// `to`: an endpoint, and how often the request was sent before.
     fn send_span(
         &self,
         kind: Kind,
         context: TraceContext,
         started: SystemTime,
-        endpoint: Option<&Endpoint>,
-        resend_count: u32,
+        to: Option<(&Endpoint, u32)>,
         told: Told,
     ) {
         let (Some(traced), Some(sink)) = (&self.trace, &self.worker.telemetry.spans) else {
@@ -276,7 +270,7 @@ impl Call {
         let config = destination.as_ref().map(|(_, cluster)| &cluster.config);
         let peer = match kind {
             Kind::Server => Some(self.connection.remote),
-            Kind::Client => endpoint.map(|endpoint| endpoint.config.address),
+            Kind::Client => to.map(|(endpoint, _)| endpoint.config.address),
         };
         sink.send(Span {
             context,
@@ -301,7 +295,7 @@ impl Call {
             service: config.map(|c| c.service.clone()),
             subset: config.map(|c| c.subset.clone()).filter(|s| !s.is_empty()),
             policy: self.policy.borrow().clone(),
-            resend_count,
+            resend_count: to.map_or(0, |(_, before)| before),
         });
     }
 }

@@ -72,10 +72,10 @@ impl AsyncRead for Io {
             Transport::Plain(stream) => Pin::new(stream).poll_read(cx, buffer),
             Transport::Tls(stream) => Pin::new(stream).poll_read(cx, buffer),
         };
-        if let (Poll::Ready(Ok(())), Some(connection)) = (&read, &this.watched) {
-            if buffer.filled().len() > before {
-                connection.bytes_arrived();
-            }
+        if let (Poll::Ready(Ok(())), Some(connection)) = (&read, &this.watched)
+            && buffer.filled().len() > before
+        {
+            connection.bytes_arrived();
         }
         read
     }

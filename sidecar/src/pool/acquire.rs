@@ -8,7 +8,7 @@ use outrigger_core::{Cluster, ClusterSlot, Endpoint};
 
 use super::{
     ClusterPool, Pools, Protocol,
-    endpoint::{EndpointPool, Judge},
+    endpoint::{EndpointPool, Judge, OpeningEnd},
     gate::{Grant, Slot, Wait},
     lease::{About, Http1, Http2, Lease, give_back},
 };
@@ -280,7 +280,7 @@ impl Drop for Place<'_> {
 }
 
 /// Tells those who joined, whatever happens to the one who opens.
-struct Opening<'a>(&'a EndpointPool, Option<Result<(), ConnectError>>);
+struct Opening<'a>(&'a EndpointPool, Option<OpeningEnd>);
 
 impl Drop for Opening<'_> {
     fn drop(&mut self) {

@@ -27,8 +27,11 @@ pub(crate) struct EndpointPool {
     idle: RefCell<Vec<Http1>>,
     shared: RefCell<Vec<Rc<Http2>>>,
     /// Requests that wait for the HTTP/2 connection that one of them is opening; None = nobody opens one.
-    opening: RefCell<Option<Vec<oneshot::Sender<Result<(), ConnectError>>>>>,
+    opening: RefCell<Option<Vec<oneshot::Sender<OpeningEnd>>>>,
 }
+
+/// How the opening of a shared connection ended.
+pub(crate) type OpeningEnd = Result<(), ConnectError>;
 
 /// What a pooled connection is judged by.
 #[derive(Clone, Copy, Debug)]
@@ -106,7 +109,7 @@ impl EndpointPool {
     }
 
     /// Joins the opening of an HTTP/2 connection; None = the caller is to open it.
-    pub(crate) fn join(&self) -> Option<oneshot::Receiver<Result<(), ConnectError>>> {
+    pub(crate) fn join(&self) -> Option<oneshot::Receiver<OpeningEnd>> {
         let mut opening = self.opening.borrow_mut();
         match opening.as_mut() {
             Some(waiting) => {
@@ -122,7 +125,7 @@ impl EndpointPool {
     }
 
     /// Ends the opening and tells those who joined.
-    pub(crate) fn opened(&self, result: &Result<(), ConnectError>) {
+    pub(crate) fn opened(&self, result: &OpeningEnd) {
         for waiting in self.opening.borrow_mut().take().into_iter().flatten() {
             // One that left does not need to know.
             drop(waiting.send(result.clone()));
@@ -156,13 +159,19 @@ impl EndpointPool {
 
     /// Closes one idle connection.
     pub(crate) fn shed_idle(&self, gate: &Gate, worker: usize) -> bool {
-        let oldest = {
-            let mut idle = self.idle.borrow_mut();
-            (!idle.is_empty()).then(|| idle.remove(0))
-        };
-        if let Some(connection) = oldest {
+        // One that its server has closed already frees nothing: the next, then.
+        let mut freed = false;
+        let mut idle = std::mem::take(&mut *self.idle.borrow_mut());
+        idle.retain(|connection| {
+            if freed {
+                return true;
+            }
             gate.not_spare(worker);
-            drop(connection);
+            freed = connection.is_open();
+            false
+        });
+        *self.idle.borrow_mut() = idle;
+        if freed {
             return true;
         }
         let unused = {

@@ -107,6 +107,10 @@ impl Http1 {
         Self { sender, about }
     }
 
+    pub(crate) fn is_open(&self) -> bool {
+        !self.sender.is_closed()
+    }
+
     pub(crate) fn fit(&self, judge: Judge<'_>) -> bool {
         self.sender.is_ready() && self.about.fits(judge) && !self.about.is_old(judge.now)
     }
@@ -249,10 +253,6 @@ impl Lease {
     }
 
     /// Sends; an error holds the request if it was not sent.
-    #[expect(
-        clippy::result_large_err,
-        reason = "hyper's own type, made for giving the request back"
-    )]
     pub(crate) async fn send(
         &mut self,
         request: Request<UpBody>,

@@ -2,8 +2,9 @@
 //! labels.
 
 use std::{
-    cell::{Cell, RefCell},
-    collections::BTreeMap,
+    cell::RefCell,
+    collections::{BTreeMap, BTreeSet},
+    hash::BuildHasher as _,
     rc::Rc,
     sync::Arc,
 };
@@ -16,6 +17,9 @@ use super::{
     metrics::{BUCKET_LABELS, MAX_SERIES, REQUEST_LABELS},
 };
 use crate::{config::Workload, tls::svid};
+
+/// Kinds of responses that one destination is counted by.
+const RESPONSES: usize = 64;
 
 const FIXED: usize = REQUEST_LABELS.len() - 4;
 
@@ -50,6 +54,16 @@ impl Handles {
         response_bytes: u64,
     ) {
         let mut known = self.by_response.borrow_mut();
+        let ended = if known.len() < RESPONSES {
+            ended
+        } else {
+            // A server that answers in ever new ways is counted in one.
+            Ended {
+                status: 0,
+                grpc_status: None,
+                ..ended
+            }
+        };
         match known.iter().find(|(key, _)| *key == ended) {
             Some((_, counter)) => counter.inc(),
             None => {
@@ -124,6 +138,9 @@ fn precise(bytes: u64) -> f64 {
     bytes as f64
 }
 
+/// Cluster, and who called.
+type Inbound = (Option<ClusterSlot>, Option<Arc<str>>);
+
 /// A worker's handles.
 #[derive(Debug)]
 pub(crate) struct HandleCache {
@@ -132,8 +149,9 @@ pub(crate) struct HandleCache {
     own_id: RefCell<Arc<str>>,
     outbound: RefCell<BTreeMap<(ClusterSlot, EndpointId), Rc<Handles>>>,
     nowhere: RefCell<BTreeMap<Option<ClusterSlot>, Rc<Handles>>>,
-    inbound: RefCell<BTreeMap<(Option<ClusterSlot>, Option<Arc<str>>), Rc<Handles>>>,
-    made: Cell<usize>,
+    inbound: RefCell<BTreeMap<Inbound, Rc<Handles>>>,
+    /// Hashes of the label sets that were made: a set that is made again is no new series.
+    made: RefCell<BTreeSet<u64>>,
 }
 
 impl HandleCache {
@@ -145,7 +163,7 @@ impl HandleCache {
             outbound: RefCell::new(BTreeMap::new()),
             nowhere: RefCell::new(BTreeMap::new()),
             inbound: RefCell::new(BTreeMap::new()),
-            made: Cell::new(0),
+            made: RefCell::new(BTreeSet::new()),
         }
     }
 
@@ -235,13 +253,15 @@ impl HandleCache {
 
     fn make(&self, parties: Parties<'_>) -> Rc<Handles> {
         let mut labels = self.labels(&parties);
-        if self.made.get() >= MAX_SERIES {
+        let hash = foldhash::fast::FixedState::default().hash_one(&labels);
+        let mut made = self.made.borrow_mut();
+        if made.len() >= MAX_SERIES && !made.contains(&hash) {
             self.telemetry.metrics.series_folded.inc();
             for label in labels.iter_mut().skip(1) {
                 "other".clone_into(label);
             }
         } else {
-            self.made.set(self.made.get() + 1);
+            made.insert(hash);
         }
         Rc::new(Handles::new(&self.telemetry, labels))
     }
@@ -256,7 +276,10 @@ impl HandleCache {
             (&own, &other)
         };
         let service = if inbound {
-            format!("{}.{}", own.name, own.namespace)
+            // As callers name it; the mesh's domain is the trust domain.
+            let id = self.own_id.borrow();
+            let domain = svid::parse_id(&id).map_or("cluster.local", |(domain, _)| domain);
+            format!("{}.{}.svc.{domain}", own.name, own.namespace)
         } else {
             parties.service.to_owned()
         };
@@ -305,7 +328,7 @@ impl HandleCache {
     }
 }
 
-#[derive(Debug)]
+#[derive(Clone, Copy, Debug)]
 struct Parties<'a> {
     direction: Direction,
     service: &'a str,

@@ -11,7 +11,7 @@ use std::{
 
 use bytes::Bytes;
 use http::{HeaderMap, Request, Response};
-use http_body_util::{BodyExt, Full};
+use http_body_util::{BodyExt, Collected, Full};
 use hyper::{body::Incoming, service::service_fn};
 use hyper_util::{
     rt::{TokioExecutor, TokioIo},
@@ -77,7 +77,7 @@ impl App {
                             let body = request.into_body().collect().await;
                             held.wait_for(|hold| !hold).await.unwrap();
                             active.fetch_sub(1, Ordering::SeqCst);
-                            let body = body.map(|b| b.to_bytes()).unwrap_or_default();
+                            let body = body.map(Collected::to_bytes).unwrap_or_default();
                             let body = if body.is_empty() {
                                 Bytes::from(name)
                             } else {

@@ -217,7 +217,7 @@ async fn tls_is_1_3_with_the_hybrid_key_exchange_and_no_tickets() {
         );
         let group = session
             .negotiated_key_exchange_group()
-            .map(|group| group.name());
+            .map(rustls::crypto::SupportedKxGroup::name);
         assert_eq!(group, Some(rustls::NamedGroup::X25519MLKEM768));
         let suite = session.negotiated_cipher_suite().map(|suite| suite.suite());
         assert_eq!(suite, Some(rustls::CipherSuite::TLS13_AES_128_GCM_SHA256));

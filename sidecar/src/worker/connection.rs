@@ -19,6 +19,9 @@ const HEAD_TIMEOUT_MS: u64 = 10_000;
 /// Longer than any upstream pool of a peer keeps an idle connection (1 h), so that it is the peer who ends it.
 const IDLE_TIMEOUT_MS: u64 = 75 * 60 * 1000;
 
+/// How long requests in flight may outlast the certificate of their connection.
+const EXPIRED_GRACE_S: u64 = 60;
+
 /// What a connection was told to do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Order {
@@ -117,19 +120,26 @@ impl Connection {
     pub(crate) fn check(&self, now: Moment, unix_now: u64) {
         let idle = self.active.get() == 0;
         let since = |moment: Moment| now.0.saturating_sub(moment.0);
-        if idle && !self.http2.get() {
-            if let Some(begun) = self.head_since.get() {
-                if since(begun) >= HEAD_TIMEOUT_MS {
-                    self.order(Order::Cut);
-                    return;
-                }
-            }
+        if idle
+            && !self.http2.get()
+            && let Some(begun) = self.head_since.get()
+            && since(begun) >= HEAD_TIMEOUT_MS
+        {
+            self.order(Order::Cut);
+            return;
         }
         if idle && since(self.idle_since.get()) >= IDLE_TIMEOUT_MS
             || self.expires.is_some_and(|end| unix_now >= end)
             || self.bound.is_closing()
         {
             self.order(Order::EndGracefully);
+        }
+        // A stream that never ends must not carry an identity beyond its time.
+        if self
+            .expires
+            .is_some_and(|end| unix_now >= end.saturating_add(EXPIRED_GRACE_S))
+        {
+            self.order(Order::Cut);
         }
     }
 }
@@ -145,5 +155,65 @@ impl Drop for ActiveRequest {
             .active
             .set(connection.active.get().saturating_sub(1));
         connection.idle_since.set(connection.now.get());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use outrigger_core::Direction;
+
+    use super::*;
+
+    struct Clock(Rc<Cell<Moment>>);
+
+    fn connection() -> (Rc<Connection>, Clock) {
+        let now = Rc::new(Cell::new(Moment(0)));
+        let bound = Arc::new(Bound::new("http_proxy", Direction::Outbound));
+        let remote = "127.0.0.1:1".parse().unwrap();
+        let connection = Connection::new(bound, remote, Rc::clone(&now));
+        (Rc::new(connection), Clock(now))
+    }
+
+    impl Clock {
+        fn tick(&self, connection: &Connection, at_ms: u64) -> Order {
+            self.0.set(Moment(at_ms));
+            connection.check(Moment(at_ms), at_ms / 1000);
+            connection.order.get()
+        }
+    }
+
+    #[test]
+    fn a_head_that_is_not_complete_in_ten_seconds_is_cut() {
+        let (slow, clock) = connection();
+        slow.bytes_arrived();
+        assert_eq!(clock.tick(&slow, 9_999), Order::Serve);
+        slow.bytes_arrived();
+        assert_eq!(clock.tick(&slow, 10_000), Order::Cut);
+    }
+
+    #[test]
+    fn a_long_request_and_an_idle_connection_are_left_alone() {
+        let (busy, clock) = connection();
+        busy.bytes_arrived();
+        let active = busy.begin();
+        assert_eq!(clock.tick(&busy, 3_600_000), Order::Serve);
+        drop(active);
+        assert_eq!(clock.tick(&busy, 3_700_000), Order::Serve);
+        assert_eq!(
+            clock.tick(&busy, 3_600_000 + IDLE_TIMEOUT_MS),
+            Order::EndGracefully
+        );
+    }
+
+    #[test]
+    fn a_connection_ends_with_the_earlier_certificate() {
+        let (connection, clock) = connection();
+        let mut connection = Rc::into_inner(connection).unwrap();
+        connection.expires = Some(100);
+        let connection = Rc::new(connection);
+        let _stream = connection.begin();
+        assert_eq!(clock.tick(&connection, 99_999), Order::Serve);
+        assert_eq!(clock.tick(&connection, 100_000), Order::EndGracefully);
+        assert_eq!(clock.tick(&connection, 160_000), Order::Cut);
     }
 }

@@ -1,5 +1,11 @@
 //! The whole way of a request, on real sockets: caller → sidecar → mTLS → sidecar → application.
 
+use std::sync::Arc;
+
+use outrigger_core::{Direction, Listener, RouteSource};
+use tokio::net::{TcpListener, TcpStream};
+
+use super::ListenerState;
 use crate::testing::{
     Authority, Sidecar,
     app::{App, Raw, get},
@@ -57,4 +63,114 @@ async fn a_plain_upstream_is_reached_over_one_reused_connection() {
         assert_eq!(caller.get("/").await.status, 200);
     }
     assert_eq!(app.connections(), 1);
+}
+
+#[tokio::test]
+async fn listeners_follow_the_snapshot() {
+    let app = App::start("reviews").await;
+    let endpoints = vec![endpoint(app.address, false)];
+    let (mut sidecar, proxy) =
+        Sidecar::outbound(&config(), None, cluster("reviews"), endpoints, |_| {}).await;
+    let mut idle = Raw::to(proxy).await;
+    assert_eq!(idle.get("/").await.status, 200);
+    let taken = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let mut listener = Listener::clone(&sidecar.builder.build().listeners["http_proxy"]);
+    listener.name = "taken".to_owned();
+    listener.address = taken.local_addr().unwrap();
+    sidecar.builder.set_listener("taken", Some(listener));
+    sidecar.builder.set_listener("http_proxy", None);
+    sidecar.shared.snapshot.publish(sidecar.builder.build());
+    let mut states = sidecar.workers.listeners();
+    let states = states
+        .wait_for(|states| !states.contains_key("http_proxy"))
+        .await
+        .unwrap();
+    let ListenerState::Failed(error) = &states["taken"] else {
+        panic!("{states:?}");
+    };
+    assert!(
+        error.contains(&taken.local_addr().unwrap().to_string()),
+        "{error}"
+    );
+    assert!(idle.answer().await.is_none(), "its connections end");
+    while TcpStream::connect(proxy).await.is_ok() {
+        tokio::task::yield_now().await;
+    }
+}
+
+#[tokio::test]
+async fn a_listener_takes_over_the_socket_that_was_bound_before() {
+    let prebound = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = prebound.local_addr().unwrap();
+    let mut sidecar = Sidecar::start_with(&config(), None, vec![prebound]);
+    // It waits in the socket's backlog until the configuration is there.
+    let mut early = Raw::to(address).await;
+    early.send("GET / HTTP/1.1\r\nHost: reviews\r\n\r\n").await;
+    let slot = sidecar.builder.route_slot("http_proxy");
+    sidecar.builder.set_listener(
+        "http_proxy",
+        Some(Listener {
+            name: "http_proxy".to_owned(),
+            address,
+            direction: Direction::Outbound,
+            tls: None,
+            routes: RouteSource::Named(slot),
+        }),
+    );
+    assert_eq!(sidecar.publish("http_proxy").await, address);
+    assert_eq!(early.answer().await.unwrap().status, 404);
+}
+
+#[tokio::test]
+async fn a_new_identity_is_shown_on_new_connections_at_once() {
+    let authority = Authority::new();
+    let app = App::start("reviews").await;
+    let (_server, inbound) = Sidecar::inbound(authority.identity("reviews"), app.address).await;
+    let mut reviews = cluster("reviews");
+    reviews.tls = mtls(&["reviews"]);
+    let identity = Some(authority.identity("frontend"));
+    let endpoints = vec![endpoint(inbound, true)];
+    let (client, proxy) = Sidecar::outbound(&config(), identity, reviews, endpoints, |_| {}).await;
+    let mut caller = Raw::to(proxy).await;
+    for account in ["frontend", "renamed"] {
+        let identity = authority.identity(account);
+        client.shared.identity.store(Some(Arc::new(identity)));
+        assert_eq!(caller.get("/").await.status, 200);
+        let seen = app.last_headers();
+        let seen = seen["x-forwarded-client-cert"].to_str().unwrap();
+        assert!(seen.ends_with(&spiffe(account)), "{seen}");
+    }
+}
+
+#[tokio::test]
+async fn metrics_name_both_ends_as_istio_does() {
+    let authority = Authority::new();
+    let app = App::start("reviews").await;
+    let (_server, inbound) = Sidecar::inbound(authority.identity("reviews"), app.address).await;
+    let mut reviews = cluster("reviews");
+    reviews.tls = mtls(&["reviews"]);
+    let mut to = endpoint(inbound, true);
+    to.labels.insert("version".to_owned(), "v2".to_owned());
+    let identity = Some(authority.identity("frontend"));
+    let (client, proxy) = Sidecar::outbound(&config(), identity, reviews, vec![to], |_| {}).await;
+    assert_eq!(get(proxy, "/").await.status, 200);
+    let text = prometheus::TextEncoder::new()
+        .encode_to_string(&client.telemetry.metrics.registry.gather())
+        .unwrap();
+    let line = text
+        .lines()
+        .find(|line| line.starts_with("istio_requests_total"))
+        .unwrap();
+    for label in [
+        "reporter=\"source\"",
+        "source_workload=\"frontend\"",
+        "destination_service=\"reviews.default.svc.cluster.local\"",
+        "destination_service_name=\"reviews\"",
+        "destination_service_namespace=\"default\"",
+        "destination_version=\"v2\"",
+        "destination_principal=\"spiffe://cluster.local/ns/default/sa/reviews\"",
+        "response_code=\"200\"",
+    ] {
+        assert!(line.contains(label), "{label}: {line}");
+    }
 }
