@@ -115,7 +115,9 @@ impl Caller {
             Self::Bearer(_) => Err(Denied::unknown(
                 "the bearer token is not the operator's; a join token only buys a certificate (Identity.IssueCertificate)",
             )),
-            Self::Anonymous => Err(Denied::unknown("this call needs a workload certificate or the operator's token")),
+            Self::Anonymous => Err(Denied::unknown(
+                "this call needs a workload certificate or the operator's token",
+            )),
         }
     }
 }
