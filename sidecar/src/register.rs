@@ -77,15 +77,16 @@ impl Registrar {
         leave: oneshot::Receiver<()>,
     ) -> Registered {
         tokio::select! {
-            () = self.keep(&mut health) => {}
+            biased;
             _ = leave => {}
+            () = self.keep(&mut health) => {}
         }
         if self.known {
             let farewell = self.heartbeat("DRAINING");
             match tokio::time::timeout(FAREWELL_TIMEOUT, farewell).await {
                 Ok(Ok(())) => {}
                 Ok(Err(status)) => {
-                    tracing::warn!(error = %chain(&status), "could not announce the drain")
+                    tracing::warn!(error = %chain(&status), "could not announce the drain");
                 }
                 Err(_elapsed) => tracing::warn!("could not announce the drain in time"),
             }

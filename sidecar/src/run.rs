@@ -324,7 +324,7 @@ impl Sidecar {
         for (name, state) in states {
             match state {
                 ListenerState::Bound(address) if !self.is_fixed(address) => {
-                    shown.push((name, address))
+                    shown.push((name, address));
                 }
                 ListenerState::Bound(_) => {}
                 ListenerState::Failed(error) => {

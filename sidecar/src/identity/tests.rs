@@ -172,12 +172,10 @@ async fn control_plane(authority: &Arc<Authority>, server_id: &str, issued_id: &
         authority: Arc::clone(authority),
         id: issued_id.to_owned(),
     };
-    tokio::spawn(async move {
-        tonic::transport::Server::builder()
-            .add_service(IdentityServer::new(signer))
-            .serve_with_incoming(incoming)
-            .await
-    });
+    let server = tonic::transport::Server::builder()
+        .add_service(IdentityServer::new(signer))
+        .serve_with_incoming(incoming);
+    tokio::spawn(Box::pin(server));
     format!("https://{address}")
 }
 

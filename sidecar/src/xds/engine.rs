@@ -102,7 +102,7 @@ impl Engine {
     ) -> Vec<DeltaDiscoveryRequest> {
         let Some(kind) = Kind::from_type_url(&response.type_url) else {
             let message = format!("{:?} was not asked for", response.type_url);
-            return vec![answer(response.type_url, response.nonce, vec![message])];
+            return vec![answer(response.type_url, response.nonce, &[message])];
         };
         let mut refusals = Vec::new();
         let mut tally = Tally::default();
@@ -141,7 +141,7 @@ impl Engine {
         self.state_mut(kind).answered();
         self.count(kind, tally);
         let mut requests = self.subscribe(now);
-        requests.push(answer(kind.type_url(), response.nonce, refusals));
+        requests.push(answer(kind.type_url(), response.nonce, &refusals));
         requests.extend(self.start_listeners(now));
         requests
     }
@@ -349,10 +349,10 @@ fn names_there_twice(resources: &[Resource]) -> Vec<String> {
 }
 
 /// The ACK, or the NACK if anything was refused.
-fn answer(type_url: String, nonce: String, refusals: Vec<String>) -> DeltaDiscoveryRequest {
+fn answer(type_url: String, nonce: String, refusals: &[String]) -> DeltaDiscoveryRequest {
     let error_detail = (!refusals.is_empty()).then(|| RpcStatus {
         code: INVALID_ARGUMENT,
-        message: joined(&refusals),
+        message: joined(refusals),
         details: Vec::new(),
     });
     DeltaDiscoveryRequest {

@@ -183,7 +183,8 @@ impl Mesh {
         let users = &self.users;
         self.assignments.retain(|name, _| users.contains_key(name));
         let wanted = self.wanted_routes();
-        for name in self.routes.difference(&wanted).cloned().collect::<Vec<_>>() {
+        let unused = &self.routes - &wanted;
+        for name in unused {
             self.routes_missing(&name);
         }
     }

@@ -25,14 +25,14 @@ pub(crate) fn node(workload: &Workload, app: Option<&App>, ip: IpAddr, ports: Po
     let namespace = &workload.namespace;
     let (service, domain) = short_name(&workload.service, namespace);
     let mut ours = BTreeMap::from([
-        ("HTTP_PROXY".to_owned(), text(ports.outbound)),
+        ("HTTP_PROXY".to_owned(), text(&ports.outbound)),
         ("SERVICE".to_owned(), text(&workload.service)),
     ]);
     if let Some(inbound) = ports.inbound {
-        ours.insert("INBOUND".to_owned(), text(inbound));
+        ours.insert("INBOUND".to_owned(), text(&inbound));
     }
     if let Some(app) = app {
-        ours.insert("APP".to_owned(), text(app.address));
+        ours.insert("APP".to_owned(), text(&app.address));
         ours.insert(
             "PORT".to_owned(),
             value(Kind::NumberValue(f64::from(app.port))),
@@ -51,7 +51,7 @@ pub(crate) fn node(workload: &Workload, app: Option<&App>, ip: IpAddr, ports: Po
             text(&workload.service_account),
         ),
         ("WORKLOAD_NAME".to_owned(), text(&service)),
-        ("INSTANCE_IPS".to_owned(), text(ip)),
+        ("INSTANCE_IPS".to_owned(), text(&ip)),
         ("LABELS".to_owned(), object(labels)),
         ("OUTRIGGER".to_owned(), object(ours)),
     ]);
@@ -82,7 +82,7 @@ fn short_name(service: &str, namespace: &str) -> (String, String) {
     (short.to_owned(), domain.to_owned())
 }
 
-fn text(text: impl ToString) -> Value {
+fn text(text: &impl ToString) -> Value {
     value(Kind::StringValue(text.to_string()))
 }
 

@@ -215,10 +215,17 @@ fn walk_value(value: &Value, depth: u32) -> Converted<()> {
         Value::List(items) => items.iter().enumerate().try_for_each(|(index, item)| {
             walk_value(item, depth).map_err(|error| error.under(format!("[{index}]")))
         }),
-        Value::Map(entries) => entries.iter().try_for_each(|(key, item)| {
-            let key = key.as_str().unwrap_or("?");
-            walk_value(item, depth).map_err(|error| error.under(format!("[{key:?}]")))
-        }),
+        Value::Map(entries) => {
+            // Sorted, so that the same resource is always refused in the same words.
+            let mut entries: Vec<_> = entries
+                .iter()
+                .map(|(key, item)| (key.as_str().unwrap_or("?"), item))
+                .collect();
+            entries.sort_unstable_by_key(|(key, _)| *key);
+            entries.into_iter().try_for_each(|(key, item)| {
+                walk_value(item, depth).map_err(|error| error.under(format!("[{key:?}]")))
+            })
+        }
         _ => Ok(()),
     }
 }

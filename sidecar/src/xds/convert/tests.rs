@@ -758,7 +758,7 @@ fn routes_are_refused_by_the_name_of_the_field() {
         (
             |r| {
                 action(&mut r.virtual_hosts[0].routes[0]).request_mirror_policies =
-                    vec![Default::default()]
+                    vec![Default::default()];
             },
             "virtual_hosts[0].routes[0].route.request_mirror_policies: not supported yet",
         ),

@@ -29,7 +29,7 @@ const MAX_BUNDLE: usize = 64;
 const PACKAGE: &str = "envoy.extensions.transport_sockets";
 
 /// The message inside a transport socket.
-pub(super) fn config<'a>(socket: &'a TransportSocket) -> Converted<&'a Any> {
+pub(super) fn config(socket: &TransportSocket) -> Converted<&Any> {
     match &socket.config_type {
         Some(transport_socket::ConfigType::TypedConfig(any)) => Ok(any),
         None => refuse("typed_config", "missing"),
