@@ -26,7 +26,7 @@ use tokio::{
     net::TcpListener,
     signal::unix::{SignalKind, signal},
     sync::watch,
-    task::JoinSet,
+    task::{AbortHandle, JoinSet},
     time::{Instant, timeout},
 };
 use tokio_rustls::TlsAcceptor;
@@ -128,6 +128,8 @@ pub struct ControlPlane {
     is_ready: Arc<AtomicBool>,
     stop: watch::Sender<bool>,
     listeners: JoinSet<()>,
+    /// While it runs, xDS streams stay open.
+    push: AbortHandle,
     tasks: JoinSet<()>,
     writer: store::Writer,
 }
@@ -236,7 +238,7 @@ impl ControlPlane {
             metrics: Arc::clone(&parts.metrics),
             ready: Arc::clone(&is_ready),
         };
-        let router = parts.router(&mut tasks)?;
+        let (router, push) = parts.router(&mut tasks)?;
         let mut listeners = JoinSet::new();
         let serves = Serves::Tls(server::Tls {
             acceptor: TlsAcceptor::from(Arc::new(tls)),
@@ -253,6 +255,7 @@ impl ControlPlane {
             is_ready,
             stop,
             listeners,
+            push,
             tasks,
             writer,
         })
@@ -278,6 +281,7 @@ impl ControlPlane {
     pub async fn stop(mut self) {
         self.is_ready.store(false, Ordering::Relaxed);
         self.stop.send_replace(true);
+        self.push.abort();
         let listeners = async { while self.listeners.join_next().await.is_some() {} };
         if timeout(STOP, listeners).await.is_err() {
             tracing::warn!("connections cut");
@@ -350,12 +354,13 @@ impl Parts {
         })
     }
 
-    fn router(self, tasks: &mut JoinSet<()>) -> Result<axum::Router, RunError> {
+    /// Everything that is served, and the task whose end ends all xDS streams.
+    fn router(self, tasks: &mut JoinSet<()>) -> Result<(axum::Router, AbortHandle), RunError> {
         let (worlds, world) = watch::channel(Arc::new(self.publisher.world()));
         tasks.spawn(self.publisher.run(worlds));
         let clients = Arc::new(Clients::default());
         let (pushed, push) = push::start(world);
-        tasks.spawn(push);
+        let push = tasks.spawn(push);
         let xds_metrics = xds::metrics::XdsMetrics::new(self.metrics.registry())
             .map_err(|error| start("metrics cannot be registered", error))?;
         let xds = xds::server::Xds::new(pushed, Arc::clone(&clients), xds_metrics);
@@ -374,7 +379,7 @@ impl Parts {
             started: SystemTime::now(),
         };
         let xds = xds.add_services(Routes::default());
-        Ok(routes::main(admin, self.registry, identity, xds))
+        Ok((routes::main(admin, self.registry, identity, xds), push))
     }
 }
 

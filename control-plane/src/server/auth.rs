@@ -3,7 +3,7 @@
 use std::{fmt, net::IpAddr};
 
 use aws_lc_rs::{constant_time::verify_slices_are_equal, digest};
-use http::{HeaderMap, Request, header};
+use http::{HeaderMap, Request, Version, header};
 use tonic::Code;
 
 use crate::{
@@ -69,11 +69,15 @@ fn bearer(headers: &HeaderMap) -> Option<&str> {
 }
 
 /// On the plain-text port the only credential is to be on this machine, and so is every page in a browser:
-/// refuse what a page can send (an `Origin`, or a host name of its own that resolves to here).
+/// refuse what a page can send (an `Origin`, or a host name of its own that resolves to here). No browser
+/// speaks HTTP/2 without TLS, and Envoy sends its cluster's name as `:authority`: there the name is free.
 pub(crate) fn not_a_web_page<B>(request: &Request<B>) -> Result<(), Refusal> {
     let refuse = |message: String| Err(Refusal::new(Code::PermissionDenied, message));
     if request.headers().contains_key(header::ORIGIN) {
         return refuse("the plain-text port does not serve web pages".to_owned());
+    }
+    if request.version() == Version::HTTP_2 {
+        return Ok(());
     }
     let host = match request.uri().host() {
         Some(host) => Some(host),
@@ -163,6 +167,9 @@ mod tests {
                 "{uri} {value}"
             );
         }
+        let mut envoy = request("http://xds/", "content-type", "application/grpc");
+        *envoy.version_mut() = Version::HTTP_2;
+        assert_eq!(not_a_web_page(&envoy), Ok(()));
         for (uri, name, value) in [
             ("/", "host", "evil.example:15010"),
             ("http://evil.example:15010/", "host", "localhost"),
