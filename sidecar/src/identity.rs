@@ -174,9 +174,7 @@ impl Issuer {
             let Some((not_after, left)) = self.remaining() else {
                 return;
             };
-            // 50 % ± 5 %, so that a fleet that started together does not come back together.
-            let share = 0.45 + 0.1 * fastrand::f64();
-            tokio::time::sleep(left.mul_f64(share)).await;
+            tokio::time::sleep(renewal_after(left, fastrand::f64())).await;
             let mut backoff = Backoff::new(Duration::from_secs(1), Duration::from_secs(60));
             let mut is_reported = false;
             loop {
@@ -250,6 +248,12 @@ impl Issuer {
             })?;
         key.usable(response.into_inner())
     }
+}
+
+/// When to renew a certificate with `left` to go: 50 % ± 5 % of it, so that a fleet that started together does not come
+/// back together. `chance` is from 0 to 1.
+fn renewal_after(left: Duration, chance: f64) -> Duration {
+    left.mul_f64(0.45 + 0.1 * chance)
 }
 
 /// A private key and the request for its certificate.

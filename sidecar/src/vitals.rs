@@ -218,3 +218,70 @@ fn register(registry: &Registry, collector: impl prometheus::core::Collector + '
         tracing::error!(%error, "metric could not be registered");
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::{identity::unix_now, testing::Authority};
+
+    /// A configured sidecar with an application and a certificate that ends in an hour.
+    fn sidecar() -> (Vitals, Arc<Shared>) {
+        let vitals = Vitals::new(&Registry::new(), true, true);
+        vitals.configured.store(true, Ordering::Relaxed);
+        vitals.set_app(AppHealth::Healthy);
+        let shared = Shared::new();
+        let identity = Authority::new().identity("reviews");
+        vitals.set_certificate(identity.not_after, identity.not_after - 720);
+        shared.identity.store(Some(Arc::new(identity)));
+        (vitals, shared)
+    }
+
+    fn missing(words: &str) -> Ready {
+        Ready::No(vec![words.to_owned()])
+    }
+
+    #[test]
+    fn a_sidecar_with_everything_is_ready() {
+        let (vitals, shared) = sidecar();
+        assert_eq!(vitals.ready(&shared, unix_now()), Ready::Yes(Vec::new()));
+    }
+
+    #[test]
+    fn a_certificate_that_was_not_renewed_is_a_warning_and_its_end_is_the_end() {
+        let (vitals, shared) = sidecar();
+        let ready = |later| vitals.ready(&shared, unix_now() + later);
+        assert_eq!(ready(2800), Ready::Yes(Vec::new()));
+        let Ready::Yes(warnings) = ready(3000) else {
+            panic!("not ready")
+        };
+        assert!(warnings[0].starts_with("certificate was not renewed and ends in"));
+        assert_eq!(ready(3700), missing("certificate has expired"));
+    }
+
+    #[test]
+    fn what_is_missing_is_named() {
+        let (vitals, shared) = sidecar();
+        vitals.set_app(AppHealth::Unhealthy);
+        assert_eq!(
+            vitals.ready(&shared, 0),
+            missing("application is not ready")
+        );
+        vitals.set_app(AppHealth::Unknown);
+        assert_eq!(
+            vitals.ready(&shared, 0),
+            missing("application has not answered yet")
+        );
+        vitals.set_app(AppHealth::Healthy);
+        shared.identity.store(None);
+        assert_eq!(vitals.ready(&shared, 0), missing("no certificate yet"));
+    }
+
+    #[test]
+    fn without_an_identity_to_come_none_is_waited_for() {
+        let vitals = Vitals::new(&Registry::new(), false, false);
+        vitals.configured.store(true, Ordering::Relaxed);
+        assert_eq!(vitals.ready(&Shared::new(), 0), Ready::Yes(Vec::new()));
+    }
+}

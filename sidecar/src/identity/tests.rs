@@ -368,3 +368,10 @@ fn only_the_control_plane_of_our_trust_domain_is_the_control_plane() {
         &["https://cluster.local/ns/outrigger-system/sa/control-plane"]
     ));
 }
+
+#[test]
+fn renewal_is_due_at_half_of_the_lifetime_give_or_take_a_twentieth() {
+    let hour = Duration::from_secs(3600);
+    assert_eq!(renewal_after(hour, 0.0), Duration::from_secs(1620));
+    assert_eq!(renewal_after(hour, 1.0), Duration::from_secs(1980));
+}
