@@ -74,7 +74,7 @@ fn text(status: &StatusResponse) -> String {
     for part in [
         services(&status.services),
         instances(&status.services),
-        sidecars(&status.clients),
+        sidecars(status),
     ] {
         text.push('\n');
         text.push_str(&part);
@@ -138,16 +138,24 @@ fn instances(services: &[ServiceStatus]) -> String {
     or_none(&table, "no instances\n")
 }
 
-fn sidecars(clients: &[ClientStatus]) -> String {
-    let mut table = Table::new(&["SIDECAR", "PEER", "PROTOCOL", "RESOURCES", "STATE"]);
-    for client in clients {
+fn sidecars(status: &StatusResponse) -> String {
+    let mut table = Table::new(&[
+        "SIDECAR",
+        "PEER",
+        "PROTOCOL",
+        "RESOURCES",
+        "REVISION",
+        "STATE",
+    ]);
+    for client in &status.clients {
         let sent: u32 = client.types.iter().map(|kind| kind.sent).sum();
         table.row(vec![
             client.node_id.clone(),
             client.peer.clone(),
             client.protocol.clone(),
             sent.to_string(),
-            state(client).text(),
+            client.revision.to_string(),
+            state(client, status.revision).text(),
         ]);
     }
     or_none(&table, "no sidecars are connected\n")
@@ -164,24 +172,33 @@ fn or_none(table: &Table, none: &str) -> String {
 /// Whether a sidecar holds the newest configuration.
 enum State<'a> {
     Synced,
-    Waiting(&'a str),
+    /// For what it is sent, or its ACK.
+    Waiting(u64),
     Refused(&'a str, &'a str),
 }
 
-fn state(client: &ClientStatus) -> State<'_> {
-    let behind = || {
-        client
-            .types
-            .iter()
-            .filter(|kind| kind.nonce_sent != kind.nonce_acked)
-    };
+/// `revision` is the one in force.
+fn state(client: &ClientStatus, revision: u64) -> State<'_> {
+    let mut behind = client
+        .types
+        .iter()
+        .filter(|kind| kind.nonce_sent != kind.nonce_acked);
     // A refusal matters more than an answer that is on its way.
-    let refused = behind().find(|kind| !kind.last_nack.is_empty());
-    match (refused, behind().next()) {
-        (Some(kind), _) => State::Refused(short(kind), &kind.last_nack),
-        (None, Some(kind)) => State::Waiting(short(kind)),
-        (None, None) => State::Synced,
+    if let Some(kind) = behind.clone().find(|kind| !kind.last_nack.is_empty()) {
+        State::Refused(short(kind), &kind.last_nack)
+    } else if client.revision < revision || behind.next().is_some() {
+        State::Waiting(revision)
+    } else {
+        State::Synced
     }
+}
+
+/// Whether every sidecar has taken everything in force.
+pub(crate) fn synced(status: &StatusResponse) -> bool {
+    status
+        .clients
+        .iter()
+        .all(|client| matches!(state(client, status.revision), State::Synced))
 }
 
 impl State<'_> {
@@ -196,7 +213,7 @@ impl State<'_> {
     fn text(&self) -> String {
         match self {
             Self::Synced => "synced".to_owned(),
-            Self::Waiting(kind) => format!("waiting for the ACK of {kind}"),
+            Self::Waiting(revision) => format!("waiting for its ACK of revision {revision}"),
             Self::Refused(kind, why) => format!("refused {kind}: {why}"),
         }
     }
@@ -226,7 +243,7 @@ fn to_json(status: &StatusResponse) -> Value {
         "root_not_after": status.root_not_after.as_ref().map(ToString::to_string),
         "documents": status.object_counts,
         "services": status.services.iter().map(service_json).collect::<Vec<_>>(),
-        "sidecars": status.clients.iter().map(client_json).collect::<Vec<_>>(),
+        "sidecars": status.clients.iter().map(|client| client_json(client, status.revision)).collect::<Vec<_>>(),
         "warnings": status.warnings.iter().map(diagnostic::to_json).collect::<Vec<_>>(),
     })
 }
@@ -250,7 +267,7 @@ fn service_json(service: &ServiceStatus) -> Value {
     })
 }
 
-fn client_json(client: &ClientStatus) -> Value {
+fn client_json(client: &ClientStatus, revision: u64) -> Value {
     let kind = |kind: &ResourceTypeStatus| {
         json!({
             "type": kind.type_url,
@@ -267,7 +284,8 @@ fn client_json(client: &ClientStatus) -> Value {
         "peer": client.peer,
         "protocol": client.protocol,
         "connected": client.connected.as_ref().map(ToString::to_string),
-        "state": state(client).word(),
+        "revision": client.revision,
+        "state": state(client, revision).word(),
         "types": client.types.iter().map(kind).collect::<Vec<_>>(),
     })
 }
@@ -291,19 +309,24 @@ mod tests {
 
     #[test]
     fn a_sidecar_is_synced_waiting_or_says_why_it_refused() {
-        assert_eq!(state(&client("2", "")).text(), "synced");
-        assert_eq!(
-            state(&client("1", "")).text(),
-            "waiting for the ACK of Cluster"
-        );
-        assert_eq!(
-            state(&client("1", "no lb_policy")).text(),
-            "refused Cluster: no lb_policy"
-        );
+        let text = |acked, nack| state(&client(acked, nack), 0).text();
+        assert_eq!(text("2", ""), "synced");
+        assert_eq!(text("1", ""), "waiting for its ACK of revision 0");
+        assert_eq!(text("1", "no lb_policy"), "refused Cluster: no lb_policy");
+    }
+
+    #[test]
+    fn a_sidecar_that_was_not_sent_the_newest_revision_is_not_synced() {
+        let client = ClientStatus {
+            revision: 41,
+            ..client("2", "")
+        };
+        assert_eq!(state(&client, 42).word(), "waiting");
+        assert_eq!(state(&client, 41).word(), "synced");
     }
 
     #[test]
     fn an_old_refusal_does_not_count_once_the_newest_is_accepted() {
-        assert_eq!(state(&client("2", "no lb_policy")).text(), "synced");
+        assert_eq!(state(&client("2", "no lb_policy"), 0).text(), "synced");
     }
 }

@@ -44,6 +44,7 @@ struct Stream {
     client: Client,
     connected: SystemTime,
     types: BTreeMap<&'static str, TypeStatus>,
+    revision: u64,
 }
 
 #[derive(Debug, Default)]
@@ -72,6 +73,7 @@ impl Clients {
                 client,
                 connected: SystemTime::now(),
                 types: BTreeMap::new(),
+                revision: 0,
             },
         );
         ClientHandle {
@@ -120,6 +122,13 @@ impl ClientHandle {
         });
     }
 
+    /// The client was sent everything of these policies, and has answered.
+    pub(crate) fn settled(&self, revision: u64) {
+        if let Some(mut stream) = self.clients.streams.get_mut(&self.id) {
+            stream.revision = revision;
+        }
+    }
+
     fn change(&self, type_url: &'static str, change: impl FnOnce(&mut TypeStatus)) {
         if let Some(mut stream) = self.clients.streams.get_mut(&self.id) {
             change(stream.types.entry(type_url).or_default());
@@ -150,6 +159,7 @@ impl Stream {
                 .unwrap_or_default(),
             protocol: self.client.protocol.to_owned(),
             connected: Some(self.connected.into()),
+            revision: self.revision,
             types: self
                 .types
                 .iter()
@@ -177,6 +187,15 @@ mod tests {
             peer: None,
             protocol: "delta",
         }
+    }
+
+    #[test]
+    fn the_policies_that_a_client_has_answered_are_shown() {
+        let clients = Arc::new(Clients::default());
+        let stream = clients.connected(client("a"));
+        assert_eq!(clients.status()[0].revision, 0);
+        stream.settled(42);
+        assert_eq!(clients.status()[0].revision, 42);
     }
 
     #[test]

@@ -27,7 +27,7 @@ use super::{
 };
 use crate::{
     client::{self, Admin, ConnectArgs},
-    diagnostic, token,
+    diagnostic, status, token,
 };
 
 /// Service, version, copy. Two copies of reviews v1, so that one can be killed.
@@ -145,11 +145,7 @@ impl Shop {
             bail!("the demo's own documents were refused");
         }
         self.settle("every sidecar has accepted the canary", |status| {
-            let types = status.clients.iter().flat_map(|client| &client.types);
-            status.clients.len() >= PARTS.len()
-                && types
-                    .into_iter()
-                    .all(|kind| kind.nonce_sent == kind.nonce_acked)
+            status.clients.len() >= PARTS.len() && status::synced(status)
         })
         .await?;
         let client = Client::new(self.frontend_proxy());

@@ -263,6 +263,7 @@ impl Session {
                     }
                 }
             }
+            stream.settle();
             let deadline = stream.state.deadline(Instant::now());
             let wait = async {
                 match deadline {
@@ -365,6 +366,8 @@ impl Session {
             node,
             client,
             changed: None,
+            revision: 0,
+            settled: None,
             _open: Open(open),
         }
     }
@@ -378,6 +381,10 @@ struct Stream {
     client: ClientHandle,
     /// When the change was seen that the next response carries.
     changed: Option<Instant>,
+    /// Of the policies behind what is to be sent.
+    revision: u64,
+    /// The last one that was told to `client`.
+    settled: Option<u64>,
     _open: Open,
 }
 
@@ -393,8 +400,17 @@ impl Drop for Open {
 impl Stream {
     fn look(&mut self, pushed: &Pushed) {
         self.changed = Some(pushed.since);
+        self.revision = pushed.shared.revision();
         self.state
             .set_snapshot(pushed.shared.snapshot(&self.node, &self.own));
+    }
+
+    /// Notes that the client has answered everything there is.
+    fn settle(&mut self) {
+        if self.settled != Some(self.revision) && self.state.is_settled() {
+            self.settled = Some(self.revision);
+            self.client.settled(self.revision);
+        }
     }
 
     fn sent(&mut self, metrics: &XdsMetrics, answer: &Answer) {

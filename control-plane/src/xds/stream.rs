@@ -128,6 +128,11 @@ impl StreamState {
         self.served.get(&kind).map_or(0, Subscription::held)
     }
 
+    /// Whether everything was sent and answered, as of the last [`Self::poll`].
+    pub(crate) fn is_settled(&self) -> bool {
+        self.owed.is_empty() && self.served.values().all(Subscription::is_settled)
+    }
+
     fn check(
         &mut self,
         type_url: &str,

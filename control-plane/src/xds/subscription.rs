@@ -148,6 +148,11 @@ impl Subscription {
             .is_some_and(|outstanding| outstanding.brings)
     }
 
+    /// Whether nothing is to be sent and nothing to be answered.
+    pub(crate) fn is_settled(&self) -> bool {
+        self.outstanding.is_none() && self.dirty.is_empty() && !self.owes_answer
+    }
+
     /// When something that waits behind an unacknowledged answer is sent anyway.
     pub(crate) fn patience_ends(&self) -> Option<Instant> {
         let outstanding = self.outstanding.as_ref()?;
