@@ -152,7 +152,7 @@ impl ConnectArgs {
 
     fn tls(&self) -> anyhow::Result<ClientConfig> {
         let path = self.file(self.root_ca.as_ref(), "root.pem")?;
-        let pem = self.read(&path, "the control plane's root certificate", "--root-ca")?;
+        let pem = read(&path, "the control plane's root certificate", "--root-ca")?;
         let mut roots = RootCertStore::empty();
         for certificate in CertificateDer::pem_slice_iter(&pem) {
             let certificate = certificate.with_context(|| format!("reading {}", path.display()))?;
@@ -177,7 +177,7 @@ impl ConnectArgs {
 
     fn token(&self) -> anyhow::Result<MetadataValue<Ascii>> {
         let path = self.file(self.token_file.as_ref(), "admin.token")?;
-        let token = self.read(&path, "the admin token", "--token-file")?;
+        let token = read(&path, "the admin token", "--token-file")?;
         let token = String::from_utf8_lossy(&token);
         let mut value = MetadataValue::try_from(format!("Bearer {}", token.trim()))
             .with_context(|| format!("{} holds no token", path.display()))?;
@@ -190,16 +190,6 @@ impl ConnectArgs {
             || Ok(self.data_dir.resolve()?.join(usual)),
             |path| Ok(path.clone()),
         )
-    }
-
-    fn read(&self, path: &Path, what: &str, flag: &str) -> anyhow::Result<Vec<u8>> {
-        fs::read(path).with_context(|| {
-            format!(
-                "cannot read {}, which should hold {what}. A control plane writes it when it first starts: start \
-                 one here with `outrigger control-plane`, or name its files with --data-dir or {flag}",
-                path.display()
-            )
-        })
     }
 
     fn unreachable(&self, error: &tonic::transport::Error) -> anyhow::Error {
@@ -216,6 +206,16 @@ impl ConnectArgs {
             data_dir.display()
         )
     }
+}
+
+fn read(path: &Path, what: &str, flag: &str) -> anyhow::Result<Vec<u8>> {
+    fs::read(path).with_context(|| {
+        format!(
+            "cannot read {}, which should hold {what}. A control plane writes it when it first starts: start \
+             one here with `outrigger control-plane`, or name its files with --data-dir or {flag}",
+            path.display()
+        )
+    })
 }
 
 /// What went wrong with a call, in the control plane's words where it has any.

@@ -83,7 +83,7 @@ async fn play(args: DemoArgs) -> Result<(), Failure> {
     if !args.once {
         note(&advice::text(&shop));
     }
-    let duration = args.duration.or(args.once.then_some(ONCE));
+    let duration = args.duration.or_else(|| args.once.then_some(ONCE));
     let traffic = Traffic::start(shop.frontend_proxy(), args.rate);
     let started = Instant::now();
     let end = duration.map(|duration| started + duration);

@@ -32,7 +32,7 @@ impl LifeArgs {
                     // The parent may have removed it already.
                     std::fs::remove_dir_all(dir).ok();
                 }
-                #[expect(clippy::exit, reason = "the parent is gone; nobody is left to tell")]
+                // Nobody is left to tell, and nothing of ours is worth a goodbye.
                 std::process::exit(0);
             })
             .context("starting the thread that watches the parent")?;

@@ -108,7 +108,10 @@ impl TraceService for Keep {
         &self,
         request: Request<ExportTraceServiceRequest>,
     ) -> Result<Response<ExportTraceServiceResponse>, Status> {
-        let mut kept = self.0.lock().map_err(|_| Status::internal("poisoned"))?;
+        let mut kept = self
+            .0
+            .lock()
+            .map_err(|_poisoned| Status::internal("poisoned"))?;
         for of_resource in request.into_inner().resource_spans {
             let resource = texts(&of_resource.resource.unwrap_or_default().attributes);
             for span in of_resource

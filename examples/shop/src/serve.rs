@@ -65,15 +65,13 @@ pub(crate) async fn serve(args: Args) -> anyhow::Result<()> {
     let places = Arc::new(Semaphore::new(MAX_CONNECTIONS));
     loop {
         let place = Arc::clone(&places).acquire_owned().await?;
-        let stream = match listener.accept().await {
-            Ok((stream, _)) => stream,
+        let Ok((stream, _)) = listener.accept().await else {
             // The peer gave up while it waited, or we are out of descriptors: the next one may do better.
-            Err(_) => {
-                tokio::time::sleep(Duration::from_millis(10)).await;
-                continue;
-            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+            continue;
         };
-        stream.set_nodelay(true)?;
+        // A peer that has gone already makes this fail; serving it will tell.
+        stream.set_nodelay(true).ok();
         let service = Arc::clone(&service);
         tokio::spawn(async move {
             let connection = http1::Builder::new()
@@ -143,8 +141,8 @@ mod tests {
     #[test]
     fn a_share_of_failures_is_exact_and_even() {
         for percent in [0, 1, 25, 33, 100] {
-            let failed: Vec<u64> = (0..1_000).filter(|n| fails(*n, percent)).collect();
-            assert_eq!(failed.len() as u64, percent * 10, "{percent} %");
+            let failed = (0..1_000).filter(|n| fails(*n, percent)).count();
+            assert_eq!(failed as u64, percent * 10, "{percent} %");
         }
         assert_eq!((0..8).filter(|n| fails(*n, 25)).collect::<Vec<_>>(), [3, 7]);
     }

@@ -69,7 +69,7 @@ fn names(openssl: &Path, s_client: &str) -> String {
         .stdin
         .take()
         .unwrap()
-        .write_all(s_client[from..].as_bytes())
+        .write_all(&s_client.as_bytes()[from..])
         .unwrap();
     String::from_utf8_lossy(&child.wait_with_output().unwrap().stdout).into_owned()
 }
