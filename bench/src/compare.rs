@@ -98,6 +98,7 @@ pub(crate) async fn run(options: Options) -> anyhow::Result<()> {
         !cfg!(debug_assertions),
         "a debug build's figures say nothing: cargo run --release -p outrigger-bench -- compare"
     );
+    let mut report = Report::new(options.workers, options.rounds, options.window_ms);
     let (_backend, application) = backend::start().await?;
     let mut subjects = Vec::new();
     for kind in &options.subjects {
@@ -109,13 +110,13 @@ pub(crate) async fn run(options: Options) -> anyhow::Result<()> {
         .map(Subject::usage)
         .collect::<Result<_, _>>()?;
 
-    let mut report = Report::new(options.workers, options.rounds, options.window_ms);
     report.loads = options
         .loads
         .iter()
         .map(|load| LoadReport {
             name: load.name(),
             description: load.describe(&options),
+            rate: (*load == Load::Rate).then_some(options.rate),
             subjects: (subjects.iter().zip(&idle))
                 .map(|(subject, idle)| SubjectReport::new(subject, idle.rss_kib))
                 .collect(),

@@ -75,7 +75,7 @@ impl SubjectReport {
         }
     }
 
-    fn row(&self) -> String {
+    fn row(&self, rate: Option<u32>) -> String {
         let m = self.medians();
         let mut row = format!(
             "{:<12}{:>12.0}{:>10.2}{:>10.2}",
@@ -92,6 +92,10 @@ impl SubjectReport {
                 m.rss_loaded_kib / 1024.0
             );
         }
+        // Its latencies are then those of a queue that grows to the end of the window.
+        if rate.is_some_and(|rate| m.requests_per_second < 0.99 * f64::from(rate)) {
+            row += "   TOO SLOW FOR THE RATE";
+        }
         if m.errors > 0 {
             row += &format!("   {} ERRORS", m.errors);
         }
@@ -103,6 +107,8 @@ impl SubjectReport {
 pub(crate) struct LoadReport {
     pub(crate) name: &'static str,
     pub(crate) description: String,
+    /// Requests a second that were due, if that was fixed.
+    pub(crate) rate: Option<u32>,
     pub(crate) subjects: Vec<SubjectReport>,
 }
 
@@ -125,6 +131,7 @@ pub(crate) struct Report {
     workers: u16,
     rounds: u32,
     window_ms: u64,
+    machine: Value,
     pub(crate) loads: Vec<LoadReport>,
 }
 
@@ -134,6 +141,7 @@ impl Report {
             workers,
             rounds,
             window_ms,
+            machine: machine(),
             loads: Vec::new(),
         }
     }
@@ -143,11 +151,14 @@ impl Report {
         writeln!(
             out,
             "Two hops of mutual TLS 1.3, {} worker thread(s) a proxy; CPU and RSS are both proxies'.\n\
-             Medians of {} rounds of {} ms. {}",
+             Medians of {} round(s) of {} ms on {} cores of {}, Linux {}, load average before: {}",
             self.workers,
             self.rounds,
             self.window_ms,
-            machine_line()
+            self.machine["cores"],
+            self.machine["cpu"].as_str().unwrap_or_default(),
+            self.machine["kernel"].as_str().unwrap_or_default(),
+            self.machine["load_before"]
         )?;
         for load in &self.loads {
             writeln!(
@@ -164,7 +175,7 @@ impl Report {
                 "loaded MiB"
             )?;
             for subject in &load.subjects {
-                writeln!(out, "{}", subject.row())?;
+                writeln!(out, "{}", subject.row(load.rate))?;
             }
             for (other, a, b) in load.ratios() {
                 writeln!(
@@ -203,7 +214,7 @@ impl Report {
             })
             .collect();
         json!({
-            "machine": machine(),
+            "machine": self.machine,
             "workers": self.workers,
             "window_ms": self.window_ms,
             "loads": loads,
@@ -251,21 +262,14 @@ fn machine() -> Value {
         .find_map(|line| line.strip_prefix("model name")?.split_once(": "))
         .map_or("unknown", |(_, model)| model);
     let kernel = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
+    let load = fs::read_to_string("/proc/loadavg").unwrap_or_default();
     json!({
         "cpu": model,
         "cores": std::thread::available_parallelism().map_or(0, std::num::NonZero::get),
         "kernel": kernel.trim(),
+        // Of the minute before: above 0.5 somebody else is at work, and the figures are worse than they need be.
+        "load_before": load.split(' ').next().and_then(|one| one.parse::<f64>().ok()),
     })
-}
-
-fn machine_line() -> String {
-    let machine = machine();
-    format!(
-        "{} cores of {}, Linux {}",
-        machine["cores"],
-        machine["cpu"].as_str().unwrap_or_default(),
-        machine["kernel"].as_str().unwrap_or_default()
-    )
 }
 
 /// What is going on, for a person who waits: one line that is written over; nothing into a pipe.
