@@ -6,7 +6,10 @@ use std::{collections::BTreeMap, fs, path::Path, process::Command};
 const ALLOWED: &[(&str, &[&str])] = &[
     ("outrigger-proto", &[]),
     ("outrigger-policy", &[]),
-    ("outrigger-control-plane", &["outrigger-policy", "outrigger-proto"]),
+    (
+        "outrigger-control-plane",
+        &["outrigger-policy", "outrigger-proto"],
+    ),
     ("outrigger-core", &[]),
     ("outrigger-sidecar", &["outrigger-core", "outrigger-proto"]),
     (
@@ -20,28 +23,47 @@ const ALLOWED: &[(&str, &[&str])] = &[
         ],
     ),
     ("outrigger-shop", &[]),
-    ("outrigger-tests", &["outrigger-policy", "outrigger-proto", "outrigger-core"]),
+    (
+        "outrigger-tests",
+        &["outrigger-policy", "outrigger-proto", "outrigger-core"],
+    ),
     ("outrigger-bench", &["outrigger-core"]),
 ];
 
 /// Crate → the crates of ours that it depends on, tests and build scripts included.
 fn edges() -> BTreeMap<String, Vec<String>> {
     let output = Command::new(env!("CARGO"))
-        .args(["metadata", "--format-version", "1", "--no-deps", "--offline"])
+        .args([
+            "metadata",
+            "--format-version",
+            "1",
+            "--no-deps",
+            "--offline",
+        ])
         .current_dir(env!("CARGO_MANIFEST_DIR"))
         .output()
         .expect("cargo runs");
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    assert!(
+        output.status.success(),
+        "{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
     let metadata: serde_json::Value = serde_json::from_slice(&output.stdout).expect("JSON");
     let text = |value: &serde_json::Value| value.as_str().unwrap_or_default().to_owned();
     let packages = metadata["packages"].as_array().expect("packages");
-    let names: Vec<String> = packages.iter().map(|package| text(&package["name"])).collect();
+    let names: Vec<String> = packages
+        .iter()
+        .map(|package| text(&package["name"]))
+        .collect();
     packages
         .iter()
         .map(|package| {
             let below = package["dependencies"].as_array().expect("dependencies");
             let below = below.iter().map(|dependency| text(&dependency["name"]));
-            (text(&package["name"]), below.filter(|name| names.contains(name)).collect())
+            (
+                text(&package["name"]),
+                below.filter(|name| names.contains(name)).collect(),
+            )
         })
         .collect()
 }

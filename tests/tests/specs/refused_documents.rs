@@ -71,7 +71,7 @@ fn cases() -> Vec<(&'static str, String, &'static str, &'static str)> {
             "huge",
             format!("# {}\n{GOOD}", "x".repeat(20 << 20)),
             "1:1",
-            "MiB",
+            "limit",
         ),
     ]
 }
@@ -95,7 +95,7 @@ async fn a_bad_document_is_refused_with_its_place_and_nothing_is_applied() {
     let revision = mesh.status()["revision"].clone();
     for (name, text, place, words) in cases() {
         let file = dir.path().join(format!("{name}.yaml"));
-        fs::write(&file, text).unwrap();
+        fs::write(&file, text.replace("name: good", "name: bad")).unwrap();
         let path = file.to_str().unwrap();
         // With a good one beside it, which must not be applied either.
         let good = dir.path().join("good.yaml");
