@@ -150,8 +150,7 @@ async fn ratings(name: &str) -> Process {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn killing_an_application_costs_no_more_than_the_requests_in_it() {
-    // What two cores can carry, without optimisation, beside other tests.
-    const RATE: u32 = if cfg!(debug_assertions) { 100 } else { 500 };
+    const RATE: u32 = 500;
     let mesh = Mesh::start().await;
     let (mut killed, stays) = (ratings("killed").await, ratings("stays").await);
     let listen = |app: &Process| app.ready_text("listen").parse().unwrap();
