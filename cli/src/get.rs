@@ -8,7 +8,7 @@ use crate::{
     client::{self, ConnectArgs},
     failure::Failure,
     kind,
-    output::{Table, note, print, print_json},
+    output::{Table, note, print, print_json, seconds},
 };
 
 /// Show the policy documents in force.
@@ -98,11 +98,7 @@ fn table(objects: &[StoredObject]) -> String {
             object.namespace,
             object.name,
             revision,
-            stored
-                .time
-                .as_ref()
-                .map(ToString::to_string)
-                .unwrap_or_default(),
+            seconds(stored.time.as_ref()),
             stored.author.clone(),
             place(stored),
         ]);

@@ -35,6 +35,15 @@ pub(crate) fn print_json(value: &Value) -> anyhow::Result<()> {
     print(&format!("{value:#}\n"))
 }
 
+/// A time to the second, as tables show it; empty if there is none.
+pub(crate) fn seconds(time: Option<&impl ToString>) -> String {
+    let text = time.map(ToString::to_string).unwrap_or_default();
+    match text.split_once('.') {
+        Some((seconds, _)) => format!("{seconds}Z"),
+        None => text,
+    }
+}
+
 /// Rows under a heading, columns aligned.
 pub(crate) struct Table {
     rows: Vec<Vec<String>>,

@@ -10,7 +10,7 @@ use crate::{
     client::{self, ConnectArgs},
     diagnostic,
     failure::Failure,
-    output::{Output, OutputArgs, Table, print, print_json},
+    output::{Output, OutputArgs, Table, print, print_json, seconds},
 };
 
 /// Show services, instances, leases, and which sidecars hold the newest configuration.
@@ -58,18 +58,10 @@ fn text(status: &StatusResponse) -> String {
     let mut text = format!(
         "control plane {}, up since {}\nrevision {}, documents: {documents}\ntrust domain {}, root valid until {}\n",
         status.version,
-        status
-            .started
-            .as_ref()
-            .map(ToString::to_string)
-            .unwrap_or_default(),
+        seconds(status.started.as_ref()),
         status.revision,
         status.trust_domain,
-        status
-            .root_not_after
-            .as_ref()
-            .map(ToString::to_string)
-            .unwrap_or_default(),
+        seconds(status.root_not_after.as_ref()),
     );
     for part in [
         services(&status.services),

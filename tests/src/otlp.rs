@@ -72,6 +72,11 @@ impl Collector {
         }
     }
 
+    /// Where it listens.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
     /// As sidecars are told.
     pub fn endpoint(&self) -> String {
         format!("http://{}", self.address)

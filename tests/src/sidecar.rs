@@ -64,6 +64,13 @@ impl<'a> Service<'a> {
         self.flag("--ready-path", "/healthz")
     }
 
+    /// An application that speaks gRPC, which is ready when it can be connected to.
+    #[must_use]
+    pub fn grpc_app_at(mut self, address: SocketAddr) -> Self {
+        self.app = Some(address);
+        self.flag("--protocol", "grpc")
+    }
+
     /// Any flag of `outrigger sidecar`.
     #[must_use]
     pub fn flag(mut self, flag: &str, value: &str) -> Self {

@@ -14,6 +14,7 @@ mod specs {
     mod identity;
     mod istio_documents;
     mod membership;
+    mod protocols;
     mod refused_documents;
     mod tracing;
 }
