@@ -3,7 +3,8 @@
 use std::io;
 
 use clap::{Args, ValueEnum};
-use tracing_subscriber::EnvFilter;
+use outrigger_sidecar::set_log_control;
+use tracing_subscriber::{EnvFilter, reload};
 
 use crate::failure::Failure;
 
@@ -46,8 +47,34 @@ pub(crate) fn start(args: &LogArgs, default: &str) -> Result<(), Failure> {
         .with_writer(io::stderr)
         .with_ansi(io::IsTerminal::is_terminal(&io::stderr()));
     match args.log_format {
-        Format::Text => builder.init(),
-        Format::Json => builder.json().init(),
+        Format::Text => {
+            let builder = builder.with_filter_reloading();
+            let handle = builder.reload_handle();
+            set_log_control(Box::new(move |level| {
+                changed(level, |filter| handle.reload(filter))
+            }));
+            builder.init();
+        }
+        Format::Json => {
+            let builder = builder.json().with_filter_reloading();
+            let handle = builder.reload_handle();
+            set_log_control(Box::new(move |level| {
+                changed(level, |filter| handle.reload(filter))
+            }));
+            builder.init();
+        }
     }
     Ok(())
+}
+
+/// Puts another filter into force while the process runs (the sidecar's `POST /logging?level=`).
+fn changed(
+    level: &str,
+    reload: impl Fn(EnvFilter) -> Result<(), reload::Error>,
+) -> Result<String, String> {
+    let filter = EnvFilter::try_new(level)
+        .map_err(|error| format!("{level:?} is no log filter, e.g. debug: {error}"))?;
+    let text = filter.to_string();
+    reload(filter).map_err(|error| error.to_string())?;
+    Ok(text)
 }
