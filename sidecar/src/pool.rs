@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! acquire ──► idle HTTP/1.1 connection | HTTP/2 connection with room
-//!         ──► slot at the gate ──► connect
+//!         ──► slot at the gate ──► turn (few open at a time; or an idle one by then) ──► connect
 //!         ──► queue at the gate (bounded) ──► handed a connection, or a slot
 //! release ──► waiter of this worker | pool | closed for a waiter elsewhere
 //! ```
@@ -30,6 +30,7 @@ pub(crate) mod acquire;
 pub(crate) mod endpoint;
 pub(crate) mod gate;
 pub(crate) mod lease;
+mod turns;
 
 use endpoint::EndpointPool;
 use gate::Gate;

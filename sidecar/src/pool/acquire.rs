@@ -11,6 +11,7 @@ use super::{
     endpoint::{EndpointPool, Judge, OpeningEnd},
     gate::{Grant, Slot, Wait},
     lease::{About, Http1, Http2, Lease, give_back},
+    turns::Opens,
 };
 use crate::{
     connect::{self, ConnectError},
@@ -94,7 +95,19 @@ impl Pools {
                 }
             },
         };
-        let (io, about) = self.open(target, &cluster).await?;
+        let turn = match self.turn(target, &cluster, &endpoint).await? {
+            Turn::Open(turn) => turn,
+            Turn::Idle(connection) => {
+                drop(slot);
+                return Ok(Lease::http1(connection, self, cluster, endpoint));
+            }
+        };
+        let opened = self.open(target, &cluster).await;
+        if let Err(NoConnection::Connect(error)) = &opened {
+            endpoint.turns.failed(error);
+        }
+        let (io, about) = opened?;
+        drop(turn);
         let (sender, connection) = http1::Builder::new()
             .preserve_header_case(true)
             .max_header_size(MAX_HEADER_BYTES)
@@ -111,6 +124,34 @@ impl Pools {
         });
         let connection = Http1::new(sender, about);
         Ok(Lease::http1(connection, self, cluster, endpoint))
+    }
+
+    /// Leave to open a connection, or one that came back while others were opening theirs.
+    async fn turn(
+        &self,
+        target: Target<'_>,
+        cluster: &ClusterPool,
+        endpoint: &Rc<EndpointPool>,
+    ) -> Result<Turn, NoConnection> {
+        let since = endpoint.turns.failures();
+        loop {
+            if let Some(turn) = Opens::take(endpoint) {
+                return Ok(Turn::Open(turn));
+            }
+            endpoint.turns.changed().await;
+            if let Some(error) = endpoint.turns.failure_since(since) {
+                return Err(NoConnection::Connect(error));
+            }
+            if target.fresh {
+                continue;
+            }
+            let judge = self.judge(target);
+            if let Some(connection) = endpoint.take_idle(&cluster.gate, self.worker, judge) {
+                // This one opens none: somebody else may.
+                endpoint.turns.pass_on();
+                return Ok(Turn::Idle(connection));
+            }
+        }
     }
 
     async fn acquire_http2(
@@ -247,6 +288,11 @@ fn handshake_failed(target: Target<'_>, error: &hyper::Error) -> NoConnection {
         target.endpoint.config.address,
         error.to_string(),
     ))
+}
+
+enum Turn {
+    Open(Opens),
+    Idle(Http1),
 }
 
 enum Granted {

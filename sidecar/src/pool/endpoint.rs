@@ -11,6 +11,7 @@ use tokio::sync::oneshot;
 use super::{
     gate::Gate,
     lease::{Http1, Http2},
+    turns::Turns,
 };
 use crate::connect::ConnectError;
 
@@ -26,6 +27,8 @@ pub(crate) struct EndpointPool {
     /// Last in, first out: what is not needed ages and is retired.
     idle: RefCell<Vec<Http1>>,
     shared: RefCell<Vec<Rc<Http2>>>,
+    /// How many HTTP/1.1 connections are being opened.
+    pub(super) turns: Turns,
     /// Requests that wait for the HTTP/2 connection that one of them is opening; None = nobody opens one.
     opening: RefCell<Option<Vec<oneshot::Sender<OpeningEnd>>>>,
 }
@@ -49,6 +52,7 @@ impl EndpointPool {
             closed: Cell::new(false),
             idle: RefCell::new(Vec::new()),
             shared: RefCell::new(Vec::new()),
+            turns: Turns::default(),
             opening: RefCell::new(None),
         }
     }
@@ -72,6 +76,7 @@ impl EndpointPool {
         }
         self.idle.borrow_mut().push(connection);
         if !gate.now_spare(worker) {
+            self.turns.pass_on();
             return None;
         }
         let back = self.idle.borrow_mut().pop()?;

@@ -1,11 +1,21 @@
 //! Limits that are exact over all workers, and connections that are kept no longer than they may be.
 
-use outrigger_core::Thresholds;
+use std::net::SocketAddr;
 
-use crate::testing::{
-    Sidecar,
-    app::{App, Raw, get},
-    cluster, config, endpoint,
+use outrigger_core::Thresholds;
+use tokio::{
+    io::copy_bidirectional,
+    net::{TcpListener, TcpStream},
+    sync::mpsc,
+};
+
+use crate::{
+    Config,
+    testing::{
+        Authority, Sidecar,
+        app::{App, Raw, get},
+        cluster, config, endpoint, mtls,
+    },
 };
 
 const UNLIMITED: Thresholds = Thresholds {
@@ -15,7 +25,7 @@ const UNLIMITED: Thresholds = Thresholds {
     max_retries: u32::MAX,
 };
 
-async fn limited(app: &App, thresholds: Thresholds) -> (Sidecar, std::net::SocketAddr) {
+async fn limited(app: &App, thresholds: Thresholds) -> (Sidecar, SocketAddr) {
     let mut reviews = cluster("reviews");
     reviews.thresholds = thresholds;
     let endpoints = vec![endpoint(app.address, false)];
@@ -214,4 +224,95 @@ async fn a_waiter_that_leaves_gives_its_place_to_the_next() {
     app.let_go();
     assert_eq!(first.await.unwrap().status, 200);
     assert_eq!(next.await.unwrap().status, 200);
+}
+
+/// A sidecar with one worker that calls `address` over mTLS, and its port.
+async fn over_mtls(authority: &Authority, address: SocketAddr) -> (Sidecar, SocketAddr) {
+    let one_worker = Config {
+        workers: 1,
+        ..config()
+    };
+    let mut reviews = cluster("reviews");
+    reviews.tls = mtls(&["reviews"]);
+    let identity = Some(authority.identity("frontend"));
+    let endpoints = vec![endpoint(address, true)];
+    Sidecar::outbound(&one_worker, identity, reviews, endpoints, |_| {}).await
+}
+
+async fn until_open(sidecar: &Sidecar, connections: u32) {
+    while sidecar
+        .workers
+        .pools()
+        .first()
+        .is_none_or(|pool| pool.open < connections)
+    {
+        tokio::task::yield_now().await;
+    }
+}
+
+#[tokio::test]
+async fn twenty_handshakes_at_a_time_and_their_failure_ends_every_wait() {
+    let silent = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = silent.local_addr().unwrap();
+    let (accepted, mut connections) = mpsc::unbounded_channel();
+    tokio::spawn(async move {
+        while let Ok((stream, _)) = silent.accept().await {
+            accepted.send(stream).unwrap();
+        }
+    });
+    let (sidecar, proxy) = over_mtls(&Authority::new(), address).await;
+    let callers: Vec<_> = (0..50)
+        .map(|_| tokio::spawn(async move { get(proxy, "/").await }))
+        .collect();
+    until_open(&sidecar, 50).await;
+    let mut opening = Vec::new();
+    for _ in 0..20 {
+        opening.push(connections.recv().await.unwrap());
+    }
+    drop(opening);
+    for caller in callers {
+        let answer = caller.await.unwrap();
+        assert_eq!(answer.status, 503);
+        assert_eq!(
+            answer.header("x-outrigger-reason"),
+            Some("tls_failed"),
+            "{answer:?}"
+        );
+    }
+    assert!(connections.try_recv().is_err(), "a twenty-first was opened");
+}
+
+#[tokio::test]
+async fn a_request_that_waits_for_its_turn_takes_a_connection_that_comes_back() {
+    let authority = Authority::new();
+    let app = App::start("reviews").await;
+    app.hold();
+    let (_server, inbound) = Sidecar::inbound(authority.identity("reviews"), app.address).await;
+    // The first connection gets through, all others hang in their handshake.
+    let road = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = road.local_addr().unwrap();
+    tokio::spawn(async move {
+        let (mut first, _) = road.accept().await.unwrap();
+        tokio::spawn(async move {
+            let mut server = TcpStream::connect(inbound).await.unwrap();
+            copy_bidirectional(&mut first, &mut server).await.ok();
+        });
+        let mut stuck = Vec::new();
+        while let Ok((stream, _)) = road.accept().await {
+            stuck.push(stream);
+        }
+    });
+    let (sidecar, proxy) = over_mtls(&authority, address).await;
+    let first = tokio::spawn(async move { get(proxy, "/").await });
+    app.until_requests(1).await;
+    for _ in 0..20 {
+        tokio::spawn(async move { get(proxy, "/").await });
+    }
+    until_open(&sidecar, 21).await;
+    let waiting = tokio::spawn(async move { get(proxy, "/").await });
+    until_open(&sidecar, 22).await;
+    app.let_go();
+    assert_eq!(first.await.unwrap().status, 200);
+    assert_eq!(waiting.await.unwrap().status, 200);
+    assert_eq!(app.connections(), 1);
 }
