@@ -5,7 +5,7 @@ use std::{net::SocketAddr, path::PathBuf, time::Duration};
 use clap::Args;
 use outrigger_control_plane::Config;
 
-use crate::{client::DataDirArgs, duration, failure::Failure, life::LifeArgs};
+use crate::{client::DataDirArgs, duration, failure::Failure, life::LifeArgs, open_files};
 
 /// Run the control plane: policies, registry, certificates, xDS.
 ///
@@ -88,6 +88,7 @@ pub(crate) struct ControlPlaneArgs {
 
 pub(crate) fn run(args: ControlPlaneArgs) -> Result<(), Failure> {
     args.life.watch()?;
+    open_files::raise_limit();
     if args.heartbeat_interval >= args.lease_ttl {
         return Err(Failure::Misused(format!(
             "--heartbeat-interval {:?} must be shorter than --lease-ttl {:?}; a third of it is usual",

@@ -14,6 +14,7 @@ mod get;
 mod kind;
 mod life;
 mod logging;
+mod open_files;
 mod output;
 mod sidecar;
 mod source;

@@ -12,7 +12,7 @@ use anyhow::Context as _;
 use clap::Args;
 use outrigger_sidecar::{App, Config, Readiness, Workload};
 
-use crate::{client::DEFAULT_ADDRESS, duration, failure::Failure, life::LifeArgs};
+use crate::{client::DEFAULT_ADDRESS, duration, failure::Failure, life::LifeArgs, open_files};
 
 /// Run the sidecar of one application: its calls go out through it, others reach it over mutual TLS.
 ///
@@ -196,6 +196,7 @@ struct TuningArgs {
 
 pub(crate) fn run(args: SidecarArgs) -> Result<(), Failure> {
     args.life.watch()?;
+    open_files::raise_limit();
     Ok(outrigger_sidecar::run(config(args)?)?)
 }
 

@@ -254,10 +254,10 @@ async fn until_open(sidecar: &Sidecar, connections: u32) {
 async fn twenty_handshakes_at_a_time_and_their_failure_ends_every_wait() {
     let silent = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = silent.local_addr().unwrap();
-    let (accepted, mut connections) = mpsc::unbounded_channel();
+    let (accepted, mut connections) = mpsc::channel(50);
     tokio::spawn(async move {
         while let Ok((stream, _)) = silent.accept().await {
-            accepted.send(stream).unwrap();
+            accepted.send(stream).await.unwrap();
         }
     });
     let (sidecar, proxy) = over_mtls(&Authority::new(), address).await;
