@@ -329,7 +329,7 @@ fn headers_are_set_added_and_removed_on_both_ways() {
     let found = routes(
         "  - headers:
       request: {set: {a: '1'}, add: {b: '2'}, remove: [C]}
-      response: {set: {d: '4'}}
+      response: {set: {d: ''}}
     rewrite: {uri: /new, authority: other.example}
     route:
     - destination: {host: reviews}
@@ -345,7 +345,9 @@ fn headers_are_set_added_and_removed_on_both_ways() {
     assert_eq!(request[0]["appendAction"], "OVERWRITE_IF_EXISTS_OR_ADD");
     assert_eq!(request[1]["header"], json!({"key": "b", "value": "2"}));
     assert_eq!(route["requestHeadersToRemove"], json!(["c"]));
-    assert_eq!(route["responseHeadersToAdd"][0]["header"]["key"], "d");
+    let empty = &route["responseHeadersToAdd"][0];
+    assert_eq!(empty["header"]["key"], "d");
+    assert_eq!(empty["keepEmptyValue"], true);
     assert_eq!(route["route"]["hostRewriteLiteral"], "other.example");
     assert_eq!(route["route"]["prefixRewrite"], "/new");
     let destination = &route["route"]["weightedClusters"]["clusters"][0];

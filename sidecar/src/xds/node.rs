@@ -56,8 +56,10 @@ pub(crate) fn node(workload: &Workload, app: Option<&App>, ip: IpAddr, ports: Po
         ("OUTRIGGER".to_owned(), object(ours)),
     ]);
     let [region, zone, sub_zone] = workload.locality.clone();
+    // Istio has the pod's name here. A port of ours tells copies of one service on one address apart.
+    let port = ports.inbound.unwrap_or(ports.outbound).port();
     Node {
-        id: format!("sidecar~{ip}~{service}.{namespace}~{namespace}.svc.{domain}"),
+        id: format!("sidecar~{ip}~{service}-{port}.{namespace}~{namespace}.svc.{domain}"),
         cluster: format!("{service}.{namespace}"),
         metadata: Some(Struct { fields: metadata }),
         locality: Some(Locality {
@@ -92,4 +94,29 @@ fn object(fields: BTreeMap<String, Value>) -> Value {
 
 fn value(kind: Kind) -> Value {
     Value { kind: Some(kind) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing;
+
+    #[test]
+    fn copies_of_a_service_on_one_address_have_ids_of_their_own() {
+        let workload = testing::config().workload;
+        let id = |outbound: &str, inbound: Option<&str>| {
+            let ports = Ports {
+                outbound: outbound.parse().unwrap(),
+                inbound: inbound.map(|address| address.parse().unwrap()),
+            };
+            node(&workload, None, IpAddr::from([10, 0, 0, 1]), ports).id
+        };
+        let first = id("127.0.0.1:15080", Some("0.0.0.0:15006"));
+        assert_eq!(
+            first,
+            "sidecar~10.0.0.1~frontend-15006.default~default.svc.cluster.local"
+        );
+        assert_ne!(id("127.0.0.1:15080", Some("0.0.0.0:15007")), first);
+        assert_ne!(id("127.0.0.1:15081", None), id("127.0.0.1:15082", None));
+    }
 }
