@@ -394,6 +394,5 @@ fn option(name: &str, value: &str, action: HeaderAppendAction) -> HeaderValueOpt
         append_action: action as i32,
         // Or else an empty value would mean: no such header.
         keep_empty_value: value.is_empty(),
-        ..HeaderValueOption::default()
     }
 }
