@@ -135,8 +135,9 @@ impl Policies {
         let now_ms = unix_ms(SystemTime::now());
         let next = before.revision + u64::from(plan.changes());
         let objects = plan.objects(&before, next, &request.author, now_ms);
+        let known = before.errors_with(&registered, &self.domain);
         let after = InForce::build(next, objects, registered, &self.domain);
-        let mut diagnostics = after.diagnostics_for(&request.file_names());
+        let mut diagnostics = after.diagnostics_for(&request.file_names(), &known);
         if diagnostics
             .iter()
             .any(|remark| remark.severity == Severity::Error)
@@ -212,12 +213,26 @@ impl InForce {
         }
     }
 
-    /// All errors, and the warnings about `files`.
-    fn diagnostics_for(&self, files: &BTreeSet<&str>) -> Vec<Diagnostic> {
+    /// What is wrong already, without any change, once `registered` are.
+    fn errors_with(&self, registered: &BTreeSet<HostName>, domain: &str) -> Vec<Diagnostic> {
+        let mut remarks = if self.registered == *registered {
+            self.remarks.clone()
+        } else {
+            let objects = self.objects.clone();
+            Self::build(self.revision, objects, registered.clone(), domain).remarks
+        };
+        remarks.retain(|remark| remark.severity == Severity::Error);
+        remarks
+    }
+
+    /// All remarks about `files`, and the errors elsewhere that are not `known`: a registration may have
+    /// made a document wrong, which is no reason to refuse another.
+    fn diagnostics_for(&self, files: &BTreeSet<&str>, known: &[Diagnostic]) -> Vec<Diagnostic> {
         self.remarks
             .iter()
             .filter(|remark| {
-                remark.severity == Severity::Error || files.contains(&*remark.position.file)
+                let new = remark.severity == Severity::Error && !known.contains(remark);
+                new || files.contains(&*remark.position.file)
             })
             .cloned()
             .collect()

@@ -247,8 +247,7 @@ impl NodeResources {
             .map(|listen| listener::outbound(listener::HTTP_PROXY, listen, listener::HTTP_PROXY));
         let inbound = node.inbound.as_ref();
         let listeners = proxy.into_iter().chain(inbound.map(listener::inbound));
-        let app =
-            inbound.map(|inbound| cluster::inbound(inbound.port, inbound.app, inbound.protocol));
+        let app = inbound.map(|inbound| cluster::inbound(inbound, node.service.as_deref()));
         Self {
             clusters: TypeMap::following(None, app),
             listeners: TypeMap::following(None, listeners),

@@ -7,6 +7,7 @@
 mod basic;
 mod fields;
 mod http;
+mod regex;
 mod values;
 
 use std::{collections::BTreeMap, fmt};
@@ -19,7 +20,11 @@ pub(crate) use self::{
         unknown_word,
     },
     fields::{Fields, Shape, refuse_twice},
-    http::{check_header_name, check_header_value, header_name, header_name_fault, regex},
+    http::{
+        authority, check_header_name, check_header_value, edit_fault, header_name,
+        header_name_fault, path,
+    },
+    regex::regex,
     values::{
         dns_fault, dns_label, duration, enumeration, host, ip_address, label_key_fault, label_map,
         object_name, port, positive, positive_duration, workload_selector,

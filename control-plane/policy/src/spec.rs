@@ -134,7 +134,7 @@ pub struct HeaderEdits {
     pub response: HeaderOps,
 }
 
-/// `set`, `add`, `remove`, in this order.
+/// `remove`, then `set`, then `add` (Envoy's order).
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct HeaderOps {
     /// Overwrite.

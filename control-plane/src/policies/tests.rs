@@ -182,6 +182,29 @@ fn what_a_route_leads_to_cannot_be_deleted() {
 }
 
 #[test]
+fn what_a_registration_made_wrong_stops_no_other_document() {
+    let policies = policies();
+    let to = |name: &str, host: &str| {
+        ROUTE
+            .replace("name: reviews\n", &format!("name: {name}\n"))
+            .replace("reviews.example.com", host)
+            .replace("        subset: v1\n", "")
+    };
+    // One host, as soon as there is a namespace `shop`; both routes take every request to it.
+    let short = to("a", "orders.shop");
+    let long = to("b", "orders.shop.svc.cluster.local");
+    let first = apply(&policies, &[("a.yaml", &short), ("b.yaml", &long)]);
+    assert!(!first.refused, "{:?}", first.diagnostics);
+    let registered = BTreeSet::from([HostName::canonical("orders", "shop", "cluster.local")]);
+    let other = request(What::Apply, &[("c.yaml", ENTRY)]);
+    let applied = policies.change(&other, registered.clone()).unwrap();
+    assert!(!applied.refused, "{:?}", applied.diagnostics);
+    // The documents themselves are told.
+    let again = request(What::Apply, &[("b.yaml", &long)]);
+    assert!(policies.change(&again, registered).unwrap().refused);
+}
+
+#[test]
 fn what_is_not_in_force_cannot_be_deleted() {
     let outcome = call(
         &policies(),

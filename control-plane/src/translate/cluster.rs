@@ -38,6 +38,7 @@ use super::{
     any::{OUTRIGGER, address, ads, any, decided_by, duration, metadata, object, text},
     endpoint::assignment,
     model::{Host, Port},
+    node::Inbound,
     policy::origin,
     tls,
 };
@@ -123,11 +124,12 @@ fn outbound(
 }
 
 /// `inbound|<port>||`: the application beside the sidecar, in plain text.
-pub(super) fn inbound(port: u16, app: SocketAddr, protocol: Protocol) -> Arc<ResourceBytes> {
-    let name = inbound_name(port);
+pub(super) fn inbound(to: &Inbound, service: Option<&str>) -> Arc<ResourceBytes> {
+    let name = inbound_name(to.port);
+    let own = service.map(|service| object([("service", text(service))]));
     let endpoint = LbEndpoint {
         host_identifier: Some(HostIdentifier::Endpoint(Endpoint {
-            address: Some(address(app)),
+            address: Some(address(to.app)),
             ..Endpoint::default()
         })),
         ..LbEndpoint::default()
@@ -146,7 +148,8 @@ pub(super) fn inbound(port: u16, app: SocketAddr, protocol: Protocol) -> Arc<Res
             endpoints: vec![locality],
             ..ClusterLoadAssignment::default()
         }),
-        typed_extension_protocol_options: http_options(protocol, None),
+        typed_extension_protocol_options: http_options(to.protocol, None),
+        metadata: own.map(|own| metadata([(OUTRIGGER, own)])),
         ..Cluster::default()
     };
     ResourceBytes::new(ResourceType::Cluster, &name, &cluster)

@@ -3,7 +3,7 @@
 
 use std::{collections::BTreeMap, net::SocketAddr};
 
-use outrigger_policy::Protocol;
+use outrigger_policy::{HostName, Protocol};
 use outrigger_proto::envoy::config::core::v3::Node;
 use prost_types::{Struct, Value, value::Kind};
 
@@ -27,6 +27,8 @@ pub(crate) struct NodeInfo {
     pub(crate) namespace: String,
     /// As claimed, if it claims one.
     pub(crate) service_account: Option<String>,
+    /// The service that its application is, as claimed: what its errors and metrics speak of.
+    pub(crate) service: Option<String>,
     pub(crate) labels: BTreeMap<String, String>,
     /// Where its HTTP proxy listens, if it wants one.
     pub(crate) http_proxy: Option<SocketAddr>,
@@ -58,11 +60,16 @@ impl NodeInfo {
         let own = field(metadata, "OUTRIGGER")
             .and_then(as_struct)
             .unwrap_or(&empty);
-        let namespace = string(metadata, "NAMESPACE").or_else(|| namespace_of(&node.id));
+        let namespace = string(metadata, "NAMESPACE").or_else(|| Some(domain_of(&node.id)?.0));
+        let namespace = namespace.unwrap_or("default");
+        let domain = domain_of(&node.id).map_or(DEFAULT_DOMAIN, |(_, domain)| domain);
+        let service = string(own, "SERVICE");
+        let service = service.map(|name| HostName::canonical(name, namespace, domain).to_string());
         Ok(Self {
             id: node.id.clone(),
             dialect: dialect(&node.user_agent_name),
-            namespace: namespace.unwrap_or("default").to_owned(),
+            namespace: namespace.to_owned(),
+            service,
             service_account: string(metadata, "SERVICE_ACCOUNT").map(str::to_owned),
             labels: labels(field(metadata, "LABELS").and_then(as_struct)),
             http_proxy: socket(own, "HTTP_PROXY")?,
@@ -135,10 +142,14 @@ fn socket(own: &Struct, key: &str) -> Result<Option<SocketAddr>, String> {
     })
 }
 
-/// Fourth part of `sidecar~<ip>~<service>.<ns>~<ns>.svc.<domain>`.
-fn namespace_of(id: &str) -> Option<&str> {
+/// Where Kubernetes' names, and so ours, end if nothing else is said.
+const DEFAULT_DOMAIN: &str = "cluster.local";
+
+/// Namespace and domain: the fourth part of `sidecar~<ip>~<name>.<ns>~<ns>.svc.<domain>`.
+fn domain_of(id: &str) -> Option<(&str, &str)> {
     let (namespace, rest) = id.split('~').nth(3)?.split_once('.')?;
-    (rest.starts_with("svc.") && !namespace.is_empty()).then_some(namespace)
+    let domain = rest.strip_prefix("svc.")?;
+    (!namespace.is_empty()).then_some((namespace, domain))
 }
 
 fn labels(labels: Option<&Struct>) -> BTreeMap<String, String> {
@@ -171,5 +182,40 @@ fn as_struct(value: &Value) -> Option<&Struct> {
     match &value.kind {
         Some(Kind::StructValue(value)) => Some(value),
         _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_service_is_named_in_full() {
+        let text = |text: &str| Value {
+            kind: Some(Kind::StringValue(text.to_owned())),
+        };
+        let node = |service: &str| {
+            let own = Struct {
+                fields: [("SERVICE".to_owned(), text(service))].into(),
+            };
+            let own = Value {
+                kind: Some(Kind::StructValue(own)),
+            };
+            let metadata = Struct {
+                fields: [("OUTRIGGER".to_owned(), own)].into(),
+            };
+            Node {
+                id: "sidecar~10.0.0.1~reviews-15006.shop~shop.svc.example.org".to_owned(),
+                metadata: Some(metadata),
+                ..Node::default()
+            }
+        };
+        for service in ["reviews", "reviews.shop.svc.example.org"] {
+            let info = NodeInfo::parse(&node(service)).unwrap();
+            let named = info.service.as_deref();
+            assert_eq!(named, Some("reviews.shop.svc.example.org"));
+            assert_eq!(info.namespace, "shop");
+        }
+        assert_eq!(NodeInfo::parse(&Node::default()).unwrap().service, None);
     }
 }

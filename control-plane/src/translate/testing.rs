@@ -151,6 +151,7 @@ pub(crate) fn node() -> NodeInfo {
         dialect: Dialect::Outrigger,
         namespace: "default".into(),
         service_account: Some("frontend".into()),
+        service: Some("frontend.default.svc.cluster.local".into()),
         labels: [("app".to_owned(), "frontend".to_owned())].into(),
         http_proxy: Some("127.0.0.1:15080".parse().unwrap()),
         inbound: None,

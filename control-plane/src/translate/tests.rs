@@ -577,6 +577,10 @@ fn an_inbound_port_wants_a_certificate_and_leads_to_the_application() {
     assert_eq!(route["cluster"], "inbound|9080||");
     let cluster = seen.json(Cluster, "inbound|9080||");
     assert_eq!(cluster["transportSocketMatches"], Value::Null);
+    assert_eq!(
+        cluster["metadata"]["filterMetadata"]["outrigger"]["service"],
+        "frontend.default.svc.cluster.local"
+    );
     let app = &cluster["loadAssignment"]["endpoints"][0]["lbEndpoints"][0]["endpoint"];
     assert_eq!(app["address"]["socketAddress"]["portValue"], 8080);
 }

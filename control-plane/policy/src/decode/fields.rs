@@ -42,6 +42,10 @@ impl<'a> Fields<'a> {
             return None;
         };
         for (index, pair) in pairs.iter().enumerate() {
+            // What is wrong with the rest would not be kept, and finding out is quadratic.
+            if d.report.full() {
+                break;
+            }
             if let Some(message) = objection(d, shape, pairs, index) {
                 let path = item.path.field(&pair.key).to_string();
                 d.report.error(pair.mark, path, message);
@@ -205,6 +209,9 @@ pub(crate) fn refuse_twice<T>(
 ) {
     let mut seen: BTreeMap<String, Position> = BTreeMap::new();
     for item in items {
+        if d.report.full() {
+            break;
+        }
         let (text, position) = name(item);
         if let Some(first) = seen.get(&text) {
             let message = format!(

@@ -1,5 +1,5 @@
-//! What HTTP adds: names and values of headers, and the patterns that requests are matched by.
-//! Source: RFC 9110; RE2 as the `regex` crate understands it; Istio's bound on a pattern.
+//! What HTTP adds: names and values of headers, authorities and paths.
+//! Source: RFC 9110; RFC 3986 for what a path and an authority are made of.
 
 use super::{Decoder, Item, Key, filled_text, text};
 use crate::yaml::quoted;
@@ -66,57 +66,78 @@ pub(crate) fn check_header_value(d: &mut Decoder, item: Item<'_>) -> Option<Stri
     }
 }
 
-/// Different regular expressions in one file. Compiling one may take a millisecond.
-const MAX_REGEXES: usize = 500;
-/// Characters of one (Istio's limit).
-const LONGEST_REGEX: usize = 1_024;
+/// Headers that are about one connection, or say where a message ends (RFC 9110 section 7.6.1, RFC 9112
+/// section 6): a proxy writes them itself.
+const OF_THE_CONNECTION: [&str; 8] = [
+    "connection",
+    "content-length",
+    "keep-alive",
+    "proxy-connection",
+    "te",
+    "trailer",
+    "transfer-encoding",
+    "upgrade",
+];
 
-/// An RE2 expression that compiles.
-pub(crate) fn regex(d: &mut Decoder, item: Item<'_>) -> Option<String> {
-    let pattern = filled_text(d, item)?;
-    let fault = match d.regexes.get(&pattern) {
-        Some(checked) => checked.clone().err(),
-        None if pattern.len() > LONGEST_REGEX => Some(format!(
-            "has {} bytes; at most {LONGEST_REGEX} are allowed",
-            pattern.len()
-        )),
-        None if d.regexes.len() >= MAX_REGEXES => Some(format!(
-            "more than {MAX_REGEXES} regular expressions in one file; split it"
-        )),
-        None => {
-            let checked = compile(&pattern);
-            d.regexes.insert(pattern.clone(), checked.clone());
-            checked.err()
-        }
-    };
-    match fault {
-        None => Some(pattern),
-        Some(fault) => {
-            d.refuse(
-                item,
-                format!("the regular expression {} {fault}", quoted(&pattern)),
-            );
-            None
-        }
+/// Why a header cannot be edited, if so.
+pub(crate) fn edit_fault(name: &str) -> Option<String> {
+    if name.eq_ignore_ascii_case("host") {
+        return Some("the Host header is changed by rewrite.authority".to_owned());
     }
+    OF_THE_CONNECTION
+        .iter()
+        .any(|each| name.eq_ignore_ascii_case(each))
+        .then(|| {
+            format!(
+                "{} is about one connection; each proxy writes its own",
+                quoted(name)
+            )
+        })
 }
 
-fn compile(pattern: &str) -> Result<(), String> {
-    regex::RegexBuilder::new(pattern)
-        .size_limit(256 << 10)
-        .nest_limit(64)
-        .build()
-        .map(|_| ())
-        .map_err(|error| match error {
-            regex::Error::CompiledTooBig(_) => {
-                "needs too much memory; repeat less in it".to_owned()
-            }
-            // The crate draws the pattern over several lines; its last line says what is wrong.
-            other => {
-                let drawn = other.to_string();
-                let last = drawn.lines().last().unwrap_or_default();
-                let reason = last.trim_start_matches("error: ");
-                format!("is not RE2: {reason}")
-            }
-        })
+/// A host, with a port or without, that a request or a redirect is sent to.
+pub(crate) fn authority(d: &mut Decoder, item: Item<'_>) -> Option<String> {
+    let text = filled_text(d, item)?;
+    let allowed = |b: u8| b.is_ascii_alphanumeric() || b"-._~:[]".contains(&b);
+    if text.bytes().all(allowed) {
+        return Some(text);
+    }
+    let message = format!(
+        "found {}, want a host such as orders.example.com or orders.example.com:8080",
+        quoted(&text)
+    );
+    d.refuse(item, message);
+    None
+}
+
+/// What a path has besides letters and digits (RFC 3986 section 3.3).
+const OF_A_PATH: &[u8] = b"/-._~!$&'()*+,;=:@%";
+
+/// A path of a new request.
+pub(crate) fn path(d: &mut Decoder, item: Item<'_>) -> Option<String> {
+    let text = filled_text(d, item)?;
+    if !text.starts_with('/') {
+        let message = format!("found {}, want a path that starts with /", quoted(&text));
+        d.refuse(item, message);
+        return None;
+    }
+    if let Some(found) = text.chars().find(|c| !is_of_a_path(*c)) {
+        let mut utf8 = [0; 4];
+        let encoded: String = found
+            .encode_utf8(&mut utf8)
+            .bytes()
+            .map(|byte| format!("%{byte:02X}"))
+            .collect();
+        let message = format!(
+            "found {}; a path has no {found:?}; write {encoded}",
+            quoted(&text)
+        );
+        d.refuse(item, message);
+        return None;
+    }
+    Some(text)
+}
+
+fn is_of_a_path(c: char) -> bool {
+    c.is_ascii_alphanumeric() || u8::try_from(c).is_ok_and(|byte| OF_A_PATH.contains(&byte))
 }

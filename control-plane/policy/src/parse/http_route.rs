@@ -6,9 +6,9 @@ use super::http_match;
 use crate::{
     HeaderEdits, HeaderOps, HttpAction, HttpRoute, Redirect, Rewrite, WeightedDestination,
     decode::{
-        Decoder, Fields, Item, Shape, check_header_name, check_header_value, dns_label, duration,
-        enumeration, filled_list, filled_text, header_name_fault, host, integer32, list, map, port,
-        text,
+        Decoder, Fields, Item, Shape, authority, check_header_name, check_header_value, dns_label,
+        duration, edit_fault, enumeration, filled_list, filled_text, header_name_fault, host,
+        integer32, list, map, path, port, text,
     },
     yaml::{Value, quoted},
 };
@@ -117,6 +117,12 @@ fn destinations(d: &mut Decoder, item: Item<'_>) -> Option<Vec<WeightedDestinati
             "the weights sum to 0, so no request could go anywhere; give one a weight above 0",
         );
     }
+    if sum > u64::from(u32::MAX) {
+        d.refuse(
+            item,
+            format!("the weights sum to {sum}; at most {} are allowed", u32::MAX),
+        );
+    }
     Some(found)
 }
 
@@ -181,7 +187,7 @@ fn header_ops(d: &mut Decoder, item: Item<'_>) -> Option<HeaderOps> {
     let remove = fields.optional(d, "remove", |d, item| {
         list(d, item, |d, item| {
             let name = filled_text(d, item)?;
-            if let Some(fault) = header_name_fault(&name).or_else(|| host_fault(&name)) {
+            if let Some(fault) = header_name_fault(&name).or_else(|| edit_fault(&name)) {
                 d.refuse(item, fault);
                 return None;
             }
@@ -202,7 +208,7 @@ fn header_values(d: &mut Decoder, item: Item<'_>) -> Option<BTreeMap<String, Str
         if !check_header_name(d, key) {
             return None;
         }
-        if let Some(fault) = host_fault(key.text) {
+        if let Some(fault) = edit_fault(key.text) {
             key.refuse(d, fault);
             return None;
         }
@@ -216,11 +222,6 @@ fn header_values(d: &mut Decoder, item: Item<'_>) -> Option<BTreeMap<String, Str
     })
 }
 
-fn host_fault(name: &str) -> Option<String> {
-    name.eq_ignore_ascii_case("host")
-        .then(|| "the Host header is changed by rewrite.authority".to_owned())
-}
-
 pub(super) const REWRITE: Shape = Shape {
     what: "a rewrite",
     fields: &["uri", "authority"],
@@ -230,29 +231,13 @@ pub(super) const REWRITE: Shape = Shape {
 fn rewrite(d: &mut Decoder, item: Item<'_>) -> Option<Rewrite> {
     let fields = Fields::open(d, item, &REWRITE)?;
     let rewrite = Rewrite {
-        uri: fields.optional(d, "uri", path_text),
-        authority: fields.optional(d, "authority", filled_text),
+        uri: fields.optional(d, "uri", path),
+        authority: fields.optional(d, "authority", authority),
     };
     if fields.present(&["uri", "authority"]).is_empty() {
         d.refuse(item, "changes nothing; want uri, authority or both");
     }
     Some(rewrite)
-}
-
-/// A path of a new request.
-fn path_text(d: &mut Decoder, item: Item<'_>) -> Option<String> {
-    let text = filled_text(d, item)?;
-    if !text.starts_with('/') {
-        let message = format!("found {}, want a path that starts with /", quoted(&text));
-        d.refuse(item, message);
-        return None;
-    }
-    if text.contains(|c: char| c.is_control() || c == ' ') {
-        let message = format!("found {}; a path has no spaces; write %20", quoted(&text));
-        d.refuse(item, message);
-        return None;
-    }
-    Some(text)
 }
 
 pub(super) const REDIRECT: Shape = Shape {
@@ -292,12 +277,12 @@ fn redirect(d: &mut Decoder, item: Item<'_>) -> Option<Redirect> {
             );
             return None;
         }
-        path_text(d, item)
+        path(d, item)
     });
     let words = [("http", "http"), ("https", "https")];
     Some(Redirect {
         uri,
-        authority: fields.optional(d, "authority", filled_text),
+        authority: fields.optional(d, "authority", authority),
         port: fields.optional(d, "port", port),
         scheme: fields
             .optional(d, "scheme", |d, item| {

@@ -1,6 +1,8 @@
 //! `Sidecar`: what the selected workloads may call, and on which local ports.
 //! Source: Istio `networking/v1` Sidecar.
 
+use std::net::IpAddr;
+
 use super::service_entry::service_port;
 use crate::{
     At, EgressHost, EgressListener, Position, Sidecar,
@@ -69,7 +71,7 @@ pub(super) const PORT: Shape = Shape {
 fn listener(d: &mut Decoder, item: Item<'_>) -> Option<EgressListener> {
     let fields = Fields::open(d, item, &LISTENER)?;
     let port = fields.optional(d, "port", |d, item| service_port(d, item, &PORT));
-    let bind = fields.optional(d, "bind", ip_address);
+    let bind = fields.optional(d, "bind", loopback);
     if !fields.has("port") {
         fields.refuse_if_present(
             d,
@@ -100,6 +102,20 @@ fn listener(d: &mut Decoder, item: Item<'_>) -> Option<EgressListener> {
         bind,
         hosts,
     })
+}
+
+/// The address that a listener for the workload itself is bound to.
+fn loopback(d: &mut Decoder, item: Item<'_>) -> Option<String> {
+    let text = ip_address(d, item)?;
+    if text.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback()) {
+        return Some(text);
+    }
+    let message = format!(
+        "found {}; others could call with this workload's identity: an address that is not loopback is not supported yet, want 127.0.0.1 or ::1",
+        quoted(&text)
+    );
+    d.refuse(item, message);
+    None
 }
 
 fn egress_host(d: &mut Decoder, item: Item<'_>) -> Option<EgressHost> {

@@ -234,12 +234,26 @@ fn literal(raw: &[u8]) -> Converted<HeaderValue> {
         .map_err(|error| FieldError::new("header.value", error.to_string()))
 }
 
+/// About one connection, or where a message ends (RFC 9110 section 7.6.1, RFC 9112 section 6).
+const OF_THE_CONNECTION: [HeaderName; 6] = [
+    http::header::CONNECTION,
+    http::header::CONTENT_LENGTH,
+    http::header::TE,
+    http::header::TRAILER,
+    http::header::TRANSFER_ENCODING,
+    http::header::UPGRADE,
+];
+
 /// A header that may be edited.
 fn header_name(path: &str, name: &str) -> Converted<HeaderName> {
     match HeaderName::from_bytes(name.as_bytes()) {
         Ok(http::header::HOST) => refuse(
             path,
             "`host` cannot be edited here; use host_rewrite_literal",
+        ),
+        Ok(name) if OF_THE_CONNECTION.contains(&name) => refuse(
+            path,
+            format!("`{name}` is about one connection; each proxy writes its own"),
         ),
         Ok(name) => Ok(name),
         Err(_) => refuse(
