@@ -25,6 +25,7 @@ use tonic::{Code, Request};
 use webpki::{EndEntityCert, KeyUsage};
 
 use crate::{
+    Workload,
     backoff::Backoff,
     control::Control,
     shared::{Identity, Shared},
@@ -47,6 +48,15 @@ pub(crate) enum IssueError {
     /// The control plane refused us for good.
     #[error("control plane refused the credential")]
     Refused(#[source] Box<tonic::Status>),
+    /// The token is another workload's.
+    #[error(
+        "the join token is for {issued}, and this sidecar was started as service account {service_account} of namespace {namespace}; start it with that one's --service, or create a token for this one"
+    )]
+    NotOurs {
+        issued: Arc<str>,
+        namespace: String,
+        service_account: String,
+    },
     /// What was issued is not usable.
     #[error("issued certificate is not usable: {0}")]
     Unusable(String),
@@ -129,6 +139,7 @@ pub(crate) struct Issuer {
     pub(crate) store: Arc<IdentityStore>,
     pub(crate) vitals: Arc<Vitals>,
     pub(crate) join_token: String,
+    pub(crate) workload: Workload,
     pub(crate) ttl: Duration,
 }
 
@@ -144,7 +155,7 @@ impl Issuer {
     /// Asks until there is a first certificate.
     ///
     /// # Errors
-    /// [`IssueError::Refused`] and [`IssueError::Unusable`]: asking again would not help.
+    /// [`IssueError::Refused`], [`IssueError::NotOurs`] and [`IssueError::Unusable`]: asking again would not help.
     pub(crate) async fn first(&self) -> Result<(), IssueError> {
         // One key for all tries: an answer that got lost may then be given again.
         let key = Key::generate()?;
@@ -153,6 +164,7 @@ impl Issuer {
         loop {
             match self.issue(&key, Some(&self.join_token)).await {
                 Ok(issued) => {
+                    self.check_ours(&issued)?;
                     self.take(issued);
                     return Ok(());
                 }
@@ -202,6 +214,23 @@ impl Issuer {
                 tokio::time::sleep(pause.min(soon.max(Duration::from_secs(1)))).await;
             }
         }
+    }
+
+    fn check_ours(&self, issued: &Issued) -> Result<(), IssueError> {
+        let Workload {
+            namespace,
+            service_account,
+            ..
+        } = &self.workload;
+        let ours = format!("/ns/{namespace}/sa/{service_account}");
+        if issued.spiffe_id.ends_with(&ours) {
+            return Ok(());
+        }
+        Err(IssueError::NotOurs {
+            issued: Arc::clone(&issued.spiffe_id),
+            namespace: namespace.clone(),
+            service_account: service_account.clone(),
+        })
     }
 
     fn take(&self, issued: Issued) {

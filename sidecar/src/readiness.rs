@@ -107,13 +107,20 @@ pub(crate) async fn watch(
     health: watch::Sender<AppHealth>,
 ) {
     let mut judge = Judge::new(app.readiness.clone());
+    let mut is_said = false;
     loop {
         let check = check(&app).await;
         let now = judge.observe(check);
         let was = health.send_replace(now);
         if was != now {
             vitals.set_app(now);
-            tracing::info!(app = %app.address, health = ?now, ?check, "application's readiness changed");
+            if now == AppHealth::Unhealthy {
+                tracing::warn!(app = %app.address, ?check, "application does not answer its readiness check");
+            } else {
+                tracing::info!(app = %app.address, health = ?now, "application's readiness changed");
+            }
+        } else if now == AppHealth::Unknown && !std::mem::replace(&mut is_said, true) {
+            tracing::warn!(app = %app.address, ?check, "application has not answered yet");
         }
         tokio::select! {
             () = tokio::time::sleep(judge.pause()) => {}

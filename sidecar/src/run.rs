@@ -252,6 +252,7 @@ impl Sidecar {
             store: Arc::clone(store),
             vitals: Arc::clone(&self.vitals),
             join_token: self.config.join_token.clone().unwrap_or_default(),
+            workload: self.config.workload.clone(),
             ttl: self.config.certificate_ttl,
         };
         issuer

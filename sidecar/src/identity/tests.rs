@@ -199,6 +199,7 @@ fn issuer(url: String, join_token: String) -> (Issuer, Arc<Shared>) {
         store: Arc::new(IdentityStore::new(Arc::clone(&shared))),
         vitals: Arc::new(Vitals::new(&prometheus::Registry::new(), false, true)),
         join_token,
+        workload: config.workload,
         ttl: config.certificate_ttl,
     };
     (issuer, shared)
@@ -267,6 +268,21 @@ async fn a_token_that_is_refused_is_not_tried_again() {
     let url = control_plane(&authority, THEM, US).await;
     let (issuer, shared) = issuer(url, token("stolen", &authority));
     assert!(matches!(issuer.first().await, Err(IssueError::Refused(_))));
+    assert!(shared.identity.load().is_none());
+}
+
+#[tokio::test]
+async fn a_token_of_another_workload_is_not_taken_for_ours() {
+    let authority = Arc::new(authority());
+    let url = control_plane(&authority, THEM, US).await;
+    let (mut issuer, shared) = issuer(url, token("secret", &authority));
+    issuer.workload.service_account = "ratings".to_owned();
+    let error = issuer.first().await.unwrap_err().to_string();
+    assert!(
+        error.starts_with(&format!("the join token is for {US}"))
+            && error.contains("service account ratings of namespace default"),
+        "{error}"
+    );
     assert!(shared.identity.load().is_none());
 }
 

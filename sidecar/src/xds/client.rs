@@ -33,6 +33,8 @@ const QUEUE: usize = 32;
 const SEND_TIMEOUT: Duration = Duration::from_secs(15);
 const BACKOFF: Duration = Duration::from_millis(200);
 const BACKOFF_CAP: Duration = Duration::from_secs(10);
+/// What lasts is said again after this time.
+const SAY_AGAIN: Duration = Duration::from_secs(60);
 
 /// Runs the engine against the control plane.
 #[derive(Debug)]
@@ -60,6 +62,7 @@ impl Client {
         let mut backoff = Backoff::new(BACKOFF, BACKOFF_CAP);
         let mut renewals = self.store.renewals();
         let mut was_up = None;
+        let mut said: Option<Instant> = None;
         loop {
             renewals.mark_unchanged();
             let end = self.stream(&mut renewals, &mut was_up).await;
@@ -69,9 +72,14 @@ impl Client {
                 End::Renewed => self.vitals.count_stream("renewed"),
                 End::Lost { reason, answered } => {
                     self.vitals.count_stream("lost");
-                    if was_up != Some(false) {
-                        tracing::warn!(%reason, "control plane is away; going on with the configuration at hand");
-                        was_up = Some(false);
+                    let is_news = std::mem::replace(&mut was_up, Some(false)) != Some(false);
+                    if is_news || said.is_none_or(|at| at.elapsed() >= SAY_AGAIN) {
+                        said = Some(Instant::now());
+                        if *self.configured.borrow() {
+                            tracing::warn!(%reason, "control plane is away; going on with the configuration at hand");
+                        } else {
+                            tracing::warn!(%reason, "no configuration from the control plane yet; trying again");
+                        }
                     } else {
                         tracing::debug!(%reason, "control plane is still away");
                     }
