@@ -414,7 +414,8 @@ mod tests {
         let port = listener.local_addr().unwrap().port();
         tokio::spawn(async move {
             let (mut stream, _) = listener.accept().await.unwrap();
-            stream.read(&mut [0; 1024]).await.unwrap();
+            let read = stream.read(&mut [0; 1024]).await.unwrap();
+            assert!(read > 0, "the client says nothing");
             stream.write_all(answer).await.unwrap();
             // Reads on, so that closing does not reset what was sent.
             while matches!(stream.read(&mut [0; 1024]).await, Ok(1..)) {}

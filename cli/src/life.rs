@@ -63,12 +63,24 @@ pub(crate) fn watch_dir(dir: &Path) -> anyhow::Result<()> {
         .spawn(move || {
             wait_until_gone(&dir, LOOK);
             tracing::warn!(data_dir = %dir.display(), "the data directory is gone; ending");
-            std::process::exit(0);
+            end();
         })
         .context("starting the thread that watches the data directory")?;
     Ok(())
 }
 
+#[expect(
+    clippy::exit,
+    reason = "a drain would write into the directory that is gone"
+)]
+fn end() -> ! {
+    std::process::exit(0)
+}
+
+#[expect(
+    clippy::disallowed_methods,
+    reason = "on a thread of its own, not a runtime's"
+)]
 fn wait_until_gone(dir: &Path, every: Duration) {
     while !is_gone(dir) {
         thread::sleep(every);
