@@ -281,7 +281,7 @@ fn read(path: &Path, what: &str, flag: &str) -> anyhow::Result<Vec<u8>> {
     fs::read(path).map_err(|error| {
         let advice = match error.kind() {
             io::ErrorKind::PermissionDenied => format!(
-                "It is there, but not for this user: run this as the user that the control plane runs as, or name a \
+                "Run this as the user that the control plane runs as, or name a \
                  copy with {flag}"
             ),
             io::ErrorKind::NotFound => format!(
