@@ -41,15 +41,20 @@ pub(crate) struct ChangeArgs {
     /// Check everything, change nothing.
     #[arg(long)]
     pub(crate) dry_run: bool,
-    /// Who changes it; kept with the revision. Default: the user's name.
+    /// Who changes it; kept with the revision. Default: `$USER`, else `$LOGNAME`, else `operator` (over plain text `plaintext`).
     #[arg(long, env = "OUTRIGGER_AUTHOR")]
     author: Option<String>,
 }
 
 impl ChangeArgs {
     pub(crate) fn author(&self) -> String {
-        let user = || std::env::var("USER").unwrap_or_default();
-        self.author.clone().unwrap_or_else(user)
+        let user = || {
+            let names = ["USER", "LOGNAME"].into_iter();
+            let mut set = names.filter_map(|name| std::env::var(name).ok());
+            set.find(|name| !name.is_empty())
+        };
+        // Nobody: the control plane writes down whom it has let in.
+        self.author.clone().or_else(user).unwrap_or_default()
     }
 }
 
@@ -63,11 +68,7 @@ pub(crate) fn run(args: &ApplyArgs) -> Result<(), Failure> {
             dry_run: args.change.dry_run,
             author: args.change.author(),
         };
-        let answer = admin
-            .apply(request)
-            .await
-            .map_err(|status| client::refused(&status))?;
-        anyhow::Ok(answer.into_inner())
+        admin.apply(request).await
     })??;
     show(&answer, &files, args.change.dry_run, args.output.output)
 }

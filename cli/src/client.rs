@@ -4,9 +4,10 @@
 use std::{
     env,
     error::Error,
-    fs,
+    fmt, fs, io,
     net::IpAddr,
     path::{Path, PathBuf},
+    str::FromStr,
     sync::Arc,
     time::Duration,
 };
@@ -15,13 +16,16 @@ use anyhow::{Context as _, anyhow};
 use clap::Args;
 use http::Uri;
 use hyper_util::rt::TokioIo;
-use outrigger_proto::outrigger::v1::admin_client::AdminClient;
-use rustls::{ClientConfig, RootCertStore, crypto::aws_lc_rs};
+use outrigger_proto::outrigger::v1::{
+    ApplyRequest, ApplyResponse, CreateJoinTokenRequest, CreateJoinTokenResponse, DeleteRequest,
+    GetRequest, GetResponse, StatusRequest, StatusResponse, admin_client::AdminClient,
+};
+use rustls::{ClientConfig, InvalidMessage, RootCertStore, crypto::aws_lc_rs};
 use rustls_pki_types::{CertificateDer, ServerName, pem::PemObject as _};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tonic::{
-    Code, Request, Status,
+    Code, Request, Response, Status,
     metadata::{Ascii, MetadataValue},
     service::{Interceptor, interceptor::InterceptedService},
     transport::{Channel, Endpoint},
@@ -40,7 +44,7 @@ pub(crate) const DEFAULT_ADDRESS: &str = "https://127.0.0.1:15012";
 pub(crate) struct ConnectArgs {
     /// Address of the control plane. `http://` for its plain-text port.
     #[arg(long, default_value = DEFAULT_ADDRESS, value_name = "URL", env = "OUTRIGGER_CONTROL_PLANE")]
-    control_plane: String,
+    control_plane: Address,
     /// Root certificate (PEM) that the control plane must prove. Default: `root.pem` in the data directory.
     #[arg(long, value_name = "FILE", env = "OUTRIGGER_ROOT_CA")]
     root_ca: Option<PathBuf>,
@@ -74,11 +78,52 @@ impl DataDirArgs {
 }
 
 /// The operator's side of a control plane.
-pub(crate) type Admin = AdminClient<InterceptedService<Channel, Token>>;
+#[derive(Debug)]
+pub(crate) struct Admin {
+    client: AdminClient<InterceptedService<Channel, Token>>,
+    address: Address,
+}
+
+/// Calls, and what went wrong with them as [`refused`] says it.
+impl Admin {
+    pub(crate) async fn apply(&mut self, request: ApplyRequest) -> anyhow::Result<ApplyResponse> {
+        let answer = self.client.apply(request).await;
+        self.answer(answer)
+    }
+
+    pub(crate) async fn get(&mut self, request: GetRequest) -> anyhow::Result<GetResponse> {
+        let answer = self.client.get(request).await;
+        self.answer(answer)
+    }
+
+    pub(crate) async fn delete(&mut self, request: DeleteRequest) -> anyhow::Result<ApplyResponse> {
+        let answer = self.client.delete(request).await;
+        self.answer(answer)
+    }
+
+    pub(crate) async fn status(&mut self) -> anyhow::Result<StatusResponse> {
+        let answer = self.client.status(StatusRequest {}).await;
+        self.answer(answer)
+    }
+
+    pub(crate) async fn create_join_token(
+        &mut self,
+        request: CreateJoinTokenRequest,
+    ) -> anyhow::Result<CreateJoinTokenResponse> {
+        let answer = self.client.create_join_token(request).await;
+        self.answer(answer)
+    }
+
+    fn answer<T>(&self, answer: Result<Response<T>, Status>) -> anyhow::Result<T> {
+        answer
+            .map(Response::into_inner)
+            .map_err(|status| refused(&status, &self.address))
+    }
+}
 
 /// Puts the admin token into every call.
 #[derive(Clone, Debug)]
-pub(crate) struct Token(Option<MetadataValue<Ascii>>);
+struct Token(Option<MetadataValue<Ascii>>);
 
 impl Interceptor for Token {
     fn call(&mut self, mut request: Request<()>) -> Result<Request<()>, Status> {
@@ -91,63 +136,91 @@ impl Interceptor for Token {
     }
 }
 
+/// Where a control plane is: `https://host:port`, or `http://host:port` for its plain-text port.
+#[derive(Clone, Debug)]
+struct Address {
+    uri: Uri,
+    host: String,
+    port: u16,
+    is_tls: bool,
+}
+
+impl FromStr for Address {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let wrong = || format!("expected an address like {DEFAULT_ADDRESS}");
+        let uri: Uri = text
+            .parse()
+            .map_err(|error| format!("{error}; {}", wrong()))?;
+        let is_tls = match uri.scheme_str() {
+            Some("https") => true,
+            Some("http") => false,
+            Some(other) => return Err(format!("found {other}://; {}", wrong())),
+            None => return Err(wrong()),
+        };
+        let host = uri.host().unwrap_or_default().trim_matches(['[', ']']);
+        let (false, Some(port)) = (host.is_empty(), uri.port_u16()) else {
+            return Err(wrong());
+        };
+        Ok(Self {
+            host: host.to_owned(),
+            port,
+            is_tls,
+            uri,
+        })
+    }
+}
+
+impl fmt::Display for Address {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let scheme = if self.is_tls { "https" } else { "http" };
+        let colon = self.host.contains(':');
+        let (open, close) = if colon { ("[", "]") } else { ("", "") };
+        write!(f, "{scheme}://{open}{}{close}:{}", self.host, self.port)
+    }
+}
+
 impl ConnectArgs {
     /// For the demo, which knows where its control plane is.
-    pub(crate) fn local(control_plane: String, data_dir: &Path) -> Self {
-        Self {
-            control_plane,
+    pub(crate) fn local(control_plane: &str, data_dir: &Path) -> anyhow::Result<Self> {
+        Ok(Self {
+            control_plane: control_plane.parse().map_err(anyhow::Error::msg)?,
             root_ca: None,
             token_file: None,
             data_dir: DataDirArgs {
                 data_dir: Some(data_dir.to_owned()),
             },
-        }
+        })
     }
 
     /// Connects and shows the token; the first call tells whether it is the right one.
     pub(crate) async fn connect(&self) -> anyhow::Result<Admin> {
-        let address = &self.control_plane;
-        let uri: Uri = address
-            .parse()
-            .with_context(|| format!("--control-plane {address}"))?;
-        let host = uri
-            .host()
-            .map(|host| host.trim_matches(['[', ']']).to_owned());
-        let (Some(host), Some(port)) = (host, uri.port_u16()) else {
-            return Err(anyhow!(
-                "--control-plane {address}: expected an address like {DEFAULT_ADDRESS}"
-            ));
-        };
-        let endpoint = Endpoint::from(uri.clone())
+        let address = self.control_plane.clone();
+        let endpoint = Endpoint::from(address.uri.clone())
             .connect_timeout(CONNECT_TIMEOUT)
             .timeout(CALL_TIMEOUT);
-        let (channel, token) = match uri.scheme_str() {
-            Some("https") => {
-                let tls = Tls {
-                    config: Arc::new(self.tls()?),
-                    host,
-                    port,
-                };
-                let token = self.token()?;
-                let connector = tower::service_fn(move |_: Uri| tls.clone().connect());
-                (
-                    endpoint.connect_with_connector(connector).await,
-                    Some(token),
-                )
-            }
-            Some("http") => {
-                let connector = tower::service_fn(move |_: Uri| plain(host.clone(), port));
-                (endpoint.connect_with_connector(connector).await, None)
-            }
-            _ => {
-                return Err(anyhow!(
-                    "--control-plane {address}: expected https:// or http://"
-                ));
-            }
+        let (host, port) = (address.host.clone(), address.port);
+        let (channel, token) = if address.is_tls {
+            let tls = Tls {
+                config: Arc::new(self.tls()?),
+                host,
+                port,
+            };
+            let token = self.token()?;
+            let connector = tower::service_fn(move |_: Uri| tls.clone().connect());
+            (
+                endpoint.connect_with_connector(connector).await,
+                Some(token),
+            )
+        } else {
+            let connector = tower::service_fn(move |_: Uri| plain(host.clone(), port));
+            (endpoint.connect_with_connector(connector).await, None)
         };
         let channel = channel.map_err(|error| self.unreachable(&error))?;
-        Ok(AdminClient::with_interceptor(channel, Token(token))
-            .max_decoding_message_size(MAX_ANSWER))
+        let client = AdminClient::with_interceptor(channel, Token(token))
+            .max_decoding_message_size(MAX_ANSWER);
+        Ok(Admin { client, address })
     }
 
     fn tls(&self) -> anyhow::Result<ClientConfig> {
@@ -193,11 +266,7 @@ impl ConnectArgs {
     }
 
     fn unreachable(&self, error: &tonic::transport::Error) -> anyhow::Error {
-        // tonic's own words are "transport error"; the deepest cause is the one that helps.
-        let mut cause: &dyn Error = error;
-        while let Some(next) = cause.source() {
-            cause = next;
-        }
+        let cause = deepest(error);
         let data_dir = self.data_dir.resolve().unwrap_or_default();
         anyhow!(
             "cannot reach a control plane at {}: {cause}. Name another one with --control-plane URL, or start one \
@@ -209,32 +278,63 @@ impl ConnectArgs {
 }
 
 fn read(path: &Path, what: &str, flag: &str) -> anyhow::Result<Vec<u8>> {
-    fs::read(path).with_context(|| {
-        format!(
-            "cannot read {}, which should hold {what}. A control plane writes it when it first starts: start \
-             one here with `outrigger control-plane`, or name its files with --data-dir or {flag}",
+    fs::read(path).map_err(|error| {
+        let advice = match error.kind() {
+            io::ErrorKind::PermissionDenied => format!(
+                "Run this as the user that the control plane runs as, or name a \
+                 copy with {flag}"
+            ),
+            io::ErrorKind::NotFound => format!(
+                "A control plane writes it when it first starts: start one here with `outrigger control-plane`, or \
+                 name its files with --data-dir or {flag}"
+            ),
+            _ => format!("Name another one with {flag}"),
+        };
+        anyhow!(
+            "cannot read {}, which should hold {what}: {error}. {advice}",
             path.display()
         )
     })
 }
 
 /// What went wrong with a call, in the control plane's words where it has any.
-pub(crate) fn refused(status: &Status) -> anyhow::Error {
+fn refused(status: &Status, address: &Address) -> anyhow::Error {
     let message = status.message();
     match status.code() {
         Code::Unauthenticated | Code::PermissionDenied => anyhow!(
             "the control plane does not accept the admin token: {message}. It is the content of `admin.token` in \
              the control plane's data directory; name it with --data-dir or --token-file"
         ),
-        Code::Unavailable => anyhow!("lost the control plane: {message}"),
         Code::DeadlineExceeded | Code::Cancelled => {
             anyhow!(
                 "no answer from the control plane within {} s: {message}",
                 CALL_TIMEOUT.as_secs()
             )
         }
+        // A status of our own side has a cause: nobody has answered, at least not in gRPC.
+        _ if status.source().is_some() => {
+            let hint = if address.is_tls {
+                "is another server on that port?"
+            } else {
+                "is that the TLS port? Then use https://"
+            };
+            anyhow!(
+                "{address} does not answer as a control plane does: {}; {hint}",
+                deepest(status)
+            )
+        }
+        Code::Unavailable => anyhow!("lost the control plane: {message}"),
         code => anyhow!("the control plane refused ({code:?}): {message}"),
     }
+}
+
+/// The innermost cause, which is the one that helps: the outer ones say "transport error".
+fn deepest<'e>(error: &'e (dyn Error + 'static)) -> &'e (dyn Error + 'static) {
+    let mut cause = error;
+    while let Some(next) = cause.source() {
+        cause = next;
+    }
+    cause
 }
 
 #[derive(Clone)]
@@ -256,8 +356,26 @@ impl Tls {
         let stream = TlsConnector::from(self.config)
             .connect(name, stream)
             .await
-            .map_err(|error| anyhow!("{error} (is --root-ca the root of this control plane?)"))?;
+            .map_err(|error| untrusted(&error))?;
         Ok(TokioIo::new(stream))
+    }
+}
+
+/// Why there is no TLS. rustls's errors come inside of one of reading or writing.
+fn untrusted(error: &io::Error) -> anyhow::Error {
+    let inner = error
+        .get_ref()
+        .and_then(|inner| inner.downcast_ref::<rustls::Error>());
+    match inner {
+        Some(rustls::Error::InvalidMessage(InvalidMessage::InvalidContentType)) => {
+            anyhow!(
+                "this port does not speak TLS (http:// is for a control plane's --plaintext port)"
+            )
+        }
+        Some(rustls::Error::InvalidCertificate(_)) => {
+            anyhow!("{error} (is --root-ca the root of this control plane?)")
+        }
+        _ => anyhow!("{error} (does a control plane speak TLS on that port?)"),
     }
 }
 
@@ -277,4 +395,108 @@ pub(crate) fn block_on<T>(work: impl Future<Output = T>) -> anyhow::Result<T> {
         .enable_all()
         .build()?;
     Ok(runtime.block_on(work))
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser as _;
+    use tokio::{
+        io::{AsyncReadExt as _, AsyncWriteExt as _},
+        net::TcpListener,
+    };
+
+    use super::*;
+    use crate::args::Cli;
+
+    /// A server that answers whatever it is sent with `answer`, once.
+    async fn server(answer: &'static [u8]) -> u16 {
+        let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        tokio::spawn(async move {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            let read = stream.read(&mut [0; 1024]).await.unwrap();
+            assert!(read > 0, "the client says nothing");
+            stream.write_all(answer).await.unwrap();
+            // Reads on, so that closing does not reset what was sent.
+            while matches!(stream.read(&mut [0; 1024]).await, Ok(1..)) {}
+        });
+        port
+    }
+
+    #[tokio::test]
+    async fn plain_text_to_a_port_that_speaks_something_else_asks_for_https() {
+        let alert = &[0x15, 3, 3, 0, 2, 2, 0x46][..];
+        for answer in [
+            alert,
+            b"HTTP/1.1 400 Bad Request\r\nconnection: close\r\n\r\n",
+        ] {
+            let address = format!("http://127.0.0.1:{}", server(answer).await);
+            let args = ConnectArgs::local(&address, Path::new("/nowhere")).unwrap();
+            let result = async { args.connect().await?.status().await }.await;
+            let error = format!("{:#}", result.unwrap_err());
+            assert!(error.contains("Then use https://"), "{error}");
+            assert!(!error.contains("refused"), "{error}");
+        }
+    }
+
+    #[tokio::test]
+    async fn tls_to_a_plain_port_says_that_it_speaks_no_tls() {
+        let provider = Arc::new(aws_lc_rs::default_provider());
+        let config = ClientConfig::builder_with_provider(provider)
+            .with_protocol_versions(&[&rustls::version::TLS13])
+            .unwrap()
+            .with_root_certificates(RootCertStore::empty())
+            .with_no_client_auth();
+        let tls = Tls {
+            config: Arc::new(config),
+            host: "127.0.0.1".to_owned(),
+            port: server(b"HTTP/1.1 400 Bad Request\r\n\r\n").await,
+        };
+        let error = tls.connect().await.err().unwrap().to_string();
+        assert!(error.contains("does not speak TLS"), "{error}");
+    }
+
+    #[test]
+    fn an_address_is_a_url_with_a_port() {
+        for (text, shown) in [
+            ("https://127.0.0.1:15012", "https://127.0.0.1:15012"),
+            ("http://localhost:1/", "http://localhost:1"),
+            ("https://[::1]:15012", "https://[::1]:15012"),
+        ] {
+            let address: Address = text.parse().unwrap();
+            assert_eq!(address.to_string(), shown);
+        }
+    }
+
+    #[test]
+    fn a_wrong_address_is_misuse() {
+        for text in [
+            "127.0.0.1:15012",
+            "ftp://127.0.0.1:1",
+            "https://x",
+            "https://",
+            "",
+        ] {
+            let flag = format!("--control-plane={text}");
+            let error = Cli::try_parse_from(["outrigger", "status", &flag]).unwrap_err();
+            assert_eq!(error.exit_code(), 2, "{text}");
+            assert!(
+                error.to_string().contains("like https://127.0.0.1:15012"),
+                "{error}"
+            );
+        }
+    }
+
+    #[test]
+    fn only_a_missing_file_advises_to_start_a_control_plane() {
+        let dir = tempfile::tempdir().unwrap();
+        let missing = dir.path().join("root.pem");
+        let error = read(&missing, "x", "--root-ca").unwrap_err().to_string();
+        assert!(
+            error.contains("start one here") && error.contains("No such file"),
+            "{error}"
+        );
+        let error = read(dir.path(), "x", "--root-ca").unwrap_err().to_string();
+        assert!(!error.contains("start one here"), "{error}");
+    }
 }

@@ -3,9 +3,15 @@
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 use clap::Args;
-use outrigger_control_plane::Config;
+use outrigger_control_plane::{Config, RunError};
 
-use crate::{client::DataDirArgs, duration, failure::Failure, life::LifeArgs, open_files};
+use crate::{
+    client::DataDirArgs,
+    duration,
+    failure::Failure,
+    life::{self, LifeArgs},
+    open_files,
+};
 
 /// Run the control plane: policies, registry, certificates, xDS.
 ///
@@ -82,6 +88,9 @@ pub(crate) struct ControlPlaneArgs {
         env = "OUTRIGGER_SERVER_NAMES"
     )]
     server_names: Vec<String>,
+    /// End when the data directory is removed.
+    #[arg(long, hide = true)]
+    exit_without_data_dir: bool,
     #[command(flatten)]
     life: LifeArgs,
 }
@@ -95,11 +104,15 @@ pub(crate) fn run(args: ControlPlaneArgs) -> Result<(), Failure> {
             args.heartbeat_interval, args.lease_ttl
         )));
     }
+    let data_dir = args.data_dir.resolve()?;
+    if args.exit_without_data_dir {
+        life::watch_dir(&data_dir)?;
+    }
     let config = Config {
         grpc: args.grpc,
         plaintext: args.plaintext,
         http: args.http,
-        data_dir: args.data_dir.resolve()?,
+        data_dir,
         trust_domain: args.trust_domain,
         domain: args.domain,
         root_cert: args.root_cert,
@@ -108,5 +121,37 @@ pub(crate) fn run(args: ControlPlaneArgs) -> Result<(), Failure> {
         heartbeat_interval: args.heartbeat_interval,
         server_names: args.server_names,
     };
-    Ok(outrigger_control_plane::run(config)?)
+    outrigger_control_plane::run(config).map_err(|error| match error {
+        RunError::Setting(message) => Failure::Misused(message),
+        other => other.into(),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser as _;
+
+    use super::*;
+    use crate::args::{Cli, Command};
+
+    #[test]
+    fn what_the_control_plane_refuses_of_its_flags_is_misuse() {
+        let dir = tempfile::tempdir().unwrap();
+        for (flag, value) in [
+            ("--plaintext", "0.0.0.0:0"),
+            ("--lease-ttl", "2d"),
+            ("--heartbeat-interval", "1m"),
+            ("--trust-domain", "Not/One"),
+            ("--domain", "a b"),
+        ] {
+            let mut args = ["outrigger", "control-plane", "--data-dir"]
+                .map(std::ffi::OsString::from)
+                .to_vec();
+            args.extend([dir.path().into(), flag.into(), value.into()]);
+            let Command::ControlPlane(args) = Cli::try_parse_from(args).unwrap().command else {
+                panic!("another command");
+            };
+            assert!(matches!(run(*args), Err(Failure::Misused(_))), "{flag}");
+        }
+    }
 }

@@ -31,6 +31,7 @@ use self::{
 use crate::{
     duration,
     failure::Failure,
+    otlp,
     output::{note, print, print_json},
 };
 
@@ -52,7 +53,7 @@ pub(crate) struct DemoArgs {
     /// Print the summary as one JSON object.
     #[arg(long, requires = "once")]
     json: bool,
-    /// Send every sidecar's spans by OTLP over gRPC to this address, e.g. http://127.0.0.1:4317.
+    /// Send every sidecar's spans by OTLP over gRPC to this address, e.g. http://127.0.0.1:4317; https is not supported yet.
     #[arg(long, value_name = "URL", env = "OTEL_EXPORTER_OTLP_ENDPOINT")]
     otlp_endpoint: Option<String>,
 }
@@ -77,8 +78,9 @@ pub(crate) fn run(args: DemoArgs) -> Result<(), Failure> {
 }
 
 async fn play(args: DemoArgs) -> Result<(), Failure> {
-    note("starting a control plane, six services and their sidecars");
-    let mut shop = Shop::start(args.otlp_endpoint.as_deref()).await?;
+    let otlp_endpoint = otlp::endpoint(args.otlp_endpoint)?;
+    note("starting a control plane, six instances of four services and their sidecars");
+    let mut shop = Shop::start(otlp_endpoint.as_deref()).await?;
     shop.apply_canary().await?;
     if !args.once {
         note(&advice::text(&shop));

@@ -30,7 +30,11 @@ pub(crate) fn parse(text: &str) -> Result<Duration, String> {
         rest = after;
     }
     if total.is_zero() {
-        Err(wrong())
+        Err(if text.is_empty() {
+            wrong()
+        } else {
+            "must be above 0".to_owned()
+        })
     } else {
         Ok(total)
     }
@@ -49,11 +53,18 @@ mod tests {
 
     #[test]
     fn a_number_without_unit_is_refused_with_an_example() {
-        for text in ["30", "", "s", "1x", "-1s", "0s", "99999999999999999999s"] {
+        for text in ["30", "", "s", "1x", "-1s", "99999999999999999999s"] {
             assert!(
                 parse(text).is_err_and(|error| error.contains("30s")),
                 "{text}"
             );
+        }
+    }
+
+    #[test]
+    fn nothing_is_a_duration_but_too_short() {
+        for text in ["0s", "0ms", "0h0m"] {
+            assert_eq!(parse(text), Err("must be above 0".to_owned()), "{text}");
         }
     }
 }

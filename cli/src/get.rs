@@ -26,7 +26,7 @@ pub(crate) struct GetArgs {
     /// Only this namespace. Default: all of them.
     #[arg(short, long, env = "OUTRIGGER_NAMESPACE")]
     namespace: Option<String>,
-    /// Also earlier revisions, newest first.
+    /// Also earlier revisions and what is deleted, newest first.
     #[arg(long)]
     history: bool,
     /// How to show them.
@@ -45,7 +45,7 @@ enum Form {
 }
 
 pub(crate) fn run(args: &GetArgs) -> Result<(), Failure> {
-    let answer = client::block_on(async {
+    let mut answer = client::block_on(async {
         let mut admin = args.connect.connect().await?;
         let request = GetRequest {
             object: Some(ObjectRef {
@@ -56,12 +56,11 @@ pub(crate) fn run(args: &GetArgs) -> Result<(), Failure> {
             }),
             history: args.history,
         };
-        let answer = admin
-            .get(request)
-            .await
-            .map_err(|status| client::refused(&status))?;
-        anyhow::Ok(answer.into_inner())
+        admin.get(request).await
     })??;
+    if args.history {
+        newest_first(&mut answer.objects);
+    }
     match args.output {
         Form::Json => print_json(&to_json(&answer))?,
         Form::Yaml => print(&yaml(&answer.objects))?,
@@ -75,6 +74,11 @@ pub(crate) fn run(args: &GetArgs) -> Result<(), Failure> {
         note("no documents are in force");
     }
     Ok(())
+}
+
+/// Over all documents: the history of the mesh reads from top to bottom. Those of one revision stay together in order.
+fn newest_first(objects: &mut [StoredObject]) {
+    objects.sort_by_key(|stored| std::cmp::Reverse(stored.revision));
 }
 
 fn table(objects: &[StoredObject]) -> String {
@@ -154,4 +158,44 @@ fn place(stored: &StoredObject) -> String {
         .as_ref()
         .map(|position| format!("{}:{}", position.file, position.line))
         .unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_history_is_newest_first_over_all_documents() {
+        let stored = |name: &str, revision, deleted| StoredObject {
+            object: Some(ObjectRef {
+                name: name.to_owned(),
+                ..ObjectRef::default()
+            }),
+            revision,
+            deleted,
+            ..StoredObject::default()
+        };
+        let mut objects = [
+            stored("a", 3, false),
+            stored("a", 1, false),
+            stored("b", 1, false),
+            stored("c", 4, true),
+            stored("c", 2, false),
+        ];
+        newest_first(&mut objects);
+        let order: Vec<_> = objects
+            .iter()
+            .map(|stored| {
+                (
+                    stored.revision,
+                    stored.object.clone().unwrap_or_default().name,
+                )
+            })
+            .collect();
+        let expected = [(4, "c"), (3, "a"), (2, "c"), (1, "a"), (1, "b")];
+        assert_eq!(
+            order,
+            expected.map(|(revision, name)| (revision, name.to_owned()))
+        );
+    }
 }

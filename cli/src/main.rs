@@ -15,6 +15,7 @@ mod kind;
 mod life;
 mod logging;
 mod open_files;
+mod otlp;
 mod output;
 mod sidecar;
 mod source;

@@ -4,15 +4,17 @@ use std::{
     collections::BTreeMap,
     fs,
     net::{IpAddr, SocketAddr},
-    path::PathBuf,
+    path::{Path, PathBuf},
     time::Duration,
 };
 
-use anyhow::Context as _;
+use anyhow::{Context as _, bail};
 use clap::Args;
-use outrigger_sidecar::{App, Config, Readiness, Workload};
+use outrigger_sidecar::{App, Config, ControlPlaneError, Readiness, RunError, Workload};
 
-use crate::{client::DEFAULT_ADDRESS, duration, failure::Failure, life::LifeArgs, open_files};
+use crate::{
+    client::DEFAULT_ADDRESS, duration, failure::Failure, life::LifeArgs, open_files, otlp,
+};
 
 /// Run the sidecar of one application: its calls go out through it, others reach it over mutual TLS.
 ///
@@ -174,7 +176,8 @@ struct TuningArgs {
     /// Worker threads; 0 is one per core.
     #[arg(long, default_value_t = 0, value_name = "N", env = "OUTRIGGER_WORKERS")]
     workers: usize,
-    /// Send spans by OTLP over gRPC to this address, e.g. http://127.0.0.1:4317. Default: no spans.
+    /// Send spans by OTLP over gRPC to this address, e.g. http://127.0.0.1:4317; https is not supported yet.
+    /// Default: no spans.
     #[arg(long, value_name = "URL", env = "OTEL_EXPORTER_OTLP_ENDPOINT")]
     otlp_endpoint: Option<String>,
     /// Share of new traces that are sampled, 0.0 to 1.0. A caller's decision is kept.
@@ -197,7 +200,21 @@ struct TuningArgs {
 pub(crate) fn run(args: SidecarArgs) -> Result<(), Failure> {
     args.life.watch()?;
     open_files::raise_limit();
-    Ok(outrigger_sidecar::run(config(args)?)?)
+    outrigger_sidecar::run(config(args)?).map_err(failure)
+}
+
+/// Whether the command line asks for what cannot be, or something went wrong that it cannot know.
+fn failure(error: RunError) -> Failure {
+    match error {
+        RunError::Setting { .. }
+        | RunError::ControlPlane(
+            ControlPlaneError::Url(_)
+            | ControlPlaneError::PlainText(_)
+            | ControlPlaneError::NoToken
+            | ControlPlaneError::Token,
+        ) => Failure::Misused(error.to_string()),
+        other => other.into(),
+    }
 }
 
 fn config(args: SidecarArgs) -> Result<Config, Failure> {
@@ -216,12 +233,9 @@ fn config(args: SidecarArgs) -> Result<Config, Failure> {
         )));
     }
     let join_token = match (control.join_token, control.join_token_file) {
-        (Some(token), _) => Some(token),
-        (None, Some(path)) => {
-            let token = fs::read_to_string(&path);
-            let token = token.with_context(|| format!("reading {}", path.display()))?;
-            Some(token.trim().to_owned())
-        }
+        // A variable that is set to nothing is not set.
+        (Some(token), _) => Some(token).filter(|token| !token.trim().is_empty()),
+        (None, Some(path)) => Some(token(&path)?),
         (None, None) => None,
     };
     Ok(Config {
@@ -262,13 +276,26 @@ fn config(args: SidecarArgs) -> Result<Config, Failure> {
         metrics: listen.metrics,
         readiness: listen.readiness,
         workers: tuning.workers,
-        otlp_endpoint: tuning.otlp_endpoint,
+        otlp_endpoint: otlp::endpoint(tuning.otlp_endpoint)?,
         trace_sampling: tuning.trace_sampling,
         certificate_ttl: tuning.certificate_ttl,
         lease_ttl: tuning.lease_ttl,
         heartbeat_interval: tuning.heartbeat_interval,
         drain_timeout: tuning.drain_timeout,
     })
+}
+
+fn token(path: &Path) -> anyhow::Result<String> {
+    let token = fs::read_to_string(path)
+        .with_context(|| format!("reading the join token file {}", path.display()))?;
+    let token = token.trim();
+    if token.is_empty() {
+        bail!(
+            "the join token file {} is empty; did \"outrigger token create\" fail?",
+            path.display()
+        );
+    }
+    Ok(token.to_owned())
 }
 
 fn label(text: &str) -> Result<(String, String), String> {
@@ -349,8 +376,74 @@ mod tests {
             "--service a --port 80",
             "--service a --protocol smtp",
             "--service a --lease-ttl 10s",
+            "--service a --lease-ttl 0s",
+            "--service a --otlp-endpoint foo",
+            "--service a --otlp-endpoint https://127.0.0.1:4317",
         ] {
             assert!(matches!(parsed(line), Err(Failure::Misused(_))), "{line}");
         }
+    }
+
+    #[test]
+    fn what_the_sidecar_refuses_of_its_flags_is_misuse() {
+        let token = format!("secret.{}", "0".repeat(64));
+        for (line, expected) in [
+            (
+                format!("--service Rat/ings --join-token {token}"),
+                "--service",
+            ),
+            (
+                format!("--service a --outbound 0.0.0.0:0 --join-token {token}"),
+                "--outbound",
+            ),
+            (
+                format!("--service a --admin 0.0.0.0:0 --join-token {token}"),
+                "--admin",
+            ),
+            (
+                format!("--service a --certificate-ttl 25h --join-token {token}"),
+                "--certificate-ttl",
+            ),
+            (
+                "--service a --join-token abc".to_owned(),
+                "join token must be",
+            ),
+            ("--service a".to_owned(), "join token is needed"),
+            (
+                "--service a --join-token=".to_owned(),
+                "join token is needed",
+            ),
+            (
+                format!("--service a --control-plane 127.0.0.1:1 --join-token {token}"),
+                "is not a URL",
+            ),
+            (
+                "--service a --control-plane ftp://127.0.0.1:1".to_owned(),
+                "is not a URL",
+            ),
+            (
+                "--service a --control-plane http://192.0.2.1:1".to_owned(),
+                "loopback",
+            ),
+        ] {
+            let config = parsed(&line).unwrap();
+            match outrigger_sidecar::run(config).map_err(failure) {
+                Err(Failure::Misused(error)) => assert!(error.contains(expected), "{error}"),
+                other => panic!("{line}: {other:?}"),
+            }
+        }
+    }
+
+    #[test]
+    fn an_empty_token_file_says_what_may_have_happened() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("reviews.token");
+        fs::write(&path, "\n").unwrap();
+        let error = token(&path).unwrap_err().to_string();
+        let expected = format!(
+            "the join token file {} is empty; did \"outrigger token create\" fail?",
+            path.display()
+        );
+        assert_eq!(error, expected);
     }
 }

@@ -6,8 +6,8 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use anyhow::{Context as _, bail};
-use outrigger_policy::{ParseLimits, parse};
+use anyhow::{Context as _, anyhow, bail};
+use outrigger_policy::{Diagnostic, Object, ParseLimits, parse};
 use outrigger_proto::outrigger::v1::SourceFile;
 
 use crate::{diagnostic, failure::Failure};
@@ -17,26 +17,61 @@ const MAX_READ: u64 = 64 << 20;
 /// Files in one call.
 const MAX_FILES: usize = 1_000;
 
-/// Reads what `-f` names, and refuses at once what would be refused for its size.
+/// Reads what `-f` names, and refuses at once what would be refused for its size, and what holds nothing: whoever names
+/// a file means its documents, and an empty pipe is the end of a command that failed.
 pub(crate) fn read(names: &[PathBuf], namespace: &str) -> Result<Vec<SourceFile>, Failure> {
     let files = collect(names)?;
+    let limits = ParseLimits::default();
     let mut too_large = Vec::new();
+    let mut is_empty = !files.is_empty();
     for file in &files {
-        let limits = ParseLimits::default();
-        if file.text.len() > limits.max_bytes {
-            // Not worth sending: the same check with the same words, on this side of the wire.
-            too_large.extend(
-                parse(&file.name, &file.text, namespace, &limits)
-                    .err()
-                    .unwrap_or_default(),
-            );
+        match parse(&file.name, &file.text, namespace, &limits) {
+            Ok(documents) => is_empty &= documents.is_empty(),
+            Err(errors) => {
+                is_empty = false;
+                // Not worth sending: the same check with the same words, on this side of the wire.
+                if file.text.len() > limits.max_bytes {
+                    too_large.extend(errors);
+                }
+            }
         }
     }
-    if too_large.is_empty() {
-        return Ok(files);
+    if is_empty {
+        let names: Vec<&str> = files.iter().map(|file| file.name.as_str()).collect();
+        return Err(match names.as_slice() {
+            [name] => anyhow!("{name}: holds no document"),
+            [first, .., last] => anyhow!(
+                "none of the {} files, {first} to {last}, holds a document",
+                names.len()
+            ),
+            [] => anyhow!("no file holds a document"),
+        }
+        .into());
     }
-    let remarks: Vec<_> = too_large.iter().map(diagnostic::from_policy).collect();
-    diagnostic::report(&remarks, &files);
+    refuse(&too_large, &files)?;
+    Ok(files)
+}
+
+/// The documents in `files`, checked each by itself. What is wrong with them is reported.
+pub(crate) fn documents(files: &[SourceFile], namespace: &str) -> Result<Vec<Object>, Failure> {
+    let mut objects = Vec::new();
+    let mut errors = Vec::new();
+    for file in files {
+        match parse(&file.name, &file.text, namespace, &ParseLimits::default()) {
+            Ok(found) => objects.extend(found),
+            Err(found) => errors.extend(found),
+        }
+    }
+    refuse(&errors, files)?;
+    Ok(objects)
+}
+
+fn refuse(errors: &[Diagnostic], files: &[SourceFile]) -> Result<(), Failure> {
+    if errors.is_empty() {
+        return Ok(());
+    }
+    let remarks: Vec<_> = errors.iter().map(diagnostic::from_policy).collect();
+    diagnostic::report(&remarks, files);
     Err(Failure::Reported)
 }
 
@@ -153,5 +188,30 @@ mod tests {
             error.to_string(),
             "x.yaml:2:4: not UTF-8; save the file as UTF-8"
         );
+    }
+
+    #[test]
+    fn files_without_a_document_are_refused_by_name() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("empty.yaml");
+        for text in ["", "# nothing yet\n", "---\n---\n", "\n\n"] {
+            fs::write(&path, text).unwrap();
+            let error = read(std::slice::from_ref(&path), "default").unwrap_err();
+            let Failure::Failed(error) = error else {
+                panic!("{text:?}: {error:?}");
+            };
+            let expected = format!("{}: holds no document", path.display());
+            assert_eq!(error.to_string(), expected, "{text:?}");
+        }
+    }
+
+    #[test]
+    fn a_document_in_one_of_the_files_is_enough() {
+        let dir = tempfile::tempdir().unwrap();
+        fs::write(dir.path().join("a.yaml"), "# nothing\n").unwrap();
+        fs::write(dir.path().join("b.yaml"), "kind: Unknown\n").unwrap();
+        // Wrong as it is, the control plane says so.
+        assert_eq!(read(&[dir.path().to_owned()], "default").unwrap().len(), 2);
+        assert!(read(&[], "default").unwrap().is_empty());
     }
 }

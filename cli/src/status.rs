@@ -2,7 +2,7 @@
 
 use clap::Args;
 use outrigger_proto::outrigger::v1::{
-    ClientStatus, InstanceStatus, ResourceTypeStatus, ServiceStatus, StatusRequest, StatusResponse,
+    ClientStatus, InstanceStatus, ResourceTypeStatus, ServiceStatus, StatusResponse,
 };
 use serde_json::{Value, json};
 
@@ -28,11 +28,7 @@ pub(crate) struct StatusArgs {
 pub(crate) fn run(args: &StatusArgs) -> Result<(), Failure> {
     let answer = client::block_on(async {
         let mut admin = args.connect.connect().await?;
-        let answer = admin
-            .status(StatusRequest {})
-            .await
-            .map_err(|status| client::refused(&status))?;
-        anyhow::Ok(answer.into_inner())
+        admin.status().await
     })??;
     match args.output.output {
         Output::Json => print_json(&to_json(&answer))?,

@@ -88,9 +88,5 @@ pub(crate) async fn create(
         service_account: service.to_owned(),
         ttl: Some(ttl.try_into()?),
     };
-    let answer = admin
-        .create_join_token(request)
-        .await
-        .map_err(|status| client::refused(&status))?;
-    Ok(answer.into_inner())
+    admin.create_join_token(request).await
 }

@@ -29,7 +29,9 @@ pub(super) fn text(shop: &Shop) -> String {
   who runs where, synced or not   {tool} status {flags}
   kill one of two reviews v1      kill -9 {reviews}
   kill the control plane          kill -9 {control_plane}
-  and start it again              {tool} control-plane --grpc {grpc} --http 127.0.0.1:0 --data-dir {dir}/state
+  and start it again              {tool} control-plane --grpc {grpc} --http 127.0.0.1:0 --data-dir {dir}/state --exit-without-data-dir
+
+A control plane that you start again so ends with the demo, too (--exit-without-data-dir).
 ",
         reviews = pid("reviews-v1-a"),
         control_plane = shop.control_plane.pid(),

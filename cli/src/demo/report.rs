@@ -10,6 +10,8 @@ use super::tally::{Counts, Second, Tally};
 const CANARY: f64 = 10.0;
 /// Least success, in percent.
 const SUCCESS: f64 = 99.9;
+/// Most requests that may stay unsent, in percent of those due; more, and the rate asked for was not seen.
+const UNSENT: f64 = 1.0;
 /// Standard deviations by which the observed split may miss: a right one does once in 150,000 runs.
 const DEVIATIONS: f64 = 4.5;
 
@@ -105,6 +107,13 @@ impl Summary {
                 counts.untraced
             ));
         }
+        if counts.unsent().is_some_and(|unsent| unsent > UNSENT) {
+            problems.push(format!(
+                "{} of {} requests were not sent: too many were in flight; ask for less with --rate",
+                counts.skipped,
+                counts.due(),
+            ));
+        }
         if !self.refuses_plain_text {
             problems.push("an inbound port answered a caller without a certificate".to_owned());
         }
@@ -136,8 +145,12 @@ impl Summary {
     }
 
     pub(super) fn text(&self) -> String {
+        let unsent = match self.counts.skipped {
+            0 => String::new(),
+            skipped => format!(" {skipped} not sent,"),
+        };
         let mut text = format!(
-            "\n{} requests, {} failed, {:.0}/s, p50 {:.1} ms, p99 {:.1} ms, v1/v2 {}\n",
+            "\n{} requests, {} failed,{unsent} {:.0}/s, p50 {:.1} ms, p99 {:.1} ms, v1/v2 {}\n",
             self.counts.requests(),
             self.counts.failed,
             self.rate(),
@@ -235,6 +248,13 @@ mod tests {
             (Counts { plain: 1, ..good() }, "mutual TLS"),
             (
                 Counts {
+                    skipped: 98_000,
+                    ..good()
+                },
+                "98000 of 100000 requests were not sent",
+            ),
+            (
+                Counts {
                     untraced: 1,
                     ..good()
                 },
@@ -249,5 +269,20 @@ mod tests {
             );
         }
         assert!(!summary(good(), false).kept());
+    }
+
+    #[test]
+    fn a_few_unsent_requests_are_told_but_break_nothing() {
+        let counts = Counts {
+            skipped: 20,
+            ..good()
+        };
+        let summary = summary(counts, true);
+        assert!(summary.kept(), "{:?}", summary.problems);
+        assert!(
+            summary.text().contains("0 failed, 20 not sent, 200/s"),
+            "{}",
+            summary.text()
+        );
     }
 }

@@ -10,7 +10,7 @@ use std::{
 
 use anyhow::{Context as _, bail};
 use outrigger_proto::outrigger::v1::{
-    ApplyRequest, SourceFile, StatusRequest, StatusResponse, diagnostic::Severity,
+    ApplyRequest, SourceFile, StatusResponse, diagnostic::Severity,
 };
 use tempfile::TempDir;
 use tokio::{
@@ -26,7 +26,7 @@ use super::{
     traffic::Client,
 };
 use crate::{
-    client::{self, Admin, ConnectArgs},
+    client::{Admin, ConnectArgs},
     diagnostic, status, token,
 };
 
@@ -75,7 +75,7 @@ impl Shop {
             fs::write(dir.path().join(name), text)?;
         }
         let (control_plane, grpc) = control_plane(dir.path()).await?;
-        let connect = ConnectArgs::local(format!("https://{grpc}"), &dir.path().join("state"));
+        let connect = ConnectArgs::local(&format!("https://{grpc}"), &dir.path().join("state"))?;
         let mut admin = connect.connect().await?;
         let mut starting = JoinSet::new();
         for (index, (service, version, copy)) in PARTS.into_iter().enumerate() {
@@ -131,12 +131,7 @@ impl Shop {
             dry_run: false,
             author: "demo".to_owned(),
         };
-        let answer = self
-            .admin
-            .apply(request)
-            .await
-            .map_err(|status| client::refused(&status))?;
-        let remarks = answer.into_inner().diagnostics;
+        let remarks = self.admin.apply(request).await?.diagnostics;
         if remarks
             .iter()
             .any(|remark| remark.severity() == Severity::Error)
@@ -168,10 +163,7 @@ impl Shop {
     ) -> anyhow::Result<()> {
         let deadline = Instant::now() + SETTLE_TIMEOUT;
         loop {
-            let answer = self.admin.status(StatusRequest {}).await;
-            let status = answer
-                .map_err(|status| client::refused(&status))?
-                .into_inner();
+            let status = self.admin.status().await?;
             if settled(&status) {
                 return Ok(());
             }

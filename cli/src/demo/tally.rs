@@ -123,6 +123,16 @@ impl Counts {
         self.answered + self.failed
     }
 
+    /// With those that were not sent.
+    pub(super) const fn due(&self) -> u64 {
+        self.requests() + self.skipped
+    }
+
+    /// Percent of the requests due that were not sent; None before the first.
+    pub(super) fn unsent(&self) -> Option<f64> {
+        percent(self.skipped, self.due())
+    }
+
     /// Percent of the requests that were answered well; None before the first.
     pub(super) fn success(&self) -> Option<f64> {
         percent(self.answered, self.requests())

@@ -156,7 +156,7 @@ fn logging(_site: &Site, query: Query<'_>) -> Page {
     let Some(level) = query.value("level") else {
         return text(
             StatusCode::BAD_REQUEST,
-            "say ?level=error|warn|info|debug|trace\n",
+            "say ?level=error|warn|info|debug|trace|off\n",
         );
     };
     match control(level) {
