@@ -1,6 +1,6 @@
 //! CDS: one cluster a port and subset of every host, and the cluster of the node's own application.
 
-use std::{collections::BTreeMap, net::SocketAddr, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use outrigger_policy::{
     ConnectionPool, HashAlgorithm, LoadBalancer, MergedDestinationRule, OutlierDetection, Protocol,
