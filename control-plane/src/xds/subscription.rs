@@ -25,7 +25,7 @@ pub(crate) const MAX_NAMES: usize = 100_000;
 pub(crate) const MAX_ANSWER_BYTES: usize = 4 * 1024 * 1024 - 64 * 1024;
 /// An answer that nobody acknowledges blocks its type for this long, then the latest state is sent anyway.
 /// Longer than Envoy's 15 s wait for missing resources, which can hold back an ACK.
-const ACK_PATIENCE: Duration = Duration::from_secs(30);
+pub(super) const ACK_PATIENCE: Duration = Duration::from_secs(30);
 
 /// What may be sent now. Removals wait until everything new is in use.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -148,6 +148,15 @@ impl Subscription {
             .is_some_and(|outstanding| outstanding.brings)
     }
 
+    /// Whether something new (`forced`: of what has to be answered) waits behind an unacknowledged answer.
+    pub(crate) fn is_queueing(&self, resources: &Resources, forced: bool, now: Instant) -> bool {
+        let queue = if forced { &self.forced } else { &self.dirty };
+        !self.is_free(now)
+            && queue
+                .iter()
+                .any(|name| matches!(self.work(name, Some(resources)), Work::Send(_)))
+    }
+
     /// Whether nothing is to be sent and nothing to be answered.
     pub(crate) fn is_settled(&self) -> bool {
         self.outstanding.is_none() && self.dirty.is_empty() && !self.owes_answer
@@ -175,6 +184,11 @@ impl Subscription {
     /// Whether the client asked for everything.
     pub(crate) fn is_wildcard(&self) -> bool {
         self.wildcard
+    }
+
+    /// Names that are answered next even if the client holds them.
+    pub(crate) const fn forced(&self) -> &BTreeSet<Arc<str>> {
+        &self.forced
     }
 
     /// Has `name` answered even if the client holds it.

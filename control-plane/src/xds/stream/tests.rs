@@ -109,6 +109,98 @@ fn an_ack_that_does_not_come_holds_the_routes_for_a_second_only() {
 }
 
 #[test]
+fn a_new_cluster_behind_an_ack_that_does_not_come_goes_before_its_routes() {
+    let mut it = settled();
+    let slow = it.change(|mesh| {
+        mesh.set(Cluster, "old", "2");
+        mesh.set(Endpoint, "old", "2");
+    });
+    assert_eq!(brief(&slow), ["CDS +old", "EDS +old"]);
+    assert_eq!(brief(&it.wait(Duration::from_secs(2))), NOTHING);
+    let queued = it.change(|mesh| {
+        mesh.set(Cluster, "new", "1");
+        mesh.set(Endpoint, "new", "1");
+        mesh.set(Route, "r", "to new");
+    });
+    assert_eq!(brief(&queued), NOTHING);
+    assert_eq!(brief(&it.wait(Duration::from_secs(2))), NOTHING);
+    let make = it.ack(&slow[0]);
+    assert_eq!(brief(&make), ["CDS +new"]);
+    assert_eq!(brief(&it.subscribe(Endpoint, &["new"])), NOTHING);
+    assert_eq!(brief(&it.ack(&make[0])), NOTHING);
+    assert_eq!(
+        brief(&it.wait(Duration::from_secs(2))),
+        NOTHING,
+        "the endpoints are not sent yet"
+    );
+    let endpoints = it.ack(&slow[1]);
+    assert_eq!(brief(&endpoints), ["EDS +new"]);
+    assert_eq!(brief(&it.ack(&endpoints[0])), ["RDS +r"]);
+}
+
+#[test]
+fn a_new_cluster_goes_before_its_routes_while_endpoints_change_all_the_time() {
+    let mut it = settled();
+    let mut answers = it.change(|mesh| mesh.set(Endpoint, "old", "2"));
+    for content in ["3", "4", "5"] {
+        it.skip(|mesh| mesh.set(Endpoint, "old", content));
+        assert_eq!(brief(&it.wait(Duration::from_millis(500))), NOTHING);
+        answers = it.ack(&answers[0]);
+        assert_eq!(brief(&answers), ["EDS +old"]);
+    }
+    it.skip(|mesh| {
+        mesh.set(Endpoint, "old", "6");
+        mesh.set(Cluster, "new", "1");
+        mesh.set(Endpoint, "new", "1");
+        mesh.set(Route, "r", "to new");
+    });
+    let make = it.ack(&answers[0]);
+    assert_eq!(brief(&make), ["CDS +new", "EDS +old"]);
+    assert_eq!(brief(&it.ack(&make[0])), NOTHING);
+    assert_eq!(brief(&it.subscribe(Endpoint, &["new"])), NOTHING);
+    let endpoints = it.ack(&make[1]);
+    assert_eq!(brief(&endpoints), ["EDS +new"]);
+    assert_eq!(brief(&it.ack(&endpoints[0])), ["RDS +r"]);
+}
+
+#[test]
+fn nothing_is_taken_away_before_routes_that_wait_behind_an_ack() {
+    let mut it = settled();
+    let slow = it.change(|mesh| mesh.set(Route, "r", "2"));
+    assert_eq!(brief(&slow), ["RDS +r"]);
+    assert_eq!(brief(&it.wait(Duration::from_secs(2))), NOTHING);
+    let queued = it.change(|mesh| {
+        mesh.set(Route, "r", "elsewhere");
+        mesh.remove(Cluster, "old");
+        mesh.remove(Endpoint, "old");
+    });
+    assert_eq!(brief(&queued), NOTHING);
+    let switch = it.ack(&slow[0]);
+    assert_eq!(brief(&switch), ["RDS +r"]);
+    assert_eq!(brief(&it.ack(&switch[0])), ["CDS -old", "EDS -old"]);
+}
+
+#[test]
+fn clusters_that_change_all_the_time_do_not_hold_the_routes_for_ever() {
+    let mut it = settled();
+    let mut answers = it.change(|mesh| {
+        mesh.set(Cluster, "c0", "1");
+        mesh.set(Route, "r", "2");
+    });
+    let mut waited = Duration::ZERO;
+    loop {
+        assert_eq!(brief(&answers), ["CDS +c0"]);
+        it.skip(|mesh| mesh.set(Cluster, "c0", &format!("{waited:?}")));
+        waited += Duration::from_millis(500);
+        if brief(&it.wait(Duration::from_millis(500))) == ["RDS +r"] {
+            break;
+        }
+        answers = it.ack(&answers[0]);
+    }
+    assert_eq!(waited, Duration::from_secs(31));
+}
+
+#[test]
 fn a_refused_cluster_does_not_hold_the_routes() {
     let mut it = settled();
     let make = it.change(|mesh| {
