@@ -19,7 +19,9 @@ use std::{
 
 use outrigger_proto::envoy::service::discovery::v3::{DeltaDiscoveryRequest, DiscoveryRequest};
 
-use super::subscription::{ACK_PATIENCE, Answer, MAX_NAMES, Stage, Subscription, Verdict};
+use super::subscription::{
+    ACK_PATIENCE, Answer, MAX_NAME_BYTES, MAX_NAMES, MAX_NAMES_BYTES, Stage, Subscription, Verdict,
+};
 use crate::snapshot::{ResourceType, Snapshot};
 
 /// How long a step waits for its ACKs. Envoy acknowledges clusters when they are warm, which may take long.
@@ -42,8 +44,13 @@ pub(crate) enum Protocol {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum Refusal {
     /// More names than any mesh has.
-    #[error("more than {MAX_NAMES} resource names of one type on one stream")]
+    #[error(
+        "more than {MAX_NAMES} resource names of one type on one stream, or {MAX_NAMES_BYTES} bytes of them"
+    )]
     TooManyNames,
+    /// A name that no resource has.
+    #[error("a resource name or version has {0} bytes; at most {MAX_NAME_BYTES}")]
+    LongName(usize),
     /// A client that makes up types.
     #[error("more than {MAX_UNKNOWN_TYPES} types that are not served here on one stream")]
     TooManyTypes,
@@ -146,6 +153,10 @@ impl StreamState {
         request: &DeltaDiscoveryRequest,
         now: Instant,
     ) -> Result<Option<Verdict>, Refusal> {
+        let held = request.initial_resource_versions.iter();
+        let held = held.flat_map(|(name, version)| [name, version]);
+        let names = request.resource_names_subscribe.iter();
+        check_lengths(names.chain(held))?;
         let subscription = self.subscription(&request.type_url)?;
         let verdict = subscription.delta_request(request, now);
         self.check(&request.type_url, verdict)
@@ -157,6 +168,7 @@ impl StreamState {
         request: &DiscoveryRequest,
         now: Instant,
     ) -> Result<Option<Verdict>, Refusal> {
+        check_lengths(request.resource_names.iter())?;
         let subscription = self.subscription(&request.type_url)?;
         let verdict = subscription.sotw_request(request, now);
         self.check(&request.type_url, verdict)
@@ -181,7 +193,7 @@ impl StreamState {
             // Endpoints of clusters that were refused will not be asked for.
             self.owed.clear();
         }
-        if self.subscription(type_url)?.names.len() > MAX_NAMES {
+        if self.subscription(type_url)?.is_too_large() {
             return Err(Refusal::TooManyNames);
         }
         Ok(verdict)
@@ -321,6 +333,13 @@ impl StreamState {
         self.served
             .get(&kind)
             .is_some_and(|one| one.is_queueing(snapshot.of(kind), forced, now))
+    }
+}
+
+fn check_lengths<'a>(mut names: impl Iterator<Item = &'a String>) -> Result<(), Refusal> {
+    match names.find(|name| name.len() > MAX_NAME_BYTES) {
+        Some(long) => Err(Refusal::LongName(long.len())),
+        None => Ok(()),
     }
 }
 

@@ -21,6 +21,12 @@ use crate::snapshot::{ResourceBytes, ResourceType, Resources, Seen};
 
 /// Names that one client may subscribe to, of one type. Far above any mesh of today; a client past it is broken.
 pub(crate) const MAX_NAMES: usize = 100_000;
+/// One name, version or type URL.
+pub(crate) const MAX_NAME_BYTES: usize = 1024;
+/// Names that one client asks for or holds of one type, on average: [`MAX_NAMES`] usual ones have half of it.
+pub(crate) const MAX_NAMES_BYTES: usize = 16 * 1024 * 1024;
+/// What a client says about an answer that it refuses is cut to this length.
+const MAX_NACK_BYTES: usize = 4096;
 /// gRPC clients refuse a message of more than 4 MiB and end the stream, for ever. The rest is for framing.
 pub(crate) const MAX_ANSWER_BYTES: usize = 4 * 1024 * 1024 - 64 * 1024;
 /// An answer that nobody acknowledges blocks its type for this long, then the latest state is sent anyway.
@@ -174,6 +180,19 @@ impl Subscription {
             .values()
             .filter(|known| matches!(known, Known::Held { .. }))
             .count()
+    }
+
+    /// Whether the client has named more than any client needs.
+    pub(crate) fn is_too_large(&self) -> bool {
+        let most = self.names.len().max(self.known.len());
+        let names = self.names.iter().map(|name| name.len());
+        let known = self.known.iter().map(|(name, known)| match known {
+            Known::Held { version, .. } => name.len() + version.len(),
+            Known::Absent => name.len(),
+        });
+        // Bytes are not worth counting below that.
+        let large = most > MAX_NAMES_BYTES / MAX_NAME_BYTES / 4;
+        most > MAX_NAMES || large && names.chain(known).sum::<usize>() > 2 * MAX_NAMES_BYTES
     }
 
     /// Whether the client asked for this very name.
@@ -339,7 +358,7 @@ impl Subscription {
         Some(match error {
             Some(words) => Verdict::Nack {
                 nonce,
-                words: words.to_owned(),
+                words: words[..words.floor_char_boundary(MAX_NACK_BYTES)].to_owned(),
             },
             None => Verdict::Ack {
                 nonce,

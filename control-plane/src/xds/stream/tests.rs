@@ -1,8 +1,11 @@
 use std::time::Duration;
 
 use super::{
-    super::testing::{Conversation, brief, reconnect},
-    Protocol,
+    super::{
+        subscription::Verdict,
+        testing::{Conversation, brief, reconnect, subscribe},
+    },
+    Protocol, Refusal,
 };
 use crate::snapshot::ResourceType::{self, Cluster, Endpoint, Listener, Route};
 
@@ -198,6 +201,37 @@ fn clusters_that_change_all_the_time_do_not_hold_the_routes_for_ever() {
         answers = it.ack(&answers[0]);
     }
     assert_eq!(waited, Duration::from_secs(31));
+}
+
+#[test]
+fn names_are_bounded_in_number_and_in_bytes() {
+    let long = "x".repeat(1025);
+    let refused = |request| open(&[]).try_delta(&request).unwrap_err();
+    assert_eq!(refused(subscribe(Route, &[&long])), Refusal::LongName(1025));
+    assert_eq!(
+        refused(reconnect(Route, &["*"], &[(&long, "1")])),
+        Refusal::LongName(1025)
+    );
+    let many: Vec<String> = (0..100_001).map(|n| n.to_string()).collect();
+    let held: Vec<(&str, &str)> = many.iter().map(|name| (name.as_str(), "1")).collect();
+    assert_eq!(
+        refused(reconnect(Cluster, &["*"], &held)),
+        Refusal::TooManyNames
+    );
+    let large: Vec<String> = (0..34_000).map(|n| format!("{n:01000}")).collect();
+    let large: Vec<&str> = large.iter().map(String::as_str).collect();
+    assert_eq!(refused(subscribe(Route, &large)), Refusal::TooManyNames);
+}
+
+#[test]
+fn what_a_client_says_about_a_refused_answer_is_cut() {
+    let mut it = open(&[(Cluster, "a", "1")]);
+    let answers = it.subscribe(Cluster, &["*"]);
+    it.nack(&answers[0], &"é".repeat(10_000));
+    let Some(Verdict::Nack { words, .. }) = &it.heard else {
+        panic!()
+    };
+    assert_eq!(words.len(), 4096);
 }
 
 #[test]
