@@ -237,6 +237,7 @@ impl ControlPlane {
         let health = routes::Health {
             metrics: Arc::clone(&parts.metrics),
             ready: Arc::clone(&is_ready),
+            store: parts.registry.store.clone(),
         };
         let (router, push) = parts.router(&mut tasks)?;
         let mut listeners = JoinSet::new();

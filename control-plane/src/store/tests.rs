@@ -1,3 +1,8 @@
+use std::{
+    io,
+    sync::atomic::{AtomicBool, Ordering},
+};
+
 use prometheus::HistogramOpts;
 
 use super::{policies::Record, tokens::Redeemed, *};
@@ -137,4 +142,99 @@ fn a_token_is_taken_once() {
     assert!(matches!(redeem(100, b"hash"), Redeemed::Expired(_)));
     assert!(matches!(redeem(99, b"hash"), Redeemed::Valid(_)));
     assert!(matches!(redeem(99, b"hash"), Redeemed::Used(_)));
+}
+
+/// A disk in memory that fails when told to.
+#[derive(Clone, Debug, Default)]
+struct Disk {
+    content: Arc<redb::backends::InMemoryBackend>,
+    full: Arc<AtomicBool>,
+    fail_next_sync: Arc<AtomicBool>,
+}
+
+impl Disk {
+    fn check(&self) -> io::Result<()> {
+        if self.full.load(Ordering::SeqCst) {
+            return Err(io::ErrorKind::StorageFull.into());
+        }
+        Ok(())
+    }
+
+    fn open(&self) -> Store {
+        let disk = self.clone();
+        let open = move || Database::builder().create_with_backend(disk.clone());
+        Store::start(FILE.into(), open, histogram()).unwrap().0
+    }
+}
+
+impl redb::StorageBackend for Disk {
+    fn len(&self) -> io::Result<u64> {
+        self.content.len()
+    }
+
+    fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
+        self.content.read(offset, out)
+    }
+
+    fn set_len(&self, len: u64) -> io::Result<()> {
+        self.check()?;
+        self.content.set_len(len)
+    }
+
+    fn sync_data(&self) -> io::Result<()> {
+        if self.fail_next_sync.swap(false, Ordering::SeqCst) {
+            return Err(io::Error::other("no answer from the disk"));
+        }
+        Ok(())
+    }
+
+    fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
+        self.check()?;
+        self.content.write(offset, data)
+    }
+}
+
+#[test]
+fn a_full_disk_is_named_and_the_store_goes_on_when_there_is_room_again() {
+    let disk = Disk::default();
+    let store = disk.open();
+    apply(&store, record("before", 1, "one"));
+    disk.full.store(true, Ordering::SeqCst);
+    let one = record("during", 2, "two");
+    let write = || {
+        let one = one.clone();
+        store.write_blocking(move |txn| policies::commit(txn, 2, &[one]))
+    };
+    for _ in 0..3 {
+        let error = write().unwrap_err().to_string();
+        assert!(error.contains("no storage space"), "{error}");
+        assert!(!store.is_usable());
+    }
+    disk.full.store(false, Ordering::SeqCst);
+    apply(&store, record("after", 2, "three"));
+    assert!(store.is_usable());
+    assert_eq!(
+        policies::load(&store).unwrap(),
+        (
+            2,
+            vec![record("after", 2, "three"), record("before", 1, "one")]
+        )
+    );
+}
+
+#[test]
+fn a_change_that_is_on_disk_although_the_disk_failed_is_answered_as_done() {
+    let disk = Disk::default();
+    let store = disk.open();
+    disk.fail_next_sync.store(true, Ordering::SeqCst);
+    let result = store.write_blocking(|txn| policies::commit(txn, 1, &[record("a", 1, "one")]));
+    let there = policies::load(&store).unwrap().1;
+    assert!(!disk.fail_next_sync.load(Ordering::SeqCst));
+    assert_eq!(
+        result.is_ok(),
+        there == [record("a", 1, "one")],
+        "{result:?}"
+    );
+    assert!(store.is_usable());
+    apply(&store, record("b", 2, "two"));
 }
