@@ -1,11 +1,8 @@
-use std::{
-    io,
-    sync::atomic::{AtomicBool, Ordering},
-};
+use std::mem::discriminant;
 
 use prometheus::HistogramOpts;
 
-use super::{policies::Record, tokens::Redeemed, *};
+use super::{policies::Record, testing::Disk, tokens::Redeemed, *};
 
 fn histogram() -> Histogram {
     Histogram::with_opts(HistogramOpts::new("write_seconds", "test")).unwrap()
@@ -119,7 +116,7 @@ fn an_old_revision_is_dropped_unless_it_is_in_force() {
 }
 
 #[test]
-fn a_token_is_taken_once() {
+fn a_token_is_taken_by_one_key_until_it_expires() {
     let dir = tempfile::tempdir().unwrap();
     let (store, _writer) = open(dir.path());
     let token = tokens::Token {
@@ -127,71 +124,28 @@ fn a_token_is_taken_once() {
         service_account: "reviews".into(),
         expires_ms: 100,
         used_ms: None,
+        key_sha256: None,
     };
     assert!(
         store
             .write_blocking(move |txn| tokens::create(txn, b"hash", &token, 1))
             .unwrap()
     );
-    let redeem = |at: u64, hash: &'static [u8]| {
-        store
-            .write_blocking(move |txn| tokens::redeem(txn, hash, at))
-            .unwrap()
+    let redeem = |at: u64, hash: &'static [u8], key: &'static str| {
+        let looked = tokens::look(&store, hash, key, at).unwrap();
+        let redeemed = store
+            .write_blocking(move |txn| tokens::redeem(txn, hash, key, at))
+            .unwrap();
+        let (looked, same) = (discriminant(&looked), discriminant(&redeemed));
+        assert_eq!(looked, same, "looking says what redeeming does");
+        redeemed
     };
-    assert_eq!(redeem(1, b"other"), Redeemed::Unknown);
-    assert!(matches!(redeem(100, b"hash"), Redeemed::Expired(_)));
-    assert!(matches!(redeem(99, b"hash"), Redeemed::Valid(_)));
-    assert!(matches!(redeem(99, b"hash"), Redeemed::Used(_)));
-}
-
-/// A disk in memory that fails when told to.
-#[derive(Clone, Debug, Default)]
-struct Disk {
-    content: Arc<redb::backends::InMemoryBackend>,
-    full: Arc<AtomicBool>,
-    fail_next_sync: Arc<AtomicBool>,
-}
-
-impl Disk {
-    fn check(&self) -> io::Result<()> {
-        if self.full.load(Ordering::SeqCst) {
-            return Err(io::ErrorKind::StorageFull.into());
-        }
-        Ok(())
-    }
-
-    fn open(&self) -> Store {
-        let disk = self.clone();
-        let open = move || Database::builder().create_with_backend(disk.clone());
-        Store::start(FILE.into(), open, histogram()).unwrap().0
-    }
-}
-
-impl redb::StorageBackend for Disk {
-    fn len(&self) -> io::Result<u64> {
-        self.content.len()
-    }
-
-    fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
-        self.content.read(offset, out)
-    }
-
-    fn set_len(&self, len: u64) -> io::Result<()> {
-        self.check()?;
-        self.content.set_len(len)
-    }
-
-    fn sync_data(&self) -> io::Result<()> {
-        if self.fail_next_sync.swap(false, Ordering::SeqCst) {
-            return Err(io::Error::other("no answer from the disk"));
-        }
-        Ok(())
-    }
-
-    fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
-        self.check()?;
-        self.content.write(offset, data)
-    }
+    assert_eq!(redeem(1, b"other", "key"), Redeemed::Unknown);
+    assert!(matches!(redeem(100, b"hash", "key"), Redeemed::Expired(_)));
+    assert!(matches!(redeem(99, b"hash", "key"), Redeemed::Valid(_)));
+    assert!(matches!(redeem(99, b"hash", "other"), Redeemed::Used(_)));
+    assert!(matches!(redeem(99, b"hash", "key"), Redeemed::Again(_)));
+    assert!(matches!(redeem(100, b"hash", "key"), Redeemed::Used(_)));
 }
 
 #[test]
@@ -199,7 +153,7 @@ fn a_full_disk_is_named_and_the_store_goes_on_when_there_is_room_again() {
     let disk = Disk::default();
     let store = disk.open();
     apply(&store, record("before", 1, "one"));
-    disk.full.store(true, Ordering::SeqCst);
+    disk.fill(true);
     let one = record("during", 2, "two");
     let write = || {
         let one = one.clone();
@@ -210,7 +164,7 @@ fn a_full_disk_is_named_and_the_store_goes_on_when_there_is_room_again() {
         assert!(error.contains("no storage space"), "{error}");
         assert!(!store.is_usable());
     }
-    disk.full.store(false, Ordering::SeqCst);
+    disk.fill(false);
     apply(&store, record("after", 2, "three"));
     assert!(store.is_usable());
     assert_eq!(
@@ -226,10 +180,9 @@ fn a_full_disk_is_named_and_the_store_goes_on_when_there_is_room_again() {
 fn a_change_that_is_on_disk_although_the_disk_failed_is_answered_as_done() {
     let disk = Disk::default();
     let store = disk.open();
-    disk.fail_next_sync.store(true, Ordering::SeqCst);
+    disk.fail_next_sync();
     let result = store.write_blocking(|txn| policies::commit(txn, 1, &[record("a", 1, "one")]));
     let there = policies::load(&store).unwrap().1;
-    assert!(!disk.fail_next_sync.load(Ordering::SeqCst));
     assert_eq!(
         result.is_ok(),
         there == [record("a", 1, "one")],
