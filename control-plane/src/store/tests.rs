@@ -191,3 +191,13 @@ fn a_change_that_is_on_disk_although_the_disk_failed_is_answered_as_done() {
     assert!(store.is_usable());
     apply(&store, record("b", 2, "two"));
 }
+
+#[test]
+fn a_reader_does_not_keep_a_closed_file_from_being_opened_again() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join(FILE);
+    let db = Database::create(&path).unwrap();
+    let _reader = db.begin_read().unwrap();
+    drop(db);
+    Database::create(&path).unwrap();
+}

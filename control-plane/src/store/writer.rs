@@ -12,8 +12,7 @@
 use std::{
     path::{Path, PathBuf},
     sync::Arc,
-    thread,
-    time::{Duration, Instant},
+    time::Instant,
 };
 
 use arc_swap::ArcSwapOption;
@@ -25,9 +24,6 @@ use super::{FORMAT, Job, META, StoreError, policies, registrations, tokens};
 
 /// Jobs that share one fsync.
 const BATCH: usize = 256;
-/// A reader may hold the closed file for a moment longer.
-const REOPEN: (u32, Duration) = (20, Duration::from_millis(50));
-
 /// The open file; none after a failure.
 #[derive(Debug)]
 pub(super) struct File(ArcSwapOption<Database>);
@@ -143,20 +139,7 @@ impl Writing {
             return Err(StoreError::Diverged);
         }
         self.file.0.store(None);
-        let mut tries = 1;
-        let db = loop {
-            match (self.open)() {
-                Err(DatabaseError::DatabaseAlreadyOpen) if tries < REOPEN.0 => {
-                    tries += 1;
-                    thread::sleep(REOPEN.1);
-                }
-                Err(DatabaseError::DatabaseAlreadyOpen) => {
-                    let path = self.path.clone();
-                    return Err(StoreError::Locked { path });
-                }
-                db => break db?,
-            }
-        };
+        let db = (self.open)()?;
         let writes = prepare(&db, &self.path)?;
         self.file.0.store(Some(Arc::new(db)));
         tracing::info!("store opened again");

@@ -358,7 +358,10 @@ impl Subscription {
         Some(match error {
             Some(words) => Verdict::Nack {
                 nonce,
-                words: words[..words.floor_char_boundary(MAX_NACK_BYTES)].to_owned(),
+                words: words
+                    .get(..words.floor_char_boundary(MAX_NACK_BYTES))
+                    .unwrap_or_default()
+                    .to_owned(),
             },
             None => Verdict::Ack {
                 nonce,
