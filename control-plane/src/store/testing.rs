@@ -19,6 +19,7 @@ pub(crate) struct Disk {
     content: Arc<redb::backends::InMemoryBackend>,
     full: Arc<AtomicBool>,
     fail_next_sync: Arc<AtomicBool>,
+    full_after_sync: Arc<AtomicBool>,
 }
 
 impl Disk {
@@ -35,6 +36,12 @@ impl Disk {
 
     pub(crate) fn fail_next_sync(&self) {
         self.fail_next_sync.store(true, Ordering::SeqCst);
+    }
+
+    /// Fails the next sync, and is full from then on.
+    pub(crate) fn die_at_next_sync(&self) {
+        self.full_after_sync.store(true, Ordering::SeqCst);
+        self.fail_next_sync();
     }
 
     pub(crate) fn open(&self) -> Store {
@@ -62,6 +69,7 @@ impl redb::StorageBackend for Disk {
 
     fn sync_data(&self) -> io::Result<()> {
         if self.fail_next_sync.swap(false, Ordering::SeqCst) {
+            self.fill(self.full_after_sync.load(Ordering::SeqCst));
             return Err(io::Error::other("no answer from the disk"));
         }
         Ok(())

@@ -181,15 +181,30 @@ fn a_change_that_is_on_disk_although_the_disk_failed_is_answered_as_done() {
     let disk = Disk::default();
     let store = disk.open();
     disk.fail_next_sync();
-    let result = store.write_blocking(|txn| policies::commit(txn, 1, &[record("a", 1, "one")]));
-    let there = policies::load(&store).unwrap().1;
+    apply(&store, record("a", 1, "one"));
     assert_eq!(
-        result.is_ok(),
-        there == [record("a", 1, "one")],
-        "{result:?}"
+        policies::load(&store).unwrap(),
+        (1, vec![record("a", 1, "one")])
     );
-    assert!(store.is_usable());
     apply(&store, record("b", 2, "two"));
+    assert!(store.is_usable());
+}
+
+#[test]
+fn a_change_that_turns_out_to_be_on_disk_after_its_answer_stops_the_store() {
+    let disk = Disk::default();
+    let store = disk.open();
+    disk.die_at_next_sync();
+    let write = || store.write_blocking(|txn| policies::commit(txn, 1, &[record("a", 1, "one")]));
+    let error = write().unwrap_err();
+    assert!(error.to_string().contains("no answer"), "{error}");
+    disk.fill(false);
+    for _ in 0..2 {
+        let error = write().unwrap_err();
+        assert!(matches!(error, StoreError::Diverged), "{error}");
+        assert!(!store.is_usable());
+    }
+    assert_eq!(policies::load(&disk.open()).unwrap().0, 1);
 }
 
 #[test]
