@@ -406,6 +406,33 @@ async fn a_join_token_buys_one_key_a_certificate() {
     );
 }
 
+#[tokio::test]
+async fn a_made_up_join_token_costs_no_write() {
+    let mesh = Mesh::start().await;
+    mesh.token("reviews").await;
+    let writes = async || {
+        let text = String::from_utf8(metrics(&mesh).await).unwrap();
+        let line = |line: &&str| line.starts_with("outrigger_store_write_seconds_count");
+        text.lines().find(line).unwrap().to_owned()
+    };
+    let before = writes().await;
+    let made_up = Credential {
+        bearer: Some(ca::tokens::new_secret().unwrap()),
+        ..Credential::default()
+    };
+    let mut identity = mesh.identity(&made_up).await;
+    // Nor is anything else of the request looked at.
+    let bad = api::IssueCertificateRequest {
+        csr_der: vec![1, 2, 3],
+        ttl: None,
+    };
+    assert_eq!(
+        code(identity.issue_certificate(bad).await),
+        Code::Unauthenticated
+    );
+    assert_eq!(writes().await, before);
+}
+
 async fn metrics(mesh: &Mesh) -> Vec<u8> {
     let stream = TcpStream::connect(mesh.control_plane.ready().http)
         .await

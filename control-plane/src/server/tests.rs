@@ -122,6 +122,28 @@ async fn a_stop_lets_connections_end() {
     served.server.await.unwrap();
 }
 
+#[tokio::test]
+async fn a_control_plane_that_cannot_write_is_not_ready_until_it_can() {
+    let disk = crate::store::testing::Disk::default();
+    let store = disk.open();
+    let health = routes::health(routes::Health {
+        metrics: Arc::new(Metrics::new().unwrap()),
+        ready: Arc::new(true.into()),
+        store: store.clone(),
+    });
+    let status = || async {
+        let request = Request::get("/readyz").body(axum::body::Body::empty());
+        let answer = health.clone().oneshot(request.unwrap()).await;
+        answer.unwrap().status()
+    };
+    assert_eq!(status().await, StatusCode::OK);
+    disk.fill(true);
+    store.write(|_| Ok(())).await.unwrap_err();
+    assert_eq!(status().await, StatusCode::SERVICE_UNAVAILABLE);
+    disk.fill(false);
+    assert_eq!(status().await, StatusCode::OK);
+}
+
 #[test]
 fn only_loopback_counts_as_this_machine() {
     for (address, local) in [
