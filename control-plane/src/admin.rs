@@ -104,6 +104,14 @@ impl Admin for AdminService {
             }
             objects.push(convert::held(held));
         }
+        let refused = in_force.refused.values().map(|refused| &refused.record);
+        for record in refused.filter(|record| wanted.takes_record(record)) {
+            bytes += record.yaml.len();
+            if bytes > MAX_ANSWER_BYTES {
+                return Err(too_much().into());
+            }
+            objects.push(convert::record(record.clone()));
+        }
         if request.history {
             let policies = Arc::clone(&self.policies);
             let read = move || {
@@ -172,6 +180,9 @@ impl AdminService {
             Outcome { .. } => "applied",
         };
         self.metrics.applies.with_label_values(&[result]).inc();
+        self.metrics
+            .policies_refused
+            .set(i64::try_from(self.policies.in_force().refused.len()).unwrap_or(i64::MAX));
         tracing::info!(result, revision = outcome.revision, author, "policy");
         Ok(convert::outcome(outcome))
     }

@@ -26,6 +26,8 @@ pub(crate) struct Metrics {
     pub(crate) applies: IntCounterVec,
     /// Revision in force.
     pub(crate) policy_revision: IntGauge,
+    /// Stored policies that this version leaves out of the mesh.
+    pub(crate) policies_refused: IntGauge,
     /// By `result`: issued, refused, limited.
     pub(crate) certificates: IntCounterVec,
     /// By `event`: created, redeemed, reused, expired, unknown.
@@ -71,6 +73,10 @@ impl Metrics {
                 &["result"],
             )?,
             policy_revision: make.gauge("outrigger_policy_revision", "Revision in force")?,
+            policies_refused: make.gauge(
+                "outrigger_policies_refused",
+                "Stored policies that are not in force because this version refuses them",
+            )?,
             certificates: make.counters(
                 "outrigger_certificates_total",
                 "Calls for a certificate",

@@ -4,7 +4,8 @@
 //! files ─parse─► objects ─┬─► Mesh::build ─► no errors? ─► store ─► in force ─► (changed)
 //! in force ───────────────┘                     └─► diagnostics, nothing changes
 //! ```
-//! One call at a time, on a thread that may block; a caller that goes away does not leave half of it. This
+//! A stored document that this version refuses is kept, shown, and left out of the mesh, until it is replaced or
+//! deleted. One call at a time, on a thread that may block; a caller that goes away does not leave half of it. This
 //! file decides nothing about a document: that is `outrigger-policy`'s work.
 
 use std::{
@@ -51,6 +52,8 @@ pub(crate) struct Policies {
 pub(crate) struct InForce {
     pub(crate) revision: u64,
     pub(crate) objects: BTreeMap<ObjectKey, Held>,
+    /// Stored documents that are not in force, by [`Record::id`].
+    pub(crate) refused: BTreeMap<String, Arc<Refused>>,
     pub(crate) mesh: Arc<Mesh>,
     /// Remarks of the last build.
     pub(crate) remarks: Vec<Diagnostic>,
@@ -67,16 +70,11 @@ pub(crate) struct Held {
     pub(crate) time_ms: u64,
 }
 
-/// The stored policies cannot be used.
-#[derive(Debug, thiserror::Error)]
-pub(crate) enum LoadError {
-    /// Reading.
-    #[error(transparent)]
-    Store(#[from] StoreError),
-    /// A document that this version does not accept. Not dropped in silence: sidecars keep what they have
-    /// as long as the control plane is down, and would lose it if it started without.
-    #[error("the stored policy {id} is refused by this version: {diagnostic}")]
-    Refused { id: String, diagnostic: Diagnostic },
+/// A stored document that this version does not accept: another version wrote it.
+#[derive(Clone, Debug)]
+pub(crate) struct Refused {
+    pub(crate) record: Record,
+    pub(crate) diagnostic: Diagnostic,
 }
 
 impl Policies {
@@ -85,14 +83,24 @@ impl Policies {
         store: Store,
         domain: &Arc<str>,
         registered: BTreeSet<HostName>,
-    ) -> Result<Self, LoadError> {
+    ) -> Result<Self, StoreError> {
         let (revision, records) = stored::load(&store)?;
-        let mut objects = BTreeMap::new();
+        let (mut objects, mut refused) = (BTreeMap::new(), BTreeMap::new());
         for record in records {
-            let held = held(&record)?;
-            objects.insert(held.object.key.clone(), held);
+            match held(&record) {
+                Ok(held) => drop(objects.insert(held.object.key.clone(), held)),
+                Err(diagnostic) => {
+                    let id = record.id();
+                    tracing::error!(
+                        policy = id,
+                        %diagnostic,
+                        "this version refuses a stored policy: it is not in force; replace or delete it"
+                    );
+                    refused.insert(id, Arc::new(Refused { record, diagnostic }));
+                }
+            }
         }
-        let in_force = InForce::build(revision, objects, registered, domain);
+        let in_force = InForce::build(revision, objects, refused, registered, domain);
         for remark in &in_force.remarks {
             tracing::warn!(%remark, "stored policy");
         }
@@ -135,8 +143,9 @@ impl Policies {
         let now_ms = unix_ms(SystemTime::now());
         let next = before.revision + u64::from(plan.changes());
         let objects = plan.objects(&before, next, &request.author, now_ms);
+        let refused = plan.refused(&before);
         let known = before.errors_with(&registered, &self.domain);
-        let after = InForce::build(next, objects, registered, &self.domain);
+        let after = InForce::build(next, objects, refused, registered, &self.domain);
         let mut diagnostics = after.diagnostics_for(&request.file_names(), &known);
         if diagnostics
             .iter()
@@ -175,6 +184,7 @@ impl Policies {
         let after = InForce::build(
             before.revision,
             before.objects.clone(),
+            before.refused.clone(),
             registered,
             &self.domain,
         );
@@ -191,6 +201,7 @@ impl InForce {
     fn build(
         revision: u64,
         objects: BTreeMap<ObjectKey, Held>,
+        refused: BTreeMap<String, Arc<Refused>>,
         registered: BTreeSet<HostName>,
         domain: &str,
     ) -> Self {
@@ -210,6 +221,7 @@ impl InForce {
             remarks,
             registered,
             objects,
+            refused,
         }
     }
 
@@ -218,8 +230,8 @@ impl InForce {
         let mut remarks = if self.registered == *registered {
             self.remarks.clone()
         } else {
-            let objects = self.objects.clone();
-            Self::build(self.revision, objects, registered.clone(), domain).remarks
+            let (objects, refused) = (self.objects.clone(), self.refused.clone());
+            Self::build(self.revision, objects, refused, registered.clone(), domain).remarks
         };
         remarks.retain(|remark| remark.severity == Severity::Error);
         remarks
@@ -265,15 +277,11 @@ impl InForce {
     }
 }
 
-fn held(record: &Record) -> Result<Held, LoadError> {
+fn held(record: &Record) -> Result<Held, Diagnostic> {
     let start = Position {
         file: record.file.as_str().into(),
         line: record.line,
         column: record.column,
-    };
-    let refused = |diagnostic: Diagnostic| LoadError::Refused {
-        id: record.id(),
-        diagnostic,
     };
     let nothing = || error(start.clone(), "nothing was read".to_owned());
     let objects = parse_again(
@@ -282,17 +290,19 @@ fn held(record: &Record) -> Result<Held, LoadError> {
         &record.namespace,
         &ParseLimits::default(),
     )
-    .map_err(|found| refused(found.into_iter().next().unwrap_or_else(nothing)))?;
-    let object = objects
-        .into_iter()
-        .next()
-        .ok_or_else(|| refused(nothing()))?;
+    .map_err(|found| found.into_iter().next().unwrap_or_else(nothing))?;
+    let object = objects.into_iter().next().ok_or_else(nothing)?;
     Ok(Held {
         object: Arc::new(object),
         revision: record.revision,
         author: record.author.as_str().into(),
         time_ms: record.time_ms,
     })
+}
+
+/// As [`Record::id`].
+fn id(key: &ObjectKey) -> String {
+    format!("{}/{}/{}", key.kind.as_str(), key.namespace, key.name)
 }
 
 /// A diagnostic of ours.

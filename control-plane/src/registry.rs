@@ -98,6 +98,8 @@ struct Entry {
 struct Lease {
     expires: Instant,
     registration: Registration,
+    /// The store has it as it is.
+    stored: bool,
 }
 
 impl Registry {
@@ -141,6 +143,8 @@ impl Registry {
             Some(_) => Registered::Changed,
         };
         let old_expires = old.map(|(expires, _)| expires);
+        let stored = result == Registered::Renewed
+            && entry.leases.get(&id).is_some_and(|lease| lease.stored);
         if result != Registered::Renewed {
             entry.put(&registration, &self.limits, now);
         }
@@ -149,6 +153,7 @@ impl Registry {
             Lease {
                 expires,
                 registration,
+                stored,
             },
         );
         self.requeue(&mut state, host, &id, old_expires, expires);
@@ -182,6 +187,7 @@ impl Registry {
             lease.expires = expires;
             if let Some(health) = health.filter(|health| *health != lease.registration.health) {
                 lease.registration.health = health;
+                lease.stored = false;
                 let registration = lease.registration.clone();
                 entry.put(&registration, &self.limits, now);
                 changed = true;
@@ -278,6 +284,27 @@ impl Registry {
                 .registration
                 .clone(),
         )
+    }
+
+    /// Whether the store is known to say the same. Nothing, if there is no such instance.
+    pub(crate) fn is_stored(&self, host: &HostName, id: &str) -> bool {
+        let state = self.lock();
+        let lease = state.services.get(host).and_then(|e| e.leases.get(id));
+        lease.is_none_or(|lease| lease.stored)
+    }
+
+    /// Notes that the store has the instance as it was given by [`Self::registration`].
+    pub(crate) fn stored(&self, host: &HostName, registration: &Registration) {
+        let mut state = self.lock();
+        let lease = state
+            .services
+            .get_mut(host)
+            .and_then(|entry| entry.leases.get_mut(registration.id.as_str()));
+        if let Some(lease) = lease
+            && lease.registration == *registration
+        {
+            lease.stored = true;
+        }
     }
 
     /// How long an instance is still believed.

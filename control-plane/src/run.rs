@@ -237,6 +237,7 @@ impl ControlPlane {
         let health = routes::Health {
             metrics: Arc::clone(&parts.metrics),
             ready: Arc::clone(&is_ready),
+            store: parts.registry.store.clone(),
         };
         let (router, push) = parts.router(&mut tasks)?;
         let mut listeners = JoinSet::new();
@@ -327,6 +328,9 @@ impl Parts {
         metrics
             .policy_revision
             .set(i64::try_from(revision).unwrap_or(i64::MAX));
+        metrics
+            .policies_refused
+            .set(i64::try_from(policies.in_force().refused.len()).unwrap_or(i64::MAX));
         tracing::info!(restored, revision, "store read");
         let publisher = Publisher {
             policies: Arc::clone(&policies),

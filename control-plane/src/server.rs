@@ -3,7 +3,8 @@
 //! ```text
 //! accept ─► connection limit ─► TLS (10 s) ─► caller ─► HTTP/1.1 or HTTP/2 ─► routes
 //! ```
-//! A connection ends when its client's certificate does. Resumption is off, so that every connection has been
+//! A connection ends when its client's certificate does; one without a certificate ends after [`STRANGER`],
+//! unless the operator uses it, and has few places to compete for. Resumption is off, so that every connection has been
 //! verified by today's rules ([`tls`]). What may be called by whom is the services' business.
 
 use std::{
@@ -11,7 +12,10 @@ use std::{
     io,
     net::{IpAddr, SocketAddr},
     pin::pin,
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
@@ -34,16 +38,21 @@ use tower::ServiceExt as _;
 use crate::{
     caller::{Caller, Peer},
     metrics::Metrics,
-    server::auth::Authenticator,
+    server::{auth::Authenticator, handshakes::Handshakes},
     spiffe::SpiffeId,
 };
 
 pub(crate) mod auth;
+mod handshakes;
 pub(crate) mod routes;
 pub(crate) mod tls;
 
 /// Connections of one listener.
 const MAX_CONNECTIONS: usize = 10_000;
+/// Of these, on the main port, without a client certificate: newcomers with a join token, and the operator.
+const MAX_STRANGERS: usize = MAX_CONNECTIONS / 4;
+/// A connection without a client certificate ends after this long. Its calls are short.
+const STRANGER: Duration = Duration::from_secs(120);
 /// From accept to the end of the TLS handshake, or to the first byte in plain text.
 const HANDSHAKE: Duration = Duration::from_secs(10);
 /// From one HTTP/1.1 request to the end of the next one's headers. Longer than the default heartbeat, so
@@ -103,10 +112,31 @@ enum Conn {
     Http,
 }
 
+/// Until when a connection may stay.
+#[derive(Clone, Copy, Debug)]
+enum Ends {
+    Never,
+    /// With its client's certificate.
+    Certificate(Instant),
+    /// It has none; the operator may stay.
+    Stranger(Instant),
+}
+
+/// What connections of one listener compete for.
+#[derive(Clone)]
+struct Places {
+    strangers: Arc<Semaphore>,
+    handshakes: Arc<Handshakes>,
+}
+
 impl Listener {
     /// Serves until `stop` changes; then lets connections end, for [`DRAIN`] at most.
     pub(crate) async fn serve(self, serves: Serves, mut stop: watch::Receiver<bool>) {
-        let places = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+        let all = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+        let places = Places {
+            strangers: Arc::new(Semaphore::new(MAX_STRANGERS)),
+            handshakes: Arc::default(),
+        };
         let mut connections = JoinSet::new();
         loop {
             let accepted = tokio::select! {
@@ -122,11 +152,12 @@ impl Listener {
                     continue;
                 }
             };
-            let Ok(place) = Arc::clone(&places).try_acquire_owned() else {
+            let Ok(place) = Arc::clone(&all).try_acquire_owned() else {
                 self.refused("limit");
                 continue;
             };
-            let (serves, stop, metrics, name) = (
+            let (places, serves, stop, metrics, name) = (
+                places.clone(),
                 serves.clone(),
                 stop.clone(),
                 Arc::clone(&self.metrics),
@@ -135,7 +166,7 @@ impl Listener {
             connections.spawn(async move {
                 let open = metrics.connections.with_label_values(&[name]);
                 open.inc();
-                if let Err(reason) = handle(stream, peer, serves, stop).await {
+                if let Err(reason) = handle(stream, peer, serves, &places, stop).await {
                     metrics
                         .connections_refused
                         .with_label_values(&[reason])
@@ -176,6 +207,7 @@ async fn handle(
     stream: TcpStream,
     peer: SocketAddr,
     serves: Serves,
+    places: &Places,
     stop: watch::Receiver<bool>,
 ) -> Result<(), &'static str> {
     let peer = SocketAddr::new(peer.ip().to_canonical(), peer.port());
@@ -184,6 +216,7 @@ async fn handle(
     match serves {
         Serves::Tls(tls) => {
             let begun = Instant::now();
+            let handshake = places.handshakes.begin(peer.ip()).ok_or("handshakes")?;
             let stream = match timeout(HANDSHAKE, tls.acceptor.accept(stream)).await {
                 Ok(Ok(stream)) => stream,
                 Ok(Err(error)) => {
@@ -192,6 +225,7 @@ async fn handle(
                 }
                 Err(_elapsed) => return Err("timeout"),
             };
+            drop(handshake);
             let (_, session) = stream.get_ref();
             let h2 = session.alpn_protocol() == Some(b"h2");
             let client = match session.peer_certificates().and_then(<[_]>::first) {
@@ -199,7 +233,14 @@ async fn handle(
                 // The verifier has read it already; it cannot say otherwise now.
                 Some(leaf) => Some(tls::identity(leaf).map_err(|_error| "handshake")?),
             };
-            let ends = client.as_ref().map(|client| begun + client.left());
+            let (ends, _place) = match &client {
+                Some(client) => (Ends::Certificate(begun + client.left()), None),
+                None => {
+                    let place = Arc::clone(&places.strangers).try_acquire_owned();
+                    let place = place.map_err(|_full| "strangers")?;
+                    (Ends::Stranger(begun + STRANGER), Some(place))
+                }
+            };
             let connection = Connection {
                 peer,
                 caller: Conn::Tls(client.map(|client| client.id), tls.authenticator),
@@ -219,7 +260,7 @@ async fn handle(
                 caller: Conn::Plaintext,
                 router,
             };
-            Box::pin(connection.serve(http(), stream, None, stop)).await;
+            Box::pin(connection.serve(http(), stream, Ends::Never, stop)).await;
         }
         Serves::Http(router) => {
             let connection = Connection {
@@ -227,7 +268,7 @@ async fn handle(
                 caller: Conn::Http,
                 router,
             };
-            Box::pin(connection.serve(http().http1_only(), stream, None, stop)).await;
+            Box::pin(connection.serve(http().http1_only(), stream, Ends::Never, stop)).await;
         }
     }
     Ok(())
@@ -266,16 +307,30 @@ impl Connection {
         self,
         builder: auto::Builder<TokioExecutor>,
         stream: impl AsyncRead + AsyncWrite + Unpin + 'static,
-        ends: Option<Instant>,
+        ends: Ends,
         mut stop: watch::Receiver<bool>,
     ) {
         let peer = self.peer;
-        let service = service_fn(move |request| self.clone().answer(request));
+        let operator = Arc::new(AtomicBool::new(false));
+        let service = {
+            let operator = Arc::clone(&operator);
+            service_fn(move |request| self.clone().answer(request, Arc::clone(&operator)))
+        };
         let mut connection = pin!(builder.serve_connection(TokioIo::new(stream), service));
         let ended = async {
             match ends {
-                Some(at) => tokio::time::sleep_until(at).await,
-                None => std::future::pending().await,
+                Ends::Certificate(at) => {
+                    tokio::time::sleep_until(at).await;
+                    "its client's certificate has expired"
+                }
+                Ends::Stranger(at) => {
+                    tokio::time::sleep_until(at).await;
+                    if operator.load(Ordering::Relaxed) {
+                        std::future::pending::<()>().await;
+                    }
+                    "it has no client certificate, and its time is over"
+                }
+                Ends::Never => std::future::pending().await,
             }
         };
         tokio::select! {
@@ -286,7 +341,7 @@ impl Connection {
                 return;
             }
             _ = stop.changed() => {}
-            () = ended => tracing::debug!(%peer, "the client's certificate has expired"),
+            reason = ended => tracing::debug!(%peer, reason, "connection ends"),
         }
         connection.as_mut().graceful_shutdown();
         // A stream that goes on longer is cut; its client connects again.
@@ -296,6 +351,7 @@ impl Connection {
     async fn answer(
         self,
         request: Request<Incoming>,
+        operator: Arc<AtomicBool>,
     ) -> Result<axum::response::Response, Infallible> {
         let mut request = request.map(axum::body::Body::new);
         let caller = match &self.caller {
@@ -308,6 +364,9 @@ impl Connection {
             },
             Conn::Http => None,
         };
+        if caller == Some(Caller::Operator) {
+            operator.store(true, Ordering::Relaxed);
+        }
         if let Some(caller) = caller {
             request.extensions_mut().insert(caller);
         }

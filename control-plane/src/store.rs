@@ -5,37 +5,34 @@
 //! ```
 //! Nothing is answered before it is durable. Jobs of one batch stand or fall together, because they share
 //! a transaction; a job says "no" with its value, an error means that the disk failed. Reads go past the
-//! writer: redb lets them see the last commit. This file knows no rule of policy or registration.
+//! writer: redb lets them see the last commit. After a failure of the disk redb does nothing more until the
+//! file is opened anew: the writer does that ([`writer`]). This file knows no rule of policy or registration.
 
 use std::{
     fmt,
     path::{Path, PathBuf},
     sync::Arc,
     thread,
-    time::{Instant, SystemTime, UNIX_EPOCH},
+    time::{SystemTime, UNIX_EPOCH},
 };
 
 use prometheus::Histogram;
-use redb::{
-    Database, DatabaseError, ReadableDatabase as _, ReadableTable as _, TableDefinition,
-    WriteTransaction,
-};
+use redb::{Database, DatabaseError, ReadableDatabase as _, TableDefinition, WriteTransaction};
 use tokio::sync::{mpsc, oneshot};
 
 pub(crate) mod policies;
 pub(crate) mod registrations;
 pub(crate) mod tokens;
+mod writer;
 
 /// File name inside the data directory.
 const FILE: &str = "store.redb";
 /// Jobs that wait for the writer; more wait at the sender.
 const QUEUE: usize = 1024;
-/// Jobs that share one fsync.
-const BATCH: usize = 256;
 /// Memory redb may use for pages. Its default is 1 GiB; all of a mesh's policies are a few MiB.
 const CACHE_BYTES: usize = 16 << 20;
 
-/// `format` → [`FORMAT`], `revision` → newest revision.
+/// `format` → [`FORMAT`], `revision` → newest revision, `writes` → transactions of the writer so far.
 const META: TableDefinition<'_, &str, u64> = TableDefinition::new("meta");
 /// Layout of the tables; another number is refused rather than misread.
 const FORMAT: u64 = 1;
@@ -43,7 +40,7 @@ const FORMAT: u64 = 1;
 /// Handle on the store; cheap to clone.
 #[derive(Clone)]
 pub(crate) struct Store {
-    db: Arc<Database>,
+    file: Arc<writer::File>,
     jobs: mpsc::Sender<Job>,
 }
 
@@ -51,7 +48,8 @@ pub(crate) struct Store {
 pub(crate) type Writer = thread::JoinHandle<()>;
 
 /// Runs inside the transaction; what it gives back runs after the commit or the failure.
-type Job = Box<dyn FnOnce(&WriteTransaction) -> Result<Answer, StoreError> + Send>;
+type Job =
+    Box<dyn FnOnce(Result<&WriteTransaction, StoreError>) -> Result<Answer, StoreError> + Send>;
 type Answer = Box<dyn FnOnce(Result<(), StoreError>) + Send>;
 
 /// The store could not be opened, read or written.
@@ -88,6 +86,16 @@ pub(crate) enum StoreError {
     /// A record that this version did not write.
     #[error("a record in the store cannot be read: {0}")]
     Record(Arc<serde_json::Error>),
+    /// After a failure, until it can be opened again.
+    #[error(
+        "the store cannot be used since the disk failed; it is opened again with the next change"
+    )]
+    Unusable,
+    /// What is on disk and what was answered differ.
+    #[error(
+        "a change that was answered as failed is in the store all the same; restart the control plane"
+    )]
+    Diverged,
     /// The writer has ended.
     #[error("the store is closed")]
     Closed,
@@ -106,54 +114,38 @@ impl Store {
         write_seconds: Histogram,
     ) -> Result<(Self, Writer), StoreError> {
         let path = data_dir.join(FILE);
-        let open = |error: redb::Error| StoreError::Open {
+        let open = {
+            let path = path.clone();
+            move || {
+                Database::builder()
+                    .set_cache_size(CACHE_BYTES)
+                    .create(&path)
+            }
+        };
+        Self::start(path, open, write_seconds)
+    }
+
+    fn start(
+        path: PathBuf,
+        open: impl Fn() -> Result<Database, DatabaseError> + Send + Sync + 'static,
+        write_seconds: Histogram,
+    ) -> Result<(Self, Writer), StoreError> {
+        let failed = |error: redb::Error| StoreError::Open {
             path: path.clone(),
             source: Arc::new(error),
         };
-        let db = match Database::builder()
-            .set_cache_size(CACHE_BYTES)
-            .create(&path)
-        {
-            Ok(db) => Arc::new(db),
+        let db = match open() {
+            Ok(db) => db,
             Err(DatabaseError::DatabaseAlreadyOpen) => return Err(StoreError::Locked { path }),
-            Err(error) => return Err(open(error.into())),
+            Err(error) => return Err(failed(error.into())),
         };
-        Self::prepare(&db, &path)?;
+        let (file, writer) = writer::Writing::new(&path, Box::new(open), db, write_seconds)?;
         let (jobs, queue) = mpsc::channel(QUEUE);
         let writer = thread::Builder::new()
             .name("store".to_owned())
-            .spawn({
-                let db = Arc::clone(&db);
-                move || write_all(&db, queue, &write_seconds)
-            })
-            .map_err(|error| open(error.into()))?;
-        Ok((Self { db, jobs }, writer))
-    }
-
-    /// Makes all tables, so that a reader always finds them, and checks the layout.
-    fn prepare(db: &Database, path: &Path) -> Result<(), StoreError> {
-        let txn = db.begin_write()?;
-        {
-            let mut meta = txn.open_table(META)?;
-            let found = meta.get("format")?.map(|format| format.value());
-            match found {
-                None => {
-                    meta.insert("format", FORMAT)?;
-                }
-                Some(FORMAT) => {}
-                Some(found) => {
-                    return Err(StoreError::Format {
-                        path: path.to_owned(),
-                        found,
-                    });
-                }
-            }
-            policies::open(&txn)?;
-            registrations::open(&txn)?;
-            tokens::open(&txn)?;
-        }
-        txn.commit()?;
-        Ok(())
+            .spawn(move || writer.run(queue))
+            .map_err(|error| failed(error.into()))?;
+        Ok((Self { file, jobs }, writer))
     }
 
     /// Runs `work` in the next transaction and answers when it is on disk.
@@ -185,7 +177,13 @@ impl Store {
 
     /// The last commit. Blocks on the disk.
     pub(crate) fn read(&self) -> Result<redb::ReadTransaction, StoreError> {
-        Ok(self.db.begin_read()?)
+        let db = self.file.db().ok_or(StoreError::Unusable)?;
+        Ok(db.begin_read()?)
+    }
+
+    /// Whether the last write did not leave it unusable.
+    pub(crate) fn is_usable(&self) -> bool {
+        self.file.db().is_some()
     }
 }
 
@@ -199,7 +197,7 @@ fn job<T: Send + 'static>(
     work: impl FnOnce(&WriteTransaction) -> Result<T, StoreError> + Send + 'static,
 ) -> (Job, oneshot::Receiver<Result<T, StoreError>>) {
     let (answer, wait) = oneshot::channel();
-    let job: Job = Box::new(move |txn| match work(txn) {
+    let job: Job = Box::new(move |txn| match txn.and_then(work) {
         Ok(value) => Ok(Box::new(move |committed: Result<(), StoreError>| {
             // The caller may have gone away; the work is done all the same.
             drop(answer.send(committed.map(|()| value)));
@@ -210,35 +208,6 @@ fn job<T: Send + 'static>(
         }
     });
     (job, wait)
-}
-
-fn write_all(db: &Database, mut queue: mpsc::Receiver<Job>, write_seconds: &Histogram) {
-    let mut batch = Vec::with_capacity(BATCH);
-    while queue.blocking_recv_many(&mut batch, BATCH) > 0 {
-        let begun = Instant::now();
-        let mut answers = Vec::with_capacity(batch.len());
-        let result = commit(db, batch.drain(..), &mut answers);
-        if let Err(error) = &result {
-            tracing::error!(%error, "store not written");
-        }
-        write_seconds.observe(begun.elapsed().as_secs_f64());
-        for answer in answers {
-            answer(result.clone());
-        }
-    }
-}
-
-fn commit(
-    db: &Database,
-    batch: impl Iterator<Item = Job>,
-    answers: &mut Vec<Answer>,
-) -> Result<(), StoreError> {
-    let txn = db.begin_write()?;
-    for job in batch {
-        answers.push(job(&txn)?);
-    }
-    txn.commit()?;
-    Ok(())
 }
 
 /// Milliseconds since 1970.
@@ -261,5 +230,7 @@ fn decode<T: serde::de::DeserializeOwned>(bytes: &[u8]) -> Result<T, StoreError>
     serde_json::from_slice(bytes).map_err(|error| StoreError::Record(Arc::new(error)))
 }
 
+#[cfg(test)]
+pub(crate) mod testing;
 #[cfg(test)]
 mod tests;

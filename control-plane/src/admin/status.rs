@@ -35,7 +35,7 @@ impl AdminService {
             root_not_after: Some(SystemTime::from(authority.not_after()).into()),
             services,
             clients: self.clients.status(),
-            warnings: in_force.remarks.iter().map(convert::diagnostic).collect(),
+            warnings: warnings(&in_force),
             object_counts: counts(&in_force),
         }
     }
@@ -99,6 +99,20 @@ fn declared(host: &HostName, object: &Object, entry: &ServiceEntry) -> api::Serv
         instances,
         source: object.key.to_string(),
     }
+}
+
+/// What is left out of the mesh, then what is said about the mesh.
+fn warnings(in_force: &InForce) -> Vec<api::Diagnostic> {
+    let refused = in_force.refused.iter().map(|(id, refused)| {
+        let mut diagnostic = convert::diagnostic(&refused.diagnostic);
+        diagnostic.message = format!(
+            "the stored policy {id} is not in force, because this version refuses it: {}",
+            diagnostic.message
+        );
+        diagnostic
+    });
+    let remarks = in_force.remarks.iter().map(convert::diagnostic);
+    refused.chain(remarks).collect()
 }
 
 fn counts(in_force: &InForce) -> BTreeMap<String, u64> {

@@ -5,6 +5,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
+use aws_lc_rs::digest::Digest;
 use time::OffsetDateTime;
 use tokio::time::Instant;
 use tonic::Code;
@@ -74,10 +75,12 @@ impl IdentityService {
                 id.clone()
             }
             Caller::Bearer(token) => {
+                // The cheap checks first: anybody may try.
+                let hash = self.known(&token.0).await?;
                 // Before the token is used up: a bad request must not cost it.
-                csr::public_key(csr_der)?;
+                let key = csr::public_key(csr_der)?;
                 super::checked_ttl(ttl)?;
-                self.redeem(&token.0).await?
+                self.redeem(hash, tokens::key_sha256(&key)).await?
             }
             Caller::Operator | Caller::Plaintext => {
                 return Err(Refusal::new(
@@ -111,42 +114,78 @@ impl IdentityService {
         })
     }
 
-    async fn redeem(&self, token: &str) -> Result<SpiffeId, Refusal> {
-        let refuse = |message: &str| Err(Refusal::new(Code::Unauthenticated, message));
-        let count = |event: &str| self.metrics.join_tokens.with_label_values(&[event]).inc();
+    /// The hash of a token that was made here.
+    async fn known(&self, token: &str) -> Result<Digest, Refusal> {
         let Some(secret) = tokens::secret_of(token) else {
-            count("unknown");
-            return refuse("the bearer token is not a join token");
+            return self.refuse("unknown", "the bearer token is not a join token");
         };
         let hash = tokens::hash(secret);
+        match self.look(hash, String::new()).await? {
+            Redeemed::Unknown => self.unknown(),
+            _ => Ok(hash),
+        }
+    }
+
+    /// Reads only.
+    async fn look(&self, hash: Digest, key_sha256: String) -> Result<Redeemed, Refusal> {
+        let store = self.store.clone();
         let now = unix_ms(SystemTime::now());
-        let redeemed = self
-            .store
-            .write(move |txn| stored::redeem(txn, hash.as_ref(), now))
-            .await?;
+        let look = move || stored::look(&store, hash.as_ref(), &key_sha256, now);
+        tokio::task::spawn_blocking(look)
+            .await
+            .map_err(|error| Refusal::new(Code::Internal, format!("reading the token: {error}")))?
+            .map_err(Refusal::from)
+    }
+
+    async fn redeem(&self, hash: Digest, key_sha256: String) -> Result<SpiffeId, Refusal> {
+        let mut redeemed = self.look(hash, key_sha256.clone()).await?;
+        if matches!(redeemed, Redeemed::Valid(_)) {
+            let now = unix_ms(SystemTime::now());
+            redeemed = self
+                .store
+                .write(move |txn| stored::redeem(txn, hash.as_ref(), &key_sha256, now))
+                .await?;
+        }
         match redeemed {
             Redeemed::Valid(token) => {
-                count("redeemed");
+                self.count("redeemed");
                 self.identity(&token.namespace, &token.service_account)
             }
+            Redeemed::Again(token) => {
+                let id = self.identity(&token.namespace, &token.service_account)?;
+                self.take(&id)?;
+                self.count("repeated");
+                Ok(id)
+            }
             Redeemed::Used(token) => {
-                count("reused");
                 tracing::warn!(
                     namespace = token.namespace,
                     service_account = token.service_account,
                     "join token used a second time: it may have been stolen"
                 );
-                refuse("this join token has been used; create another")
+                self.refuse("reused", "this join token has been used; create another")
             }
             Redeemed::Expired(_) => {
-                count("expired");
-                refuse("this join token has expired; create another")
+                self.refuse("expired", "this join token has expired; create another")
             }
-            Redeemed::Unknown => {
-                count("unknown");
-                refuse("this join token is not known; ask the operator for a new one")
-            }
+            Redeemed::Unknown => self.unknown(),
         }
+    }
+
+    fn unknown<T>(&self) -> Result<T, Refusal> {
+        self.refuse(
+            "unknown",
+            "this join token is not known; ask the operator for a new one",
+        )
+    }
+
+    fn refuse<T>(&self, event: &str, message: &str) -> Result<T, Refusal> {
+        self.count(event);
+        Err(Refusal::new(Code::Unauthenticated, message))
+    }
+
+    fn count(&self, event: &str) {
+        self.metrics.join_tokens.with_label_values(&[event]).inc();
     }
 
     /// Makes a token for one identity. The caller has been checked.
@@ -185,6 +224,7 @@ impl IdentityService {
             service_account: service_account.to_owned(),
             expires_ms,
             used_ms: None,
+            key_sha256: None,
         };
         let hash = tokens::hash(&secret);
         let kept = self

@@ -1,8 +1,9 @@
-//! Join tokens as text: `<secret>.<hex SHA-256 of the root>`. The secret buys one certificate of one
-//! identity; the second part lets the sidecar recognise the control plane.
+//! Join tokens as text: `<secret>.<hex SHA-256 of the root>`. The secret buys one key a certificate
+//! of one identity; the second part lets the sidecar recognise the control plane.
 
 use aws_lc_rs::{digest, rand};
 use base64::{Engine as _, prelude::BASE64_URL_SAFE_NO_PAD};
+use rcgen::{PublicKeyData as _, SubjectPublicKeyInfo};
 
 /// Length of a secret as text: 32 bytes.
 const SECRET_CHARS: usize = 43;
@@ -20,6 +21,12 @@ pub(crate) fn new_secret() -> Result<String, aws_lc_rs::error::Unspecified> {
 /// and looking it up tells nothing: who does not know the secret cannot choose its hash.
 pub(crate) fn hash(secret: &str) -> digest::Digest {
     digest::digest(&digest::SHA256, secret.as_bytes())
+}
+
+/// What a used token knows the key by that it was used for.
+pub(crate) fn key_sha256(key: &SubjectPublicKeyInfo) -> String {
+    let spki = key.subject_public_key_info();
+    super::hex(digest::digest(&digest::SHA256, &spki).as_ref())
 }
 
 /// The secret of a token, with or without the part after the dot.

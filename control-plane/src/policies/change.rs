@@ -7,7 +7,7 @@ use std::{
 
 use outrigger_policy::{Diagnostic, Object, ObjectKey, ParseLimits, Position, parse};
 
-use super::{Held, InForce, error};
+use super::{Held, InForce, Refused, error, id};
 use crate::store::policies::Record;
 
 /// Diagnostics that one call answers with.
@@ -56,6 +56,8 @@ pub(crate) struct Outcome {
 #[derive(Debug)]
 pub(super) struct Plan {
     changes: Vec<Planned>,
+    /// To be deleted, though never in force.
+    dropped: Vec<(ObjectKey, Arc<Refused>)>,
 }
 
 #[derive(Debug)]
@@ -87,14 +89,16 @@ impl Outcome {
 /// Reads the files and compares them with what is in force.
 pub(super) fn plan(before: &InForce, request: &Request) -> Result<Plan, Vec<Diagnostic>> {
     let objects = read(request)?;
-    let changes = match &request.what {
-        What::Apply => objects
-            .into_values()
-            .map(|object| compare(before, object))
-            .collect(),
-        What::Delete(keys) => delete(before, keys, &objects)?,
-    };
-    Ok(Plan { changes })
+    match &request.what {
+        What::Apply => Ok(Plan {
+            changes: objects
+                .into_values()
+                .map(|object| compare(before, object))
+                .collect(),
+            dropped: Vec::new(),
+        }),
+        What::Delete(keys) => delete(before, keys, &objects),
+    }
 }
 
 fn read(request: &Request) -> Result<BTreeMap<ObjectKey, Arc<Object>>, Vec<Diagnostic>> {
@@ -137,6 +141,7 @@ fn read(request: &Request) -> Result<BTreeMap<ObjectKey, Arc<Object>>, Vec<Diagn
 
 fn compare(before: &InForce, object: Arc<Object>) -> Planned {
     let (change, moved) = match before.objects.get(&object.key) {
+        None if before.refused.contains_key(&id(&object.key)) => (Change::Configured, false),
         None => (Change::Created, false),
         Some(held) if held.object.yaml == object.yaml => (
             Change::Unchanged,
@@ -155,7 +160,7 @@ fn delete(
     before: &InForce,
     keys: &[ObjectKey],
     objects: &BTreeMap<ObjectKey, Arc<Object>>,
-) -> Result<Vec<Planned>, Vec<Diagnostic>> {
+) -> Result<Plan, Vec<Diagnostic>> {
     let nowhere = Position {
         file: "".into(),
         line: 0,
@@ -167,8 +172,12 @@ fn delete(
         .map(|object| (&object.key, &object.position));
     let wanted: BTreeMap<&ObjectKey, &Position> = by_name.chain(by_file).collect();
     let mut errors = Vec::new();
-    let mut changes = Vec::new();
+    let (mut changes, mut dropped) = (Vec::new(), Vec::new());
     for (key, position) in wanted {
+        if let Some(refused) = before.refused.get(&id(key)) {
+            dropped.push((key.clone(), Arc::clone(refused)));
+            continue;
+        }
         match before.objects.get(key) {
             Some(held) => changes.push(Planned {
                 object: Arc::clone(&held.object),
@@ -179,7 +188,7 @@ fn delete(
         }
     }
     if errors.is_empty() {
-        Ok(changes)
+        Ok(Plan { changes, dropped })
     } else {
         Err(errors)
     }
@@ -188,9 +197,21 @@ fn delete(
 impl Plan {
     /// Whether there is a new revision.
     pub(super) fn changes(&self) -> bool {
-        self.changes
-            .iter()
-            .any(|planned| planned.change != Change::Unchanged)
+        !self.dropped.is_empty()
+            || self
+                .changes
+                .iter()
+                .any(|planned| planned.change != Change::Unchanged)
+    }
+
+    /// What would still be refused.
+    pub(super) fn refused(&self, before: &InForce) -> BTreeMap<String, Arc<Refused>> {
+        let mut refused = before.refused.clone();
+        let changed = self.changes.iter().map(|planned| &planned.object.key);
+        for key in changed.chain(self.dropped.iter().map(|(key, _)| key)) {
+            refused.remove(&id(key));
+        }
+        refused
     }
 
     /// What would be in force.
@@ -235,6 +256,13 @@ impl Plan {
         time_ms: u64,
     ) -> (Vec<Record>, Vec<Record>) {
         let (mut changed, mut moved) = (Vec::new(), Vec::new());
+        changed.extend(self.dropped.iter().map(|(_, refused)| Record {
+            revision: after.revision,
+            author: author.to_owned(),
+            time_ms,
+            deleted: true,
+            ..refused.record.clone()
+        }));
         for planned in &self.changes {
             let key = &planned.object.key;
             match planned.change {
@@ -263,18 +291,16 @@ impl Plan {
 
     pub(super) fn outcome(&self, revision: u64, mut diagnostics: Vec<Diagnostic>) -> Outcome {
         diagnostics.truncate(MAX_DIAGNOSTICS);
-        let applied = self
-            .changes
-            .iter()
-            .map(|planned| {
-                let object = &planned.object;
-                (
-                    object.key.clone(),
-                    object.api_version.clone(),
-                    planned.change,
-                )
-            })
-            .collect();
+        let dropped = self.dropped.iter().map(|(key, refused)| {
+            let api_version = refused.record.api_version.clone();
+            (key.clone(), api_version, Change::Deleted)
+        });
+        let changes = self.changes.iter().map(|planned| {
+            let object = &planned.object;
+            let api_version = object.api_version.clone();
+            (object.key.clone(), api_version, planned.change)
+        });
+        let applied = changes.chain(dropped).collect();
         Outcome {
             revision,
             applied,

@@ -284,3 +284,66 @@ fn history_names_author_and_revision() {
         [(2, true, "alice", ENTRY), (1, false, "alice", ENTRY)]
     );
 }
+
+/// Policies of which another version accepted what this one does not.
+fn after_a_downgrade(dir: &TempDir) -> Policies {
+    let policies = open(dir);
+    apply(&policies, &[("a.yaml", ENTRY), ("b.yaml", RULE)]);
+    let (_, records) = stored::load(policies.store()).unwrap();
+    let rule = records
+        .into_iter()
+        .find(|one| one.kind == "DestinationRule");
+    let record = Record {
+        yaml: RULE.replace("subsets:", "subzets:"),
+        revision: 2,
+        ..rule.unwrap()
+    };
+    let store = policies.store().clone();
+    store
+        .write_blocking(move |txn| stored::commit(txn, 2, &[record]))
+        .unwrap();
+    Policies::load(store, &"cluster.local".into(), BTreeSet::new()).unwrap()
+}
+
+#[test]
+fn a_stored_document_that_is_refused_is_kept_and_left_out() {
+    let dir = tempfile::tempdir().unwrap();
+    let in_force = after_a_downgrade(&dir).in_force();
+    assert_eq!(in_force.objects.len(), 1);
+    let refused = &in_force.refused["DestinationRule/default/reviews"];
+    assert!(refused.record.yaml.contains("subzets"));
+    assert!(refused.diagnostic.to_string().starts_with("b.yaml:"));
+}
+
+#[test]
+fn a_refused_document_can_be_replaced() {
+    let dir = tempfile::tempdir().unwrap();
+    let policies = after_a_downgrade(&dir);
+    let outcome = apply(&policies, &[("b.yaml", RULE)]);
+    assert_eq!(
+        (outcome.revision, changes(&outcome)),
+        (3, vec![Change::Configured])
+    );
+    let in_force = policies.in_force();
+    assert_eq!((in_force.objects.len(), in_force.refused.len()), (2, 0));
+}
+
+#[test]
+fn a_refused_document_can_be_deleted() {
+    let dir = tempfile::tempdir().unwrap();
+    let policies = after_a_downgrade(&dir);
+    // Other changes leave it where it is.
+    call(
+        &policies,
+        &request(What::Delete(vec![key(Kind::ServiceEntry)]), &[]),
+    );
+    assert_eq!(policies.in_force().refused.len(), 1);
+    let rule = key(Kind::DestinationRule);
+    let outcome = call(&policies, &request(What::Delete(vec![rule]), &[]));
+    assert_eq!(
+        (outcome.revision, changes(&outcome)),
+        (4, vec![Change::Deleted])
+    );
+    assert!(policies.in_force().refused.is_empty());
+    assert_eq!(stored::load(policies.store()).unwrap(), (4, vec![]));
+}

@@ -71,6 +71,9 @@ impl RegistryService {
             .set(i64::try_from(self.registry.leases()).unwrap_or(i64::MAX));
         if result != Registered::Renewed {
             tracing::debug!(host = %name.host, %id, label, "instance registered");
+        }
+        // Also if an earlier call was cut off or could not write.
+        if !self.registry.is_stored(&name.host, &id) {
             self.persist(vec![(name.host.clone(), id.as_str().into())])
                 .await?;
         }
@@ -104,7 +107,7 @@ impl RegistryService {
             .registry
             .heartbeat(&name.host, id, health, Instant::now())?;
         self.metrics.heartbeats.inc();
-        if changed {
+        if changed || !self.registry.is_stored(&name.host, id) {
             self.persist(vec![(name.host, id.as_str().into())]).await?;
         }
         Ok(api::HeartbeatResponse {
@@ -128,14 +131,19 @@ impl RegistryService {
     ) -> Result<api::DeregisterResponse, Refusal> {
         let (name, _) = self.may(caller, &request.service, &request.namespace)?;
         validate::check_id(&request.instance_id)?;
-        self.registry
-            .deregister(&name.host, &request.instance_id, Instant::now())?;
-        self.metrics.deregistrations.inc();
+        let gone = self
+            .registry
+            .deregister(&name.host, &request.instance_id, Instant::now());
+        if gone.is_ok() {
+            self.metrics.deregistrations.inc();
+        }
         self.metrics
             .leases
             .set(i64::try_from(self.registry.leases()).unwrap_or(i64::MAX));
+        // Also if there is none: an earlier call may have been cut off or could not write.
         self.persist(vec![(name.host, request.instance_id.into())])
             .await?;
+        gone?;
         Ok(api::DeregisterResponse {})
     }
 
@@ -219,21 +227,32 @@ impl RegistryService {
     }
 
     /// Makes the store say what the registry says *when the write runs*, so that two calls about one
-    /// instance cannot be stored in the wrong order.
+    /// instance cannot be stored in the wrong order. Goes on if its caller goes away.
     async fn persist(&self, instances: Vec<(HostName, Arc<str>)>) -> Result<(), StoreError> {
         let registry = Arc::clone(&self.registry);
         // Without the domain: a change of that setting must not leave rows behind.
         let suffix = format!(".svc.{}", self.domain);
-        self.store
-            .write(move |txn| {
-                for (host, id) in &instances {
-                    let registration = registry.registration(host, id);
-                    let name = host.as_str().trim_end_matches(suffix.as_str());
-                    registrations::put(txn, name, id, registration.as_ref())?;
+        let store = self.store.clone();
+        let written = tokio::spawn(async move {
+            let written = store.write({
+                let registry = Arc::clone(&registry);
+                move |txn| {
+                    let mut written = Vec::new();
+                    for (host, id) in instances {
+                        let registration = registry.registration(&host, &id);
+                        let name = host.as_str().trim_end_matches(suffix.as_str());
+                        registrations::put(txn, name, &id, registration.as_ref())?;
+                        written.extend(registration.map(|registration| (host, registration)));
+                    }
+                    Ok(written)
                 }
-                Ok(())
-            })
-            .await
+            });
+            for (host, registration) in written.await? {
+                registry.stored(&host, &registration);
+            }
+            Ok(())
+        });
+        written.await.unwrap_or(Err(StoreError::Closed))
     }
 
     fn count<T>(&self, result: Result<T, Refusal>) -> Result<T, Refusal> {
@@ -263,8 +282,11 @@ pub(crate) fn restore(
     for registration in registrations::load::<Registration>(store)? {
         let host = HostName::canonical(&registration.service, &registration.namespace, domain);
         // Its own lease, in full: nobody could renew it while nobody was here.
-        match registry.register(&host, registration, now) {
-            Ok(_) => restored += 1,
+        match registry.register(&host, registration.clone(), now) {
+            Ok(_) => {
+                registry.stored(&host, &registration);
+                restored += 1;
+            }
             Err(refusal) => {
                 tracing::warn!(%host, message = refusal.message, "stored instance not restored");
             }

@@ -31,10 +31,13 @@ use crate::{
     metrics::Metrics,
     refusal::Refusal,
     registry::{json, service::RegistryService},
+    store::Store,
 };
 
 /// Largest message of the registry and the authority; their own limits are below it.
 const MAX_MESSAGE_BYTES: usize = 64 * 1024;
+/// How long a store that failed may take to open again before the answer is that it is not ready.
+const STORE_PATIENCE: Duration = Duration::from_secs(1);
 /// Longest answer, except of streams.
 const DEADLINE: Duration = Duration::from_secs(60);
 
@@ -121,6 +124,7 @@ pub(crate) struct Health {
     pub(crate) metrics: Arc<Metrics>,
     /// True from the ready line to the signal that ends the process.
     pub(crate) ready: Arc<AtomicBool>,
+    pub(crate) store: Store,
 }
 
 /// The routes of the metrics port.
@@ -147,6 +151,16 @@ async fn metrics(State(health): State<Health>) -> Response {
 }
 
 async fn readyz(State(health): State<Health>) -> (StatusCode, &'static str) {
+    if !health.store.is_usable() {
+        // The next change opens the store again; this one changes nothing.
+        let again = tokio::time::timeout(STORE_PATIENCE, health.store.write(|_| Ok(())));
+        if !matches!(again.await, Ok(Ok(()))) {
+            return (
+                StatusCode::SERVICE_UNAVAILABLE,
+                "the store cannot be written\n",
+            );
+        }
+    }
     if health.ready.load(Ordering::Relaxed) {
         (StatusCode::OK, "ready\n")
     } else {

@@ -2,13 +2,16 @@
 //!
 //! ```text
 //! unused ──redeem──► used ──(24 h)──► forgotten
+//!    │                  └─^ redeem with the same key, until expiry
 //!    └────(expiry + 24 h)────────────────^
 //! ```
+//! A used token still serves the key that used it, because the answer may have been lost: whoever has that key
+//! is whoever was answered.
 
 use redb::{ReadableTable as _, ReadableTableMetadata as _, TableDefinition, WriteTransaction};
 use serde::{Deserialize, Serialize};
 
-use super::{StoreError, decode, encode};
+use super::{Store, StoreError, decode, encode};
 
 /// SHA-256 of the secret → record.
 const TOKENS: TableDefinition<'_, &[u8], &[u8]> = TableDefinition::new("tokens");
@@ -25,6 +28,9 @@ pub(crate) struct Token {
     pub(crate) service_account: String,
     pub(crate) expires_ms: u64,
     pub(crate) used_ms: Option<u64>,
+    /// Hex SHA-256 of the public key (SPKI) that it was used for.
+    #[serde(default)]
+    pub(crate) key_sha256: Option<String>,
 }
 
 /// What came of showing a token.
@@ -32,7 +38,9 @@ pub(crate) struct Token {
 pub(crate) enum Redeemed {
     /// First use; now it is used.
     Valid(Token),
-    /// Somebody was here before.
+    /// Used before, by the same key.
+    Again(Token),
+    /// Somebody else was here before, or it was too long ago.
     Used(Token),
     /// Too late.
     Expired(Token),
@@ -72,25 +80,51 @@ pub(crate) fn create(
     Ok(true)
 }
 
+/// What [`redeem`] would say. Blocks on the disk.
+pub(crate) fn look(
+    store: &Store,
+    hash: &[u8],
+    key_sha256: &str,
+    now_ms: u64,
+) -> Result<Redeemed, StoreError> {
+    let txn = store.read()?;
+    let table = txn.open_table(TOKENS)?;
+    judge(table.get(hash)?, key_sha256, now_ms)
+}
+
 /// Uses a token up, if it can be used.
 pub(crate) fn redeem(
     txn: &WriteTransaction,
     hash: &[u8],
+    key_sha256: &str,
     now_ms: u64,
 ) -> Result<Redeemed, StoreError> {
     let mut table = txn.open_table(TOKENS)?;
-    let found = table.get(hash)?.map(|bytes| bytes.value().to_owned());
+    let mut redeemed = judge(table.get(hash)?, key_sha256, now_ms)?;
+    if let Redeemed::Valid(token) = &mut redeemed {
+        token.used_ms = Some(now_ms);
+        token.key_sha256 = Some(key_sha256.to_owned());
+        table.insert(hash, encode(token)?.as_slice())?;
+    }
+    Ok(redeemed)
+}
+
+fn judge(
+    found: Option<redb::AccessGuard<'_, &'static [u8]>>,
+    key_sha256: &str,
+    now_ms: u64,
+) -> Result<Redeemed, StoreError> {
     let Some(found) = found else {
         return Ok(Redeemed::Unknown);
     };
-    let mut token: Token = decode(&found)?;
-    if token.used_ms.is_some() {
-        return Ok(Redeemed::Used(token));
-    }
-    if token.expires_ms <= now_ms {
-        return Ok(Redeemed::Expired(token));
-    }
-    token.used_ms = Some(now_ms);
-    table.insert(hash, encode(&token)?.as_slice())?;
-    Ok(Redeemed::Valid(token))
+    let token: Token = decode(found.value())?;
+    let late = token.expires_ms <= now_ms;
+    Ok(match &token.used_ms {
+        Some(_) if !late && token.key_sha256.as_deref() == Some(key_sha256) => {
+            Redeemed::Again(token)
+        }
+        Some(_) => Redeemed::Used(token),
+        None if late => Redeemed::Expired(token),
+        None => Redeemed::Valid(token),
+    })
 }

@@ -31,7 +31,7 @@ use super::{
     metrics::{XdsMetrics, label},
     sotw,
     stream::{Protocol, Refusal, StreamState},
-    subscription::{Answer, Verdict},
+    subscription::{Answer, MAX_NAME_BYTES, Verdict},
 };
 use crate::{
     caller::{Caller, Peer},
@@ -47,6 +47,10 @@ use crate::{
 const STUCK: Duration = Duration::from_secs(30);
 /// Time for the first request, without which nothing is known of the client.
 const FIRST_REQUEST: Duration = Duration::from_secs(30);
+/// Labels of a node.
+const MAX_LABELS: usize = 256;
+/// Keys and values of a node's labels.
+const MAX_LABEL_BYTES: usize = 16 * 1024;
 /// Responses between the stream's task and its connection: one outstanding a type, and as many again.
 const QUEUE: usize = 10;
 
@@ -244,7 +248,7 @@ impl Session {
         sender: &Sender<W>,
     ) -> Result<(), Status> {
         let mut pushed = self.xds.pushed.clone();
-        stream.look(&pushed.borrow_and_update());
+        stream.look(&latest(&mut pushed));
         self.read::<W>(stream, first)?;
         loop {
             let now = Instant::now();
@@ -282,7 +286,7 @@ impl Session {
                     }
                 },
                 changed = pushed.changed() => match changed {
-                    Ok(()) => stream.look(&pushed.borrow_and_update()),
+                    Ok(()) => stream.look(&latest(&mut pushed)),
                     Err(_stopping) => return Err(Status::unavailable("the control plane is stopping")),
                 },
                 () = wait => {}
@@ -292,6 +296,12 @@ impl Session {
 
     fn read<W: Wire>(&self, stream: &mut Stream, mut request: W::Request) -> Result<(), Status> {
         let type_url = W::type_url(&mut request);
+        if type_url.len() > MAX_NAME_BYTES {
+            return Err(Status::invalid_argument(format!(
+                "type_url has {} bytes; at most {MAX_NAME_BYTES}",
+                type_url.len()
+            )));
+        }
         if let Some(only) = self.only {
             if type_url.is_empty() {
                 only.url().clone_into(type_url);
@@ -323,7 +333,34 @@ impl Session {
         let node = node.ok_or_else(|| {
             Status::invalid_argument("the first request of a stream has to carry a node")
         })?;
+        if node.id.len() > MAX_NAME_BYTES {
+            return Err(Status::invalid_argument(format!(
+                "node.id has {} bytes; at most {MAX_NAME_BYTES}",
+                node.id.len()
+            )));
+        }
         let node = NodeInfo::parse(node).map_err(Status::invalid_argument)?;
+        let names = [Some(&node.namespace), node.service_account.as_ref()];
+        if names
+            .into_iter()
+            .flatten()
+            .any(|name| name.len() > MAX_NAME_BYTES)
+        {
+            return Err(Status::invalid_argument(format!(
+                "node.metadata: NAMESPACE and SERVICE_ACCOUNT have at most {MAX_NAME_BYTES} bytes"
+            )));
+        }
+        // Foreign clients bring the labels of their platform, whose keys are not ours to judge.
+        let labels = node
+            .labels
+            .iter()
+            .map(|(key, value)| key.len() + value.len());
+        if node.labels.len() > MAX_LABELS || labels.sum::<usize>() > MAX_LABEL_BYTES {
+            return Err(Status::invalid_argument(format!(
+                "node.metadata.LABELS has {} labels; at most {MAX_LABELS}, of {MAX_LABEL_BYTES} bytes together",
+                node.labels.len()
+            )));
+        }
         if let Some(identity) = &self.identity {
             let account = node.service_account.as_deref();
             if node.namespace != identity.namespace()
@@ -371,6 +408,11 @@ impl Session {
             _open: Open(open),
         }
     }
+}
+
+/// Does not keep the channel locked: looking at it may take a while.
+fn latest(pushed: &mut watch::Receiver<Arc<Pushed>>) -> Arc<Pushed> {
+    Arc::clone(&pushed.borrow_and_update())
 }
 
 /// One open stream.

@@ -6,7 +6,9 @@
 //!   break:   all             removals
 //! ```
 //! So a route never leads to a cluster that the client has not got, and nothing is taken away that is still in
-//! use. A step with nothing to send takes no time: new endpoints or weights alone go out at once.
+//! use. A step with nothing to send takes no time: new endpoints or weights alone go out at once. The second
+//! counts from the last answer that the step sent; what cannot be sent yet, because an earlier answer of its type
+//! is outstanding, is waited for until that one's patience ends.
 //! Pure: the caller passes `now`, sends what [`StreamState::poll`] gives, and comes back at `deadline`.
 
 use std::{
@@ -17,11 +19,15 @@ use std::{
 
 use outrigger_proto::envoy::service::discovery::v3::{DeltaDiscoveryRequest, DiscoveryRequest};
 
-use super::subscription::{Answer, MAX_NAMES, Stage, Subscription, Verdict};
+use super::subscription::{
+    ACK_PATIENCE, Answer, MAX_NAME_BYTES, MAX_NAMES, MAX_NAMES_BYTES, Stage, Subscription, Verdict,
+};
 use crate::snapshot::{ResourceType, Snapshot};
 
 /// How long a step waits for its ACKs. Envoy acknowledges clusters when they are warm, which may take long.
 const STEP_LIMIT: Duration = Duration::from_secs(1);
+/// How long a step holds the next one in all, if it always has something new to send.
+const GATE_LIMIT: Duration = ACK_PATIENCE.saturating_add(STEP_LIMIT);
 /// Types that are not served but asked for all the same (RTDS, ECDS, NDS, ...): tolerated, up to this many.
 const MAX_UNKNOWN_TYPES: usize = 16;
 
@@ -38,8 +44,13 @@ pub(crate) enum Protocol {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum Refusal {
     /// More names than any mesh has.
-    #[error("more than {MAX_NAMES} resource names of one type on one stream")]
+    #[error(
+        "more than {MAX_NAMES} resource names of one type on one stream, or {MAX_NAMES_BYTES} bytes of them"
+    )]
     TooManyNames,
+    /// A name that no resource has.
+    #[error("a resource name or version has {0} bytes; at most {MAX_NAME_BYTES}")]
+    LongName(usize),
     /// A client that makes up types.
     #[error("more than {MAX_UNKNOWN_TYPES} types that are not served here on one stream")]
     TooManyTypes,
@@ -62,22 +73,57 @@ pub(crate) struct StreamState {
 /// The waiting of one step.
 #[derive(Debug, Default)]
 struct Gate {
-    closed_since: Option<Instant>,
+    busy: Option<Busy>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Busy {
+    /// The last answer that the step sent.
+    sent: Instant,
+    /// Since then the next step has not been let through.
+    since: Instant,
+    holds: bool,
+}
+
+/// How far a step has got.
+#[derive(Clone, Copy, Debug)]
+struct Progress {
+    /// Something was sent just now.
+    sent: bool,
+    /// Something sent has not been answered.
+    unanswered: bool,
+    /// Something could not be sent yet.
+    queued: bool,
 }
 
 impl Gate {
-    /// Whether to wait longer for what is `busy`.
-    fn holds(&mut self, busy: bool, now: Instant) -> bool {
-        if !busy {
-            self.closed_since = None;
+    /// Whether the next step has to wait longer.
+    fn holds(&mut self, step: Progress, now: Instant) -> bool {
+        if !step.unanswered && !step.queued {
+            self.busy = None;
             return false;
         }
-        let since = *self.closed_since.get_or_insert(now);
-        now.saturating_duration_since(since) < STEP_LIMIT
+        let mut busy = self.busy.unwrap_or(Busy {
+            sent: now,
+            since: now,
+            holds: false,
+        });
+        if step.sent {
+            busy.sent = now;
+        }
+        let waits = step.queued || now.saturating_duration_since(busy.sent) < STEP_LIMIT;
+        busy.holds = waits && now.saturating_duration_since(busy.since) < GATE_LIMIT;
+        if !busy.holds {
+            busy.since = now;
+        }
+        self.busy = Some(busy);
+        busy.holds
     }
 
-    fn opens(&self) -> Option<Instant> {
-        self.closed_since.map(|since| since + STEP_LIMIT)
+    fn opens(&self) -> impl Iterator<Item = Instant> {
+        let busy = self.busy.filter(|busy| busy.holds);
+        busy.into_iter()
+            .flat_map(|busy| [busy.sent + STEP_LIMIT, busy.since + GATE_LIMIT])
     }
 }
 
@@ -107,6 +153,10 @@ impl StreamState {
         request: &DeltaDiscoveryRequest,
         now: Instant,
     ) -> Result<Option<Verdict>, Refusal> {
+        let held = request.initial_resource_versions.iter();
+        let held = held.flat_map(|(name, version)| [name, version]);
+        let names = request.resource_names_subscribe.iter();
+        check_lengths(names.chain(held))?;
         let subscription = self.subscription(&request.type_url)?;
         let verdict = subscription.delta_request(request, now);
         self.check(&request.type_url, verdict)
@@ -118,6 +168,7 @@ impl StreamState {
         request: &DiscoveryRequest,
         now: Instant,
     ) -> Result<Option<Verdict>, Refusal> {
+        check_lengths(request.resource_names.iter())?;
         let subscription = self.subscription(&request.type_url)?;
         let verdict = subscription.sotw_request(request, now);
         self.check(&request.type_url, verdict)
@@ -142,7 +193,7 @@ impl StreamState {
             // Endpoints of clusters that were refused will not be asked for.
             self.owed.clear();
         }
-        if self.subscription(type_url)?.names.len() > MAX_NAMES {
+        if self.subscription(type_url)?.is_too_large() {
             return Err(Refusal::TooManyNames);
         }
         Ok(verdict)
@@ -178,6 +229,8 @@ impl StreamState {
         self.send(&[Cluster], Stage::Updates, &snapshot, now, &mut out);
         self.owe(&out, &snapshot);
         self.pay(&snapshot);
+        let awaited = self.served.get(&Endpoint);
+        let awaited = awaited.map(|one| one.forced().clone()).unwrap_or_default();
         self.send(
             &[Endpoint, Secret],
             Stage::Updates,
@@ -185,13 +238,21 @@ impl StreamState {
             now,
             &mut out,
         );
-        let busy = self.waits(&[Cluster, Endpoint]) || !self.owed.is_empty();
-        let held = self.make.holds(busy, now);
-        if !held {
+        let make = Progress {
+            sent: brings(&out, Cluster, |_| true)
+                || brings(&out, Endpoint, |name| awaited.contains(name)),
+            unanswered: self.waits(&[Cluster, Endpoint]) || !self.owed.is_empty(),
+            queued: self.queues(Cluster, &snapshot, now) || self.queues(Endpoint, &snapshot, now),
+        };
+        if !self.make.holds(make, now) {
             self.owed.clear();
             self.send(&[Listener, Route], Stage::Updates, &snapshot, now, &mut out);
-            let busy = self.waits(&[Listener, Route]);
-            if !self.switch.holds(busy, now) {
+            let switch = Progress {
+                sent: brings(&out, Listener, |_| true) || brings(&out, Route, |_| true),
+                unanswered: self.waits(&[Listener, Route]),
+                queued: self.queues(Listener, &snapshot, now) || self.queues(Route, &snapshot, now),
+            };
+            if !self.switch.holds(switch, now) {
                 let order = [Listener, Route, Cluster, Endpoint, Secret];
                 self.send(&order, Stage::Removals, &snapshot, now, &mut out);
             }
@@ -202,9 +263,7 @@ impl StreamState {
 
     /// When [`Self::poll`] may have something to give without a request or a change.
     pub(crate) fn deadline(&self, now: Instant) -> Option<Instant> {
-        let gates = [self.make.opens(), self.switch.opens()]
-            .into_iter()
-            .flatten();
+        let gates = self.make.opens().chain(self.switch.opens());
         let all = self.served.values().chain(self.unknown.values());
         let ends = gates.chain(all.filter_map(Subscription::patience_ends));
         // What lies behind has had its poll.
@@ -266,6 +325,31 @@ impl StreamState {
         let of = |kind| self.served.get(kind);
         kinds.iter().filter_map(of).any(Subscription::is_waiting)
     }
+
+    /// Whether something new of the type is to be sent and cannot be yet. New endpoints of a cluster that the
+    /// client has do not count: only those that a cluster waits for.
+    fn queues(&self, kind: ResourceType, snapshot: &Snapshot, now: Instant) -> bool {
+        let forced = kind == ResourceType::Endpoint;
+        self.served
+            .get(&kind)
+            .is_some_and(|one| one.is_queueing(snapshot.of(kind), forced, now))
+    }
+}
+
+fn check_lengths<'a>(mut names: impl Iterator<Item = &'a String>) -> Result<(), Refusal> {
+    match names.find(|name| name.len() > MAX_NAME_BYTES) {
+        Some(long) => Err(Refusal::LongName(long.len())),
+        None => Ok(()),
+    }
+}
+
+/// Whether one of `answers` sets one of these resources.
+fn brings(answers: &[Answer], kind: ResourceType, which: impl Fn(&str) -> bool) -> bool {
+    answers
+        .iter()
+        .filter(|answer| &*answer.type_url == kind.url())
+        .flat_map(|answer| &answer.resources)
+        .any(|resource| which(&resource.name))
 }
 
 #[cfg(test)]

@@ -21,11 +21,17 @@ use crate::snapshot::{ResourceBytes, ResourceType, Resources, Seen};
 
 /// Names that one client may subscribe to, of one type. Far above any mesh of today; a client past it is broken.
 pub(crate) const MAX_NAMES: usize = 100_000;
+/// One name, version or type URL.
+pub(crate) const MAX_NAME_BYTES: usize = 1024;
+/// Names that one client asks for or holds of one type, on average: [`MAX_NAMES`] usual ones have half of it.
+pub(crate) const MAX_NAMES_BYTES: usize = 16 * 1024 * 1024;
+/// What a client says about an answer that it refuses is cut to this length.
+const MAX_NACK_BYTES: usize = 4096;
 /// gRPC clients refuse a message of more than 4 MiB and end the stream, for ever. The rest is for framing.
 pub(crate) const MAX_ANSWER_BYTES: usize = 4 * 1024 * 1024 - 64 * 1024;
 /// An answer that nobody acknowledges blocks its type for this long, then the latest state is sent anyway.
 /// Longer than Envoy's 15 s wait for missing resources, which can hold back an ACK.
-const ACK_PATIENCE: Duration = Duration::from_secs(30);
+pub(super) const ACK_PATIENCE: Duration = Duration::from_secs(30);
 
 /// What may be sent now. Removals wait until everything new is in use.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -148,6 +154,15 @@ impl Subscription {
             .is_some_and(|outstanding| outstanding.brings)
     }
 
+    /// Whether something new (`forced`: of what has to be answered) waits behind an unacknowledged answer.
+    pub(crate) fn is_queueing(&self, resources: &Resources, forced: bool, now: Instant) -> bool {
+        let queue = if forced { &self.forced } else { &self.dirty };
+        !self.is_free(now)
+            && queue
+                .iter()
+                .any(|name| matches!(self.work(name, Some(resources)), Work::Send(_)))
+    }
+
     /// Whether nothing is to be sent and nothing to be answered.
     pub(crate) fn is_settled(&self) -> bool {
         self.outstanding.is_none() && self.dirty.is_empty() && !self.owes_answer
@@ -167,6 +182,19 @@ impl Subscription {
             .count()
     }
 
+    /// Whether the client has named more than any client needs.
+    pub(crate) fn is_too_large(&self) -> bool {
+        let most = self.names.len().max(self.known.len());
+        let names = self.names.iter().map(|name| name.len());
+        let known = self.known.iter().map(|(name, known)| match known {
+            Known::Held { version, .. } => name.len() + version.len(),
+            Known::Absent => name.len(),
+        });
+        // Bytes are not worth counting below that.
+        let large = most > MAX_NAMES_BYTES / MAX_NAME_BYTES / 4;
+        most > MAX_NAMES || large && names.chain(known).sum::<usize>() > 2 * MAX_NAMES_BYTES
+    }
+
     /// Whether the client asked for this very name.
     pub(crate) fn is_named(&self, name: &str) -> bool {
         self.names.contains(name)
@@ -175,6 +203,11 @@ impl Subscription {
     /// Whether the client asked for everything.
     pub(crate) fn is_wildcard(&self) -> bool {
         self.wildcard
+    }
+
+    /// Names that are answered next even if the client holds them.
+    pub(crate) const fn forced(&self) -> &BTreeSet<Arc<str>> {
+        &self.forced
     }
 
     /// Has `name` answered even if the client holds it.
@@ -325,7 +358,10 @@ impl Subscription {
         Some(match error {
             Some(words) => Verdict::Nack {
                 nonce,
-                words: words.to_owned(),
+                words: words
+                    .get(..words.floor_char_boundary(MAX_NACK_BYTES))
+                    .unwrap_or_default()
+                    .to_owned(),
             },
             None => Verdict::Ack {
                 nonce,

@@ -6,6 +6,10 @@ use crate::registry::Limits;
 fn service(dir: &tempfile::TempDir) -> RegistryService {
     let metrics = Arc::new(Metrics::new().unwrap());
     let (store, _writer) = Store::open(dir.path(), metrics.store_write_seconds.clone()).unwrap();
+    service_on(store, metrics)
+}
+
+fn service_on(store: Store, metrics: Arc<Metrics>) -> RegistryService {
     RegistryService {
         registry: Arc::new(Registry::new(Limits::default())),
         store,
@@ -145,4 +149,53 @@ async fn heartbeats_are_asked_for_at_a_third_of_a_short_lease() {
             .unwrap();
         assert_eq!(answer.heartbeat_interval.unwrap().seconds, seconds);
     }
+}
+
+fn deregistration(id: &str) -> api::DeregisterRequest {
+    api::DeregisterRequest {
+        service: "reviews".into(),
+        instance_id: id.into(),
+        ..Default::default()
+    }
+}
+
+#[tokio::test]
+async fn what_could_not_be_written_is_written_when_it_is_tried_again() {
+    let disk = crate::store::testing::Disk::default();
+    let service = service_on(disk.open(), Arc::new(Metrics::new().unwrap()));
+    let try_register = || service.register(&Caller::Operator, None, reviews("a"));
+    let try_deregister = || service.deregister(&Caller::Operator, deregistration("a"));
+
+    disk.fill(true);
+    for _ in 0..2 {
+        try_register().await.unwrap_err();
+    }
+    disk.fill(false);
+    try_register().await.unwrap();
+    assert_eq!(stored(&service), ["a"]);
+
+    disk.fill(true);
+    try_deregister().await.unwrap_err();
+    disk.fill(false);
+    let gone = try_deregister().await.unwrap_err();
+    assert_eq!(gone.code, tonic::Code::NotFound);
+    assert_eq!(stored(&service).len(), 0);
+}
+
+#[tokio::test]
+async fn a_call_that_is_cut_off_is_written_all_the_same() {
+    let dir = tempfile::tempdir().unwrap();
+    let service = service(&dir);
+    let mut call = Box::pin(service.register(&Caller::Operator, None, reviews("a")));
+    // Once: far enough to change what is held.
+    assert!(is_pending(call.as_mut()).await);
+    drop(call);
+    while stored(&service).is_empty() {
+        tokio::task::yield_now().await;
+    }
+}
+
+/// Polls once; whether there is more to do.
+async fn is_pending<F: Future>(mut future: std::pin::Pin<&mut F>) -> bool {
+    std::future::poll_fn(|cx| std::task::Poll::Ready(future.as_mut().poll(cx).is_pending())).await
 }

@@ -297,7 +297,34 @@ async fn a_workload_is_served_as_itself_only() {
         let status = server.refusal(Some(node(namespace, account))).await;
         assert_eq!(status.code(), Code::PermissionDenied, "{status}");
     }
-    server.delta().await.subscribe(Cluster, &["*"]).await;
+    let mut client = server.delta().await;
+    client.subscribe(Cluster, &["*"]).await;
+    assert_eq!(client.next().await, (Cluster, vec![REVIEWS.to_owned()]));
+}
+
+#[tokio::test]
+async fn a_node_with_endless_text_is_refused() {
+    let server = Server::start(&reviews(), Caller::Operator).await;
+    let long = Node {
+        id: "x".repeat(1025),
+        ..node("default", "frontend")
+    };
+    let status = server.refusal(Some(long)).await;
+    assert_eq!(status.code(), Code::InvalidArgument);
+    assert!(status.message().contains("1025 bytes"), "{status}");
+
+    let mut labelled = node("default", "frontend");
+    let labels = (0..257).map(|n| (n.to_string(), Value::from("v")));
+    let labels = Value {
+        kind: Some(Kind::StructValue(Struct {
+            fields: labels.collect(),
+        })),
+    };
+    let metadata = labelled.metadata.as_mut().unwrap();
+    metadata.fields.insert("LABELS".into(), labels);
+    let status = server.refusal(Some(labelled)).await;
+    assert_eq!(status.code(), Code::InvalidArgument);
+    assert!(status.message().contains("257 labels"), "{status}");
 }
 
 #[tokio::test]

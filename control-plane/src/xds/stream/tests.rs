@@ -1,8 +1,11 @@
 use std::time::Duration;
 
 use super::{
-    super::testing::{Conversation, brief, reconnect},
-    Protocol,
+    super::{
+        subscription::Verdict,
+        testing::{Conversation, brief, reconnect, subscribe},
+    },
+    Protocol, Refusal,
 };
 use crate::snapshot::ResourceType::{self, Cluster, Endpoint, Listener, Route};
 
@@ -106,6 +109,129 @@ fn an_ack_that_does_not_come_holds_the_routes_for_a_second_only() {
     assert_eq!(brief(&it.wait(Duration::from_millis(1))), ["RDS +r"]);
     assert_eq!(brief(&it.wait(Duration::from_secs(1))), ["LDS -l"]);
     assert_eq!(it.deadline(), None);
+}
+
+#[test]
+fn a_new_cluster_behind_an_ack_that_does_not_come_goes_before_its_routes() {
+    let mut it = settled();
+    let slow = it.change(|mesh| {
+        mesh.set(Cluster, "old", "2");
+        mesh.set(Endpoint, "old", "2");
+    });
+    assert_eq!(brief(&slow), ["CDS +old", "EDS +old"]);
+    assert_eq!(brief(&it.wait(Duration::from_secs(2))), NOTHING);
+    let queued = it.change(|mesh| {
+        mesh.set(Cluster, "new", "1");
+        mesh.set(Endpoint, "new", "1");
+        mesh.set(Route, "r", "to new");
+    });
+    assert_eq!(brief(&queued), NOTHING);
+    assert_eq!(brief(&it.wait(Duration::from_secs(2))), NOTHING);
+    let make = it.ack(&slow[0]);
+    assert_eq!(brief(&make), ["CDS +new"]);
+    assert_eq!(brief(&it.subscribe(Endpoint, &["new"])), NOTHING);
+    assert_eq!(brief(&it.ack(&make[0])), NOTHING);
+    assert_eq!(
+        brief(&it.wait(Duration::from_secs(2))),
+        NOTHING,
+        "the endpoints are not sent yet"
+    );
+    let endpoints = it.ack(&slow[1]);
+    assert_eq!(brief(&endpoints), ["EDS +new"]);
+    assert_eq!(brief(&it.ack(&endpoints[0])), ["RDS +r"]);
+}
+
+#[test]
+fn a_new_cluster_goes_before_its_routes_while_endpoints_change_all_the_time() {
+    let mut it = settled();
+    let mut answers = it.change(|mesh| mesh.set(Endpoint, "old", "2"));
+    for content in ["3", "4", "5"] {
+        it.skip(|mesh| mesh.set(Endpoint, "old", content));
+        assert_eq!(brief(&it.wait(Duration::from_millis(500))), NOTHING);
+        answers = it.ack(&answers[0]);
+        assert_eq!(brief(&answers), ["EDS +old"]);
+    }
+    it.skip(|mesh| {
+        mesh.set(Endpoint, "old", "6");
+        mesh.set(Cluster, "new", "1");
+        mesh.set(Endpoint, "new", "1");
+        mesh.set(Route, "r", "to new");
+    });
+    let make = it.ack(&answers[0]);
+    assert_eq!(brief(&make), ["CDS +new", "EDS +old"]);
+    assert_eq!(brief(&it.ack(&make[0])), NOTHING);
+    assert_eq!(brief(&it.subscribe(Endpoint, &["new"])), NOTHING);
+    let endpoints = it.ack(&make[1]);
+    assert_eq!(brief(&endpoints), ["EDS +new"]);
+    assert_eq!(brief(&it.ack(&endpoints[0])), ["RDS +r"]);
+}
+
+#[test]
+fn nothing_is_taken_away_before_routes_that_wait_behind_an_ack() {
+    let mut it = settled();
+    let slow = it.change(|mesh| mesh.set(Route, "r", "2"));
+    assert_eq!(brief(&slow), ["RDS +r"]);
+    assert_eq!(brief(&it.wait(Duration::from_secs(2))), NOTHING);
+    let queued = it.change(|mesh| {
+        mesh.set(Route, "r", "elsewhere");
+        mesh.remove(Cluster, "old");
+        mesh.remove(Endpoint, "old");
+    });
+    assert_eq!(brief(&queued), NOTHING);
+    let switch = it.ack(&slow[0]);
+    assert_eq!(brief(&switch), ["RDS +r"]);
+    assert_eq!(brief(&it.ack(&switch[0])), ["CDS -old", "EDS -old"]);
+}
+
+#[test]
+fn clusters_that_change_all_the_time_do_not_hold_the_routes_for_ever() {
+    let mut it = settled();
+    let mut answers = it.change(|mesh| {
+        mesh.set(Cluster, "c0", "1");
+        mesh.set(Route, "r", "2");
+    });
+    let mut waited = Duration::ZERO;
+    loop {
+        assert_eq!(brief(&answers), ["CDS +c0"]);
+        it.skip(|mesh| mesh.set(Cluster, "c0", &format!("{waited:?}")));
+        waited += Duration::from_millis(500);
+        if brief(&it.wait(Duration::from_millis(500))) == ["RDS +r"] {
+            break;
+        }
+        answers = it.ack(&answers[0]);
+    }
+    assert_eq!(waited, Duration::from_secs(31));
+}
+
+#[test]
+fn names_are_bounded_in_number_and_in_bytes() {
+    let long = "x".repeat(1025);
+    let refused = |request| open(&[]).try_delta(&request).unwrap_err();
+    assert_eq!(refused(subscribe(Route, &[&long])), Refusal::LongName(1025));
+    assert_eq!(
+        refused(reconnect(Route, &["*"], &[(&long, "1")])),
+        Refusal::LongName(1025)
+    );
+    let many: Vec<String> = (0..100_001).map(|n| n.to_string()).collect();
+    let held: Vec<(&str, &str)> = many.iter().map(|name| (name.as_str(), "1")).collect();
+    assert_eq!(
+        refused(reconnect(Cluster, &["*"], &held)),
+        Refusal::TooManyNames
+    );
+    let large: Vec<String> = (0..34_000).map(|n| format!("{n:01000}")).collect();
+    let large: Vec<&str> = large.iter().map(String::as_str).collect();
+    assert_eq!(refused(subscribe(Route, &large)), Refusal::TooManyNames);
+}
+
+#[test]
+fn what_a_client_says_about_a_refused_answer_is_cut() {
+    let mut it = open(&[(Cluster, "a", "1")]);
+    let answers = it.subscribe(Cluster, &["*"]);
+    it.nack(&answers[0], &"é".repeat(10_000));
+    let Some(Verdict::Nack { words, .. }) = &it.heard else {
+        panic!()
+    };
+    assert_eq!(words.len(), 4096);
 }
 
 #[test]
