@@ -72,7 +72,7 @@ impl Client {
                 End::Renewed => self.vitals.count_stream("renewed"),
                 End::Lost { reason, answered } => {
                     self.vitals.count_stream("lost");
-                    let is_news = std::mem::replace(&mut was_up, Some(false)) != Some(false);
+                    let is_news = was_up.replace(false) != Some(false);
                     if is_news || said.is_none_or(|at| at.elapsed() >= SAY_AGAIN) {
                         said = Some(Instant::now());
                         if *self.configured.borrow() {
