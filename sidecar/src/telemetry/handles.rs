@@ -53,26 +53,7 @@ impl Handles {
         request_bytes: u64,
         response_bytes: u64,
     ) {
-        let mut known = self.by_response.borrow_mut();
-        let ended = if known.len() < RESPONSES {
-            ended
-        } else {
-            // A server that answers in ever new ways is counted in one.
-            Ended {
-                status: 0,
-                grpc_status: None,
-                ..ended
-            }
-        };
-        match known.iter().find(|(key, _)| *key == ended) {
-            Some((_, counter)) => counter.inc(),
-            None => {
-                if let Some(counter) = self.counter(ended) {
-                    counter.inc();
-                    known.push((ended, counter));
-                }
-            }
-        }
+        self.count(ended);
         for (histogram, value) in [
             (&self.duration, millis),
             (&self.request_bytes, precise(request_bytes)),
@@ -81,6 +62,27 @@ impl Handles {
             if let Some(histogram) = histogram {
                 histogram.observe(value);
             }
+        }
+    }
+
+    fn count(&self, ended: Ended) {
+        let mut known = self.by_response.borrow_mut();
+        // A server that answers in ever new ways is counted in one.
+        let folded = Ended {
+            status: 0,
+            grpc_status: None,
+            ..ended
+        };
+        let find = |ended: Ended| known.iter().find(|(key, _)| *key == ended);
+        let full = known.len() >= RESPONSES;
+        if let Some((_, counter)) = find(ended).or_else(|| find(folded).filter(|_| full)) {
+            counter.inc();
+            return;
+        }
+        let ended = if full { folded } else { ended };
+        if let Some(counter) = self.counter(ended) {
+            counter.inc();
+            known.push((ended, counter));
         }
     }
 
