@@ -154,10 +154,7 @@ impl Call {
             Direction::Inbound => "inbound",
             Direction::Outbound => "outbound",
         };
-        let refusals = &self.worker.telemetry.metrics.refusals;
-        if let Ok(counter) = refusals.get_metric_with_label_values(&[hop, code.as_str()]) {
-            counter.inc();
-        }
+        self.worker.handles.count_refusal(hop, code.as_str());
         let status = response.status().as_u16();
         let grpc_status = self.grpc.then(|| code.grpc_status());
         let ended = Ended {

@@ -165,10 +165,7 @@ async fn again(
         RetryDecision::Stop(StopReason::Attempts) => ("attempts", None),
         RetryDecision::Stop(StopReason::Budget) => ("budget", None),
     };
-    let retries = &call.worker.telemetry.metrics.retries;
-    if let Ok(counter) = retries.get_metric_with_label_values(&[outcome]) {
-        counter.inc();
-    }
+    call.worker.handles.count_retry(outcome);
     if let Some(after) = wait {
         tokio::time::sleep(after).await;
     }
