@@ -44,13 +44,14 @@ pub(crate) async fn serve(
 ) -> Result<Response<DownBody>, Infallible> {
     let active = connection.begin();
     let (parts, incoming) = request.into_parts();
-    // Such a caller sends its body only when it is asked to; it will not be.
-    let expects_continue = parts.headers.contains_key(EXPECT);
+    // HTTP/2 has an answer end the upload of its stream. A caller that expects `100 Continue` sends its body only when
+    // it is asked to; it will not be.
+    let drains = parts.version != Version::HTTP_2 && !parts.headers.contains_key(EXPECT);
     let call = Call::begin(&worker, &connection, &parts, incoming);
     let response = match handle(&call, parts, introduction).await {
         Ok(response) => response,
         Err(problem) => {
-            if !expects_continue {
+            if drains {
                 call.upload.drain().await;
             }
             call.refuse(&problem)
