@@ -88,6 +88,9 @@ pub(crate) async fn run(
         tried.push(endpoint.id);
         let mut attempt = Attempt::begin(call, cluster, endpoint, made, &mut head);
         let may_try_again = made < policy.attempts && cluster.endpoints.len() > tried.len();
+        if !may_try_again {
+            call.upload.keep_no_more();
+        }
         let (progress, next) = match attempt.run(plan, head, may_try_again).await {
             Ok(mut answered) => {
                 if !answered.says_unsent(call) {
@@ -198,7 +201,7 @@ fn deliver(
     attempt: Attempt,
     answered: Answered,
 ) -> Response<DownBody> {
-    call.upload.keep_no_more();
+    call.upload.forget();
     let (mut head, incoming) = answered.response.into_parts();
     if let Some(seconds) = headers::keep_alive_timeout(&head.headers) {
         answered.lease.about().peer_keeps_for(seconds);
