@@ -19,8 +19,10 @@ pub(crate) enum Ending {
     Complete,
     /// The upstream broke off.
     UpstreamBroke,
-    /// The route's timeout.
+    /// The route's timeout, while the upstream kept us waiting.
     Timeout,
+    /// The route's timeout, while the downstream did not take what had come.
+    TimeoutDownstream,
     /// The downstream left before the end.
     DownstreamGone,
 }
@@ -96,13 +98,14 @@ impl Exchange {
         let (flags, error) = match ending {
             Ending::Complete => ("-", None),
             Ending::UpstreamBroke => ("UPE", Some("upstream_closed")),
-            Ending::Timeout => ("UT", Some("timeout")),
+            Ending::Timeout | Ending::TimeoutDownstream => ("UT", Some("timeout")),
             Ending::DownstreamGone => ("DC", Some("downstream_gone")),
         };
         match ending {
             Ending::Complete => self.report(),
             Ending::UpstreamBroke | Ending::Timeout => self.attempt.report(Outcome::LocalError),
-            Ending::DownstreamGone => {}
+            // Says nothing about the endpoint.
+            Ending::TimeoutDownstream | Ending::DownstreamGone => {}
         }
         let told = Told {
             status: Some(self.status),
