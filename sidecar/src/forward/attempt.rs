@@ -128,16 +128,18 @@ impl Attempt {
             let back = error.take_message().map(|request| request.into_parts().0);
             let given_back = back.is_some();
             let error = error.into_error();
+            let silent = !lease.heard() && closed_before_answer(&error);
             // A pooled connection that its server had closed meanwhile says nothing about the server.
-            let stale = lease.reused
-                && !fresh
-                && (given_back || (self.may_repeat() && closed_before_answer(&error)));
+            let stale = lease.reused && !fresh && (given_back || (self.may_repeat() && silent));
             match (stale, back.or(spare)) {
                 (true, Some(again)) => {
                     head = again;
                     fresh = true;
                 }
-                (_, head) => return Err(self.broken(&error, given_back, head)),
+                (_, head) => {
+                    let heard = lease.heard() && !given_back;
+                    return Err(self.broken(&error, given_back, heard, head));
+                }
             }
         }
     }
@@ -209,7 +211,14 @@ impl Attempt {
         }
     }
 
-    fn broken(&mut self, error: &hyper::Error, given_back: bool, head: Option<Parts>) -> Failed {
+    /// `heard`: a part of a response had come.
+    fn broken(
+        &mut self,
+        error: &hyper::Error,
+        given_back: bool,
+        heard: bool,
+        head: Option<Parts>,
+    ) -> Failed {
         let to = self.endpoint.config.address;
         let unsent = given_back || refused_stream(error);
         let code = if closed_before_answer(error) || given_back {
@@ -218,6 +227,9 @@ impl Attempt {
             Code::UpstreamReset
         };
         let message = match code {
+            Code::UpstreamClosed if heard => {
+                format!("{to} closed the connection in the middle of its response's head")
+            }
             Code::UpstreamClosed => format!("{to} closed the connection before it answered"),
             _ => format!("{to}: {}", chain(error)),
         };
@@ -298,7 +310,7 @@ impl Drop for Attempt {
     }
 }
 
-/// The peer ended the connection, and not a byte of a response had come.
+/// The peer ended the connection, and no head of a response had come.
 fn closed_before_answer(error: &hyper::Error) -> bool {
     if error.is_incomplete_message() || error.is_closed() || error.is_canceled() {
         return true;

@@ -279,7 +279,8 @@ impl Pools {
             expires = expires.min(peer.not_after);
         }
         let about = About::new(cluster, generation, expires, self.shared.now());
-        Ok((TokioIo::new(Io::new(opened.transport)), about))
+        let io = Io::new(opened.transport).telling(about.heard());
+        Ok((TokioIo::new(io), about))
     }
 }
 
