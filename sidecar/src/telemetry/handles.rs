@@ -430,7 +430,7 @@ mod tests {
     async fn beyond_the_limit_only_new_kinds_of_responses_are_folded() {
         let config = config();
         let telemetry = Telemetry::start(&config);
-        let cache = HandleCache::new(&telemetry, &Arc::new(config.workload.clone()));
+        let cache = HandleCache::new(&telemetry, &Arc::new(config.workload));
         let handles = cache.nowhere(None);
         let answered = |status| {
             let ended = Ended {
