@@ -4,7 +4,7 @@ use std::{rc::Rc, sync::Arc, time::SystemTime};
 
 use http::{Method, Request, Response, StatusCode, request::Parts};
 use hyper::body::Incoming;
-use outrigger_core::{Cluster, Direction, Endpoint, InFlight, Outcome, Progress};
+use outrigger_core::{Cluster, Direction, Endpoint, InFlight, Outcome, Picked, Progress};
 
 use super::{
     call::{Call, Told},
@@ -29,11 +29,12 @@ use crate::{
 pub(crate) struct Attempt {
     call: Rc<Call>,
     cluster: Arc<Cluster>,
-    endpoint: Arc<Endpoint>,
+    picked: Picked,
     number: u32,
     started: SystemTime,
     span: Option<TraceContext>,
     ended: bool,
+    /// The ejection rules know the outcome.
     reported: bool,
     _in_flight: InFlight,
 }
@@ -69,7 +70,7 @@ impl Attempt {
     pub(crate) fn begin(
         call: &Rc<Call>,
         cluster: &Arc<Cluster>,
-        endpoint: Arc<Endpoint>,
+        picked: Picked,
         number: u32,
         head: &mut Parts,
     ) -> Self {
@@ -81,8 +82,8 @@ impl Attempt {
             span: call.inject(&mut head.headers),
             ended: false,
             reported: false,
-            _in_flight: endpoint.begin(),
-            endpoint,
+            _in_flight: picked.endpoint.begin(),
+            picked,
         }
     }
 
@@ -99,7 +100,7 @@ impl Attempt {
             let target = Target {
                 slot: plan.slot,
                 cluster: plan.cluster,
-                endpoint: &self.endpoint,
+                endpoint: &self.picked.endpoint,
                 protocol: plan.protocol,
                 fresh,
             };
@@ -164,7 +165,7 @@ impl Attempt {
     }
 
     fn not_connected(&mut self, error: &NoConnection, head: Parts) -> Failed {
-        let to = self.endpoint.config.address;
+        let to = self.picked.endpoint.config.address;
         let (code, progress, message) = match error {
             NoConnection::QueueFull => {
                 let limits = &self.cluster.limits;
@@ -198,7 +199,7 @@ impl Attempt {
     }
 
     fn unasked_upgrade(&mut self) -> Failed {
-        let to = self.endpoint.config.address;
+        let to = self.picked.endpoint.config.address;
         self.report(Outcome::LocalError);
         self.end_with(Code::UpstreamReset);
         let message = format!("{to} switched protocols, which nobody had asked for");
@@ -219,7 +220,7 @@ impl Attempt {
         heard: bool,
         head: Option<Parts>,
     ) -> Failed {
-        let to = self.endpoint.config.address;
+        let to = self.picked.endpoint.config.address;
         let unsent = given_back || refused_stream(error);
         let code = if closed_before_answer(error) || given_back {
             Code::UpstreamClosed
@@ -251,18 +252,20 @@ impl Attempt {
         }
     }
 
-    /// Tells the ejection rules.
+    /// Tells the ejection rules, unless they were told.
     pub(crate) fn report(&mut self, outcome: Outcome) {
-        self.reported = true;
+        if std::mem::replace(&mut self.reported, true) {
+            return;
+        }
         let worker = &self.call.worker;
         if self
             .cluster
-            .report(&self.endpoint, outcome, worker.shared.now())
+            .report(&self.picked, outcome, worker.shared.now())
         {
             worker.telemetry.metrics.ejections.inc();
             tracing::info!(
                 cluster = %self.cluster.config.name,
-                endpoint = %self.endpoint.config.address,
+                endpoint = %self.picked.endpoint.config.address,
                 "endpoint ejected"
             );
         }
@@ -278,15 +281,21 @@ impl Attempt {
     fn close_span(&mut self, told: Told) {
         self.ended = true;
         if let Some(context) = self.span.take() {
-            self.call
-                .end_client_span(context, self.started, &self.endpoint, self.number, told);
+            self.call.end_client_span(
+                context,
+                self.started,
+                &self.picked.endpoint,
+                self.number,
+                told,
+            );
         }
     }
 
     /// Ends the span; says whom the try was for.
     pub(crate) fn end(mut self, told: Told) -> (Arc<Endpoint>, Arc<Cluster>) {
         self.close_span(told);
-        (Arc::clone(&self.endpoint), Arc::clone(&self.cluster))
+        let endpoint = Arc::clone(&self.picked.endpoint);
+        (endpoint, Arc::clone(&self.cluster))
     }
 }
 
@@ -305,7 +314,7 @@ impl Drop for Attempt {
         }
         if !self.reported {
             self.cluster
-                .unused(&self.endpoint, self.call.worker.shared.now());
+                .unused(&self.picked, self.call.worker.shared.now());
         }
     }
 }

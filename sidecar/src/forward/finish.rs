@@ -43,8 +43,6 @@ pub(crate) struct Exchange {
     status: u16,
     grpc_status: Option<u16>,
     received: u64,
-    /// The ejection rules know the outcome.
-    reported: bool,
     _held: Held,
 }
 
@@ -65,24 +63,22 @@ impl Exchange {
             status,
             grpc_status: call.grpc.then(|| grpc_status(headers)).flatten(),
             received: 0,
-            reported: false,
             _held: held,
         };
-        // gRPC says how it went at the end, unless there is nothing but the end.
-        if !call.grpc || status != 200 || this.grpc_status.is_some() {
-            this.report();
+        // A failure is known from its head on; what looks good may still break off, or be gRPC, which says how it
+        // went at the end.
+        if this.outcome().is_failure() {
+            let outcome = this.outcome();
+            this.attempt.report(outcome);
         }
         this
     }
 
-    fn report(&mut self) {
-        if !std::mem::replace(&mut self.reported, true) {
-            let status = match self.grpc_status {
-                Some(status) => http_of_grpc(status),
-                None => self.status,
-            };
-            self.attempt.report(Outcome::Status(status));
-        }
+    fn outcome(&self) -> Outcome {
+        Outcome::Status(match self.grpc_status {
+            Some(status) => http_of_grpc(status),
+            None => self.status,
+        })
     }
 
     pub(crate) fn frame(&mut self, frame: &Frame<Bytes>) {
@@ -102,7 +98,10 @@ impl Exchange {
             Ending::DownstreamGone => ("DC", Some("downstream_gone")),
         };
         match ending {
-            Ending::Complete => self.report(),
+            Ending::Complete => {
+                let outcome = self.outcome();
+                self.attempt.report(outcome);
+            }
             Ending::UpstreamBroke | Ending::Timeout => self.attempt.report(Outcome::LocalError),
             // Says nothing about the endpoint.
             Ending::TimeoutDownstream | Ending::DownstreamGone => {}
