@@ -134,7 +134,12 @@ async fn within_timeout(
             // What is dropped with `run` learns from this why.
             call.timed_out.set(true);
             let message = format!("no response within the route's timeout of {limit:?}");
-            Err(Problem::new(Code::Timeout, message).maybe_sent())
+            let problem = Problem::new(Code::Timeout, message);
+            Err(if call.maybe_sent.get() {
+                problem.maybe_sent()
+            } else {
+                problem
+            })
         }
     }
 }

@@ -1,6 +1,6 @@
 //! One try of a request at one endpoint.
 
-use std::{rc::Rc, sync::Arc, time::SystemTime};
+use std::{cell::Cell, rc::Rc, sync::Arc, time::SystemTime};
 
 use http::{Method, Request, Response, StatusCode, request::Parts};
 use hyper::body::Incoming;
@@ -34,6 +34,10 @@ pub(crate) struct Attempt {
     started: SystemTime,
     span: Option<TraceContext>,
     ended: bool,
+    /// The endpoint was connected to, or a connection to it was at hand. Until then what passes is our own time.
+    reached: Cell<bool>,
+    /// Apart from the last sending, the application may have seen the request.
+    sent_before: bool,
     /// The ejection rules know the outcome.
     reported: bool,
     _in_flight: InFlight,
@@ -81,6 +85,8 @@ impl Attempt {
             started: SystemTime::now(),
             span: call.inject(&mut head.headers),
             ended: false,
+            reached: Cell::new(false),
+            sent_before: false,
             reported: false,
             _in_flight: picked.endpoint.begin(),
             picked,
@@ -103,16 +109,20 @@ impl Attempt {
                 endpoint: &self.picked.endpoint,
                 protocol: plan.protocol,
                 fresh,
+                reached: &self.reached,
             };
             let pools = Rc::clone(&self.call.worker.pools);
             let mut lease = match pools.acquire(target).await {
                 Ok(lease) => lease,
                 Err(error) => return Err(self.not_connected(&error, head)),
             };
+            self.reached.set(true);
             let spare = self
                 .keeps_head(&lease, plan, may_try_again)
                 .then(|| head.clone());
             let request = Request::from_parts(head, self.call.upload.next_try());
+            // Cancelled from here on, hyper may have sent it.
+            self.sent_before = self.call.maybe_sent.replace(true);
             let mut error = match lease.send(request).await {
                 Ok(response) if response.status() == StatusCode::SWITCHING_PROTOCOLS => {
                     return Err(self.unasked_upgrade());
@@ -134,6 +144,9 @@ impl Attempt {
             let stale = lease.reused && !fresh && (given_back || (self.may_repeat() && silent));
             match (stale, back.or(spare)) {
                 (true, Some(again)) => {
+                    if given_back {
+                        self.was_not_sent();
+                    }
                     head = again;
                     fresh = true;
                 }
@@ -222,6 +235,9 @@ impl Attempt {
     ) -> Failed {
         let to = self.picked.endpoint.config.address;
         let unsent = given_back || refused_stream(error);
+        if unsent {
+            self.was_not_sent();
+        }
         let code = if closed_before_answer(error) || given_back {
             Code::UpstreamClosed
         } else {
@@ -250,6 +266,11 @@ impl Attempt {
             },
             head,
         }
+    }
+
+    /// The application provably has not seen what was sent last.
+    pub(crate) fn was_not_sent(&self) {
+        self.call.maybe_sent.set(self.sent_before);
     }
 
     /// Tells the ejection rules, unless they were told.
@@ -303,7 +324,9 @@ impl Drop for Attempt {
     fn drop(&mut self) {
         if !self.ended {
             if self.call.timed_out.get() {
-                self.report(Outcome::LocalError);
+                if self.reached.get() {
+                    self.report(Outcome::LocalError);
+                }
                 self.end_with(Code::Timeout);
             } else {
                 self.close_span(Told {

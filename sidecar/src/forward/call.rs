@@ -35,6 +35,8 @@ pub(crate) struct Call {
     pub(crate) policy: RefCell<Option<Arc<str>>>,
     /// The route's timeout ended it.
     pub(crate) timed_out: Cell<bool>,
+    /// The application may have seen it.
+    pub(crate) maybe_sent: Cell<bool>,
     destination: RefCell<Option<Destination>>,
     started: Instant,
     trace: Option<Traced>,
@@ -103,6 +105,7 @@ impl Call {
             upload: Upload::new(incoming),
             policy: RefCell::new(None),
             timed_out: Cell::new(false),
+            maybe_sent: Cell::new(false),
             destination: RefCell::new(None),
             started: Instant::now(),
             trace,

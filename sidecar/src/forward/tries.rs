@@ -96,6 +96,7 @@ pub(crate) async fn run(
                 if !answered.says_unsent(call) {
                     return Ok(deliver(call, plan, held, attempt, answered));
                 }
+                attempt.was_not_sent();
                 // gRPC says it with status 200.
                 attempt.report(Outcome::Status(503));
                 let spare = answered.spare.take();

@@ -202,7 +202,8 @@ pub(crate) fn problem(problem: &Problem, context: &Context<'_>) -> Response<Down
         *response.body_mut() = DownBody::own(Bytes::from(body));
     }
     let headers = response.headers_mut();
-    if inbound && problem.unsent && problem.code.status() == StatusCode::SERVICE_UNAVAILABLE {
+    let passing = [StatusCode::SERVICE_UNAVAILABLE, StatusCode::GATEWAY_TIMEOUT];
+    if inbound && problem.unsent && passing.contains(&problem.code.status()) {
         headers.insert(UNSENT, reason.clone());
     }
     headers.insert(REASON, reason);

@@ -3,6 +3,7 @@
 use outrigger_core::{ClusterConfig, OutlierConfig};
 
 use super::*;
+use crate::testing::{route, table};
 
 /// Ejects even the last endpoint, for longer than any test: refused at once is what a test then sees.
 fn ejecting_after(failures: u32) -> ClusterConfig {
@@ -103,4 +104,50 @@ async fn an_endpoint_that_breaks_every_body_is_ejected() {
         }
         assert_eq!(ejected, ejected_by);
     }
+}
+
+#[tokio::test]
+async fn a_timeout_in_our_own_queue_is_not_the_endpoints_fault() {
+    let app = App::start("reviews").await;
+    app.hold();
+    let mut reviews = ejecting_after(1);
+    reviews.thresholds.max_connections = 1;
+    let name = reviews.name.clone();
+    let endpoints = vec![endpoint(app.address, false)];
+    let (mut sidecar, proxy) = Sidecar::outbound(&config(), None, reviews, endpoints, |_| {}).await;
+    let mut long = Raw::to(proxy).await;
+    long.send("GET / HTTP/1.1\r\nHost: reviews\r\n\r\n").await;
+    app.until_requests(1).await;
+    let mut limited = route(&mut sidecar.builder, &name);
+    limited.timeout = Some(Duration::from_millis(50));
+    let table = table("http_proxy", vec![("reviews", vec![limited])]);
+    let table = Some(std::sync::Arc::new(table));
+    sidecar.builder.set_routes("http_proxy", table);
+    sidecar.publish("http_proxy").await;
+    for _ in 0..3 {
+        assert_eq!(reason(&get(proxy, "/").await), "timeout");
+    }
+    app.let_go();
+    assert_eq!(long.answer().await.unwrap().status, 200);
+    assert_eq!(get(proxy, "/").await.status, 200, "still in service");
+}
+
+#[tokio::test]
+async fn a_timeout_while_connecting_is_the_endpoints_fault() {
+    let authority = Authority::new();
+    // Takes connections, and says nothing.
+    let silent = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let reviews = ClusterConfig {
+        tls: mtls(&["reviews"]),
+        ..ejecting_after(2)
+    };
+    let endpoints = vec![endpoint(silent.local_addr().unwrap(), true)];
+    let identity = Some(authority.identity("frontend"));
+    let limit = |route: &mut Route| route.timeout = Some(Duration::from_millis(50));
+    let (_sidecar, proxy) = Sidecar::outbound(&config(), identity, reviews, endpoints, limit).await;
+    let mut reasons = Vec::new();
+    for _ in 0..3 {
+        reasons.push(reason(&get(proxy, "/").await));
+    }
+    assert_eq!(reasons, ["timeout", "timeout", "no_healthy_endpoints"]);
 }
