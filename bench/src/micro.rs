@@ -244,7 +244,7 @@ fn request(bench: &mut Bench) -> anyhow::Result<()> {
             now: Moment(1000),
             rng: &mut rng,
         };
-        let in_flight = cluster.pick(&mut context).ok()?.begin();
+        let in_flight = cluster.pick(&mut context).ok()?.endpoint.begin();
         Some(in_flight.endpoint().id)
     })
 }

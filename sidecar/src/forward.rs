@@ -4,7 +4,7 @@ use std::{convert::Infallible, rc::Rc, sync::Arc};
 
 use http::{
     HeaderMap, HeaderValue, Request, Response, Version,
-    header::{CONTENT_TYPE, EXPECT},
+    header::{CONTENT_TYPE, EXPECT, PROXY_AUTHORIZATION},
     request::Parts,
 };
 use hyper::body::Incoming;
@@ -21,7 +21,6 @@ use crate::{
         check::{self, Refused},
         headers,
     },
-    inbound,
     worker::{Worker, connection::Connection},
 };
 
@@ -35,21 +34,24 @@ pub(crate) mod upstream;
 use call::Call;
 use tries::Plan;
 
-/// Answers one request; never fails, since every failure has its own answer.
+/// Answers one request; never fails, since every failure has its own answer. `introduction` is what the application
+/// is told about the caller, see [`crate::inbound::introduction`].
 pub(crate) async fn serve(
     worker: Rc<Worker>,
     connection: Rc<Connection>,
+    introduction: Option<HeaderValue>,
     request: Request<Incoming>,
 ) -> Result<Response<DownBody>, Infallible> {
     let active = connection.begin();
     let (parts, incoming) = request.into_parts();
-    // Such a caller sends its body only when it is asked to; it will not be.
-    let expects_continue = parts.headers.contains_key(EXPECT);
+    // HTTP/2 has an answer end the upload of its stream. A caller that expects `100 Continue` sends its body only when
+    // it is asked to; it will not be.
+    let drains = parts.version != Version::HTTP_2 && !parts.headers.contains_key(EXPECT);
     let call = Call::begin(&worker, &connection, &parts, incoming);
-    let response = match handle(&call, parts).await {
+    let response = match handle(&call, parts, introduction).await {
         Ok(response) => response,
         Err(problem) => {
-            if !expects_continue {
+            if drains {
                 call.upload.drain().await;
             }
             call.refuse(&problem)
@@ -58,15 +60,27 @@ pub(crate) async fn serve(
     Ok(response.map(|body| body.holding(active)))
 }
 
-async fn handle(call: &Rc<Call>, mut parts: Parts) -> Result<Response<DownBody>, Problem> {
+async fn handle(
+    call: &Rc<Call>,
+    mut parts: Parts,
+    introduction: Option<HeaderValue>,
+) -> Result<Response<DownBody>, Problem> {
     let authority = check::admit(&mut parts).map_err(|refused| match refused {
         Refused::Bad(message) => Problem::new(Code::BadRequest, message),
         Refused::NotSupported(message) => Problem::new(Code::NotSupported, message),
     })?;
     headers::strip_hop_by_hop(&mut parts.headers);
     headers::strip_identity(&mut parts.headers);
-    if call.direction == Direction::Inbound {
-        inbound::introduce(&call.connection, &mut parts.headers);
+    match call.direction {
+        Direction::Inbound => {
+            if let Some(introduction) = introduction {
+                parts.headers.insert(headers::XFCC, introduction);
+            }
+        }
+        // To us as the caller's proxy (RFC 9110 section 11.7.2), and nobody else's to know.
+        Direction::Outbound => {
+            parts.headers.remove(PROXY_AUTHORIZATION);
+        }
     }
     let snapshot = call.worker.snapshot();
     let listener = snapshot
@@ -120,7 +134,12 @@ async fn within_timeout(
             // What is dropped with `run` learns from this why.
             call.timed_out.set(true);
             let message = format!("no response within the route's timeout of {limit:?}");
-            Err(Problem::new(Code::Timeout, message).maybe_sent())
+            let problem = Problem::new(Code::Timeout, message);
+            Err(if call.maybe_sent.get() {
+                problem.maybe_sent()
+            } else {
+                problem
+            })
         }
     }
 }

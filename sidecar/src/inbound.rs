@@ -3,21 +3,21 @@
 
 use std::rc::Rc;
 
-use http::{HeaderMap, HeaderValue};
+use bytes::Bytes;
+use http::HeaderValue;
 use outrigger_core::Direction;
 
-use crate::{forward::call::Call, http::headers::XFCC, worker::connection::Connection};
+use crate::{forward::call::Call, worker::connection::Connection};
 
-/// Says who calls, as TLS has verified it. Every spelling that the caller sent is gone already.
-pub(crate) fn introduce(connection: &Rc<Connection>, headers: &mut HeaderMap) {
-    let (Some(own), Some(peer)) = (&connection.own_id, &connection.peer) else {
-        return;
-    };
+/// Who calls, as TLS has verified it: the `x-forwarded-client-cert` of all requests of a connection.
+pub(crate) fn introduction(connection: &Rc<Connection>) -> Option<HeaderValue> {
+    if connection.bound.direction != Direction::Inbound {
+        return None;
+    }
+    let (own, peer) = (connection.own_id.as_ref()?, connection.peer.as_ref()?);
     // SPIFFE ids have no character that would need quoting here.
     let value = format!("By={own};URI={}", peer.svid.id);
-    if let Ok(value) = HeaderValue::from_str(&value) {
-        headers.insert(XFCC, value);
-    }
+    HeaderValue::from_maybe_shared(Bytes::from(value)).ok()
 }
 
 /// The application took no connection: its readiness is checked at once.

@@ -12,9 +12,12 @@ mod rotation;
 mod tests;
 mod weights;
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicU64, Ordering::Relaxed},
+use std::{
+    cell::Cell,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
 };
 
 use rotation::Rotation;
@@ -22,7 +25,7 @@ use weights::Weights;
 
 use crate::{
     Endpoint, EndpointId, Health, Moment,
-    outlier::{Standing, take_probe},
+    outlier::{Probe, Standing, take_probe},
 };
 
 /// Balancing policy.
@@ -84,6 +87,8 @@ pub(crate) struct Candidates<'a> {
     pub(crate) heed_ejection: bool,
     /// For how long a probe keeps others away, unless its end is reported before.
     pub(crate) probe_ms: u64,
+    /// The probe that was taken with the choice.
+    pub(crate) probe: Cell<Option<Probe>>,
 }
 
 /// Quick draws before the scan.
@@ -304,10 +309,14 @@ impl Candidates<'_> {
 
     /// For one that is usable: false if another request took its probe in the meantime.
     fn claim(&self, place: u32) -> bool {
-        !self.heed_ejection
-            || self
-                .endpoint(place)
-                .is_some_and(|endpoint| take_probe(&endpoint.state, self.now, self.probe_ms))
+        if !self.heed_ejection {
+            return true;
+        }
+        let taken = self
+            .endpoint(place)
+            .and_then(|endpoint| take_probe(&endpoint.state, self.now, self.probe_ms));
+        self.probe.set(taken.flatten());
+        taken.is_some()
     }
 
     fn less_loaded(&self, one: u32, other: u32) -> bool {

@@ -10,6 +10,7 @@ mod build;
 mod tests;
 
 use std::{
+    cell::Cell,
     collections::BTreeMap,
     net::SocketAddr,
     sync::{
@@ -22,7 +23,7 @@ use std::{
 use crate::{
     Limits, Moment, Outcome, OutlierConfig, RetryBudget, Thresholds,
     balance::{Candidates, LbPolicy, Tier},
-    outlier::{Ejector, Standing},
+    outlier::{Ejector, Probe, Standing},
 };
 
 /// Identifies an endpoint of a cluster in this process; never reused. The key of connection pools.
@@ -180,6 +181,15 @@ pub struct PickContext<'a> {
     pub rng: &'a mut fastrand::Rng,
 }
 
+/// A choice: one request's leave to use an endpoint.
+#[derive(Debug)]
+pub struct Picked {
+    /// Where the request goes.
+    pub endpoint: Arc<Endpoint>,
+    /// The request decides whether the endpoint, which was ejected, comes back.
+    pub(crate) probe: Option<Probe>,
+}
+
 /// A cluster ready for use.
 #[derive(Debug)]
 pub struct Cluster {
@@ -208,19 +218,21 @@ impl Cluster {
     ///
     /// # Errors
     /// [`NoEndpoint`].
-    pub fn pick(&self, context: &mut PickContext<'_>) -> Result<Arc<Endpoint>, NoEndpoint> {
+    pub fn pick(&self, context: &mut PickContext<'_>) -> Result<Picked, NoEndpoint> {
         let mut candidates = Candidates {
             endpoints: &self.endpoints,
             tried: context.tried,
             now: context.now,
             heed_ejection: self.heeds_ejection(context.now),
             probe_ms: self.config.outlier.map_or(0, |outlier| outlier.probe_ms()),
+            probe: Cell::new(None),
         };
-        if let Some(endpoint) = self.pick_from(&candidates, context) {
-            return Ok(endpoint);
+        if let Some(picked) = self.pick_from(&candidates, context) {
+            return Ok(picked);
         }
         let untried = Candidates {
             tried: &[],
+            probe: Cell::new(None),
             ..candidates
         };
         if self.tiers.iter().any(|tier| tier.any_usable(&untried)) {
@@ -232,8 +244,8 @@ impl Cluster {
             .is_none_or(|outlier| outlier.max_ejection_percent >= 100);
         if candidates.heed_ejection && !fails_fast {
             candidates.heed_ejection = false;
-            if let Some(endpoint) = self.pick_from(&candidates, context) {
-                return Ok(endpoint);
+            if let Some(picked) = self.pick_from(&candidates, context) {
+                return Ok(picked);
             }
         }
         Err(if self.endpoints.is_empty() {
@@ -243,21 +255,23 @@ impl Cluster {
         })
     }
 
-    /// Tells the ejection rules how a request to `endpoint` ended. True if that ejected it.
-    pub fn report(&self, endpoint: &Endpoint, outcome: Outcome, now: Moment) -> bool {
+    /// Tells the ejection rules how a request to the endpoint it was given ended. True if that ejected it.
+    pub fn report(&self, picked: &Picked, outcome: Outcome, now: Moment) -> bool {
         if outcome.is_failure() {
-            endpoint.state.total_failures.fetch_add(1, Relaxed);
+            picked.endpoint.state.total_failures.fetch_add(1, Relaxed);
         }
         self.config.outlier.is_some_and(|config| {
             self.ejector
-                .report(&config, &self.endpoints, endpoint, outcome, now)
+                .report(&config, &self.endpoints, picked, outcome, now)
         })
     }
 
     /// Says that a request will not use the endpoint it was given (the client left, a limit was hit), so
     /// that there is no outcome. If it was the probe of an ejected endpoint, the next request is.
-    pub fn unused(&self, endpoint: &Endpoint, now: Moment) {
-        endpoint.state.return_probe(now);
+    pub fn unused(&self, picked: &Picked, now: Moment) {
+        if let Some(probe) = picked.probe {
+            picked.endpoint.state.return_probe(probe, now);
+        }
     }
 
     /// Forgives endpoints that were good for an interval. To be called about once a second. (An endpoint
@@ -281,12 +295,16 @@ impl Cluster {
         &self,
         candidates: &Candidates<'_>,
         context: &mut PickContext<'_>,
-    ) -> Option<Arc<Endpoint>> {
+    ) -> Option<Picked> {
         let place = self
             .tiers
             .iter()
             .find_map(|tier| tier.pick(candidates, context.hash, &self.turns, context.rng))?;
-        self.endpoints.get(usize::try_from(place).ok()?).cloned()
+        let endpoint = self.endpoints.get(usize::try_from(place).ok()?)?;
+        Some(Picked {
+            endpoint: Arc::clone(endpoint),
+            probe: candidates.probe.get(),
+        })
     }
 
     fn heeds_ejection(&self, now: Moment) -> bool {

@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use crate::{
     Cluster, ClusterConfig, Endpoint, EndpointConfig, EndpointId, Health, LbPolicy, Locality,
-    Moment, NoEndpoint, Outcome, OutlierConfig, PickContext, Thresholds, UpstreamProtocol,
+    Moment, NoEndpoint, Outcome, OutlierConfig, PickContext, Picked, Thresholds, UpstreamProtocol,
 };
 
 pub(crate) fn config(lb: LbPolicy) -> ClusterConfig {
@@ -86,6 +86,14 @@ impl Cluster {
             .unwrap()
     }
 
+    /// A choice of `port` as if it were in service.
+    pub(crate) fn picked(&self, port: u16) -> Picked {
+        Picked {
+            endpoint: Arc::clone(self.by_port(port)),
+            probe: None,
+        }
+    }
+
     pub(crate) fn pick_with(
         &self,
         rng: &mut fastrand::Rng,
@@ -100,7 +108,7 @@ impl Cluster {
             rng,
         };
         self.pick(&mut context)
-            .map(|endpoint| endpoint.config.address.port())
+            .map(|picked| picked.endpoint.config.address.port())
     }
 
     /// A pick with nothing special about it, long after the start.
@@ -123,7 +131,7 @@ impl Cluster {
     }
 
     pub(crate) fn fail(&self, port: u16, times: usize, now: Moment) -> bool {
-        (0..times).any(|_| self.report(self.by_port(port), BROKEN, now))
+        (0..times).any(|_| self.report(&self.picked(port), BROKEN, now))
     }
 
     pub(crate) fn ports_in_service(&self, now: Moment) -> Vec<u16> {

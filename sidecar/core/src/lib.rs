@@ -22,7 +22,7 @@ pub mod snapshot;
 pub use balance::LbPolicy;
 pub use cluster::{
     Cluster, ClusterConfig, Endpoint, EndpointConfig, EndpointId, EndpointState, Health, InFlight,
-    Locality, NoEndpoint, PickContext, UpstreamProtocol, UpstreamTls,
+    Locality, NoEndpoint, PickContext, Picked, UpstreamProtocol, UpstreamTls,
 };
 pub use limits::{Limits, Overflow, Permit, Thresholds};
 pub use outlier::{Outcome, OutlierConfig, Standing};

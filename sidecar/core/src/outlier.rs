@@ -7,8 +7,7 @@
 //! ```
 //! Pure: outcomes and time come in. Shared atomics only: an answer that is no failure costs two loads.
 //! It never closes a connection. Source: Envoy `OutlierDetection`; the probe is ours (Envoy lets everything
-//! back in at once). An endpoint's own failures while it is out are ignored: they are of requests that
-//! began before.
+//! back in at once). How other requests to an endpoint end while it is out is ignored: they began before.
 //!
 //! **How many.** At most `max_ejection_percent`, but one always may be (Envoy's `always_eject_one_host`).
 //! The last endpoint in service stays, whatever it answers, unless `max_ejection_percent` is 100: an
@@ -22,7 +21,10 @@ use std::{
     time::Duration,
 };
 
-use crate::{Endpoint, Health, Moment, cluster::EndpointState};
+use crate::{
+    Endpoint, Health, Moment,
+    cluster::{EndpointState, Picked},
+};
 
 /// When and for how long.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -69,6 +71,13 @@ pub enum Standing {
         /// If the probe does not report by then, another may try.
         until: Moment,
     },
+}
+
+/// That a request decides whether an ejected endpoint comes back. The last moment at which it does, which no two
+/// probes of an endpoint have in common, is its name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Probe {
+    lease: u64,
 }
 
 /// What the ejection of a cluster's endpoints shares; kept over snapshots.
@@ -123,10 +132,20 @@ impl EndpointState {
         }
     }
 
-    pub(crate) fn return_probe(&self, now: Moment) {
-        if self.probing.swap(false, Relaxed) {
-            self.ejected_until.store(now.0.max(1), Relaxed);
+    pub(crate) fn return_probe(&self, probe: Probe, now: Moment) {
+        self.end_probe(probe, now.0.max(1));
+    }
+
+    /// True if `probe` is still the one that decides: then the endpoint is out until `next`.
+    fn end_probe(&self, probe: Probe, next: u64) -> bool {
+        let ended = self
+            .ejected_until
+            .compare_exchange(probe.lease, next, Relaxed, Relaxed)
+            .is_ok();
+        if ended {
+            self.probing.store(false, Relaxed);
         }
+        ended
     }
 
     fn reset_counters(&self) {
@@ -138,7 +157,8 @@ impl EndpointState {
         }
     }
 
-    fn eject(&self, config: &OutlierConfig, now: Moment) {
+    /// Counts an ejection that begins now; says until when it lasts.
+    fn next_ejection(&self, config: &OutlierConfig, now: Moment) -> u64 {
         let base = millis(config.base_ejection_time);
         let most = millis(config.max_ejection_time).max(base);
         let times = self.ejections.load(Relaxed);
@@ -150,17 +170,20 @@ impl EndpointState {
         self.ejections.store(times, Relaxed);
         self.total_ejections.fetch_add(1, Relaxed);
         let length = base.saturating_mul(u64::from(times)).clamp(1, most.max(1));
-        self.ejected_until
-            .store(now.0.saturating_add(length), Relaxed);
         self.reset_counters();
+        now.0.saturating_add(length)
     }
 }
 
-/// True if the endpoint is in service, or was due for a probe and this request is it.
-pub(crate) fn take_probe(state: &EndpointState, now: Moment, probe_ms: u64) -> bool {
+/// Leave to send a request, which is the probe if the endpoint was due for one. None: another request is.
+pub(crate) fn take_probe(
+    state: &EndpointState,
+    now: Moment,
+    probe_ms: u64,
+) -> Option<Option<Probe>> {
     let until = state.ejected_until.load(Relaxed);
     if until == 0 {
-        return true;
+        return Some(None);
     }
     let lease = now.0.saturating_add(probe_ms).max(1);
     let taken = until <= now.0
@@ -171,7 +194,7 @@ pub(crate) fn take_probe(state: &EndpointState, now: Moment, probe_ms: u64) -> b
     if taken {
         state.probing.store(true, Relaxed);
     }
-    taken
+    taken.then_some(Some(Probe { lease }))
 }
 
 impl Ejector {
@@ -180,13 +203,16 @@ impl Ejector {
         &self,
         config: &OutlierConfig,
         all: &[Arc<Endpoint>],
-        endpoint: &Endpoint,
+        picked: &Picked,
         outcome: Outcome,
         now: Moment,
     ) -> bool {
+        let endpoint = &picked.endpoint;
         let state = &endpoint.state;
         if state.ejected_until.load(Relaxed) != 0 {
-            return end_probe(config, state, outcome, now);
+            return picked
+                .probe
+                .is_some_and(|probe| end_probe(config, state, probe, outcome, now));
         }
         if !outcome.is_failure() {
             state.reset_counters();
@@ -211,7 +237,8 @@ impl Ejector {
         }
         let ejects = state.ejected_until.load(Relaxed) == 0 && may_eject(config, all, endpoint);
         if ejects {
-            state.eject(config, now);
+            let until = state.next_ejection(config, now);
+            state.ejected_until.store(until, Relaxed);
         } else {
             state.reset_counters();
         }
@@ -240,17 +267,25 @@ impl Ejector {
     }
 }
 
-fn end_probe(config: &OutlierConfig, state: &EndpointState, outcome: Outcome, now: Moment) -> bool {
-    if !state.probing.swap(false, Relaxed) {
+fn end_probe(
+    config: &OutlierConfig,
+    state: &EndpointState,
+    probe: Probe,
+    outcome: Outcome,
+    now: Moment,
+) -> bool {
+    if !config.counts(outcome) {
+        if state.end_probe(probe, 0) {
+            state.reset_counters();
+        }
         return false;
     }
-    if config.counts(outcome) {
-        state.eject(config, now);
-        return true;
+    // One that took too long has left its place: what it says comes too late.
+    if state.ejected_until.load(Relaxed) != probe.lease {
+        return false;
     }
-    state.reset_counters();
-    state.ejected_until.store(0, Relaxed);
-    false
+    let until = state.next_ejection(config, now);
+    state.end_probe(probe, until)
 }
 
 fn may_eject(config: &OutlierConfig, all: &[Arc<Endpoint>], endpoint: &Endpoint) -> bool {

@@ -1,10 +1,10 @@
 //! One try of a request at one endpoint.
 
-use std::{rc::Rc, sync::Arc, time::SystemTime};
+use std::{cell::Cell, rc::Rc, sync::Arc, time::SystemTime};
 
 use http::{Method, Request, Response, StatusCode, request::Parts};
 use hyper::body::Incoming;
-use outrigger_core::{Cluster, Direction, Endpoint, InFlight, Outcome, Progress};
+use outrigger_core::{Cluster, Direction, Endpoint, InFlight, Outcome, Picked, Progress};
 
 use super::{
     call::{Call, Told},
@@ -29,11 +29,16 @@ use crate::{
 pub(crate) struct Attempt {
     call: Rc<Call>,
     cluster: Arc<Cluster>,
-    endpoint: Arc<Endpoint>,
+    picked: Picked,
     number: u32,
     started: SystemTime,
     span: Option<TraceContext>,
     ended: bool,
+    /// The endpoint was connected to, or a connection to it was at hand. Until then what passes is our own time.
+    reached: Cell<bool>,
+    /// Apart from the last sending, the application may have seen the request.
+    sent_before: bool,
+    /// The ejection rules know the outcome.
     reported: bool,
     _in_flight: InFlight,
 }
@@ -69,7 +74,7 @@ impl Attempt {
     pub(crate) fn begin(
         call: &Rc<Call>,
         cluster: &Arc<Cluster>,
-        endpoint: Arc<Endpoint>,
+        picked: Picked,
         number: u32,
         head: &mut Parts,
     ) -> Self {
@@ -80,9 +85,11 @@ impl Attempt {
             started: SystemTime::now(),
             span: call.inject(&mut head.headers),
             ended: false,
+            reached: Cell::new(false),
+            sent_before: false,
             reported: false,
-            _in_flight: endpoint.begin(),
-            endpoint,
+            _in_flight: picked.endpoint.begin(),
+            picked,
         }
     }
 
@@ -99,19 +106,23 @@ impl Attempt {
             let target = Target {
                 slot: plan.slot,
                 cluster: plan.cluster,
-                endpoint: &self.endpoint,
+                endpoint: &self.picked.endpoint,
                 protocol: plan.protocol,
                 fresh,
+                reached: &self.reached,
             };
             let pools = Rc::clone(&self.call.worker.pools);
             let mut lease = match pools.acquire(target).await {
                 Ok(lease) => lease,
                 Err(error) => return Err(self.not_connected(&error, head)),
             };
+            self.reached.set(true);
             let spare = self
                 .keeps_head(&lease, plan, may_try_again)
                 .then(|| head.clone());
             let request = Request::from_parts(head, self.call.upload.next_try());
+            // Cancelled from here on, hyper may have sent it.
+            self.sent_before = self.call.maybe_sent.replace(true);
             let mut error = match lease.send(request).await {
                 Ok(response) if response.status() == StatusCode::SWITCHING_PROTOCOLS => {
                     return Err(self.unasked_upgrade());
@@ -128,16 +139,21 @@ impl Attempt {
             let back = error.take_message().map(|request| request.into_parts().0);
             let given_back = back.is_some();
             let error = error.into_error();
+            let silent = !lease.heard() && closed_before_answer(&error);
             // A pooled connection that its server had closed meanwhile says nothing about the server.
-            let stale = lease.reused
-                && !fresh
-                && (given_back || (self.may_repeat() && closed_before_answer(&error)));
+            let stale = lease.reused && !fresh && (given_back || (self.may_repeat() && silent));
             match (stale, back.or(spare)) {
                 (true, Some(again)) => {
+                    if given_back {
+                        self.was_not_sent();
+                    }
                     head = again;
                     fresh = true;
                 }
-                (_, head) => return Err(self.broken(&error, given_back, head)),
+                (_, head) => {
+                    let heard = lease.heard() && !given_back;
+                    return Err(self.broken(&error, given_back, heard, head));
+                }
             }
         }
     }
@@ -162,7 +178,7 @@ impl Attempt {
     }
 
     fn not_connected(&mut self, error: &NoConnection, head: Parts) -> Failed {
-        let to = self.endpoint.config.address;
+        let to = self.picked.endpoint.config.address;
         let (code, progress, message) = match error {
             NoConnection::QueueFull => {
                 let limits = &self.cluster.limits;
@@ -196,7 +212,7 @@ impl Attempt {
     }
 
     fn unasked_upgrade(&mut self) -> Failed {
-        let to = self.endpoint.config.address;
+        let to = self.picked.endpoint.config.address;
         self.report(Outcome::LocalError);
         self.end_with(Code::UpstreamReset);
         let message = format!("{to} switched protocols, which nobody had asked for");
@@ -209,15 +225,28 @@ impl Attempt {
         }
     }
 
-    fn broken(&mut self, error: &hyper::Error, given_back: bool, head: Option<Parts>) -> Failed {
-        let to = self.endpoint.config.address;
+    /// `heard`: a part of a response had come.
+    fn broken(
+        &mut self,
+        error: &hyper::Error,
+        given_back: bool,
+        heard: bool,
+        head: Option<Parts>,
+    ) -> Failed {
+        let to = self.picked.endpoint.config.address;
         let unsent = given_back || refused_stream(error);
+        if unsent {
+            self.was_not_sent();
+        }
         let code = if closed_before_answer(error) || given_back {
             Code::UpstreamClosed
         } else {
             Code::UpstreamReset
         };
         let message = match code {
+            Code::UpstreamClosed if heard => {
+                format!("{to} closed the connection in the middle of its response's head")
+            }
             Code::UpstreamClosed => format!("{to} closed the connection before it answered"),
             _ => format!("{to}: {}", chain(error)),
         };
@@ -239,18 +268,25 @@ impl Attempt {
         }
     }
 
-    /// Tells the ejection rules.
+    /// The application provably has not seen what was sent last.
+    pub(crate) fn was_not_sent(&self) {
+        self.call.maybe_sent.set(self.sent_before);
+    }
+
+    /// Tells the ejection rules, unless they were told.
     pub(crate) fn report(&mut self, outcome: Outcome) {
-        self.reported = true;
+        if std::mem::replace(&mut self.reported, true) {
+            return;
+        }
         let worker = &self.call.worker;
         if self
             .cluster
-            .report(&self.endpoint, outcome, worker.shared.now())
+            .report(&self.picked, outcome, worker.shared.now())
         {
             worker.telemetry.metrics.ejections.inc();
             tracing::info!(
                 cluster = %self.cluster.config.name,
-                endpoint = %self.endpoint.config.address,
+                endpoint = %self.picked.endpoint.config.address,
                 "endpoint ejected"
             );
         }
@@ -266,15 +302,21 @@ impl Attempt {
     fn close_span(&mut self, told: Told) {
         self.ended = true;
         if let Some(context) = self.span.take() {
-            self.call
-                .end_client_span(context, self.started, &self.endpoint, self.number, told);
+            self.call.end_client_span(
+                context,
+                self.started,
+                &self.picked.endpoint,
+                self.number,
+                told,
+            );
         }
     }
 
     /// Ends the span; says whom the try was for.
     pub(crate) fn end(mut self, told: Told) -> (Arc<Endpoint>, Arc<Cluster>) {
         self.close_span(told);
-        (Arc::clone(&self.endpoint), Arc::clone(&self.cluster))
+        let endpoint = Arc::clone(&self.picked.endpoint);
+        (endpoint, Arc::clone(&self.cluster))
     }
 }
 
@@ -282,7 +324,9 @@ impl Drop for Attempt {
     fn drop(&mut self) {
         if !self.ended {
             if self.call.timed_out.get() {
-                self.report(Outcome::LocalError);
+                if self.reached.get() {
+                    self.report(Outcome::LocalError);
+                }
                 self.end_with(Code::Timeout);
             } else {
                 self.close_span(Told {
@@ -293,12 +337,12 @@ impl Drop for Attempt {
         }
         if !self.reported {
             self.cluster
-                .unused(&self.endpoint, self.call.worker.shared.now());
+                .unused(&self.picked, self.call.worker.shared.now());
         }
     }
 }
 
-/// The peer ended the connection, and not a byte of a response had come.
+/// The peer ended the connection, and no head of a response had come.
 fn closed_before_answer(error: &hyper::Error) -> bool {
     if error.is_incomplete_message() || error.is_closed() || error.is_canceled() {
         return true;

@@ -35,6 +35,8 @@ pub(crate) struct Call {
     pub(crate) policy: RefCell<Option<Arc<str>>>,
     /// The route's timeout ended it.
     pub(crate) timed_out: Cell<bool>,
+    /// The application may have seen it.
+    pub(crate) maybe_sent: Cell<bool>,
     destination: RefCell<Option<Destination>>,
     started: Instant,
     trace: Option<Traced>,
@@ -103,6 +105,7 @@ impl Call {
             upload: Upload::new(incoming),
             policy: RefCell::new(None),
             timed_out: Cell::new(false),
+            maybe_sent: Cell::new(false),
             destination: RefCell::new(None),
             started: Instant::now(),
             trace,
@@ -154,10 +157,7 @@ impl Call {
             Direction::Inbound => "inbound",
             Direction::Outbound => "outbound",
         };
-        let refusals = &self.worker.telemetry.metrics.refusals;
-        if let Ok(counter) = refusals.get_metric_with_label_values(&[hop, code.as_str()]) {
-            counter.inc();
-        }
+        self.worker.handles.count_refusal(hop, code.as_str());
         let status = response.status().as_u16();
         let grpc_status = self.grpc.then(|| code.grpc_status());
         let ended = Ended {

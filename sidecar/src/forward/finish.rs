@@ -19,8 +19,10 @@ pub(crate) enum Ending {
     Complete,
     /// The upstream broke off.
     UpstreamBroke,
-    /// The route's timeout.
+    /// The route's timeout, while the upstream kept us waiting.
     Timeout,
+    /// The route's timeout, while the downstream did not take what had come.
+    TimeoutDownstream,
     /// The downstream left before the end.
     DownstreamGone,
 }
@@ -41,8 +43,6 @@ pub(crate) struct Exchange {
     status: u16,
     grpc_status: Option<u16>,
     received: u64,
-    /// The ejection rules know the outcome.
-    reported: bool,
     _held: Held,
 }
 
@@ -63,24 +63,22 @@ impl Exchange {
             status,
             grpc_status: call.grpc.then(|| grpc_status(headers)).flatten(),
             received: 0,
-            reported: false,
             _held: held,
         };
-        // gRPC says how it went at the end, unless there is nothing but the end.
-        if !call.grpc || status != 200 || this.grpc_status.is_some() {
-            this.report();
+        // A failure is known from its head on; what looks good may still break off, or be gRPC, which says how it
+        // went at the end.
+        if this.outcome().is_failure() {
+            let outcome = this.outcome();
+            this.attempt.report(outcome);
         }
         this
     }
 
-    fn report(&mut self) {
-        if !std::mem::replace(&mut self.reported, true) {
-            let status = match self.grpc_status {
-                Some(status) => http_of_grpc(status),
-                None => self.status,
-            };
-            self.attempt.report(Outcome::Status(status));
-        }
+    fn outcome(&self) -> Outcome {
+        Outcome::Status(match self.grpc_status {
+            Some(status) => http_of_grpc(status),
+            None => self.status,
+        })
     }
 
     pub(crate) fn frame(&mut self, frame: &Frame<Bytes>) {
@@ -96,13 +94,17 @@ impl Exchange {
         let (flags, error) = match ending {
             Ending::Complete => ("-", None),
             Ending::UpstreamBroke => ("UPE", Some("upstream_closed")),
-            Ending::Timeout => ("UT", Some("timeout")),
+            Ending::Timeout | Ending::TimeoutDownstream => ("UT", Some("timeout")),
             Ending::DownstreamGone => ("DC", Some("downstream_gone")),
         };
         match ending {
-            Ending::Complete => self.report(),
+            Ending::Complete => {
+                let outcome = self.outcome();
+                self.attempt.report(outcome);
+            }
             Ending::UpstreamBroke | Ending::Timeout => self.attempt.report(Outcome::LocalError),
-            Ending::DownstreamGone => {}
+            // Says nothing about the endpoint.
+            Ending::TimeoutDownstream | Ending::DownstreamGone => {}
         }
         let told = Told {
             status: Some(self.status),

@@ -23,6 +23,9 @@ use crate::{
     },
 };
 
+mod bodies;
+mod ejection;
+
 async fn plain(endpoints: Vec<EndpointConfig>) -> (Sidecar, SocketAddr) {
     Sidecar::outbound(&config(), None, cluster("reviews"), endpoints, |_| {}).await
 }

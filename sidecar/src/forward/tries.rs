@@ -4,7 +4,7 @@ use std::{rc::Rc, sync::Arc};
 
 use http::{HeaderValue, Response, request::Parts};
 use outrigger_core::{
-    Cluster, ClusterSlot, Endpoint, EndpointId, NoEndpoint, Outcome, PickContext, Progress,
+    Cluster, ClusterSlot, EndpointId, NoEndpoint, Outcome, PickContext, Picked, Progress,
     RetryDecision, RetryPolicy, Route, StopReason, WeightedCluster,
 };
 
@@ -70,8 +70,8 @@ pub(crate) async fn run(
     let mut last = Last::Nothing;
     let mut made = 0;
     loop {
-        let endpoint = match pick(call, plan, &tried) {
-            Ok(endpoint) => endpoint,
+        let picked = match pick(call, plan, &tried) {
+            Ok(picked) => picked,
             Err(none) => return settle(call, plan, held, last, Some(no_endpoint(plan, none))),
         };
         if let Last::Answer(answer) = std::mem::replace(&mut last, Last::Nothing) {
@@ -85,15 +85,20 @@ pub(crate) async fn run(
             answered.lease.release(cluster);
         }
         made += 1;
-        tried.push(endpoint.id);
-        let mut attempt = Attempt::begin(call, cluster, endpoint, made, &mut head);
+        tried.push(picked.endpoint.id);
+        let mut attempt = Attempt::begin(call, cluster, picked, made, &mut head);
         let may_try_again = made < policy.attempts && cluster.endpoints.len() > tried.len();
+        if !may_try_again {
+            call.upload.keep_no_more();
+        }
         let (progress, next) = match attempt.run(plan, head, may_try_again).await {
             Ok(mut answered) => {
                 if !answered.says_unsent(call) {
                     return Ok(deliver(call, plan, held, attempt, answered));
                 }
-                attempt.report(Outcome::Status(answered.response.status().as_u16()));
+                attempt.was_not_sent();
+                // gRPC says it with status 200.
+                attempt.report(Outcome::Status(503));
                 let spare = answered.spare.take();
                 last = Last::Answer(Box::new((answered, attempt)));
                 (Progress::Unsent, spare)
@@ -114,7 +119,7 @@ pub(crate) async fn run(
     }
 }
 
-fn pick(call: &Call, plan: &Plan<'_>, tried: &[EndpointId]) -> Result<Arc<Endpoint>, NoEndpoint> {
+fn pick(call: &Call, plan: &Plan<'_>, tried: &[EndpointId]) -> Result<Picked, NoEndpoint> {
     plan.cluster.pick(&mut PickContext {
         hash: plan.hash,
         tried,
@@ -165,10 +170,7 @@ async fn again(
         RetryDecision::Stop(StopReason::Attempts) => ("attempts", None),
         RetryDecision::Stop(StopReason::Budget) => ("budget", None),
     };
-    let retries = &call.worker.telemetry.metrics.retries;
-    if let Ok(counter) = retries.get_metric_with_label_values(&[outcome]) {
-        counter.inc();
-    }
+    call.worker.handles.count_retry(outcome);
     if let Some(after) = wait {
         tokio::time::sleep(after).await;
     }
@@ -201,7 +203,7 @@ fn deliver(
     attempt: Attempt,
     answered: Answered,
 ) -> Response<DownBody> {
-    call.upload.keep_no_more();
+    call.upload.forget();
     let (mut head, incoming) = answered.response.into_parts();
     if let Some(seconds) = headers::keep_alive_timeout(&head.headers) {
         answered.lease.about().peer_keeps_for(seconds);

@@ -202,7 +202,8 @@ pub(crate) fn problem(problem: &Problem, context: &Context<'_>) -> Response<Down
         *response.body_mut() = DownBody::own(Bytes::from(body));
     }
     let headers = response.headers_mut();
-    if inbound && problem.unsent && problem.code.status() == StatusCode::SERVICE_UNAVAILABLE {
+    let passing = [StatusCode::SERVICE_UNAVAILABLE, StatusCode::GATEWAY_TIMEOUT];
+    if inbound && problem.unsent && passing.contains(&problem.code.status()) {
         headers.insert(UNSENT, reason.clone());
     }
     headers.insert(REASON, reason);
@@ -233,4 +234,33 @@ fn percent_encoded(text: &[u8]) -> String {
         }
     }
     out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_sidecar_of_an_application_says_what_it_provably_has_not_seen() {
+        let new = |code| Problem::new(code, "why");
+        let (inbound, outbound) = (Direction::Inbound, Direction::Outbound);
+        for (given, direction, says) in [
+            (new(Code::ConnectFailed), inbound, true),
+            (new(Code::Timeout), inbound, true),
+            (new(Code::Timeout).maybe_sent(), inbound, false),
+            (new(Code::UpstreamClosed).maybe_sent(), inbound, false),
+            // Would be the same everywhere.
+            (new(Code::NoRoutePath), inbound, false),
+            (new(Code::ConnectFailed), outbound, false),
+        ] {
+            let context = Context {
+                direction,
+                grpc: false,
+                service: None,
+                policy: None,
+            };
+            let response = problem(&given, &context);
+            assert_eq!(response.headers().contains_key(UNSENT), says, "{given:?}");
+        }
+    }
 }

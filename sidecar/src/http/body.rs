@@ -1,15 +1,20 @@
 //! Bodies on their way down: our own, or an upstream's as it streams through.
+//!
+//! Nobody polls a body whose downstream does not read (a full write buffer, no HTTP/2 window). So a route's timeout has
+//! a task of its own, which takes the upstream's side away: the connection and the permits go, read or not.
 
 use std::{
+    cell::RefCell,
     pin::Pin,
-    task::{Context, Poll},
+    rc::Rc,
+    task::{Context, Poll, Waker},
     time::Duration,
 };
 
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
-use tokio::time::Sleep;
+use tokio::task::AbortHandle;
 
 use super::BoxError;
 use crate::{
@@ -28,6 +33,7 @@ pub(crate) struct DownBody {
 enum Kind {
     Own(Bytes),
     Upstream(Streaming),
+    Limited(Limited),
 }
 
 #[derive(Debug)]
@@ -35,7 +41,21 @@ struct Streaming {
     incoming: Incoming,
     // Boxed: it is made once a request and moved often.
     exchange: Option<Box<Exchange>>,
-    deadline: Option<Pin<Box<Sleep>>>,
+}
+
+/// A body under the route's timeout.
+#[derive(Debug)]
+struct Limited {
+    shared: Rc<RefCell<Shared>>,
+    timer: AbortHandle,
+}
+
+#[derive(Debug)]
+struct Shared {
+    /// None = the timeout has taken it.
+    streaming: Option<Streaming>,
+    /// The downstream, while the upstream keeps it waiting.
+    waiting: Option<Waker>,
 }
 
 impl DownBody {
@@ -59,11 +79,16 @@ impl DownBody {
         let mut streaming = Streaming {
             incoming,
             exchange: Some(exchange),
-            deadline: left.map(|left| Box::pin(tokio::time::sleep(left))),
         };
         streaming.finish_at_end();
+        let kind = match left {
+            Some(left) if streaming.exchange.is_some() => {
+                Kind::Limited(Limited::new(streaming, left))
+            }
+            _ => Kind::Upstream(streaming),
+        };
         Self {
-            kind: Kind::Upstream(streaming),
+            kind,
             _active: None,
         }
     }
@@ -108,19 +133,63 @@ impl Streaming {
                 self.finish(Ending::Complete);
                 Poll::Ready(None)
             }
-            Poll::Pending => {
-                let late = self
-                    .deadline
-                    .as_mut()
-                    .is_some_and(|deadline| deadline.as_mut().poll(cx).is_ready());
-                if !late {
-                    return Poll::Pending;
-                }
-                self.deadline = None;
-                self.finish(Ending::Timeout);
-                Poll::Ready(Some(Err("the route's timeout ended the response".into())))
-            }
+            Poll::Pending => Poll::Pending,
         }
+    }
+}
+
+impl Limited {
+    fn new(streaming: Streaming, left: Duration) -> Self {
+        let shared = Rc::new(RefCell::new(Shared {
+            streaming: Some(streaming),
+            waiting: None,
+        }));
+        let weak = Rc::downgrade(&shared);
+        let timer = tokio::task::spawn_local(async move {
+            tokio::time::sleep(left).await;
+            if let Some(shared) = weak.upgrade() {
+                time_out(&shared);
+            }
+        });
+        Self {
+            shared,
+            timer: timer.abort_handle(),
+        }
+    }
+
+    fn poll_frame(&self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        let mut shared = self.shared.borrow_mut();
+        let Some(streaming) = &mut shared.streaming else {
+            return Poll::Ready(Some(Err("the route's timeout ended the response".into())));
+        };
+        let polled = streaming.poll_frame(cx);
+        if streaming.exchange.is_none() {
+            self.timer.abort();
+        }
+        shared.waiting = polled.is_pending().then(|| cx.waker().clone());
+        polled
+    }
+}
+
+impl Drop for Limited {
+    fn drop(&mut self) {
+        self.timer.abort();
+    }
+}
+
+fn time_out(shared: &RefCell<Shared>) {
+    let (streaming, waiting) = {
+        let mut shared = shared.borrow_mut();
+        (shared.streaming.take(), shared.waiting.take())
+    };
+    if let Some(mut streaming) = streaming {
+        streaming.finish(match &waiting {
+            Some(_) => Ending::Timeout,
+            None => Ending::TimeoutDownstream,
+        });
+    }
+    if let Some(waiting) = waiting {
+        waiting.wake();
     }
 }
 
@@ -148,6 +217,7 @@ impl Body for DownBody {
             Kind::Own(bytes) if bytes.is_empty() => Poll::Ready(None),
             Kind::Own(bytes) => Poll::Ready(Some(Ok(Frame::data(std::mem::take(bytes))))),
             Kind::Upstream(streaming) => streaming.poll_frame(cx),
+            Kind::Limited(limited) => limited.poll_frame(cx),
         }
     }
 
@@ -155,6 +225,11 @@ impl Body for DownBody {
         match &self.kind {
             Kind::Own(bytes) => bytes.is_empty(),
             Kind::Upstream(streaming) => streaming.incoming.is_end_stream(),
+            Kind::Limited(limited) => {
+                let shared = limited.shared.borrow();
+                let streaming = shared.streaming.as_ref();
+                streaming.is_some_and(|streaming| streaming.incoming.is_end_stream())
+            }
         }
     }
 
@@ -162,6 +237,11 @@ impl Body for DownBody {
         match &self.kind {
             Kind::Own(bytes) => SizeHint::with_exact(bytes.len() as u64),
             Kind::Upstream(streaming) => streaming.incoming.size_hint(),
+            Kind::Limited(limited) => {
+                let shared = limited.shared.borrow();
+                let streaming = shared.streaming.as_ref();
+                streaming.map_or_else(SizeHint::new, |streaming| streaming.incoming.size_hint())
+            }
         }
     }
 }

@@ -1,6 +1,7 @@
 //! One byte stream for all connections: plain or TLS, with bytes that detection has already read put back in front.
 
 use std::{
+    cell::Cell,
     io,
     pin::Pin,
     rc::Rc,
@@ -24,12 +25,30 @@ pub(crate) enum Transport {
     Tls(Box<TlsStream<TcpStream>>),
 }
 
-/// [`Transport`] with bytes to be read first, telling its connection's clock about arriving bytes.
+/// [`Transport`] with bytes to be read first, telling whoever is concerned about arriving bytes.
 #[derive(Debug)]
 pub(crate) struct Io {
     first: Bytes,
     transport: Transport,
-    watched: Option<Rc<Connection>>,
+    listens: Option<Listens>,
+}
+
+/// Who is told when bytes arrive.
+#[derive(Debug)]
+enum Listens {
+    /// A downstream connection's clock.
+    Downstream(Rc<Connection>),
+    /// Whoever waits for a response.
+    Upstream(Rc<Cell<bool>>),
+}
+
+impl Listens {
+    fn bytes_arrived(&self) {
+        match self {
+            Self::Downstream(connection) => connection.bytes_arrived(),
+            Self::Upstream(heard) => heard.set(true),
+        }
+    }
 }
 
 impl Io {
@@ -37,7 +56,7 @@ impl Io {
         Self {
             first: Bytes::new(),
             transport,
-            watched: None,
+            listens: None,
         }
     }
 
@@ -45,7 +64,15 @@ impl Io {
     pub(crate) fn rewound(self, first: Bytes, connection: &Rc<Connection>) -> Self {
         Self {
             first,
-            watched: Some(Rc::clone(connection)),
+            listens: Some(Listens::Downstream(Rc::clone(connection))),
+            ..self
+        }
+    }
+
+    /// Sets `heard` from now on when bytes arrive.
+    pub(crate) fn telling(self, heard: &Rc<Cell<bool>>) -> Self {
+        Self {
+            listens: Some(Listens::Upstream(Rc::clone(heard))),
             ..self
         }
     }
@@ -62,8 +89,8 @@ impl AsyncRead for Io {
             let n = this.first.len().min(buffer.remaining());
             buffer.put_slice(this.first.get(..n).unwrap_or_default());
             this.first.advance(n);
-            if let Some(connection) = &this.watched {
-                connection.bytes_arrived();
+            if let Some(listens) = &this.listens {
+                listens.bytes_arrived();
             }
             return Poll::Ready(Ok(()));
         }
@@ -72,10 +99,10 @@ impl AsyncRead for Io {
             Transport::Plain(stream) => Pin::new(stream).poll_read(cx, buffer),
             Transport::Tls(stream) => Pin::new(stream).poll_read(cx, buffer),
         };
-        if let (Poll::Ready(Ok(())), Some(connection)) = (&read, &this.watched)
+        if let (Poll::Ready(Ok(())), Some(listens)) = (&read, &this.listens)
             && buffer.filled().len() > before
         {
-            connection.bytes_arrived();
+            listens.bytes_arrived();
         }
         read
     }

@@ -1,7 +1,8 @@
 //! A request's body on its way up, kept for a second try while that is still possible.
 //!
-//! The first 64 KiB are kept as cheap clones until the response begins. A body that has outgrown them cannot be sent
-//! again; one that nobody has read yet always can.
+//! The first 64 KiB are kept as cheap clones while another try is possible: not after the response has begun, nor where
+//! there is no other endpoint. A body that has outgrown them cannot be sent again; one that nobody has read yet always
+//! can.
 
 use std::{
     cell::RefCell,
@@ -18,7 +19,7 @@ use hyper::body::Incoming;
 
 use super::BoxError;
 
-/// Most bytes that are kept for a second try.
+/// Most bytes that are kept for a second try, with what it costs to keep them.
 const KEPT: usize = 64 * 1024;
 
 /// Most bytes, and longest time, that a refused request's body is read for nothing.
@@ -30,6 +31,8 @@ const DRAINED_WITHIN: Duration = Duration::from_secs(1);
 pub(crate) struct Source {
     incoming: Incoming,
     frames: Vec<Piece>,
+    /// Place in `frames` of what the current try reads next.
+    next: usize,
     kept: usize,
     keeping: bool,
     /// Something was read that is not kept.
@@ -66,6 +69,7 @@ impl Upload {
         Self(Some(Rc::new(RefCell::new(Source {
             incoming,
             frames: Vec::new(),
+            next: 0,
             kept: 0,
             keeping: true,
             lost: false,
@@ -83,9 +87,9 @@ impl Upload {
         UpBody(self.0.as_ref().map(|source| {
             let mut inner = source.borrow_mut();
             inner.current += 1;
+            inner.next = 0;
             Reader {
                 number: inner.current,
-                next: 0,
                 source: Rc::clone(source),
             }
         }))
@@ -126,10 +130,19 @@ impl Upload {
         tokio::time::timeout(DRAINED_WITHIN, read).await.ok();
     }
 
-    /// There will be no other try.
+    /// There will be no try after the next one, which may still need what the one before has read.
     pub(crate) fn keep_no_more(&self) {
         if let Some(source) = &self.0 {
             source.borrow_mut().keeping = false;
+        }
+    }
+
+    /// There will be no try after the current one.
+    pub(crate) fn forget(&self) {
+        if let Some(source) = &self.0 {
+            let mut source = source.borrow_mut();
+            source.keeping = false;
+            source.forget_read();
         }
     }
 
@@ -147,7 +160,6 @@ pub(crate) struct UpBody(Option<Reader>);
 struct Reader {
     source: Rc<RefCell<Source>>,
     number: u32,
-    next: usize,
 }
 
 impl Body for UpBody {
@@ -155,19 +167,20 @@ impl Body for UpBody {
     type Error = BoxError;
 
     fn poll_frame(
-        mut self: Pin<&mut Self>,
+        self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
-        let Some(reader) = &mut self.0 else {
+        let Some(reader) = &self.0 else {
             return Poll::Ready(None);
         };
         let mut source = reader.source.borrow_mut();
         if source.current != reader.number {
             return Poll::Ready(Some(Err("a later try took over this body".into())));
         }
-        if let Some(piece) = source.frames.get(reader.next) {
-            reader.next += 1;
-            return Poll::Ready(Some(Ok(piece.clone().into_frame())));
+        if let Some(piece) = source.frames.get(source.next).cloned() {
+            source.next += 1;
+            source.forget_read();
+            return Poll::Ready(Some(Ok(piece.into_frame())));
         }
         let frame = match Pin::new(&mut source.incoming).poll_frame(cx) {
             Poll::Pending => return Poll::Pending,
@@ -176,16 +189,14 @@ impl Body for UpBody {
             Poll::Ready(Some(Ok(frame))) => frame,
         };
         source.bytes += frame.data_ref().map_or(0, |data| data.len() as u64);
-        if source.keep(&frame) {
-            reader.next += 1;
-        }
+        source.keep(&frame);
         Poll::Ready(Some(Ok(frame)))
     }
 
     fn is_end_stream(&self) -> bool {
         self.0.as_ref().is_none_or(|reader| {
             let source = reader.source.borrow();
-            reader.next >= source.frames.len() && source.incoming.is_end_stream()
+            source.next >= source.frames.len() && source.incoming.is_end_stream()
         })
     }
 
@@ -197,7 +208,7 @@ impl Body for UpBody {
                 let ahead = source
                     .frames
                     .iter()
-                    .skip(reader.next)
+                    .skip(source.next)
                     .map(|piece| match piece {
                         Piece::Data(bytes) => bytes.len() as u64,
                         Piece::Trailers(_) => 0,
@@ -213,12 +224,11 @@ impl Body for UpBody {
 }
 
 impl Source {
-    /// True if the frame is kept.
-    fn keep(&mut self, frame: &Frame<Bytes>) -> bool {
+    /// Keeps a frame that the current try has just read, if it can.
+    fn keep(&mut self, frame: &Frame<Bytes>) {
         if !self.keeping {
-            self.lost = true;
-            self.frames = Vec::new();
-            return false;
+            self.lose();
+            return;
         }
         let piece = match (frame.data_ref(), frame.trailers_ref()) {
             (Some(data), _) => {
@@ -226,15 +236,176 @@ impl Source {
                 Piece::Data(data.clone())
             }
             (None, Some(trailers)) => Piece::Trailers(trailers.clone()),
-            (None, None) => return false,
+            (None, None) => return,
         };
+        self.kept += size_of::<Piece>();
         if self.kept > KEPT {
             self.keeping = false;
-            self.lost = true;
-            self.frames = Vec::new();
-            return false;
+            self.lose();
+            return;
         }
         self.frames.push(piece);
-        true
+        self.next += 1;
+    }
+
+    /// What the last try has read is not needed any more.
+    fn forget_read(&mut self) {
+        if !self.keeping && !self.frames.is_empty() && self.next >= self.frames.len() {
+            self.lose();
+        }
+    }
+
+    fn lose(&mut self) {
+        self.lost = true;
+        self.frames = Vec::new();
+        self.next = 0;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::convert::Infallible;
+
+    use http::{Request, Response};
+    use http_body_util::{BodyExt, Empty};
+    use hyper::{server::conn::http1, service::service_fn};
+    use hyper_util::rt::TokioIo;
+    use tokio::{
+        io::{AsyncWriteExt, DuplexStream},
+        sync::mpsc,
+        task::LocalSet,
+    };
+
+    use super::*;
+
+    /// A body that arrives in the pieces that are written to the stream.
+    async fn upload() -> (Upload, DuplexStream) {
+        let (mut caller, server) = tokio::io::duplex(1 << 20);
+        let (tell, mut told) = mpsc::channel(1);
+        let service = service_fn(move |request: Request<Incoming>| {
+            let tell = tell.clone();
+            async move {
+                tell.send(request.into_body()).await.unwrap();
+                // The body comes for as long as there is no answer.
+                std::future::pending::<()>().await;
+                Ok::<_, Infallible>(Response::new(Empty::<Bytes>::new()))
+            }
+        });
+        let serving = http1::Builder::new().serve_connection(TokioIo::new(server), service);
+        tokio::task::spawn_local(serving);
+        let head = b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n";
+        caller.write_all(head).await.unwrap();
+        (Upload::new(told.recv().await.unwrap()), caller)
+    }
+
+    async fn chunk(caller: &mut DuplexStream, text: &str) {
+        let chunk = format!("{:x}\r\n{text}\r\n", text.len());
+        caller.write_all(chunk.as_bytes()).await.unwrap();
+    }
+
+    async fn end(caller: &mut DuplexStream) {
+        caller.write_all(b"0\r\n\r\n").await.unwrap();
+    }
+
+    async fn read(body: &mut UpBody) -> Option<Bytes> {
+        let frame = body.frame().await?;
+        frame.unwrap().into_data().ok()
+    }
+
+    fn held(upload: &Upload) -> usize {
+        upload.0.as_ref().unwrap().borrow().frames.len()
+    }
+
+    #[tokio::test]
+    async fn what_one_try_has_read_the_next_can_send() {
+        let test = async {
+            let (upload, mut caller) = upload().await;
+            chunk(&mut caller, "one").await;
+            let mut first = upload.next_try();
+            assert_eq!(read(&mut first).await.unwrap(), "one");
+            let mut second = upload.next_try();
+            assert!(first.frame().await.unwrap().is_err(), "cut off");
+            chunk(&mut caller, "two").await;
+            end(&mut caller).await;
+            assert_eq!(read(&mut second).await.unwrap(), "one");
+            assert_eq!(read(&mut second).await.unwrap(), "two");
+            assert_eq!(read(&mut second).await, None);
+            assert!(upload.can_be_sent_again());
+        };
+        LocalSet::new().run_until(test).await;
+    }
+
+    #[tokio::test]
+    async fn without_another_try_nothing_is_kept() {
+        let test = async {
+            let (upload, mut caller) = upload().await;
+            upload.keep_no_more();
+            assert!(upload.can_be_sent_again(), "nobody has read it");
+            let mut only = upload.next_try();
+            chunk(&mut caller, "one").await;
+            assert_eq!(read(&mut only).await.unwrap(), "one");
+            assert_eq!(held(&upload), 0);
+            assert!(!upload.can_be_sent_again());
+        };
+        LocalSet::new().run_until(test).await;
+    }
+
+    #[tokio::test]
+    async fn what_was_read_goes_when_no_other_try_can_come() {
+        let test = async {
+            let (upload, mut caller) = upload().await;
+            for text in ["one", "two"] {
+                chunk(&mut caller, text).await;
+            }
+            let mut first = upload.next_try();
+            for text in ["one", "two"] {
+                assert_eq!(read(&mut first).await.unwrap(), text);
+            }
+            upload.keep_no_more();
+            let mut second = upload.next_try();
+            assert_eq!(read(&mut second).await.unwrap(), "one");
+            upload.forget();
+            assert_eq!(held(&upload), 2, "the second is still to be sent");
+            assert_eq!(read(&mut second).await.unwrap(), "two");
+            assert_eq!(held(&upload), 0);
+            chunk(&mut caller, "three").await;
+            assert_eq!(read(&mut second).await.unwrap(), "three");
+            assert_eq!(held(&upload), 0);
+        };
+        LocalSet::new().run_until(test).await;
+    }
+
+    #[tokio::test]
+    async fn what_was_read_goes_with_the_response() {
+        let test = async {
+            let (upload, mut caller) = upload().await;
+            chunk(&mut caller, "one").await;
+            let mut only = upload.next_try();
+            assert_eq!(read(&mut only).await.unwrap(), "one");
+            assert_eq!(held(&upload), 1);
+            upload.forget();
+            assert_eq!(held(&upload), 0);
+        };
+        LocalSet::new().run_until(test).await;
+    }
+
+    #[tokio::test]
+    async fn small_pieces_count_by_what_they_cost() {
+        let test = async {
+            let (upload, mut caller) = upload().await;
+            let mut only = upload.next_try();
+            let most = KEPT / size_of::<Piece>();
+            for made in 0..most {
+                chunk(&mut caller, "x").await;
+                read(&mut only).await.unwrap();
+                if !upload.can_be_sent_again() {
+                    assert!(made > most / 2, "{made} of {most}");
+                    assert_eq!(held(&upload), 0);
+                    return;
+                }
+            }
+            panic!("{} pieces are kept", held(&upload));
+        };
+        LocalSet::new().run_until(test).await;
     }
 }

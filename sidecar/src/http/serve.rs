@@ -14,7 +14,7 @@ use super::{
 };
 use crate::{
     detect::Wire,
-    forward,
+    forward, inbound,
     worker::{
         Worker,
         connection::{Connection, Order},
@@ -31,8 +31,10 @@ const PING_WITHIN: Duration = Duration::from_secs(20);
 pub(crate) async fn serve(worker: &Rc<Worker>, connection: &Rc<Connection>, io: Io, wire: Wire) {
     let service = {
         let (worker, connection) = (Rc::clone(worker), Rc::clone(connection));
+        let introduction = inbound::introduction(&connection);
         service_fn(move |request| {
-            forward::serve(Rc::clone(&worker), Rc::clone(&connection), request)
+            let (worker, connection) = (Rc::clone(&worker), Rc::clone(&connection));
+            forward::serve(worker, connection, introduction.clone(), request)
         })
     };
     let io = TokioIo::new(io);

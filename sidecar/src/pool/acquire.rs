@@ -1,6 +1,6 @@
 //! How a request comes by a connection.
 
-use std::{rc::Rc, sync::Arc};
+use std::{cell::Cell, rc::Rc, sync::Arc};
 
 use hyper::client::conn::{http1, http2};
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -43,6 +43,8 @@ pub(crate) struct Target<'a> {
     pub(crate) protocol: Protocol,
     /// Not one that was used before.
     pub(crate) fresh: bool,
+    /// Set when a connection to the endpoint is begun for this request.
+    pub(crate) reached: &'a Cell<bool>,
 }
 
 impl Pools {
@@ -271,6 +273,7 @@ impl Pools {
         } else {
             None
         };
+        target.reached.set(true);
         let opened = connect::open(cluster, target.endpoint, tls)
             .await
             .map_err(NoConnection::Connect)?;
@@ -279,7 +282,8 @@ impl Pools {
             expires = expires.min(peer.not_after);
         }
         let about = About::new(cluster, generation, expires, self.shared.now());
-        Ok((TokioIo::new(Io::new(opened.transport)), about))
+        let io = Io::new(opened.transport).telling(about.heard());
+        Ok((TokioIo::new(io), about))
     }
 }
 

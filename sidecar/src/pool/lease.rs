@@ -39,6 +39,8 @@ pub(crate) struct About {
     /// The cluster's idle timeout, or less if the peer said so.
     idle_limit_ms: Cell<u64>,
     requests: Cell<u32>,
+    /// Bytes have come since the last request was sent.
+    heard: Rc<Cell<bool>>,
 }
 
 impl About {
@@ -56,6 +58,7 @@ impl About {
             idle_since: Cell::new(now),
             idle_limit_ms: Cell::new(millis(cluster.config.idle_timeout)),
             requests: Cell::new(0),
+            heard: Rc::default(),
         }
     }
 
@@ -88,6 +91,11 @@ impl About {
             theirs / 2
         };
         self.idle_limit_ms.set(self.idle_limit_ms.get().min(ours));
+    }
+
+    /// For the transport to set.
+    pub(crate) fn heard(&self) -> &Rc<Cell<bool>> {
+        &self.heard
     }
 
     fn one_more(&self) {
@@ -252,13 +260,24 @@ impl Lease {
         self.about().mtls
     }
 
+    /// HTTP/1.1: bytes came after the request was sent. (What comes over HTTP/2 may be another stream's.)
+    pub(crate) fn heard(&self) -> bool {
+        match &self.kind {
+            Kind::Http1 { connection, .. } => connection.about.heard.get(),
+            Kind::Http2(_) => false,
+        }
+    }
+
     /// Sends; an error holds the request if it was not sent.
     pub(crate) async fn send(
         &mut self,
         request: Request<UpBody>,
     ) -> Result<Response<Incoming>, TrySendError<Request<UpBody>>> {
         match &mut self.kind {
-            Kind::Http1 { connection, .. } => connection.sender.try_send_request(request).await,
+            Kind::Http1 { connection, .. } => {
+                connection.about.heard.set(false);
+                connection.sender.try_send_request(request).await
+            }
             Kind::Http2(stream) => {
                 let sent = stream
                     .connection

@@ -53,26 +53,7 @@ impl Handles {
         request_bytes: u64,
         response_bytes: u64,
     ) {
-        let mut known = self.by_response.borrow_mut();
-        let ended = if known.len() < RESPONSES {
-            ended
-        } else {
-            // A server that answers in ever new ways is counted in one.
-            Ended {
-                status: 0,
-                grpc_status: None,
-                ..ended
-            }
-        };
-        match known.iter().find(|(key, _)| *key == ended) {
-            Some((_, counter)) => counter.inc(),
-            None => {
-                if let Some(counter) = self.counter(ended) {
-                    counter.inc();
-                    known.push((ended, counter));
-                }
-            }
-        }
+        self.count(ended);
         for (histogram, value) in [
             (&self.duration, millis),
             (&self.request_bytes, precise(request_bytes)),
@@ -81,6 +62,27 @@ impl Handles {
             if let Some(histogram) = histogram {
                 histogram.observe(value);
             }
+        }
+    }
+
+    fn count(&self, ended: Ended) {
+        let mut known = self.by_response.borrow_mut();
+        // A server that answers in ever new ways is counted in one.
+        let folded = Ended {
+            status: 0,
+            grpc_status: None,
+            ..ended
+        };
+        let find = |ended: Ended| known.iter().find(|(key, _)| *key == ended);
+        let full = known.len() >= RESPONSES;
+        if let Some((_, counter)) = find(ended).or_else(|| find(folded).filter(|_| full)) {
+            counter.inc();
+            return;
+        }
+        let ended = if full { folded } else { ended };
+        if let Some(counter) = self.counter(ended) {
+            counter.inc();
+            known.push((ended, counter));
         }
     }
 
@@ -152,6 +154,10 @@ pub(crate) struct HandleCache {
     inbound: RefCell<BTreeMap<Inbound, Rc<Handles>>>,
     /// Hashes of the label sets that were made: a set that is made again is no new series.
     made: RefCell<BTreeSet<u64>>,
+    /// By hop and code, both of them closed sets.
+    refusals: RefCell<BTreeMap<(&'static str, &'static str), IntCounter>>,
+    /// By outcome.
+    retries: RefCell<BTreeMap<&'static str, IntCounter>>,
 }
 
 impl HandleCache {
@@ -164,7 +170,25 @@ impl HandleCache {
             nowhere: RefCell::new(BTreeMap::new()),
             inbound: RefCell::new(BTreeMap::new()),
             made: RefCell::new(BTreeSet::new()),
+            refusals: RefCell::new(BTreeMap::new()),
+            retries: RefCell::new(BTreeMap::new()),
         }
+    }
+
+    /// Counts an own answer.
+    pub(crate) fn count_refusal(&self, hop: &'static str, code: &'static str) {
+        let family = &self.telemetry.metrics.refusals;
+        count(&self.refusals, (hop, code), || {
+            family.get_metric_with_label_values(&[hop, code]).ok()
+        });
+    }
+
+    /// Counts a request that was provably unsent, by what was done.
+    pub(crate) fn count_retry(&self, outcome: &'static str) {
+        let family = &self.telemetry.metrics.retries;
+        count(&self.retries, outcome, || {
+            family.get_metric_with_label_values(&[outcome]).ok()
+        });
     }
 
     /// Forgets what was resolved; the counters themselves stay. To be called with every new snapshot or identity.
@@ -328,6 +352,21 @@ impl HandleCache {
     }
 }
 
+/// Adds one to a counter that is resolved once.
+fn count<K: Ord>(
+    known: &RefCell<BTreeMap<K, IntCounter>>,
+    key: K,
+    resolve: impl FnOnce() -> Option<IntCounter>,
+) {
+    let mut known = known.borrow_mut();
+    if let Some(counter) = known.get(&key) {
+        counter.inc();
+    } else if let Some(counter) = resolve() {
+        counter.inc();
+        known.insert(key, counter);
+    }
+}
+
 #[derive(Clone, Copy, Debug)]
 struct Parties<'a> {
     direction: Direction,
@@ -380,4 +419,39 @@ impl Parties<'_> {
 
 fn first_label(service: &str) -> &str {
     service.split('.').next().unwrap_or(service)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::config;
+
+    #[tokio::test]
+    async fn beyond_the_limit_only_new_kinds_of_responses_are_folded() {
+        let config = config();
+        let telemetry = Telemetry::start(&config);
+        let cache = HandleCache::new(&telemetry, &Arc::new(config.workload));
+        let handles = cache.nowhere(None);
+        let answered = |status| {
+            let ended = Ended {
+                grpc: false,
+                status,
+                grpc_status: None,
+                flags: "-",
+            };
+            handles.record(ended, 1.0, 0, 0);
+        };
+        (200..300).for_each(answered);
+        answered(200);
+        answered(299);
+        let text = prometheus::TextEncoder::new()
+            .encode_to_string(&telemetry.metrics.registry.gather())
+            .unwrap();
+        for (code, times) in [("200", Some(2)), ("other", Some(37)), ("299", None)] {
+            let label = format!("response_code=\"{code}\"");
+            let line = text.lines().find(|line| line.contains(&label));
+            let found = line.and_then(|line| line.rsplit(' ').next()?.parse::<u64>().ok());
+            assert_eq!(found, times, "{code}");
+        }
+    }
 }

@@ -2,7 +2,7 @@ use std::{sync::atomic::Ordering::Relaxed, time::Duration};
 
 use super::{Outcome, OutlierConfig, Standing};
 use crate::{
-    Cluster, Moment,
+    Cluster, Moment, PickContext, Picked,
     fixture::{BROKEN, OK, ejecting, outlier, secs},
 };
 
@@ -12,9 +12,21 @@ fn pick(cluster: &Cluster, now: Moment) -> u16 {
 }
 
 /// Picks until the probe of `port` was taken.
-fn probe(cluster: &Cluster, port: u16, now: Moment) {
-    let picked = (0..100).any(|_| pick(cluster, now) == port);
-    assert!(picked, "no probe at {now:?}");
+fn probe(cluster: &Cluster, port: u16, now: Moment) -> Picked {
+    let mut rng = fastrand::Rng::with_seed(now.0);
+    let mut pick = || {
+        let mut context = PickContext {
+            hash: None,
+            tried: &[],
+            now,
+            rng: &mut rng,
+        };
+        cluster.pick(&mut context).unwrap()
+    };
+    let found = (0..100)
+        .map(|_| pick())
+        .find(|picked| picked.endpoint.config.address.port() == port);
+    found.unwrap_or_else(|| panic!("no probe at {now:?}"))
 }
 
 fn times(cluster: &Cluster, port: u16) -> u32 {
@@ -35,7 +47,7 @@ fn the_fifth_failure_in_a_row_ejects_and_no_earlier() {
 fn a_success_in_between_starts_the_count_again() {
     let cluster = ejecting(outlier(), [1, 2]);
     cluster.fail(1, 4, secs(0));
-    cluster.report(cluster.by_port(1), OK, secs(0));
+    cluster.report(&cluster.picked(1), OK, secs(0));
     assert!(!cluster.fail(1, 4, secs(0)));
     assert!(cluster.fail(1, 1, secs(0)));
 }
@@ -57,7 +69,7 @@ fn what_counts_as_a_failure() {
     };
     let ejects = |config, outcomes: [Outcome; 3]| {
         let cluster = ejecting(config, [1, 2]);
-        let report = |outcome| cluster.report(cluster.by_port(1), outcome, secs(0));
+        let report = |outcome| cluster.report(&cluster.picked(1), outcome, secs(0));
         outcomes.into_iter().any(report)
     };
     let status = Outcome::Status;
@@ -83,10 +95,10 @@ fn an_ejected_endpoint_returns_after_its_time_by_one_good_probe() {
     let standing = |now| cluster.by_port(1).state.standing(secs(now));
     assert_eq!(standing(29), Standing::Ejected { until: secs(30) });
     assert_eq!(standing(30), Standing::ProbeDue);
-    probe(&cluster, 1, secs(30));
+    let probe = probe(&cluster, 1, secs(30));
     assert_eq!(standing(31), Standing::Probing { until: secs(60) });
     assert!((0..50).all(|_| pick(&cluster, secs(31)) == 2), "one probe");
-    cluster.report(cluster.by_port(1), OK, secs(32));
+    cluster.report(&probe, OK, secs(32));
     assert_eq!(standing(32), Standing::InService);
     assert_eq!(cluster.ports_in_service(secs(32)), [1, 2]);
 }
@@ -95,8 +107,8 @@ fn an_ejected_endpoint_returns_after_its_time_by_one_good_probe() {
 fn a_failed_probe_ejects_again_for_longer() {
     let cluster = ejecting(outlier(), [1, 2]);
     cluster.fail(1, 5, secs(0));
-    probe(&cluster, 1, secs(30));
-    assert!(cluster.report(cluster.by_port(1), BROKEN, secs(31)));
+    let probe = probe(&cluster, 1, secs(30));
+    assert!(cluster.report(&probe, BROKEN, secs(31)));
     let standing = |now| cluster.by_port(1).state.standing(secs(now));
     assert_eq!(standing(90), Standing::Ejected { until: secs(91) });
     assert_eq!(standing(91), Standing::ProbeDue);
@@ -108,10 +120,28 @@ fn a_probe_that_never_reports_leaves_its_place_to_another() {
     cluster.fail(1, 5, secs(0));
     probe(&cluster, 1, secs(30));
     assert!((0..50).all(|_| pick(&cluster, secs(59)) == 2));
-    probe(&cluster, 1, secs(60));
+    let second = probe(&cluster, 1, secs(60));
     // One that says so leaves it at once.
-    cluster.unused(cluster.by_port(1), secs(61));
+    cluster.unused(&second, secs(61));
     probe(&cluster, 1, secs(61));
+}
+
+#[test]
+fn only_the_probe_decides_whether_an_endpoint_comes_back() {
+    let cluster = ejecting(outlier(), [1, 2]);
+    let before = || cluster.picked(1);
+    cluster.fail(1, 5, secs(0));
+    let late = probe(&cluster, 1, secs(30));
+    let current = probe(&cluster, 1, secs(60));
+    let standing = || cluster.by_port(1).state.standing(secs(61));
+    for other in [before(), late] {
+        cluster.unused(&other, secs(61));
+        assert!(!cluster.report(&other, BROKEN, secs(61)));
+        cluster.report(&other, OK, secs(61));
+        assert_eq!(standing(), Standing::Probing { until: secs(90) });
+    }
+    cluster.report(&current, OK, secs(61));
+    assert_eq!(standing(), Standing::InService);
 }
 
 #[test]
@@ -119,7 +149,7 @@ fn answers_to_requests_from_before_the_ejection_change_nothing() {
     let cluster = ejecting(outlier(), [1, 2]);
     cluster.fail(1, 5, secs(0));
     assert!(!cluster.fail(1, 50, secs(1)));
-    cluster.report(cluster.by_port(1), OK, secs(2));
+    cluster.report(&cluster.picked(1), OK, secs(2));
     assert_eq!(
         cluster.by_port(1).state.standing(secs(3)),
         Standing::Ejected { until: secs(30) }
@@ -145,12 +175,12 @@ fn ejections_grow_to_the_maximum_and_shrink_with_good_intervals() {
             }
         );
         now += length;
-        probe(&cluster, 1, secs(now));
-        cluster.report(cluster.by_port(1), BROKEN, secs(now));
+        let probe = probe(&cluster, 1, secs(now));
+        cluster.report(&probe, BROKEN, secs(now));
     }
     now += 75;
-    probe(&cluster, 1, secs(now));
-    cluster.report(cluster.by_port(1), OK, secs(now));
+    let probe = probe(&cluster, 1, secs(now));
+    cluster.report(&probe, OK, secs(now));
     assert_eq!(times(&cluster, 1), 3);
     // Every second, as the caller does; forgiven once in ten.
     for second in 0..20 {
