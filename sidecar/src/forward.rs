@@ -165,10 +165,7 @@ fn find<'a>(
 ) -> Result<&'a Route, Problem> {
     let request = view(parts, authority);
     let (_, route) = table.find(&request).map_err(|no_route| match no_route {
-        NoRoute::Host => Problem::new(
-            Code::NoRouteHost,
-            format!("no service is known as {:?} here", request.authority),
-        ),
+        NoRoute::Host => Problem::new(Code::NoRouteHost, unknown_host(table, request.authority)),
         NoRoute::Path => Problem::new(
             Code::NoRoutePath,
             format!(
@@ -179,6 +176,22 @@ fn find<'a>(
         ),
     })?;
     Ok(route)
+}
+
+fn unknown_host(table: &RouteTable, authority: &str) -> String {
+    let ports: Vec<String> = table
+        .ports_of(authority)
+        .iter()
+        .map(u16::to_string)
+        .collect();
+    if ports.is_empty() {
+        format!("no service is known as {authority:?} here")
+    } else {
+        format!(
+            "the service is not known as {authority:?} here; its ports are {}",
+            ports.join(", ")
+        )
+    }
 }
 
 /// Redirects and fixed answers.

@@ -3,11 +3,11 @@
 use std::{convert::Infallible, net::SocketAddr, time::Duration};
 
 use bytes::Bytes;
-use http::{HeaderMap, Request, Response, StatusCode};
+use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, StatusCode};
 use http_body_util::{BodyExt, Full, StreamBody};
 use hyper::{body::Frame, client::conn::http2, service::service_fn};
 use hyper_util::rt::{TokioExecutor, TokioIo};
-use outrigger_core::{EndpointConfig, Route};
+use outrigger_core::{Action, ClusterChoice, EndpointConfig, HeaderEdits, Route};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpSocket, TcpStream},
@@ -252,6 +252,48 @@ async fn hosts_that_nobody_configured_are_not_proxied() {
         .await;
     assert_eq!(caller.answer().await.unwrap().status, 501);
     assert_eq!(app.heads.lock().unwrap().len(), 1);
+}
+
+#[tokio::test]
+async fn of_two_edits_of_a_header_the_routes_has_the_last_word() {
+    let app = App::start("reviews").await;
+    let endpoints = vec![endpoint(app.address, false)];
+    let set = |value: &'static str| HeaderEdits {
+        set: vec![(
+            HeaderName::from_static("x-level"),
+            HeaderValue::from_static(value),
+        )],
+        ..HeaderEdits::default()
+    };
+    let levels = |route: &mut Route| {
+        (route.request_headers, route.response_headers) = (set("route"), set("route"));
+        let Action::Forward(choice) = &route.action else {
+            panic!("{:?}", route.action);
+        };
+        let mut weighted = choice.clusters.to_vec();
+        weighted[0].request_headers = set("destination");
+        weighted[0].response_headers = set("destination");
+        route.action = Action::Forward(ClusterChoice::new(weighted).unwrap());
+    };
+    let cluster = cluster("reviews");
+    let (_sidecar, proxy) = Sidecar::outbound(&config(), None, cluster, endpoints, levels).await;
+    let answer = get(proxy, "/").await;
+    assert_eq!(answer.header("x-level"), Some("route"));
+    assert_eq!(app.last_headers()["x-level"], "route");
+}
+
+#[tokio::test]
+async fn a_subset_without_endpoints_is_named() {
+    let mut reviews = cluster("reviews");
+    reviews.subset = "v2".to_owned();
+    let (_sidecar, proxy) = Sidecar::outbound(&config(), None, reviews, Vec::new(), |_| {}).await;
+    let answer = get(proxy, "/").await;
+    assert_eq!(answer.header("x-outrigger-reason"), Some("no_endpoints"));
+    assert!(
+        answer.body.contains(r#"in subset \"v2\" has no endpoints"#),
+        "{}",
+        answer.body
+    );
 }
 
 #[tokio::test]

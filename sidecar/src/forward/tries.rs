@@ -129,7 +129,11 @@ fn pick(call: &Call, plan: &Plan<'_>, tried: &[EndpointId]) -> Result<Picked, No
 }
 
 fn no_endpoint(plan: &Plan<'_>, none: NoEndpoint) -> Problem {
-    let service = &plan.cluster.config.service;
+    let config = &plan.cluster.config;
+    let mut service = config.service.clone();
+    if !config.subset.is_empty() {
+        service += &format!(" in subset {:?}", config.subset);
+    }
     match none {
         NoEndpoint::Empty => Problem::new(Code::NoEndpoints, format!("{service} has no endpoints")),
         NoEndpoint::Unhealthy | NoEndpoint::Exhausted => Problem::new(

@@ -36,7 +36,8 @@ pub(crate) fn edit(parts: &mut request::Parts, route: &Route, weighted: &Weighte
     if let Some(host) = &route.host_rewrite {
         parts.headers.insert(HOST, host.clone());
     }
-    for edits in [&route.request_headers, &weighted.request_headers] {
+    // Envoy's order, so that the route has the last word.
+    for edits in [&weighted.request_headers, &route.request_headers] {
         if !edits.is_empty() {
             edits.apply(&mut parts.headers);
         }
@@ -84,7 +85,7 @@ pub(crate) fn answer(
         // Ours to say, not the application's.
         head.headers.remove(REASON);
     }
-    for edits in [&route.response_headers, &weighted.response_headers] {
+    for edits in [&weighted.response_headers, &route.response_headers] {
         if !edits.is_empty() {
             edits.apply(&mut head.headers);
         }

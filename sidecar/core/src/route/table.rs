@@ -1,7 +1,7 @@
 //! From an authority to its virtual host. Built once, read without allocation (an authority with upper
 //! case longer than any DNS name excepted).
 
-use std::borrow::Cow;
+use std::{borrow::Cow, collections::BTreeSet};
 
 use super::{NoRoute, RequestView, Route, RouteTable, VirtualHost, matching::split_path};
 
@@ -73,6 +73,26 @@ impl RouteTable {
         let host = lower_case(authority.as_bytes(), &mut buffer);
         self.virtual_hosts.get(self.index.find(&host)?)
     }
+
+    /// The ports that `host` (an authority, whose own port does not count) is known at, in order. Looks at every
+    /// domain: for an error's text.
+    #[must_use]
+    pub fn ports_of(&self, host: &str) -> BTreeSet<u16> {
+        let host = host_and_port(host).0;
+        let of_host = |domain: &String| {
+            let (name, port) = host_and_port(domain);
+            port.filter(|_| name.eq_ignore_ascii_case(host))
+        };
+        let domains = self.virtual_hosts.iter().flat_map(|each| &each.domains);
+        domains.filter_map(of_host).collect()
+    }
+}
+
+fn host_and_port(authority: &str) -> (&str, Option<u16>) {
+    authority
+        .rsplit_once(':')
+        .and_then(|(host, port)| Some((host, Some(port.parse().ok()?))))
+        .unwrap_or((authority, None))
 }
 
 impl HostIndex {

@@ -116,6 +116,23 @@ fn exact_hosts_come_before_longest_suffix_before_longest_prefix_before_all() {
 }
 
 #[test]
+fn the_ports_of_a_host_are_known_whatever_port_was_asked_for() {
+    let table = RouteTable::new(
+        String::new(),
+        vec![
+            host("a", &["reviews", "reviews:9080"], Vec::new()),
+            host("b", &["reviews:80"], Vec::new()),
+            host("c", &["ratings:7070"], Vec::new()),
+        ],
+    );
+    for authority in ["reviews", "Reviews:1234", "reviews:80"] {
+        let ports: Vec<u16> = table.ports_of(authority).into_iter().collect();
+        assert_eq!(ports, [80, 9080], "{authority}");
+    }
+    assert!(table.ports_of("details:80").is_empty());
+}
+
+#[test]
 fn what_has_no_host_or_no_path_is_told_apart() {
     let path = PathMatch::Exact("/a".to_owned());
     let table = RouteTable::new(
