@@ -270,7 +270,7 @@ async fn of_two_edits_of_a_header_the_routes_has_the_last_word() {
         let Action::Forward(choice) = &route.action else {
             panic!("{:?}", route.action);
         };
-        let mut weighted = choice.clusters.to_vec();
+        let mut weighted = choice.clusters.clone();
         weighted[0].request_headers = set("destination");
         weighted[0].response_headers = set("destination");
         route.action = Action::Forward(ClusterChoice::new(weighted).unwrap());
