@@ -1,6 +1,6 @@
 //! Limits that are exact over all workers, and connections that are kept no longer than they may be.
 
-use std::{net::SocketAddr, time::Duration};
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use outrigger_core::{ClusterConfig, Thresholds, UpstreamProtocol};
 use tokio::{
@@ -489,5 +489,27 @@ async fn a_raised_limit_lets_those_who_wait_through() {
     app.let_go();
     for caller in callers {
         assert_eq!(caller.await.unwrap().status, 200);
+    }
+}
+
+#[tokio::test]
+async fn an_idle_connection_is_used_under_the_next_snapshot_and_keeps_nothing_of_the_last() {
+    for protocol in [UpstreamProtocol::Http1, UpstreamProtocol::Http2] {
+        let app = App::start("reviews").await;
+        let mut reviews = cluster("reviews");
+        reviews.protocol = protocol;
+        let endpoints = vec![endpoint(app.address, false)];
+        let (mut sidecar, proxy) =
+            Sidecar::outbound(&config(), None, reviews.clone(), endpoints.clone(), |_| {}).await;
+        let mut caller = Raw::to(proxy).await;
+        assert_eq!(caller.get("/").await.status, 200);
+        let last = Arc::downgrade(sidecar.builder.cluster(&reviews.name).unwrap());
+        sidecar.set_cluster(reviews, endpoints);
+        sidecar.publish("http_proxy").await;
+        while last.upgrade().is_some() {
+            tokio::task::yield_now().await;
+        }
+        assert_eq!(caller.get("/").await.status, 200);
+        assert_eq!(app.connections(), 1);
     }
 }

@@ -92,3 +92,25 @@ impl Drop for Opens {
         turns.pass_on();
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::pin::pin;
+
+    use futures_util::poll;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_connection_that_came_back_wakes_one_who_may_take_it() {
+        let turns = Turns::default();
+        let (mut fresh, mut any) = (pin!(turns.changed(true)), pin!(turns.changed(false)));
+        assert!(poll!(&mut fresh).is_pending());
+        assert!(poll!(&mut any).is_pending());
+        turns.came_back();
+        assert!(poll!(&mut fresh).is_pending());
+        assert!(poll!(&mut any).is_ready());
+        turns.pass_on();
+        assert!(poll!(&mut fresh).is_ready(), "a turn is for everybody");
+    }
+}

@@ -68,6 +68,7 @@ pub(super) async fn serve(worker: Rc<Worker>, accepted: Accepted) {
     let _watched = worker.watch(&connection);
     let mut stream = Io::new(transport);
     let first = tokio::select! {
+        biased;
         first = timeout(FIRST_BYTES_TIMEOUT, detect::detect(&mut stream)) => first,
         // Told to end before it has begun.
         _order = connection.ordered(Order::Serve) => return,
