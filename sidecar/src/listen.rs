@@ -20,10 +20,13 @@ use tokio::{
 };
 
 use crate::{
+    listen::caps::{Caps, Seldom},
     shared::Shared,
     telemetry::Telemetry,
     worker::{Command, ListenerState},
 };
+
+pub(crate) mod caps;
 
 /// Connections that the kernel may hold for us.
 const BACKLOG: i32 = 4096;
@@ -106,6 +109,7 @@ pub(crate) struct Acceptor {
     pub(crate) seats: Arc<[Seat]>,
     pub(crate) prebound: Vec<TcpListener>,
     pub(crate) states: watch::Sender<BTreeMap<String, ListenerState>>,
+    caps: Caps,
     open: BTreeMap<String, Open>,
 }
 
@@ -123,6 +127,7 @@ impl Acceptor {
         seats: &Arc<[Seat]>,
         prebound: Vec<TcpListener>,
         states: watch::Sender<BTreeMap<String, ListenerState>>,
+        caps: Caps,
     ) -> Self {
         Self {
             shared: Arc::clone(shared),
@@ -130,6 +135,7 @@ impl Acceptor {
             seats: Arc::clone(seats),
             prebound,
             states,
+            caps,
             open: BTreeMap::new(),
         }
     }
@@ -141,7 +147,7 @@ impl Acceptor {
         again.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             let snapshot = self.shared.snapshot.load();
-            self.follow(&snapshot);
+            self.follow(&snapshot).await;
             tokio::select! {
                 stopped = stop.wait_for(|stop| *stop) => {
                     drop(stopped);
@@ -161,18 +167,19 @@ impl Acceptor {
         self.prebound.clear();
     }
 
-    fn follow(&mut self, snapshot: &Snapshot) {
+    async fn follow(&mut self, snapshot: &Snapshot) {
         let mut states = BTreeMap::new();
-        self.open.retain(|name, open| {
-            let keep = snapshot.listeners.get(name).is_some_and(|listener| {
-                listener.address == open.configured && listener.direction == open.bound.direction
-            });
-            if !keep {
-                open.bound.closing.store(true, Ordering::Relaxed);
-                open.task.abort();
-            }
-            keep
+        let gone = self.open.extract_if(.., |name, open| {
+            snapshot.listeners.get(name).is_none_or(|listener| {
+                listener.address != open.configured || listener.direction != open.bound.direction
+            })
         });
+        for (_, open) in gone.collect::<Vec<_>>() {
+            open.bound.closing.store(true, Ordering::Relaxed);
+            open.task.abort();
+            // Ends at once, and only then is its address free for another. How it ended says nothing.
+            drop(open.task.await);
+        }
         for (name, listener) in &snapshot.listeners {
             let known = self.states.borrow().get(name).cloned();
             let state = match (self.open.contains_key(name), known) {
@@ -213,6 +220,8 @@ impl Acceptor {
             bound: Arc::clone(&bound),
             seats: Arc::clone(&self.seats),
             telemetry: Arc::clone(&self.telemetry),
+            most: self.caps.connections,
+            warned: Seldom::default(),
         };
         tracing::info!(listener = %name, %address, "listener open");
         self.open.insert(
@@ -253,6 +262,9 @@ struct Accepting {
     bound: Arc<Bound>,
     seats: Arc<[Seat]>,
     telemetry: Arc<Telemetry>,
+    /// Connections of all listeners.
+    most: usize,
+    warned: Seldom,
 }
 
 impl Accepting {
@@ -264,7 +276,7 @@ impl Accepting {
                 Ok((stream, remote)) => self.seat(stream, remote),
                 Err(error) if is_of_one_connection(&error) => {}
                 Err(error) => {
-                    self.telemetry.metrics.not_accepted.inc();
+                    self.telemetry.metrics.not_accepted("accept_failed");
                     tracing::warn!(listener = %self.bound.name, %error, "accepting failed");
                     sleep(ACCEPT_PAUSE).await;
                 }
@@ -273,18 +285,24 @@ impl Accepting {
     }
 
     fn seat(&self, stream: TcpStream, remote: SocketAddr) {
+        let metrics = &self.telemetry.metrics;
+        let open = |seat: &Seat| seat.connections.load(Ordering::Relaxed);
+        if self.seats.iter().map(open).sum::<usize>() >= self.most {
+            metrics.not_accepted("too_many");
+            if self.warned.now() {
+                let (listener, most) = (&self.bound.name, self.most);
+                tracing::warn!(%listener, most, "as many downstream connections as may be are open: closing new ones");
+            }
+            return;
+        }
         let direction = match self.bound.direction {
             Direction::Inbound => "inbound",
             Direction::Outbound => "outbound",
         };
-        let metrics = &self.telemetry.metrics;
         if let Ok(counter) = metrics.accepted.get_metric_with_label_values(&[direction]) {
             counter.inc();
         }
-        let fewest = self
-            .seats
-            .iter()
-            .min_by_key(|seat| seat.connections.load(Ordering::Relaxed));
+        let fewest = self.seats.iter().min_by_key(|seat| open(seat));
         let Some(seat) = fewest else {
             return;
         };
@@ -296,7 +314,7 @@ impl Accepting {
         };
         if seat.commands.try_send(Command::Accepted(accepted)).is_err() {
             // The worker is far behind: a closed connection tells the caller sooner than a queue would.
-            metrics.not_accepted.inc();
+            metrics.not_accepted("worker_behind");
         }
     }
 }

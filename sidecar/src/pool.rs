@@ -14,7 +14,7 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
 };
 
-use outrigger_core::{Cluster, ClusterSlot, Endpoint, EndpointId, Moment, Snapshot};
+use outrigger_core::{Cluster, ClusterSlot, Endpoint, EndpointId, Moment, Snapshot, UpstreamTls};
 use prometheus::IntCounter;
 use rustls::ClientConfig;
 use tokio::sync::mpsc;
@@ -98,6 +98,13 @@ pub(crate) struct ClusterPool {
     pub(crate) gate: Arc<Gate>,
     endpoints: RefCell<BTreeMap<EndpointId, Rc<EndpointPool>>>,
     tls: RefCell<Option<ClientTls>>,
+    policy: RefCell<Option<(Arc<Cluster>, Rc<Policy>)>>,
+}
+
+/// What a connection is opened under: with another one, it is not used any more.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Policy {
+    tls: Option<UpstreamTls>,
 }
 
 /// TLS configurations of a cluster under one identity.
@@ -143,6 +150,7 @@ impl Pools {
             gate: self.gates.of(slot, cluster),
             endpoints: RefCell::new(BTreeMap::new()),
             tls: RefCell::new(None),
+            policy: RefCell::new(None),
         });
         let old = self.clusters.borrow_mut().insert(slot, Rc::clone(&pool));
         if let Some(old) = old {
@@ -173,7 +181,11 @@ impl Pools {
                 endpoint.retire(&pool.gate, self.worker, now, unix_now, generation);
             }
             if pool.gate.contended() {
-                pool.shed(self.worker);
+                // The limit may have been raised: nothing else would tell those who wait.
+                pool.gate.grant();
+            }
+            if pool.gate.contended() {
+                pool.shed(self.worker, now);
             }
         }
     }
@@ -182,7 +194,7 @@ impl Pools {
     pub(crate) fn shed(&self, slot: ClusterSlot) {
         let pool = self.clusters.borrow().get(&slot).cloned();
         if let Some(pool) = pool.filter(|pool| pool.gate.contended()) {
-            pool.shed(self.worker);
+            pool.shed(self.worker, self.shared.now());
         }
     }
 
@@ -205,6 +217,25 @@ impl ClusterPool {
             .borrow_mut()
             .insert(endpoint.id, Rc::clone(&pool));
         pool
+    }
+
+    /// The policy of `cluster`: the same object as long as it is equal.
+    fn policy(&self, cluster: &Arc<Cluster>) -> Rc<Policy> {
+        let mut known = self.policy.borrow_mut();
+        if let Some((of, policy)) = known.as_mut() {
+            if Arc::ptr_eq(of, cluster) {
+                return Rc::clone(policy);
+            }
+            if policy.tls == cluster.config.tls {
+                *of = Arc::clone(cluster);
+                return Rc::clone(policy);
+            }
+        }
+        let policy = Rc::new(Policy {
+            tls: cluster.config.tls.clone(),
+        });
+        *known = Some((Arc::clone(cluster), Rc::clone(&policy)));
+        policy
     }
 
     /// What mTLS to this cluster uses under the identity of now.
@@ -242,7 +273,9 @@ impl ClusterPool {
         }))
     }
 
-    fn keep_only(&self, worker: usize, cluster: &Cluster) {
+    fn keep_only(&self, worker: usize, cluster: &Arc<Cluster>) {
+        // Lets go of the cluster of the snapshot before.
+        self.policy(cluster);
         let gone: Vec<EndpointId> = self
             .endpoints
             .borrow()
@@ -258,17 +291,29 @@ impl ClusterPool {
         }
     }
 
-    /// One idle connection, else one HTTP/2 connection that takes no more streams from now on.
-    fn shed(&self, worker: usize) {
+    /// Closes one idle connection, else lets one HTTP/2 connection take no new streams for a moment.
+    fn shed(&self, worker: usize, now: Moment) {
         let endpoints = self.endpoints.borrow();
         let one = endpoints
             .values()
             .any(|endpoint| endpoint.shed_idle(&self.gate, worker));
-        if !one {
-            endpoints
-                .values()
-                .any(|endpoint| endpoint.shed_shared(&self.gate, worker));
+        if one {
+            return;
         }
+        let yielding: usize = endpoints
+            .values()
+            .map(|endpoint| endpoint.yielding(now))
+            .sum();
+        let cluster = self.policy.borrow();
+        let Some((cluster, _)) = cluster.as_ref() else {
+            return;
+        };
+        let connect_timeout = cluster.config.connect_timeout;
+        endpoints.values().any(|endpoint| {
+            // Who waits for the very connections that would yield needs no other.
+            yielding < self.gate.waiting_elsewhere(worker, endpoint.id)
+                && endpoint.shed_shared(now, connect_timeout)
+        });
     }
 
     fn close(&self, worker: usize) {

@@ -25,6 +25,7 @@ use rustls_pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
 
 use crate::{
     Config, Readiness, Workload,
+    listen::caps::Caps,
     shared::{Identity, Shared},
     telemetry::Telemetry,
     worker::{self, ListenerState, Workers},
@@ -250,10 +251,19 @@ impl Sidecar {
         identity: Option<Identity>,
         prebound: Vec<std::net::TcpListener>,
     ) -> Self {
+        Self::start_capped(config, identity, prebound, Caps::of_process())
+    }
+
+    pub(crate) fn start_capped(
+        config: &Config,
+        identity: Option<Identity>,
+        prebound: Vec<std::net::TcpListener>,
+        caps: Caps,
+    ) -> Self {
         let shared = Shared::new();
         shared.identity.store(identity.map(Arc::new));
         let telemetry = Telemetry::start(config);
-        let workers = worker::start(&shared, config, prebound, &telemetry).unwrap();
+        let workers = worker::start_with(&shared, config, prebound, &telemetry, caps).unwrap();
         Self {
             shared,
             telemetry,
@@ -273,6 +283,13 @@ impl Sidecar {
         app: SocketAddr,
     ) -> (Self, SocketAddr) {
         let mut this = Self::start(config, Some(identity));
+        let address = this.open_inbound(app).await;
+        (this, address)
+    }
+
+    /// Opens the listener in front of `app`; says where.
+    pub(crate) async fn open_inbound(&mut self, app: SocketAddr) -> SocketAddr {
+        let this = self;
         this.set_cluster(
             ClusterConfig {
                 name: "inbound|80||".to_owned(),
@@ -296,8 +313,7 @@ impl Sidecar {
                 routes: RouteSource::Inline(Arc::new(table)),
             }),
         );
-        let address = this.publish("virtualInbound").await;
-        (this, address)
+        this.publish("virtualInbound").await
     }
 
     /// A sidecar in front of a caller, with one service `reviews`; says where its HTTP proxy is.

@@ -31,7 +31,10 @@ use tokio::{
 use crate::{
     Config,
     config::Workload,
-    listen::{Accepted, Acceptor, Seat},
+    listen::{
+        Accepted, Acceptor, Seat,
+        caps::{Caps, Handshakes},
+    },
     pool::{Gates, Pools},
     shared::Shared,
     telemetry::{HandleCache, Telemetry},
@@ -107,6 +110,17 @@ pub(crate) fn start(
     prebound: Vec<std::net::TcpListener>,
     telemetry: &Arc<Telemetry>,
 ) -> io::Result<Workers> {
+    start_with(shared, config, prebound, telemetry, Caps::of_process())
+}
+
+/// As [`start`], with as many downstream connections as `caps` says.
+pub(crate) fn start_with(
+    shared: &Arc<Shared>,
+    config: &Config,
+    prebound: Vec<std::net::TcpListener>,
+    telemetry: &Arc<Telemetry>,
+    caps: Caps,
+) -> io::Result<Workers> {
     let count = match config.workers {
         0 => thread::available_parallelism().map_or(1, usize::from),
         count => count,
@@ -129,6 +143,7 @@ pub(crate) fn start(
             telemetry: Arc::clone(telemetry),
             gates: Arc::clone(&gates),
             workload: Arc::clone(&workload),
+            handshakes: caps.handshakes(count),
         };
         let runtime = runtime::Builder::new_current_thread()
             .enable_all()
@@ -142,7 +157,7 @@ pub(crate) fn start(
     }
     let (states, listeners) = watch::channel(BTreeMap::new());
     let (stop_accepting, stop) = watch::channel(false);
-    let acceptor = Acceptor::new(shared, telemetry, &seats, prebound, states);
+    let acceptor = Acceptor::new(shared, telemetry, &seats, prebound, states, caps);
     let runtime = runtime::Builder::new_current_thread()
         .enable_all()
         .build()?;
@@ -222,6 +237,7 @@ struct WorkerSeed {
     telemetry: Arc<Telemetry>,
     gates: Arc<Gates>,
     workload: Arc<Workload>,
+    handshakes: u32,
 }
 
 /// A worker's own reference to the snapshot.
@@ -245,6 +261,7 @@ pub(crate) struct Worker {
     pub(crate) pools: Rc<Pools>,
     pub(crate) handles: HandleCache,
     pub(crate) tls: ServerTls,
+    handshakes: Handshakes,
     // Counted by itself: cloning the shared one would make all workers write to one cache line.
     snapshot: RefCell<Rc<View>>,
     now: Rc<Cell<Moment>>,
@@ -267,6 +284,7 @@ impl Worker {
             )),
             handles: HandleCache::new(&seed.telemetry, &seed.workload),
             tls: ServerTls::default(),
+            handshakes: Handshakes::new(seed.handshakes),
             snapshot: RefCell::new(Rc::new(View(seed.shared.snapshot.load()))),
             now: Rc::new(Cell::new(now)),
             connections: RefCell::new(BTreeMap::new()),

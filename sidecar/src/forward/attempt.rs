@@ -191,6 +191,14 @@ impl Attempt {
                 // Another endpoint of the same cluster has the same limit: no reason to try it.
                 (Code::OverflowPending, Progress::MaybeSent, message)
             }
+            NoConnection::NoneFree(within) => {
+                let message = format!(
+                    "all {} connections to {} are in use (maxConnections), and none became free within {within:?}",
+                    self.cluster.limits.connections.limit(),
+                    self.cluster.config.service,
+                );
+                (Code::OverflowPending, Progress::MaybeSent, message)
+            }
             NoConnection::Connect(error) => {
                 let code = match error {
                     ConnectError::Tls(..) => Code::TlsFailed,

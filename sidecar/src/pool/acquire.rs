@@ -1,35 +1,33 @@
 //! How a request comes by a connection.
 
-use std::{cell::Cell, rc::Rc, sync::Arc};
+use std::{cell::Cell, rc::Rc, sync::Arc, time::Duration};
 
-use hyper::client::conn::{http1, http2};
-use hyper_util::rt::{TokioIo, TokioTimer};
-use outrigger_core::{Cluster, ClusterSlot, Endpoint};
+use hyper::client::conn::http1;
+use hyper_util::rt::TokioIo;
+use outrigger_core::{Cluster, ClusterSlot, Endpoint, Permit};
 
 use super::{
-    ClusterPool, Pools, Protocol,
-    endpoint::{EndpointPool, Judge, OpeningEnd},
+    ClusterPool, Policy, Pools, Protocol,
+    endpoint::{EndpointPool, Judge},
     gate::{Grant, Slot, Wait},
-    lease::{About, Http1, Http2, Lease, give_back},
+    lease::{About, Http1, Lease, give_back},
     turns::Opens,
 };
 use crate::{
     connect::{self, ConnectError},
-    http::{
-        H2_CONNECTION_WINDOW, H2_STREAM_WINDOW, LocalExec, MAX_HEADER_BYTES, READ_BUFFER, io::Io,
-    },
+    http::{MAX_HEADER_BYTES, READ_BUFFER, io::Io},
     tls::Refusal,
 };
 
-/// HTTP/2 pings on busy connections, and how long an answer may take.
-const PING_EVERY: std::time::Duration = std::time::Duration::from_secs(20);
-const PING_WITHIN: std::time::Duration = std::time::Duration::from_secs(10);
+pub(super) mod http2;
 
 /// Why a request got no connection. It provably was not sent.
 #[derive(Clone, Debug)]
 pub(crate) enum NoConnection {
     /// `maxConnections` are in use and `http1MaxPendingRequests` wait.
     QueueFull,
+    /// Over HTTP/2: `maxConnections` are in use, and none became free within the connect timeout.
+    NoneFree(Duration),
     /// The connection could not be opened.
     Connect(ConnectError),
 }
@@ -61,7 +59,7 @@ impl Pools {
         }
     }
 
-    fn judge<'a>(&self, target: Target<'a>) -> Judge<'a> {
+    fn judge<'a>(&self, target: Target<'a>, policy: &'a Rc<Policy>) -> Judge<'a> {
         // Only connections that are encrypted ask for the generation.
         let generation = match (&target.cluster.config.tls, target.endpoint.config.mtls) {
             (Some(_), true) => self.shared.identity.load().as_ref().map(|i| i.generation),
@@ -69,6 +67,7 @@ impl Pools {
         };
         Judge {
             cluster: target.cluster,
+            policy,
             endpoint: target.endpoint,
             now: self.shared.now(),
             generation,
@@ -82,29 +81,34 @@ impl Pools {
         endpoint: Rc<EndpointPool>,
     ) -> Result<Lease, NoConnection> {
         let gate = &cluster.gate;
+        let policy = cluster.policy(target.cluster);
         if !target.fresh {
-            let judge = self.judge(target);
+            let judge = self.judge(target, &policy);
             if let Some(connection) = endpoint.take_idle(gate, self.worker, judge) {
                 return Ok(Lease::http1(connection, self, cluster, endpoint));
             }
         }
         let slot = match gate.try_slot() {
             Some(slot) => slot,
-            None => match self.queue(&cluster, Some(&endpoint)).await? {
-                Granted::Slot(slot) => slot,
-                Granted::Connection(connection) => {
-                    return Ok(Lease::http1(connection, self, cluster, endpoint));
+            None => {
+                let may_wait = gate.may_wait().ok_or(NoConnection::QueueFull)?;
+                let queued = self.queue(&cluster, &endpoint, target.protocol, &may_wait);
+                match queued.await? {
+                    Granted::Slot(slot) => slot,
+                    Granted::Connection(connection) => {
+                        return Ok(Lease::http1(connection, self, cluster, endpoint));
+                    }
                 }
-            },
+            }
         };
-        let turn = match self.turn(target, &cluster, &endpoint).await? {
+        let turn = match self.turn(target, &policy, &cluster, &endpoint).await? {
             Turn::Open(turn) => turn,
             Turn::Idle(connection) => {
                 drop(slot);
                 return Ok(Lease::http1(connection, self, cluster, endpoint));
             }
         };
-        let opened = self.open(target, &cluster).await;
+        let opened = self.open(target, &policy, &cluster).await;
         if let Err(NoConnection::Connect(error)) = &opened {
             endpoint.turns.failed(error);
         }
@@ -132,6 +136,7 @@ impl Pools {
     async fn turn(
         &self,
         target: Target<'_>,
+        policy: &Rc<Policy>,
         cluster: &ClusterPool,
         endpoint: &Rc<EndpointPool>,
     ) -> Result<Turn, NoConnection> {
@@ -140,14 +145,14 @@ impl Pools {
             if let Some(turn) = Opens::take(endpoint) {
                 return Ok(Turn::Open(turn));
             }
-            endpoint.turns.changed().await;
+            endpoint.turns.changed(target.fresh).await;
             if let Some(error) = endpoint.turns.failure_since(since) {
                 return Err(NoConnection::Connect(error));
             }
             if target.fresh {
                 continue;
             }
-            let judge = self.judge(target);
+            let judge = self.judge(target, policy);
             if let Some(connection) = endpoint.take_idle(&cluster.gate, self.worker, judge) {
                 // This one opens none: somebody else may.
                 endpoint.turns.pass_on();
@@ -156,82 +161,16 @@ impl Pools {
         }
     }
 
-    async fn acquire_http2(
-        self: &Rc<Self>,
-        target: Target<'_>,
-        cluster: Rc<ClusterPool>,
-        endpoint: Rc<EndpointPool>,
-    ) -> Result<Lease, NoConnection> {
-        loop {
-            let judge = self.judge(target);
-            if let Some(shared) = endpoint.shared(&cluster.gate, self.worker, judge) {
-                return Ok(Lease::http2(shared, self, cluster));
-            }
-            if let Some(told) = endpoint.join() {
-                match told.await {
-                    Ok(Err(error)) => return Err(NoConnection::Connect(error)),
-                    // Opened, or the one who opened it was cancelled: look again.
-                    Ok(Ok(())) | Err(_) => continue,
-                }
-            }
-            let mut opening = Opening(&endpoint, None);
-            let connection = self.open_http2(target, &cluster).await;
-            opening.1 = Some(match &connection {
-                Ok(_) => Ok(()),
-                Err(NoConnection::Connect(error)) => Err(error.clone()),
-                // Those who joined try for themselves, and are refused for themselves.
-                Err(NoConnection::QueueFull) => Ok(()),
-            });
-            let connection = Rc::new(connection?);
-            endpoint.put_shared(&cluster.gate, self.worker, Rc::clone(&connection));
-            drop(opening);
-            return Ok(Lease::http2(connection, self, cluster));
-        }
-    }
-
-    async fn open_http2(
-        self: &Rc<Self>,
-        target: Target<'_>,
-        cluster: &Rc<ClusterPool>,
-    ) -> Result<Http2, NoConnection> {
-        let slot = match cluster.gate.try_slot() {
-            Some(slot) => slot,
-            None => match self.queue(cluster, None).await? {
-                Granted::Slot(slot) => slot,
-                Granted::Connection(_) => return Err(NoConnection::QueueFull),
-            },
-        };
-        let (io, about) = self.open(target, cluster).await?;
-        let handshake = http2::Builder::new(LocalExec)
-            .timer(TokioTimer::new())
-            .initial_stream_window_size(H2_STREAM_WINDOW)
-            .initial_connection_window_size(H2_CONNECTION_WINDOW)
-            .max_header_list_size(u32::try_from(MAX_HEADER_BYTES).unwrap_or(u32::MAX))
-            .keep_alive_interval(PING_EVERY)
-            .keep_alive_timeout(PING_WITHIN)
-            .handshake(io);
-        let (sender, connection) = handshake
-            .await
-            .map_err(|error| handshake_failed(target, &error))?;
-        tokio::task::spawn_local(async move {
-            if let Err(error) = connection.await {
-                tracing::debug!(%error, "upstream connection ended");
-            }
-            drop(slot);
-        });
-        Ok(Http2::new(sender, about))
-    }
-
     /// Waits for a slot or a connection; gives what arrives too late to the next.
     async fn queue(
         self: &Rc<Self>,
         cluster: &Rc<ClusterPool>,
-        endpoint: Option<&Rc<EndpointPool>>,
+        endpoint: &Rc<EndpointPool>,
+        protocol: Protocol,
+        may_wait: &Permit,
     ) -> Result<Granted, NoConnection> {
-        let wait = cluster
-            .gate
-            .wait(self.worker, endpoint.map(|endpoint| endpoint.id))
-            .ok_or(NoConnection::QueueFull)?;
+        let gate = &cluster.gate;
+        let wait = gate.wait(self.worker, endpoint.id, protocol, may_wait);
         let mut place = Place {
             wait,
             pools: self,
@@ -252,6 +191,7 @@ impl Pools {
     async fn open(
         self: &Rc<Self>,
         target: Target<'_>,
+        policy: &Rc<Policy>,
         pool: &ClusterPool,
     ) -> Result<(TokioIo<Io>, About), NoConnection> {
         let cluster = target.cluster;
@@ -281,7 +221,8 @@ impl Pools {
         if let Some(peer) = &opened.peer {
             expires = expires.min(peer.not_after);
         }
-        let about = About::new(cluster, generation, expires, self.shared.now());
+        let now = self.shared.now();
+        let about = About::new(cluster, Rc::clone(policy), generation, expires, now);
         let io = Io::new(opened.transport).telling(about.heard());
         Ok((TokioIo::new(io), about))
     }
@@ -309,7 +250,7 @@ struct Place<'a> {
     wait: Wait,
     pools: &'a Rc<Pools>,
     cluster: &'a Rc<ClusterPool>,
-    endpoint: Option<&'a Rc<EndpointPool>>,
+    endpoint: &'a Rc<EndpointPool>,
 }
 
 impl Place<'_> {
@@ -322,20 +263,9 @@ impl Place<'_> {
 impl Drop for Place<'_> {
     fn drop(&mut self) {
         let late = self.wait.leave();
-        if let (Some(connection), Some(endpoint)) = (self.take_handed(), self.endpoint) {
-            give_back(self.pools, self.cluster, endpoint, connection);
+        if let Some(connection) = self.take_handed() {
+            give_back(self.pools, self.cluster, self.endpoint, connection);
         }
         drop(late);
-    }
-}
-
-/// Tells those who joined, whatever happens to the one who opens.
-struct Opening<'a>(&'a EndpointPool, Option<OpeningEnd>);
-
-impl Drop for Opening<'_> {
-    fn drop(&mut self) {
-        // Cancelled: nothing is known; one of the others opens it.
-        let result = self.1.take().unwrap_or(Ok(()));
-        self.0.opened(&result);
     }
 }

@@ -3,20 +3,19 @@
 use std::{
     cell::{Cell, RefCell},
     rc::Rc,
+    time::Duration,
 };
 
 use outrigger_core::{Cluster, Endpoint, EndpointId, Moment};
-use tokio::sync::oneshot;
+use tokio::sync::Notify;
 
 use super::{
+    Policy,
+    acquire::http2::Opening,
     gate::Gate,
     lease::{Http1, Http2},
     turns::Turns,
 };
-use crate::connect::ConnectError;
-
-/// HTTP/2 connections of one worker to one endpoint, when the peer allows few streams on each.
-const HTTP2_CONNECTIONS: usize = 4;
 
 /// Connections to one endpoint.
 #[derive(Debug)]
@@ -29,17 +28,17 @@ pub(crate) struct EndpointPool {
     shared: RefCell<Vec<Rc<Http2>>>,
     /// How many HTTP/1.1 connections are being opened.
     pub(super) turns: Turns,
-    /// Requests that wait for the HTTP/2 connection that one of them is opening; None = nobody opens one.
-    opening: RefCell<Option<Vec<oneshot::Sender<OpeningEnd>>>>,
+    /// The HTTP/2 connection that one request opens and others wait for; None = nobody opens one.
+    pub(super) opening: RefCell<Option<Rc<Opening>>>,
+    /// An HTTP/2 connection has room for one more stream than before.
+    pub(super) room: Notify,
 }
-
-/// How the opening of a shared connection ended.
-pub(crate) type OpeningEnd = Result<(), ConnectError>;
 
 /// What a pooled connection is judged by.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Judge<'a> {
     pub(crate) cluster: &'a Cluster,
+    pub(crate) policy: &'a Rc<Policy>,
     pub(crate) endpoint: &'a Endpoint,
     pub(crate) now: Moment,
     pub(crate) generation: Option<u64>,
@@ -54,6 +53,7 @@ impl EndpointPool {
             shared: RefCell::new(Vec::new()),
             turns: Turns::default(),
             opening: RefCell::new(None),
+            room: Notify::new(),
         }
     }
 
@@ -76,7 +76,7 @@ impl EndpointPool {
         }
         self.idle.borrow_mut().push(connection);
         if !gate.now_spare(worker) {
-            self.turns.pass_on();
+            self.turns.came_back();
             return None;
         }
         let back = self.idle.borrow_mut().pop()?;
@@ -84,7 +84,7 @@ impl EndpointPool {
         Some(back)
     }
 
-    /// The HTTP/2 connection with most room.
+    /// The HTTP/2 connection with most room. None if all are full, or busy enough for another one to be opened.
     pub(crate) fn shared(&self, gate: &Gate, worker: usize, judge: Judge<'_>) -> Option<Rc<Http2>> {
         let mut shared = self.shared.borrow_mut();
         shared.retain(|connection| {
@@ -94,14 +94,12 @@ impl EndpointPool {
             }
             fit
         });
-        let full = shared.iter().all(|connection| connection.is_full());
-        if full && !shared.is_empty() && shared.len() < HTTP2_CONNECTIONS && gate.has_room() {
-            return None;
-        }
-        shared
+        let least = shared
             .iter()
-            .min_by_key(|connection| connection.streams())
-            .cloned()
+            .filter(|connection| connection.has_room(judge.now))
+            .min_by_key(|connection| connection.streams())?;
+        let another = !least.is_roomy() && self.opening.borrow().is_none() && gate.has_room();
+        (!another).then(|| Rc::clone(least))
     }
 
     pub(crate) fn put_shared(&self, gate: &Gate, worker: usize, connection: Rc<Http2>) {
@@ -111,30 +109,6 @@ impl EndpointPool {
         self.shared.borrow_mut().push(connection);
         // Waiters elsewhere will ask for it.
         gate.now_spare(worker);
-    }
-
-    /// Joins the opening of an HTTP/2 connection; None = the caller is to open it.
-    pub(crate) fn join(&self) -> Option<oneshot::Receiver<OpeningEnd>> {
-        let mut opening = self.opening.borrow_mut();
-        match opening.as_mut() {
-            Some(waiting) => {
-                let (tell, told) = oneshot::channel();
-                waiting.push(tell);
-                Some(told)
-            }
-            None => {
-                *opening = Some(Vec::new());
-                None
-            }
-        }
-    }
-
-    /// Ends the opening and tells those who joined.
-    pub(crate) fn opened(&self, result: &OpeningEnd) {
-        for waiting in self.opening.borrow_mut().take().into_iter().flatten() {
-            // One that left does not need to know.
-            drop(waiting.send(result.clone()));
-        }
     }
 
     /// Closes what is idle for too long, at its certificates' end, or of an old identity.
@@ -153,13 +127,18 @@ impl EndpointPool {
             }
             keep
         });
+        let mut again = false;
         self.shared.borrow_mut().retain(|connection| {
             let keep = connection.worth_keeping(now, unix_now, generation);
             if !keep {
                 gate.not_spare(worker);
             }
+            again |= connection.ends_yield(now);
             keep
         });
+        if again {
+            self.room.notify_waiters();
+        }
     }
 
     /// Closes one idle connection.
@@ -191,13 +170,18 @@ impl EndpointPool {
         found
     }
 
-    /// Takes one HTTP/2 connection out of the pool: it closes after the streams it has.
-    pub(crate) fn shed_shared(&self, gate: &Gate, worker: usize) -> bool {
-        let found = self.shared.borrow_mut().pop().is_some();
-        if found {
-            gate.not_spare(worker);
-        }
-        found
+    /// Lets one busy HTTP/2 connection take no new streams for a moment, see [`Http2::yields`].
+    pub(crate) fn shed_shared(&self, now: Moment, connect_timeout: Duration) -> bool {
+        self.shared
+            .borrow()
+            .iter()
+            .any(|connection| connection.yields(now, connect_timeout))
+    }
+
+    /// How many HTTP/2 connections take no new streams now.
+    pub(crate) fn yielding(&self, now: Moment) -> usize {
+        let shared = self.shared.borrow();
+        shared.iter().filter(|one| one.is_yielding(now)).count()
     }
 
     pub(crate) fn close(&self, gate: &Gate, worker: usize) {

@@ -6,6 +6,7 @@
 //! connection closed ──► its slot goes to the head of the queue, which connects
 //! response complete ──► connection goes to a waiter of the same worker and endpoint, or is closed for the head
 //! idle elsewhere    ──► its worker is told to shed it
+//! HTTP/2 in use     ──► takes no new streams for a moment; closed if its last one ends
 //! ```
 //! The mutex is taken only while somebody waits.
 
@@ -20,6 +21,7 @@ use std::{
 use outrigger_core::{ClusterSlot, EndpointId, Limits, Permit};
 use tokio::sync::{mpsc, oneshot};
 
+use super::Protocol;
 use crate::worker::Command;
 
 /// A waiter may be passed by this many others that could use a ready connection before one is closed for it.
@@ -43,10 +45,16 @@ pub(crate) struct Gate {
 struct Waiter {
     number: u64,
     worker: usize,
-    /// Whose HTTP/1.1 connections are of use, beside a slot.
-    endpoint: Option<EndpointId>,
+    endpoint: EndpointId,
+    protocol: Protocol,
     passed: u32,
     grant: oneshot::Sender<Grant>,
+}
+
+impl Waiter {
+    fn is(&self, worker: usize, endpoint: EndpointId, protocol: Protocol) -> bool {
+        self.worker == worker && self.endpoint == endpoint && self.protocol == protocol
+    }
 }
 
 /// What a waiter gets.
@@ -123,18 +131,24 @@ impl Gate {
         }
     }
 
-    /// There is room for another connection now.
+    /// There is room for another connection now, and nobody waits for it.
     pub(crate) fn has_room(&self) -> bool {
-        self.limits.connections.used() < self.limits.connections.limit()
+        !self.contended() && self.limits.connections.used() < self.limits.connections.limit()
     }
 
-    /// Queues up, for a slot or for an HTTP/1.1 connection of `worker` to `endpoint`; None if the queue is full.
+    /// Leave to wait for a connection, in this queue or for one that somebody opens; None if too many do.
+    pub(crate) fn may_wait(&self) -> Option<Permit> {
+        self.limits.pending.try_acquire(true)
+    }
+
+    /// Queues up for a slot; with HTTP/1.1 for a connection of `worker` to `endpoint` as well.
     pub(crate) fn wait(
         self: &Arc<Self>,
         worker: usize,
-        endpoint: Option<EndpointId>,
-    ) -> Option<Wait> {
-        let pending = self.limits.pending.try_acquire(true)?;
+        endpoint: EndpointId,
+        protocol: Protocol,
+        _may_wait: &Permit,
+    ) -> Wait {
         let (grant, granted) = oneshot::channel();
         let number = self.next.fetch_add(1, Ordering::Relaxed);
         let mut queue = self.lock();
@@ -142,6 +156,7 @@ impl Gate {
             number,
             worker,
             endpoint,
+            protocol,
             passed: 0,
             grant,
         });
@@ -151,12 +166,12 @@ impl Gate {
         drop(queue);
         self.grant();
         self.ask_for_one();
-        Some(Wait {
+        Wait {
             number,
             granted,
             gate: Arc::clone(self),
-            _pending: pending,
-        })
+            served: false,
+        }
     }
 
     /// Tells the worker that has most to spare to shed a connection.
@@ -177,7 +192,7 @@ impl Gate {
     }
 
     /// Gives free slots to the head of the queue.
-    fn grant(self: &Arc<Self>) {
+    pub(crate) fn grant(self: &Arc<Self>) {
         let mut queue = self.lock();
         while let Some(waiter) = queue.pop_front() {
             let Some(permit) = self.limits.connections.try_acquire(false) else {
@@ -192,13 +207,25 @@ impl Gate {
         self.count(&queue);
     }
 
+    /// How many wait whom a further stream from `worker` to `endpoint` would not serve.
+    pub(crate) fn waiting_elsewhere(&self, worker: usize, endpoint: EndpointId) -> usize {
+        if !self.contended() {
+            return 0;
+        }
+        let queue = self.lock();
+        let others = queue
+            .iter()
+            .filter(|w| !w.is(worker, endpoint, Protocol::Http2));
+        others.count()
+    }
+
     /// What to do with a connection of `worker` to `endpoint` that is free for another request.
     pub(crate) fn claim(&self, worker: usize, endpoint: EndpointId) -> Claim {
         if !self.contended() {
             return Claim::Keep;
         }
         let mut queue = self.lock();
-        let fits = |w: &Waiter| w.worker == worker && w.endpoint == Some(endpoint);
+        let fits = |w: &Waiter| w.is(worker, endpoint, Protocol::Http1);
         let place = match queue.front_mut() {
             None => return Claim::Keep,
             Some(head) if fits(head) => Some(0),
@@ -266,17 +293,23 @@ pub(crate) struct Wait {
     pub(crate) number: u64,
     granted: oneshot::Receiver<Grant>,
     gate: Arc<Gate>,
-    _pending: Permit,
+    /// Granted: it is in the queue no longer.
+    served: bool,
 }
 
 impl Wait {
     /// Waits; None cannot happen while the gate lives.
     pub(crate) async fn granted(&mut self) -> Option<Grant> {
-        (&mut self.granted).await.ok()
+        let grant = (&mut self.granted).await.ok();
+        self.served = true;
+        grant
     }
 
     /// Gives up the place; what was granted meanwhile is returned.
     pub(crate) fn leave(&mut self) -> Option<Grant> {
+        if self.served {
+            return None;
+        }
         self.gate.leave(self.number);
         self.granted.close();
         self.granted.try_recv().ok()

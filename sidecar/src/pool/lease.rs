@@ -2,8 +2,7 @@
 
 use std::{
     cell::{Cell, RefCell},
-    rc::Rc,
-    sync::Arc,
+    rc::{Rc, Weak},
     time::Duration,
 };
 
@@ -12,24 +11,34 @@ use hyper::{
     body::Incoming,
     client::conn::{TrySendError, http1, http2},
 };
+use hyper_util::rt::TokioIo;
 use outrigger_core::{Cluster, Moment};
 
 use super::{
-    ClusterPool, Pools,
+    ClusterPool, Policy, Pools,
     endpoint::{EndpointPool, Judge},
     gate::{Claim, Grant},
 };
-use crate::http::replay::UpBody;
+use crate::http::{LocalExec, io::Io, replay::UpBody};
 
-/// Streams on one HTTP/2 connection from which on another one is opened: the least that servers should allow
-/// (RFC 9113 section 6.5.2). Beyond the peer's own limit, hyper keeps streams waiting.
+/// Streams on one HTTP/2 connection from which on another one is opened, if it may be: the least that servers
+/// should allow (RFC 9113 section 6.5.2). The peer's own limit is never exceeded: hyper would keep streams waiting,
+/// with no limit and no answer.
 const ROOMY_STREAMS: u32 = 100;
+/// How long a busy connection takes no new streams for a waiter elsewhere: short streams end within it.
+const YIELD_MS: u64 = 500;
+/// A connection whose streams did not end within [`YIELD_MS`] is left alone for so long.
+const YIELD_AGAIN_MS: u64 = 10_000;
+
+/// The connection that hyper drives, alive until it is closed.
+pub(super) type Driven = RefCell<http2::Connection<TokioIo<Io>, UpBody, LocalExec>>;
 
 /// What both protocols' connections know.
 #[derive(Debug)]
 pub(crate) struct About {
-    /// Policy that it was opened under; replaced by an equal one of a later snapshot.
-    cluster: RefCell<Arc<Cluster>>,
+    /// Policy that it was opened under. Not the whole cluster: with that, an idle connection would keep all that a
+    /// snapshot held for as long as itself.
+    policy: Rc<Policy>,
     mtls: bool,
     /// Identity that it was opened under; None = plain text.
     generation: Option<u64>,
@@ -45,13 +54,14 @@ pub(crate) struct About {
 
 impl About {
     pub(crate) fn new(
-        cluster: &Arc<Cluster>,
+        cluster: &Cluster,
+        policy: Rc<Policy>,
         generation: Option<u64>,
         expires: u64,
         now: Moment,
     ) -> Self {
         Self {
-            cluster: RefCell::new(Arc::clone(cluster)),
+            policy,
             mtls: generation.is_some(),
             generation,
             expires,
@@ -68,9 +78,7 @@ impl About {
         if wants_mtls != self.mtls || (self.mtls && self.generation != judge.generation) {
             return false;
         }
-        let mine = self.cluster.borrow();
-        std::ptr::eq(&raw const **mine, std::ptr::from_ref(judge.cluster))
-            || mine.config.tls == judge.cluster.config.tls
+        Rc::ptr_eq(&self.policy, judge.policy) || self.policy == *judge.policy
     }
 
     fn used_up(&self, cluster: &Cluster) -> bool {
@@ -135,16 +143,27 @@ impl Http1 {
 #[derive(Debug)]
 pub(crate) struct Http2 {
     sender: RefCell<http2::SendRequest<UpBody>>,
+    driven: Weak<Driven>,
     about: About,
     streams: Cell<u32>,
+    /// Until when it takes no new streams, or took none the last time.
+    yields_until: Cell<Option<Moment>>,
+    yielding: Cell<bool>,
 }
 
 impl Http2 {
-    pub(crate) fn new(sender: http2::SendRequest<UpBody>, about: About) -> Self {
+    pub(super) fn new(
+        sender: http2::SendRequest<UpBody>,
+        driven: Weak<Driven>,
+        about: About,
+    ) -> Self {
         Self {
             sender: RefCell::new(sender),
+            driven,
             about,
             streams: Cell::new(0),
+            yields_until: Cell::new(None),
+            yielding: Cell::new(false),
         }
     }
 
@@ -152,8 +171,49 @@ impl Http2 {
         self.streams.get()
     }
 
-    pub(crate) fn is_full(&self) -> bool {
-        self.streams.get() >= ROOMY_STREAMS
+    pub(crate) fn is_roomy(&self) -> bool {
+        self.streams.get() < ROOMY_STREAMS
+    }
+
+    /// One more stream is within what the peer allows, and is not held back for a waiter elsewhere.
+    pub(crate) fn has_room(&self, now: Moment) -> bool {
+        if self.is_yielding(now) {
+            return false;
+        }
+        let Some(driven) = self.driven.upgrade() else {
+            return true;
+        };
+        // Asked from inside hyper, of which nobody knows a case: let it keep the stream.
+        let Ok(driven) = driven.try_borrow() else {
+            return true;
+        };
+        // A peer that allows none for now gets one, which waits for it to change its mind.
+        usize::try_from(self.streams.get())
+            .is_ok_and(|n| n < driven.current_max_send_streams().max(1))
+    }
+
+    /// Takes no new streams for a moment, so that a waiter elsewhere gets its slot once the last one has ended. A
+    /// stream that lasts must not stop everybody here as well, so the moment passes. False if it was tried lately.
+    pub(crate) fn yields(&self, now: Moment, connect_timeout: Duration) -> bool {
+        let lately = |until: Moment| now.0 < until.0.saturating_add(YIELD_AGAIN_MS);
+        if self.yields_until.get().is_some_and(lately) {
+            return false;
+        }
+        // Who waits here meanwhile waits as long as the connect timeout, and gets a stream after all.
+        let moment = YIELD_MS.min(millis(connect_timeout) / 2);
+        let until = Moment(now.0.saturating_add(moment));
+        self.yields_until.set(Some(until));
+        self.yielding.set(true);
+        true
+    }
+
+    pub(crate) fn is_yielding(&self, now: Moment) -> bool {
+        self.yielding.get() && self.yields_until.get().is_some_and(|until| now < until)
+    }
+
+    /// True if it has taken no streams until now, and takes them again.
+    pub(crate) fn ends_yield(&self, now: Moment) -> bool {
+        self.yielding.get() && !self.is_yielding(now) && self.yielding.replace(false)
     }
 
     pub(crate) fn fit(&self, judge: Judge<'_>) -> bool {
@@ -194,18 +254,26 @@ struct Stream {
     connection: Rc<Http2>,
     pools: Rc<Pools>,
     cluster: Rc<ClusterPool>,
+    endpoint: Rc<EndpointPool>,
 }
 
 impl Drop for Stream {
     fn drop(&mut self) {
         let streams = &self.connection.streams;
         streams.set(streams.get().saturating_sub(1));
-        self.connection
-            .about
-            .idle_since
-            .set(self.pools.shared.now());
-        if streams.get() == 0 && self.cluster.gate.contended() {
-            self.cluster.shed(self.pools.worker);
+        let now = self.pools.shared.now();
+        self.connection.about.idle_since.set(now);
+        let worker = self.pools.worker;
+        let elsewhere = || {
+            self.cluster
+                .gate
+                .waiting_elsewhere(worker, self.endpoint.id)
+        };
+        if streams.get() == 0 && elsewhere() > 0 {
+            self.cluster.shed(worker, now);
+        }
+        if !self.connection.yielding.get() {
+            self.endpoint.room.notify_one();
         }
     }
 }
@@ -234,6 +302,7 @@ impl Lease {
         connection: Rc<Http2>,
         pools: &Rc<Pools>,
         cluster: Rc<ClusterPool>,
+        endpoint: Rc<EndpointPool>,
     ) -> Self {
         let reused = connection.about.requests.get() > 0;
         connection.about.one_more();
@@ -244,6 +313,7 @@ impl Lease {
                 connection,
                 pools: Rc::clone(pools),
                 cluster,
+                endpoint,
             }),
         }
     }

@@ -1,8 +1,8 @@
 //! Limits that are exact over all workers, and connections that are kept no longer than they may be.
 
-use std::net::SocketAddr;
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 
-use outrigger_core::Thresholds;
+use outrigger_core::{ClusterConfig, Thresholds, UpstreamProtocol};
 use tokio::{
     io::copy_bidirectional,
     net::{TcpListener, TcpStream},
@@ -315,4 +315,201 @@ async fn a_request_that_waits_for_its_turn_takes_a_connection_that_comes_back() 
     assert_eq!(first.await.unwrap().status, 200);
     assert_eq!(waiting.await.unwrap().status, 200);
     assert_eq!(app.connections(), 1);
+}
+
+/// Endpoints that are spoken to in HTTP/2, and that give up soon.
+fn http2(thresholds: Thresholds) -> ClusterConfig {
+    ClusterConfig {
+        protocol: UpstreamProtocol::Http2,
+        connect_timeout: Duration::from_millis(300),
+        thresholds,
+        ..cluster("reviews")
+    }
+}
+
+const ONE_CONNECTION: Thresholds = Thresholds {
+    max_connections: 1,
+    ..UNLIMITED
+};
+
+#[tokio::test]
+async fn a_stream_that_lasts_stops_no_worker_for_ever() {
+    let app = App::start("reviews").await;
+    app.hold();
+    let endpoints = vec![endpoint(app.address, false)];
+    let (sidecar, proxy) =
+        Sidecar::outbound(&config(), None, http2(ONE_CONNECTION), endpoints, |_| {}).await;
+    // Each caller that stays sits on the worker that has fewest, the first of them if that is not decided.
+    let watch = tokio::spawn(async move { get(proxy, "/watch").await });
+    app.until_requests(1).await;
+    let mut elsewhere = Raw::to(proxy).await;
+    let refused = elsewhere.get("/").await;
+    assert_eq!(refused.status, 503);
+    assert_eq!(
+        refused.header("x-outrigger-reason"),
+        Some("overflow_pending"),
+        "{refused:?}"
+    );
+    let beside = tokio::spawn(async move { get(proxy, "/").await });
+    app.until_requests(2).await;
+    app.let_go();
+    assert_eq!(watch.await.unwrap().status, 200);
+    assert_eq!(beside.await.unwrap().status, 200);
+    assert_eq!(app.connections(), 1);
+    assert_eq!(elsewhere.get("/").await.status, 200);
+    drop(sidecar);
+}
+
+#[tokio::test]
+async fn short_streams_take_turns_with_the_one_connection() {
+    let app = App::start("reviews").await;
+    let endpoints = vec![endpoint(app.address, false)];
+    let mut reviews = http2(ONE_CONNECTION);
+    reviews.connect_timeout = Duration::from_secs(30);
+    let (_sidecar, proxy) = Sidecar::outbound(&config(), None, reviews, endpoints, |_| {}).await;
+    let callers: Vec<_> = (0..8)
+        .map(|_| {
+            tokio::spawn(async move {
+                let mut caller = Raw::to(proxy).await;
+                for _ in 0..20 {
+                    let answer = caller.get("/").await;
+                    assert_eq!(answer.status, 200, "{answer:?}");
+                }
+            })
+        })
+        .collect();
+    for caller in callers {
+        caller.await.unwrap();
+    }
+}
+
+fn one_worker() -> Config {
+    Config {
+        workers: 1,
+        ..config()
+    }
+}
+
+#[tokio::test]
+async fn as_many_http2_connections_are_opened_as_the_peer_allows_few_streams() {
+    let app = App::with_streams("reviews", 1).await;
+    let endpoints = vec![endpoint(app.address, false)];
+    let (_sidecar, proxy) =
+        Sidecar::outbound(&one_worker(), None, http2(UNLIMITED), endpoints, |_| {}).await;
+    assert_eq!(get(proxy, "/").await.status, 200);
+    app.hold();
+    let mut callers = Vec::new();
+    for n in 2..10 {
+        callers.push(tokio::spawn(async move { get(proxy, "/").await }));
+        app.until_requests(n).await;
+    }
+    assert_eq!(app.connections(), 8);
+    app.let_go();
+    for caller in callers {
+        assert_eq!(caller.await.unwrap().status, 200);
+    }
+}
+
+#[tokio::test]
+async fn a_request_without_a_stream_waits_for_one_but_not_for_ever() {
+    let app = App::with_streams("reviews", 1).await;
+    let endpoints = vec![endpoint(app.address, false)];
+    let reviews = http2(ONE_CONNECTION);
+    let (sidecar, proxy) = Sidecar::outbound(&one_worker(), None, reviews, endpoints, |_| {}).await;
+    assert_eq!(get(proxy, "/").await.status, 200);
+    app.hold();
+    let first = tokio::spawn(async move { get(proxy, "/").await });
+    app.until_requests(2).await;
+    let refused = get(proxy, "/").await;
+    assert_eq!(
+        refused.header("x-outrigger-reason"),
+        Some("overflow_pending"),
+        "{refused:?}"
+    );
+    let waits = tokio::spawn(async move { get(proxy, "/").await });
+    while sidecar.workers.pools()[0].waiting == 0 {
+        tokio::task::yield_now().await;
+    }
+    app.let_go();
+    assert_eq!(first.await.unwrap().status, 200);
+    assert_eq!(waits.await.unwrap().status, 200);
+    assert_eq!(app.connections(), 1);
+}
+
+#[tokio::test]
+async fn requests_that_wait_for_an_http2_connection_to_open_are_pending() {
+    let silent = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let mut reviews = http2(Thresholds {
+        max_pending_requests: 1,
+        ..UNLIMITED
+    });
+    reviews.tls = mtls(&["reviews"]);
+    reviews.connect_timeout = Duration::from_secs(5);
+    let identity = Some(Authority::new().identity("frontend"));
+    let endpoints = vec![endpoint(silent.local_addr().unwrap(), true)];
+    let (sidecar, proxy) =
+        Sidecar::outbound(&one_worker(), identity, reviews, endpoints, |_| {}).await;
+    let opener = tokio::spawn(async move { get(proxy, "/").await });
+    let (stream, _) = silent.accept().await.unwrap();
+    until_open(&sidecar, 1).await;
+    let mut joins = tokio::spawn(async move { get(proxy, "/").await });
+    let mut too = tokio::spawn(async move { get(proxy, "/").await });
+    let (refused, waits) = tokio::select! {
+        refused = &mut joins => (refused, too),
+        refused = &mut too => (refused, joins),
+    };
+    let refused = refused.unwrap();
+    assert_eq!(
+        refused.header("x-outrigger-reason"),
+        Some("overflow_pending"),
+        "{refused:?}"
+    );
+    drop(stream);
+    for caller in [opener, waits] {
+        let answer = caller.await.unwrap();
+        assert_eq!(answer.header("x-outrigger-reason"), Some("tls_failed"));
+    }
+}
+
+#[tokio::test]
+async fn a_raised_limit_lets_those_who_wait_through() {
+    let app = App::start("reviews").await;
+    app.hold();
+    let (mut sidecar, proxy) = limited(&app, ONE_CONNECTION).await;
+    let callers = [(); 2].map(|()| tokio::spawn(async move { get(proxy, "/").await }));
+    app.until_requests(1).await;
+    while sidecar.workers.pools()[0].waiting == 0 {
+        tokio::task::yield_now().await;
+    }
+    let mut reviews = cluster("reviews");
+    reviews.thresholds.max_connections = 2;
+    sidecar.set_cluster(reviews, vec![endpoint(app.address, false)]);
+    sidecar.publish("http_proxy").await;
+    app.until_requests(2).await;
+    app.let_go();
+    for caller in callers {
+        assert_eq!(caller.await.unwrap().status, 200);
+    }
+}
+
+#[tokio::test]
+async fn an_idle_connection_is_used_under_the_next_snapshot_and_keeps_nothing_of_the_last() {
+    for protocol in [UpstreamProtocol::Http1, UpstreamProtocol::Http2] {
+        let app = App::start("reviews").await;
+        let mut reviews = cluster("reviews");
+        reviews.protocol = protocol;
+        let endpoints = vec![endpoint(app.address, false)];
+        let (mut sidecar, proxy) =
+            Sidecar::outbound(&config(), None, reviews.clone(), endpoints.clone(), |_| {}).await;
+        let mut caller = Raw::to(proxy).await;
+        assert_eq!(caller.get("/").await.status, 200);
+        let last = Arc::downgrade(sidecar.builder.cluster(&reviews.name).unwrap());
+        sidecar.set_cluster(reviews, endpoints);
+        sidecar.publish("http_proxy").await;
+        while last.upgrade().is_some() {
+            tokio::task::yield_now().await;
+        }
+        assert_eq!(caller.get("/").await.status, 200);
+        assert_eq!(app.connections(), 1);
+    }
 }

@@ -24,17 +24,29 @@ pub(super) struct Turns {
     opening: Cell<u32>,
     failures: Cell<u64>,
     last: RefCell<Option<ConnectError>>,
-    changed: Notify,
+    turn: Notify,
+    idle: Notify,
 }
 
 impl Turns {
-    /// A connection came back, an opening ended, or somebody who was woken needed no turn.
+    /// An opening ended, or somebody who was woken needed no turn.
     pub(super) fn pass_on(&self) {
-        self.changed.notify_one();
+        self.turn.notify_one();
     }
 
-    pub(super) async fn changed(&self) {
-        self.changed.notified().await;
+    /// A connection came back.
+    pub(super) fn came_back(&self) {
+        self.idle.notify_one();
+    }
+
+    /// Waits for a turn, or, unless it has to be a `fresh` one, for a connection that came back: one who cannot
+    /// use it must not be woken by it in place of another who can.
+    pub(super) async fn changed(&self, fresh: bool) {
+        tokio::select! {
+            biased;
+            () = self.idle.notified(), if !fresh => {}
+            () = self.turn.notified() => {}
+        }
     }
 
     /// Nobody waits for a turn to find out the same: an endpoint that does not answer would keep them for as
@@ -42,7 +54,8 @@ impl Turns {
     pub(super) fn failed(&self, error: &ConnectError) {
         self.failures.set(self.failures.get() + 1);
         *self.last.borrow_mut() = Some(error.clone());
-        self.changed.notify_waiters();
+        self.turn.notify_waiters();
+        self.idle.notify_waiters();
     }
 
     pub(super) fn failures(&self) -> u64 {
@@ -77,5 +90,27 @@ impl Drop for Opens {
         let turns = &self.0.turns;
         turns.opening.set(turns.opening.get().saturating_sub(1));
         turns.pass_on();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::pin::pin;
+
+    use futures_util::poll;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_connection_that_came_back_wakes_one_who_may_take_it() {
+        let turns = Turns::default();
+        let (mut fresh, mut any) = (pin!(turns.changed(true)), pin!(turns.changed(false)));
+        assert!(poll!(&mut fresh).is_pending());
+        assert!(poll!(&mut any).is_pending());
+        turns.came_back();
+        assert!(poll!(&mut fresh).is_pending());
+        assert!(poll!(&mut any).is_ready());
+        turns.pass_on();
+        assert!(poll!(&mut fresh).is_ready(), "a turn is for everybody");
     }
 }

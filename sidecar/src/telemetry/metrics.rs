@@ -101,8 +101,8 @@ pub(crate) struct Metrics {
     pub(crate) tls_refusals: IntCounterVec,
     /// Downstream connections accepted, by listener's direction.
     pub(crate) accepted: IntCounterVec,
-    /// Connections that could not be taken (no file descriptor, no room in a worker's queue).
-    pub(crate) not_accepted: IntCounter,
+    /// Connections that could not be taken, by reason: see [`Metrics::not_accepted`].
+    not_accepted: IntCounterVec,
     pub(crate) connections: IntGauge,
     pub(crate) retries: IntCounterVec,
     pub(crate) ejections: IntCounter,
@@ -160,9 +160,10 @@ impl Metrics {
                 "Downstream connections accepted.",
                 &["direction"],
             ),
-            not_accepted: counter(
+            not_accepted: counters(
                 "outrigger_connections_refused_total",
                 "Downstream connections for which there was no room.",
+                &["reason"],
             ),
             connections: add(
                 &registry,
@@ -196,6 +197,14 @@ impl Metrics {
                 "Spans the collector did not take.",
             ),
             registry,
+        }
+    }
+
+    /// A downstream connection was not taken: `accept_failed` (no file descriptor, no memory), `worker_behind` (no
+    /// room in its queue), `too_many` connections are open, or `too_many_handshakes` going on.
+    pub(crate) fn not_accepted(&self, reason: &'static str) {
+        if let Ok(counter) = self.not_accepted.get_metric_with_label_values(&[reason]) {
+            counter.inc();
         }
     }
 }

@@ -43,7 +43,17 @@ impl App {
         Self::at(TcpListener::bind("127.0.0.1:0").await.unwrap(), name)
     }
 
+    /// One that allows so many streams on an HTTP/2 connection.
+    pub(crate) async fn with_streams(name: &'static str, streams: u32) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        Self::serving(listener, name, streams)
+    }
+
     pub(crate) fn at(listener: TcpListener, name: &'static str) -> Self {
+        Self::serving(listener, name, 200)
+    }
+
+    fn serving(listener: TcpListener, name: &'static str, streams: u32) -> Self {
         let (arrived, requests) = watch::channel(0);
         let (hold, held) = watch::channel(false);
         let app = Self {
@@ -91,7 +101,8 @@ impl App {
                             Ok::<_, Infallible>(response.body(Full::new(body)).unwrap())
                         }
                     });
-                    let server = auto::Builder::new(TokioExecutor::new());
+                    let mut server = auto::Builder::new(TokioExecutor::new());
+                    server.http2().max_concurrent_streams(streams);
                     drop(server.serve_connection(TokioIo::new(stream), service).await);
                 });
             }

@@ -1,6 +1,6 @@
 //! A downstream connection's life: TLS where the listener has it, detection, HTTP.
 
-use std::{rc::Rc, sync::Arc, time::Duration};
+use std::{io, rc::Rc, sync::Arc, time::Duration};
 
 use outrigger_core::DownstreamTls;
 use tokio::{net::TcpStream, time::timeout};
@@ -8,7 +8,7 @@ use tokio_rustls::{TlsAcceptor, TlsStream};
 
 use super::{
     Worker,
-    connection::{Connection, Peer},
+    connection::{Connection, Order, Peer},
 };
 use crate::{
     connect::tune,
@@ -18,12 +18,12 @@ use crate::{
         serve,
     },
     listen::Accepted,
-    tls::{Refusal, svid},
+    tls::{self, Refusal, svid},
 };
 
 /// For the whole TLS handshake.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
-/// For the first bytes.
+/// For the first bytes: of an HTTP/1.1 head, or HTTP/2's preface as a whole.
 const FIRST_BYTES_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Serves an accepted connection to its end.
@@ -49,30 +49,52 @@ pub(super) async fn serve(worker: Rc<Worker>, accepted: Accepted) {
     let mut connection = Connection::new(bound, remote, Rc::clone(&worker.now));
     let (transport, alpn) = match &listener.tls {
         None => (Transport::Plain(stream), None),
-        Some(tls) => match handshake(&worker, tls, stream, &mut connection).await {
-            Ok((transport, alpn)) => (transport, alpn),
-            Err(refusal) => {
-                refused(&worker, &connection, &refusal);
+        Some(tls) => {
+            let Some(_going_on) = worker.handshakes.begin() else {
+                too_many_handshakes(&worker, &connection);
                 return;
+            };
+            match handshake(&worker, tls, stream, &mut connection).await {
+                Ok((transport, alpn)) => (transport, alpn),
+                Err(refusal) => {
+                    refused(&worker, &connection, &refusal);
+                    return;
+                }
             }
-        },
+        }
     };
     drop(snapshot);
     let connection = Rc::new(connection);
     let _watched = worker.watch(&connection);
-    let mut io = Io::new(transport);
-    let (wire, first) = match alpn {
-        Some(wire) => (wire, bytes::Bytes::new()),
-        None => match timeout(FIRST_BYTES_TIMEOUT, detect::detect(&mut io)).await {
-            Ok(Ok(detected)) => detected,
-            // Silence, or gone without a word.
-            Ok(Err(_)) | Err(_) => return,
-        },
+    let mut stream = Io::new(transport);
+    let first = tokio::select! {
+        biased;
+        first = timeout(FIRST_BYTES_TIMEOUT, detect::detect(&mut stream)) => first,
+        // Told to end before it has begun.
+        _order = connection.ordered(Order::Serve) => return,
     };
-    let io = io.rewound(first, &connection);
+    // Silence, or gone without a word.
+    let Ok(Ok((detected, first))) = first else {
+        return;
+    };
+    let wire = match (alpn, detected) {
+        (None, detected) => detected,
+        // It agreed to HTTP/2 and does not begin as that does (RFC 9113 section 3.4).
+        (Some(Wire::Http2), Wire::Http1) => return,
+        (Some(agreed), _) => agreed,
+    };
+    let io = stream.rewound(first, &connection);
     // Boxed: the task's future would be as large as both servers together from its first moment.
     Box::pin(serve::serve(&worker, &connection, io, wire)).await;
     drop(load);
+}
+
+fn too_many_handshakes(worker: &Worker, connection: &Connection) {
+    worker.telemetry.metrics.not_accepted("too_many_handshakes");
+    if worker.handshakes.warned.now() {
+        let (listener, most) = (&connection.bound.name, worker.handshakes.most);
+        tracing::warn!(%listener, most, "as many TLS handshakes as may be go on: closing new connections");
+    }
 }
 
 fn refused(worker: &Worker, connection: &Connection, refusal: &Refusal) {
@@ -86,7 +108,7 @@ fn refused(worker: &Worker, connection: &Connection, refusal: &Refusal) {
 
 async fn handshake(
     worker: &Worker,
-    tls: &DownstreamTls,
+    wanted: &DownstreamTls,
     stream: TcpStream,
     connection: &mut Connection,
 ) -> Result<(Transport, Option<Wire>), Refusal> {
@@ -95,7 +117,7 @@ async fn handshake(
         .identity
         .load_full()
         .ok_or(Refusal::NoIdentity)?;
-    let config = worker.tls.config(&identity, &tls.alpn)?;
+    let config = worker.tls.config(&identity, &wanted.alpn)?;
     let stream = timeout(HANDSHAKE_TIMEOUT, TlsAcceptor::from(config).accept(stream))
         .await
         .map_err(|_elapsed| Refusal::Timeout)?
@@ -107,6 +129,12 @@ async fn handshake(
         .ok_or(Refusal::NoCertificate)?;
     let leaf = chain.first().ok_or(Refusal::NoCertificate)?;
     let svid = svid::reread(leaf)?;
+    // A trust bundle that came during the handshake: what looks at connections then did not see this one yet.
+    if let Some(now) = worker.shared.identity.load_full()
+        && now.generation != identity.generation
+    {
+        tls::still_trusted(&now, &chain).map_err(|error| Refusal::of(&io::Error::other(error)))?;
+    }
     let alpn = session.alpn_protocol().map(Wire::of_alpn);
     connection.own_id = Some(Arc::clone(&identity.spiffe_id));
     connection.expires = Some(identity.not_after.min(svid.not_after));
