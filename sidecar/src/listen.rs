@@ -28,6 +28,8 @@ use crate::{
 
 pub(crate) mod caps;
 
+/// What the two ports that a sidecar binds before it asks for configuration are called (`docs/WIRE.md`).
+const OWN: [&str; 2] = ["http_proxy", "virtualInbound"];
 /// Connections that the kernel may hold for us.
 const BACKLOG: i32 = 4096;
 /// Listeners that could not be bound are tried again this often.
@@ -180,16 +182,25 @@ impl Acceptor {
             // Ends at once, and only then is its address free for another. How it ended says nothing.
             drop(open.task.await);
         }
-        for (name, listener) in &snapshot.listeners {
+        // Of two that want one address, the sidecar's own port has it.
+        let (own, others): (Vec<_>, Vec<_>) = snapshot
+            .listeners
+            .iter()
+            .partition(|(name, _)| OWN.contains(&name.as_str()));
+        for (name, listener) in own.into_iter().chain(others) {
             let known = self.states.borrow().get(name).cloned();
             let state = match (self.open.contains_key(name), known) {
                 (true, Some(state)) => state,
-                _ => match self.open(name, listener) {
+                (_, known) => match self.open(name, listener) {
                     Ok(address) => ListenerState::Bound(address),
                     Err(error) => {
                         let message = format!("binding {}: {error}", listener.address);
-                        tracing::warn!(listener = %name, %message, "listener is not open");
-                        ListenerState::Failed(message)
+                        let failed = ListenerState::Failed(message);
+                        // It is tried again all the time: what has been said is not news.
+                        if known.as_ref() != Some(&failed) {
+                            tracing::warn!(listener = %name, address = %listener.address, %error, "listener is not open; trying again every 5 s");
+                        }
+                        failed
                     }
                 },
             };

@@ -327,10 +327,8 @@ impl Sidecar {
                 ListenerState::Bound(address) if !self.is_fixed(address) => {
                     shown.push((name, address));
                 }
-                ListenerState::Bound(_) => {}
-                ListenerState::Failed(error) => {
-                    tracing::error!(listener = %name, %error, "listener could not be bound");
-                }
+                // What is not open has been said where it was tried.
+                ListenerState::Bound(_) | ListenerState::Failed(_) => {}
             }
         }
         let line = format!("ready {}\n", self.addresses.ready(&shown));

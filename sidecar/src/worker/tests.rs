@@ -110,6 +110,30 @@ async fn listeners_follow_the_snapshot() {
 }
 
 #[tokio::test]
+async fn the_proxys_port_is_not_taken_by_a_document_that_names_it() {
+    let prebound = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = prebound.local_addr().unwrap();
+    let mut sidecar = Sidecar::start_with(&config(), None, vec![prebound]);
+    let other = "127.0.0.1_15080";
+    for name in [other, "http_proxy"] {
+        let slot = sidecar.builder.route_slot(name);
+        sidecar.builder.set_listener(
+            name,
+            Some(Listener {
+                name: name.to_owned(),
+                address,
+                direction: Direction::Outbound,
+                tls: None,
+                routes: RouteSource::Named(slot),
+            }),
+        );
+    }
+    assert_eq!(sidecar.publish("http_proxy").await, address);
+    let states = sidecar.workers.listeners();
+    assert!(matches!(states.borrow()[other], ListenerState::Failed(_)));
+}
+
+#[tokio::test]
 async fn a_listener_takes_over_the_socket_that_was_bound_before() {
     let prebound = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let address = prebound.local_addr().unwrap();
