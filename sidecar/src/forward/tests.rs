@@ -7,7 +7,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, StatusCode};
 use http_body_util::{BodyExt, Full, StreamBody};
 use hyper::{body::Frame, client::conn::http2, service::service_fn};
 use hyper_util::rt::{TokioExecutor, TokioIo};
-use outrigger_core::{Action, ClusterChoice, EndpointConfig, HeaderEdits, Route};
+use outrigger_core::{Action, ClusterChoice, EndpointConfig, HeaderEdits, LbPolicy, Route};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpSocket, TcpStream},
@@ -524,4 +524,30 @@ async fn a_drain_finishes_what_is_in_flight_and_takes_nothing_new() {
 async fn idle_status(idle: &mut Raw, _app: &App) -> u16 {
     idle.send("GET / HTTP/1.1\r\nHost: unknown\r\n\r\n").await;
     idle.answer().await.unwrap().status
+}
+
+#[tokio::test]
+async fn an_answered_request_weighs_no_longer_on_its_endpoint() {
+    let (slow, fast) = (App::start("slow").await, App::start("fast").await);
+    slow.hold();
+    let mut reviews = cluster("reviews");
+    reviews.lb = LbPolicy::LeastRequest;
+    let endpoints = vec![endpoint(slow.address, false), endpoint(fast.address, false)];
+    let (_sidecar, proxy) = Sidecar::outbound(&config(), None, reviews, endpoints, |_| {}).await;
+    // One after the other, until one waits in the slow endpoint.
+    let mut waiting = tokio::task::JoinSet::new();
+    let mut arrived = slow.requests.clone();
+    loop {
+        waiting.spawn(get(proxy, "/"));
+        tokio::select! {
+            _ = arrived.changed() => break,
+            answer = waiting.join_next() => assert_eq!(answer.unwrap().unwrap().body, "fast"),
+        }
+    }
+    let mut caller = Raw::to(proxy).await;
+    for _ in 0..100 {
+        assert_eq!(caller.get("/").await.body, "fast");
+    }
+    slow.let_go();
+    waiting.join_all().await;
 }

@@ -222,17 +222,28 @@ async fn least_conn_leaves_a_busy_endpoint_alone() {
 
     // The slow one never answers, so that what reaches it stays there.
     slow.hold();
-    let mut held = tokio::task::JoinSet::new();
-    eventually("one request waits in the slow endpoint", async || {
+    // One after the other, so that nothing else is in flight when one waits there.
+    let held = loop {
         let caller = shopper.caller();
-        held.spawn(async move { caller.get("product-service", "/").await.status });
-        if slow.waiting() > 0 {
-            Ok(())
-        } else {
-            Err(format!("{} of none", held.len()))
+        let get = async move { caller.get("product-service", "/").await.name().to_owned() };
+        let mut held = tokio::spawn(get);
+        let mut tries = 0;
+        let reached = eventually(
+            "the request is answered, or waits in the slow endpoint",
+            async || {
+                tries += 1;
+                match (slow.waiting() > 0, held.is_finished()) {
+                    (true, _) => Ok(true),
+                    (_, true) => Ok(false),
+                    _ => Err(format!("neither, after {tries} looks")),
+                }
+            },
+        );
+        if reached.await {
+            break held;
         }
-    })
-    .await;
+        assert_eq!((&mut held).await.expect("answered"), "fast");
+    };
 
     // One at a time: the fast one is idle whenever a request chooses, the slow one never.
     let caller = shopper.caller();
@@ -240,7 +251,7 @@ async fn least_conn_leaves_a_busy_endpoint_alone() {
         assert_eq!(caller.get("product-service", "/").await.name(), "fast");
     }
     slow.release();
-    held.join_all().await;
+    assert_eq!(held.await.expect("answered"), "slow");
 }
 
 #[tokio::test(flavor = "multi_thread")]
