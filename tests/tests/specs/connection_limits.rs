@@ -67,7 +67,12 @@ async fn the_51st_waiting_request_is_answered_503_at_once_and_no_other() {
         (late.status.as_u16(), late.reason()),
         (503, Some("overflow_pending"))
     );
-    assert_eq!(app.waiting(), CONNECTIONS);
+    // Counted now: after the release a new connection may reach the application before it has read the end of the
+    // one that made room.
+    assert_eq!(
+        (app.waiting(), app.most_connections()),
+        (CONNECTIONS, CONNECTIONS)
+    );
 
     app.release();
     let answered = held.join_all().await;
@@ -75,7 +80,6 @@ async fn the_51st_waiting_request_is_answered_503_at_once_and_no_other() {
     for reply in &answered {
         assert_eq!(reply.status, 200, "{}", reply.text());
     }
-    assert_eq!(app.most_connections(), CONNECTIONS);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -225,7 +225,7 @@ async fn least_conn_leaves_a_busy_endpoint_alone() {
     // One after the other, so that nothing else is in flight when one waits there.
     let held = loop {
         let caller = shopper.caller();
-        let get = async move { caller.get("product-service", "/").await.name().to_owned() };
+        let get = async move { caller.get("product-service", "/").await.name() };
         let mut held = tokio::spawn(get);
         let mut tries = 0;
         let reached = eventually(
