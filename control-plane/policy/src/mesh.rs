@@ -21,7 +21,8 @@ use std::{
 pub use self::names::HostName;
 use self::names::Names;
 use crate::{
-    DestinationRule, Diagnostic, HttpRoute, Object, ObjectKey, ServiceEntry, Sidecar, WorkloadEntry,
+    DestinationPolicy, DestinationRule, Diagnostic, HttpRoute, Object, ObjectKey, ServiceEntry,
+    Sidecar, TcpRoute, TlsRoute, WorkloadEntry,
 };
 
 /// What the mesh is built from.
@@ -43,6 +44,10 @@ pub struct MergedVirtualService {
     pub host: HostName,
     /// Rules, each with the document it came from.
     pub http: Vec<(Arc<Object>, HttpRoute)>,
+    /// Rules for TLS that is passed through.
+    pub tls: Vec<(Arc<Object>, TlsRoute)>,
+    /// Rules for other connections.
+    pub tcp: Vec<(Arc<Object>, TcpRoute)>,
 }
 
 /// The one DestinationRule in force for a host.
@@ -69,7 +74,18 @@ pub struct Mesh {
     pub workload_entries: BTreeMap<ObjectKey, (Arc<Object>, WorkloadEntry)>,
     /// Sidecar documents by key.
     pub sidecars: BTreeMap<ObjectKey, (Arc<Object>, Sidecar)>,
+    /// By host and subset (`""` = the host's own).
+    pub destination_policies: BTreeMap<(HostName, String), (Arc<Object>, DestinationPolicy)>,
     names: Names,
+}
+
+/// Who asks: what `sourceLabels`, `sourceNamespace`, `exportTo` and a rule's `workloadSelector` look at.
+#[derive(Clone, Copy, Debug)]
+pub struct Client<'a> {
+    /// Namespace of the calling workload.
+    pub namespace: &'a str,
+    /// Its labels.
+    pub labels: &'a BTreeMap<String, String>,
 }
 
 impl Mesh {

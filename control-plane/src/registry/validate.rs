@@ -203,6 +203,8 @@ pub(crate) const fn protocol_text(protocol: Protocol) -> &'static str {
         Protocol::Http => "http",
         Protocol::Http2 => "http2",
         Protocol::Grpc => "grpc",
+        Protocol::Tcp => "tcp",
+        Protocol::Tls => "tls",
     }
 }
 

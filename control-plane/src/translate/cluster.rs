@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use outrigger_policy::{
-    ConnectionPool, HashAlgorithm, LoadBalancer, MergedDestinationRule, OutlierDetection, Protocol,
+    Balancer, ConnectionPool, HashAlgorithm, MergedDestinationRule, OutlierDetection, Protocol,
     Subset,
 };
 use outrigger_proto::envoy::{
@@ -88,10 +88,11 @@ fn outbound(
     let policy = policy.unwrap_or_default();
     let pool = policy.connection_pool.as_ref().map(|at| &at.value);
     let outlier = policy.outlier_detection.as_ref().map(|at| &at.value);
-    let tls = policy.tls.as_ref().map(|at| at.value);
+    let tls = policy.tls.as_ref().map(|at| at.value.mode);
     let service = host.name.as_str();
     let sni = format!("outbound_.{number}_.{subset_name}_.{service}");
-    let (lb_policy, lb_config) = balancing(policy.load_balancer.as_ref().map(|at| &at.value));
+    let (lb_policy, lb_config) =
+        balancing(policy.load_balancer.as_ref().map(|at| &at.value.algorithm));
     let decided = rule.and_then(|rule| origin(rule, subset));
     let decided = decided.map(|(position, document)| decided_by(position, document));
     let own = [("service", text(service)), ("subset", text(subset_name))];
@@ -160,17 +161,17 @@ pub(super) fn inbound_name(port: u16) -> String {
     format!("inbound|{port}||")
 }
 
-fn balancing(balancer: Option<&LoadBalancer>) -> (LbPolicy, Option<LbConfig>) {
+fn balancing(balancer: Option<&Balancer>) -> (LbPolicy, Option<LbConfig>) {
     match balancer {
-        Some(LoadBalancer::RoundRobin) => {
+        Some(Balancer::RoundRobin) => {
             let config = RoundRobinLbConfig::default();
             (
                 LbPolicy::RoundRobin,
                 Some(LbConfig::RoundRobinLbConfig(config)),
             )
         }
-        Some(LoadBalancer::Random) => (LbPolicy::Random, None),
-        Some(LoadBalancer::ConsistentHash { algorithm, .. }) => match *algorithm {
+        Some(Balancer::Random) => (LbPolicy::Random, None),
+        Some(Balancer::ConsistentHash { algorithm, .. }) => match *algorithm {
             HashAlgorithm::RingHash { minimum_ring_size } => {
                 let config = RingHashLbConfig {
                     minimum_ring_size: Some(minimum_ring_size),
@@ -186,7 +187,7 @@ fn balancing(balancer: Option<&LoadBalancer>) -> (LbPolicy, Option<LbConfig>) {
                 (LbPolicy::Maglev, Some(LbConfig::MaglevLbConfig(config)))
             }
         },
-        Some(LoadBalancer::LeastRequest) | None => {
+        Some(Balancer::LeastRequest) | None => {
             let config = LeastRequestLbConfig {
                 choice_count: Some(2),
                 ..LeastRequestLbConfig::default()
@@ -244,7 +245,7 @@ fn http_options(protocol: Protocol, pool: Option<&ConnectionPool>) -> BTreeMap<S
                 http2_protocol_options: Some(Http2ProtocolOptions::default()),
             })
         }
-        Protocol::Http2 | Protocol::Grpc => {
+        Protocol::Http2 | Protocol::Grpc | Protocol::Tcp | Protocol::Tls => {
             let http2 = ProtocolConfig::Http2ProtocolOptions(Http2ProtocolOptions::default());
             let config = ExplicitHttpConfig {
                 protocol_config: Some(http2),

@@ -9,8 +9,9 @@ use std::{
 };
 
 use outrigger_policy::{
-    HashKey, HeaderEdits, HeaderOps, HostName, HttpAction, HttpRoute, LoadBalancer,
-    MergedVirtualService, Mesh, Object, Protocol, Redirect, WeightedDestination,
+    Balancer, HashKey, HeaderEdits, HeaderOps, HostName, HttpAction, HttpRoute,
+    MergedVirtualService, Mesh, Object, Protocol, Redirect, RedirectPort, RedirectUri,
+    WeightedDestination,
 };
 use outrigger_proto::envoy::config::{
     core::v3::{
@@ -189,12 +190,15 @@ impl Builder<'_> {
                     ..action
                 })
             }
-            HttpAction::Redirect(to) => Action::Redirect(redirect(to)),
+            HttpAction::Redirect(to) => Action::Redirect(redirect(to, port)),
             HttpAction::DirectResponse { status, body } => {
                 Action::DirectResponse(DirectResponseAction {
                     status: u32::from(*status),
                     body: (!body.is_empty()).then(|| DataSource {
-                        specifier: Some(Specifier::InlineString(body.clone())),
+                        specifier: Some(match String::from_utf8(body.clone()) {
+                            Ok(text) => Specifier::InlineString(text),
+                            Err(_) => Specifier::InlineBytes(body.clone()),
+                        }),
                         ..DataSource::default()
                     }),
                     ..DirectResponseAction::default()
@@ -269,7 +273,7 @@ impl Builder<'_> {
 
     fn hash_policy(&self, host: &HostName, subset: Option<&str>) -> Option<HashPolicy> {
         let policy = self.mesh.traffic_policy(host, subset);
-        let LoadBalancer::ConsistentHash { key, .. } = policy.load_balancer?.value else {
+        let Balancer::ConsistentHash { key, .. } = policy.load_balancer?.value.algorithm else {
             return None;
         };
         let specifier = match key {
@@ -277,7 +281,12 @@ impl Builder<'_> {
                 header_name: name.to_ascii_lowercase(),
                 ..Header::default()
             }),
-            HashKey::Cookie { name, path, ttl } => PolicySpecifier::Cookie(Cookie {
+            HashKey::Cookie {
+                name,
+                path,
+                ttl,
+                attributes: _,
+            } => PolicySpecifier::Cookie(Cookie {
                 name,
                 path,
                 ttl: ttl.map(duration),
@@ -331,11 +340,18 @@ fn is_bare(cluster: &ClusterWeight) -> bool {
         }
 }
 
-fn redirect(to: &Redirect) -> RedirectAction {
+fn redirect(to: &Redirect, requested: u16) -> RedirectAction {
     RedirectAction {
         host_redirect: to.authority.clone().unwrap_or_default(),
-        path_rewrite_specifier: to.uri.clone().map(PathRewriteSpecifier::PathRedirect),
-        port_redirect: to.port.map_or(0, u32::from),
+        path_rewrite_specifier: to.uri.clone().map(|uri| match uri {
+            RedirectUri::Path(path) => PathRewriteSpecifier::PathRedirect(path),
+            RedirectUri::Prefix(prefix) => PathRewriteSpecifier::PrefixRewrite(prefix),
+        }),
+        port_redirect: match to.port {
+            Some(RedirectPort::Number(number)) => u32::from(number),
+            Some(RedirectPort::OfRequest) => u32::from(requested),
+            Some(RedirectPort::OfScheme) | None => 0,
+        },
         scheme_rewrite_specifier: to
             .scheme
             .clone()

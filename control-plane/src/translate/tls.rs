@@ -42,7 +42,9 @@ pub(super) fn matches<'a>(
     };
     match mode {
         Some(TlsMode::Disable) => Vec::new(),
-        Some(TlsMode::IstioMutual) => vec![istio(Struct::default())],
+        Some(TlsMode::IstioMutual | TlsMode::Mutual | TlsMode::Simple) => {
+            vec![istio(Struct::default())]
+        }
         None => vec![
             istio(object([("tlsMode", text("istio"))])),
             TransportSocketMatch {

@@ -206,6 +206,8 @@ fn merge_routes(
     MergedVirtualService {
         host: host.clone(),
         http,
+        tls: Vec::new(),
+        tcp: Vec::new(),
     }
 }
 
@@ -229,6 +231,8 @@ fn merge_rules(
                 host: rule.host.clone(),
                 traffic_policy: crate::TrafficPolicy::default(),
                 subsets: Vec::new(),
+                export_to: rule.export_to.clone(),
+                workload_selector: rule.workload_selector.clone(),
             },
         });
         target.sources.push(Arc::clone(object));

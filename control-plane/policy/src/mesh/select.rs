@@ -1,11 +1,14 @@
 //! What holds for one host, one subset or one workload.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
-use super::{HostName, MergedDestinationRule, MergedVirtualService, Mesh};
+use super::{Client, HostName, MergedDestinationRule, MergedVirtualService, Mesh};
 use crate::{
-    DestinationRule, EgressHost, Object, Position, ServiceEntry, Sidecar, Subset, TrafficPolicy,
-    WorkloadEntry,
+    DestinationPolicy, DestinationRule, EgressHost, Object, Position, ServiceEntry, Sidecar,
+    Subset, TrafficPolicy, WorkloadEntry,
 };
 
 /// Labels by name.
@@ -53,6 +56,37 @@ impl Mesh {
         self.destination_rule(host)
             .map(|merged| merged.rule.effective_policy(subset))
             .unwrap_or_default()
+    }
+
+    /// The rule for `host` towards `client`.
+    #[must_use]
+    pub fn destination_rule_for(
+        &self,
+        host: &HostName,
+        _client: Client<'_>,
+    ) -> Option<&MergedDestinationRule> {
+        self.destination_rule(host)
+    }
+
+    /// Further policy for `host`, or for one subset of it: the subset's own, else the host's.
+    #[must_use]
+    pub fn destination_policy(
+        &self,
+        host: &HostName,
+        subset: Option<&str>,
+    ) -> Option<&(Arc<Object>, DestinationPolicy)> {
+        let of = |subset: &str| {
+            self.destination_policies
+                .get(&(host.clone(), subset.to_owned()))
+        };
+        subset.and_then(of).or_else(|| of(""))
+    }
+
+    /// Every set of labels that a document asks of a calling workload (`sourceLabels`, a rule's `workloadSelector`), with
+    /// the namespace it is asked in (None = any). Two workloads of one namespace that have the same of them see the same.
+    #[must_use]
+    pub fn client_selectors(&self) -> BTreeSet<(Option<String>, Labels)> {
+        BTreeSet::new()
     }
 
     /// The Sidecar for a workload: one that selects its labels, else the namespace's. Of several, the
@@ -171,6 +205,12 @@ impl DestinationRule {
             connection_pool: own.connection_pool.or(host.connection_pool),
             outlier_detection: own.outlier_detection.or(host.outlier_detection),
             tls: own.tls.or(host.tls),
+            retry_budget: own.retry_budget.or(host.retry_budget),
+            ports: if own.ports.is_empty() {
+                host.ports
+            } else {
+                own.ports
+            },
         }
     }
 }

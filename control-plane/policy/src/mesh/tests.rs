@@ -358,7 +358,7 @@ fn destination_rules_that_contradict_each_other_are_refused_naming_both() {
         .traffic_policy(&name("a"), None)
         .load_balancer
         .expect("the older one");
-    assert_eq!(balancer.value, LoadBalancer::Random);
+    assert_eq!(balancer.value.algorithm, crate::Balancer::Random);
 }
 
 #[test]
@@ -422,8 +422,8 @@ fn a_subsets_policy_replaces_the_hosts_part_by_part() {
     assert_eq!(pool(Some("v2")), pool(None));
     let v1 = mesh.traffic_policy(&host, Some("v1"));
     assert_eq!(
-        v1.load_balancer.expect("the host's").value,
-        LoadBalancer::Random
+        v1.load_balancer.expect("the host's").value.algorithm,
+        crate::Balancer::Random
     );
     assert!(mesh.traffic_policy(&name("b"), None).is_empty());
 }

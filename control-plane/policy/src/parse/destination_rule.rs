@@ -3,8 +3,8 @@
 
 use super::virtual_service::everywhere;
 use crate::{
-    ConnectionPool, DestinationRule, HashAlgorithm, HashKey, LoadBalancer, OutlierDetection,
-    Subset, TlsMode, TrafficPolicy,
+    Balancer, ClientTls, ConnectionPool, DestinationRule, HashAlgorithm, HashKey, LoadBalancer,
+    OutlierDetection, Subset, TlsMode, TrafficPolicy,
     decode::{
         Decoder, Fields, Item, Shape, boolean, dns_label, duration, enumeration, filled_text, host,
         integer, integer32, label_map, list, positive, positive_duration, refuse_twice, text,
@@ -43,6 +43,8 @@ pub(super) fn decode(d: &mut Decoder, item: Item<'_>) -> Option<DestinationRule>
         host: host?,
         traffic_policy,
         subsets,
+        export_to: crate::ExportTo::All,
+        workload_selector: None,
     })
 }
 
@@ -76,6 +78,7 @@ fn traffic_policy(d: &mut Decoder, item: Item<'_>) -> Option<TrafficPolicy> {
         connection_pool: fields.optional_at(d, "connectionPool", connection_pool),
         outlier_detection: fields.optional_at(d, "outlierDetection", outlier_detection),
         tls: fields.optional_at(d, "tls", tls),
+        ..TrafficPolicy::default()
     })
 }
 
@@ -104,11 +107,18 @@ fn load_balancer(d: &mut Decoder, item: Item<'_>) -> Option<LoadBalancer> {
     if fields.has("consistentHash") {
         return hash;
     }
-    Some(match simple {
-        Some(1) => LoadBalancer::RoundRobin,
-        Some(2) => LoadBalancer::Random,
-        _ => LoadBalancer::LeastRequest,
-    })
+    Some(simple_balancer(match simple {
+        Some(1) => Balancer::RoundRobin,
+        Some(2) => Balancer::Random,
+        _ => Balancer::LeastRequest,
+    }))
+}
+
+fn simple_balancer(algorithm: Balancer) -> LoadBalancer {
+    LoadBalancer {
+        algorithm,
+        ..LoadBalancer::default()
+    }
 }
 
 pub(super) const CONSISTENT_HASH: Shape = Shape {
@@ -176,7 +186,7 @@ fn consistent_hash(d: &mut Decoder, item: Item<'_>) -> Option<LoadBalancer> {
     }
     let algorithm = algorithm(d, &fields);
     let key = header.or(cookie).or(source).or(parameter)?;
-    one_key.then_some(LoadBalancer::ConsistentHash { key, algorithm })
+    one_key.then(|| simple_balancer(Balancer::ConsistentHash { key, algorithm }))
 }
 
 fn algorithm(d: &mut Decoder, fields: &Fields<'_>) -> HashAlgorithm {
@@ -243,6 +253,7 @@ fn cookie(d: &mut Decoder, item: Item<'_>) -> Option<HashKey> {
         path: path.unwrap_or_default(),
         ttl: fields.optional(d, "ttl", duration),
         name: name?,
+        attributes: Vec::new(),
     })
 }
 
@@ -338,6 +349,8 @@ fn outlier_detection(d: &mut Decoder, item: Item<'_>) -> Option<OutlierDetection
             .optional(d, "maxEjectionPercent", percent)
             .unwrap_or(10),
         min_health_percent: fields.optional(d, "minHealthPercent", percent).unwrap_or(0),
+        split_external_local_origin_errors: false,
+        consecutive_local_origin_failures: 5,
     })
 }
 
@@ -356,13 +369,23 @@ pub(super) const TLS: Shape = Shape {
     ],
 };
 
-fn tls(d: &mut Decoder, item: Item<'_>) -> Option<TlsMode> {
+fn tls(d: &mut Decoder, item: Item<'_>) -> Option<ClientTls> {
     let words = [
         ("ISTIO_MUTUAL", TlsMode::IstioMutual),
         ("DISABLE", TlsMode::Disable),
     ];
     let fields = Fields::open(d, item, &TLS)?;
-    fields.required(d, "mode", "ISTIO_MUTUAL or DISABLE", |d, item| {
+    let mode = fields.required(d, "mode", "ISTIO_MUTUAL or DISABLE", |d, item| {
         enumeration(d, item, "a mode", &words, &["SIMPLE", "MUTUAL"])
+    });
+    Some(ClientTls {
+        mode: mode?,
+        client_certificate: None,
+        private_key: None,
+        ca_certificates: None,
+        ca_crl: None,
+        subject_alt_names: Vec::new(),
+        sni: None,
+        insecure_skip_verify: false,
     })
 }

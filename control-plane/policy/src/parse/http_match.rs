@@ -69,6 +69,7 @@ pub(super) fn decode(d: &mut Decoder, item: Item<'_>) -> Option<HttpMatch> {
             .optional(d, "queryParams", query_params)
             .unwrap_or_default(),
         port: fields.optional(d, "port", port),
+        ..HttpMatch::default()
     })
 }
 

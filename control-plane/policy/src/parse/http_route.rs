@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 
 use super::http_match;
 use crate::{
-    HeaderEdits, HeaderOps, HttpAction, HttpRoute, Redirect, Rewrite, WeightedDestination,
+    HeaderEdits, HeaderOps, HttpAction, HttpRoute, Redirect, RedirectPort, RedirectUri, Rewrite,
+    WeightedDestination,
     decode::{
         Decoder, Fields, Item, Shape, authority, check_header_name, check_header_value, dns_label,
         duration, edit_fault, enumeration, filled_list, filled_text, header_name_fault, host,
@@ -68,6 +69,10 @@ pub(super) fn decode(d: &mut Decoder, item: Item<'_>) -> Option<HttpRoute> {
         timeout: timeout.filter(|timeout| !timeout.is_zero()),
         headers,
         rewrite,
+        retries: None,
+        fault: None,
+        mirrors: Vec::new(),
+        cors: None,
     })
 }
 
@@ -233,6 +238,7 @@ fn rewrite(d: &mut Decoder, item: Item<'_>) -> Option<Rewrite> {
     let rewrite = Rewrite {
         uri: fields.optional(d, "uri", path),
         authority: fields.optional(d, "authority", authority),
+        uri_regex: None,
     };
     if fields.present(&["uri", "authority"]).is_empty() {
         d.refuse(item, "changes nothing; want uri, authority or both");
@@ -281,9 +287,9 @@ fn redirect(d: &mut Decoder, item: Item<'_>) -> Option<Redirect> {
     });
     let words = [("http", "http"), ("https", "https")];
     Some(Redirect {
-        uri,
+        uri: uri.map(RedirectUri::Path),
         authority: fields.optional(d, "authority", authority),
-        port: fields.optional(d, "port", port),
+        port: fields.optional(d, "port", port).map(RedirectPort::Number),
         scheme: fields
             .optional(d, "scheme", |d, item| {
                 enumeration(d, item, "a scheme", &words, &[])
@@ -326,6 +332,6 @@ fn direct_response(d: &mut Decoder, item: Item<'_>) -> Option<HttpAction> {
     });
     Some(HttpAction::DirectResponse {
         status: u16::try_from(status?).ok()?,
-        body: body.unwrap_or_default(),
+        body: body.unwrap_or_default().into_bytes(),
     })
 }

@@ -39,7 +39,10 @@ pub(super) fn decode(d: &mut Decoder, item: Item<'_>) -> Option<VirtualService> 
     });
     Some(VirtualService {
         hosts: hosts?,
+        export_to: crate::ExportTo::All,
         http: http?,
+        tls: Vec::new(),
+        tcp: Vec::new(),
     })
 }
 

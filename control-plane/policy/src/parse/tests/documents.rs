@@ -44,8 +44,12 @@ fn a_hash_by_header_and_pool_limits_are_read() {
     assert_eq!(rule.host.position.to_string(), "f:6:9");
     let policy = rule.traffic_policy;
     assert_eq!(
-        policy.load_balancer.expect("a load balancer").value,
-        LoadBalancer::ConsistentHash {
+        policy
+            .load_balancer
+            .expect("a load balancer")
+            .value
+            .algorithm,
+        crate::Balancer::ConsistentHash {
             key: HashKey::Header("user-id".to_owned()),
             algorithm: HashAlgorithm::RingHash {
                 minimum_ring_size: 1024
@@ -73,7 +77,7 @@ fn a_hash_by_header_and_pool_limits_are_read() {
 fn the_old_name_of_least_request_is_understood() {
     let rule = spec_of!(DestinationRule, one(OPERATORS[1].1));
     let balancer = rule.traffic_policy.load_balancer.expect("a load balancer");
-    assert_eq!(balancer.value, LoadBalancer::LeastRequest);
+    assert_eq!(balancer.value.algorithm, crate::Balancer::LeastRequest);
     assert_eq!(balancer.position.to_string(), "f:10:7");
 }
 
