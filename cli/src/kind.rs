@@ -28,11 +28,12 @@ fn plural(name: &str) -> String {
         .map_or_else(|| format!("{name}s"), |stem| format!("{stem}ies"))
 }
 
-/// As Istio's own short names.
+/// As Istio's own short names, and ours.
 const fn short(kind: Kind) -> &'static str {
     match kind {
         Kind::VirtualService => "vs",
         Kind::DestinationRule => "dr",
+        Kind::DestinationPolicy => "dp",
         Kind::ServiceEntry => "se",
         Kind::WorkloadEntry => "we",
         Kind::Sidecar => "sc",

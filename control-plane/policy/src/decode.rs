@@ -5,6 +5,7 @@
 //! applied. `null` counts as absent in a field (as in Kubernetes), never in a list or a map.
 
 mod basic;
+mod command;
 mod fields;
 mod http;
 mod regex;
@@ -16,15 +17,16 @@ use std::{collections::BTreeMap, fmt};
 pub(crate) use self::values::SELECTOR;
 pub(crate) use self::{
     basic::{
-        Key, at, boolean, filled_list, filled_text, integer, integer32, list, map, text,
+        Key, at, boolean, filled_list, filled_text, integer, integer32, list, map, number, text,
         unknown_word,
     },
+    command::Way,
     fields::{Fields, Shape, refuse_twice},
     http::{
         authority, check_header_name, check_header_value, edit_fault, header_name,
         header_name_fault, path,
     },
-    regex::regex,
+    regex::{regex, substitution},
     values::{
         dns_fault, dns_label, duration, enumeration, host, ip_address, label_key_fault, label_map,
         object_name, port, positive, positive_duration, workload_selector,

@@ -19,7 +19,9 @@ mod suggest;
 mod yaml;
 
 pub use diagnostic::{Diagnostic, Position, Severity};
-pub use mesh::{Client, HostName, MergedDestinationRule, MergedVirtualService, Mesh, MeshInput};
+pub use mesh::{
+    Client, HostName, MergedDestinationRule, MergedVirtualService, Mesh, MeshInput, NamespaceRules,
+};
 pub use object::{Kind, Object, ObjectKey};
 pub use parse::{ParseLimits, parse, parse_again, parse_bytes};
 pub use spec::*;

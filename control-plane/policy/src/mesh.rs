@@ -7,6 +7,8 @@
 //! contradicting documents is the newer one, where the error is shown.
 
 mod check;
+mod clients;
+mod delegate;
 mod merge;
 mod names;
 mod select;
@@ -18,8 +20,8 @@ use std::{
     sync::Arc,
 };
 
-pub use self::names::HostName;
 use self::names::Names;
+pub use self::{merge::NamespaceRules, names::HostName};
 use crate::{
     DestinationPolicy, DestinationRule, Diagnostic, HttpRoute, Object, ObjectKey, ServiceEntry,
     Sidecar, TcpRoute, TlsRoute, WorkloadEntry,
@@ -37,7 +39,8 @@ pub struct MeshInput<'a> {
     pub registered: &'a BTreeSet<HostName>,
 }
 
-/// All HTTP rules for one host, in the order in which they are tried.
+/// All rules for one host, in the order in which they are tried, whoever sees them.
+/// [`Mesh::virtual_service_for`] leaves out what is not for a client.
 #[derive(Clone, Debug)]
 pub struct MergedVirtualService {
     /// Host.
@@ -50,7 +53,7 @@ pub struct MergedVirtualService {
     pub tcp: Vec<(Arc<Object>, TcpRoute)>,
 }
 
-/// The one DestinationRule in force for a host.
+/// A DestinationRule in force for a host and some of its clients.
 #[derive(Clone, Debug)]
 pub struct MergedDestinationRule {
     /// Host.
@@ -66,8 +69,8 @@ pub struct MergedDestinationRule {
 pub struct Mesh {
     /// By host, exact names and `*.suffix` alike.
     pub virtual_services: BTreeMap<HostName, MergedVirtualService>,
-    /// By host.
-    pub destination_rules: BTreeMap<HostName, MergedDestinationRule>,
+    /// By host and namespace of the documents. Which holds for a client: [`Mesh::destination_rule_for`].
+    pub destination_rules: BTreeMap<HostName, BTreeMap<String, NamespaceRules>>,
     /// By host; several entries may add endpoints to one host.
     pub service_entries: BTreeMap<HostName, Vec<(Arc<Object>, ServiceEntry)>>,
     /// WorkloadEntry documents.

@@ -11,6 +11,8 @@ pub enum Kind {
     VirtualService,
     /// Balancing, limits, ejection, TLS and subsets of one host.
     DestinationRule,
+    /// What a DestinationRule has no word for: one of ours, `outrigger.dev/v1`.
+    DestinationPolicy,
     /// A service that the registry does not know by itself.
     ServiceEntry,
     /// One instance that does not register itself.
@@ -21,9 +23,10 @@ pub enum Kind {
 
 impl Kind {
     /// Every kind, in the order in which messages list them.
-    pub const ALL: [Self; 5] = [
+    pub const ALL: [Self; 6] = [
         Self::VirtualService,
         Self::DestinationRule,
+        Self::DestinationPolicy,
         Self::ServiceEntry,
         Self::WorkloadEntry,
         Self::Sidecar,
@@ -35,6 +38,7 @@ impl Kind {
         match self {
             Self::VirtualService => "VirtualService",
             Self::DestinationRule => "DestinationRule",
+            Self::DestinationPolicy => "DestinationPolicy",
             Self::ServiceEntry => "ServiceEntry",
             Self::WorkloadEntry => "WorkloadEntry",
             Self::Sidecar => "Sidecar",

@@ -7,15 +7,26 @@
 //! Knows Istio's fields: those that work here, those that do not yet, and so what is a typing error.
 //! Whether documents fit each other is `mesh`'s business.
 
+mod destination;
+mod destination_policy;
 mod destination_rule;
 mod envelope;
+mod http_answer;
+mod http_cors;
+mod http_fault;
+mod http_headers;
 mod http_match;
+mod http_mirror;
+mod http_retries;
 mod http_route;
+mod layer4;
 mod service_entry;
+mod share;
 mod sidecar;
 #[cfg(test)]
 mod tests;
 mod virtual_service;
+mod visibility;
 
 use std::collections::BTreeMap;
 

@@ -30,6 +30,7 @@ pub struct At<T> {
 pub enum Spec {
     VirtualService(VirtualService),
     DestinationRule(DestinationRule),
+    DestinationPolicy(DestinationPolicy),
     ServiceEntry(ServiceEntry),
     WorkloadEntry(WorkloadEntry),
     Sidecar(Sidecar),
@@ -59,12 +60,14 @@ impl ExportTo {
 /// Routing of requests to `hosts`.
 #[derive(Clone, Debug, PartialEq)]
 pub struct VirtualService {
-    /// Hosts as written: short, full, or `*.suffix`.
+    /// Hosts as written: short, full, or `*.suffix`. None = a delegate: others name it.
     pub hosts: Vec<At<String>>,
     /// Whose workloads it is for.
     pub export_to: ExportTo,
-    /// Tried in order; the first match wins.
+    /// Tried in order; the first match wins. Without those that delegate.
     pub http: Vec<HttpRoute>,
+    /// Rules of `http` that delegate, in order.
+    pub delegations: Vec<Delegation>,
     /// For connections whose TLS is passed through, by server name. Tried in order.
     pub tls: Vec<TlsRoute>,
     /// For connections of other protocols. Tried in order.

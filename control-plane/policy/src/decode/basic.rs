@@ -113,6 +113,20 @@ pub(crate) fn integer32(
     integer(d, item, wide).and_then(|value| u32::try_from(value).ok())
 }
 
+/// A number in a range, with decimals or without.
+pub(crate) fn number(d: &mut Decoder, item: Item<'_>, range: RangeInclusive<f64>) -> Option<f64> {
+    let value = match &item.node.value {
+        Value::Number(number) => number.parse::<f64>().ok(),
+        _ => None,
+    };
+    let value = value.filter(|value| range.contains(value));
+    if value.is_none() {
+        let want = format!("a number from {} to {}", range.start(), range.end());
+        d.mismatch(item, &want);
+    }
+    value
+}
+
 /// A list, each item decoded; refused items are left out.
 pub(crate) fn list<T>(
     d: &mut Decoder,

@@ -1,7 +1,11 @@
 //! What HTTP adds: names and values of headers, authorities and paths.
 //! Source: RFC 9110; RFC 3986 for what a path and an authority are made of.
 
-use super::{Decoder, Item, Key, filled_text, text};
+use super::{
+    Decoder, Item, Key,
+    command::{Way, substitution_fault},
+    filled_text, text,
+};
 use crate::yaml::quoted;
 
 /// A header's name in a match, in lower case. Reports pseudo-headers and what HTTP does not allow.
@@ -44,18 +48,15 @@ pub(crate) fn header_name_fault(name: &str) -> Option<String> {
     })
 }
 
-/// What a header is set to.
-pub(crate) fn check_header_value(d: &mut Decoder, item: Item<'_>) -> Option<String> {
+/// What a header is set to; substitutions in it stay as they are written.
+pub(crate) fn check_header_value(d: &mut Decoder, item: Item<'_>, way: Way) -> Option<String> {
     let text = text(d, item)?;
     let fault = if text.chars().any(|c| c.is_control() && c != '\t') {
-        Some("a header's value has no line break or control character")
-    } else if text.contains('%') {
-        // Envoy replaces %…% and refuses a single %; passing it through would mean two things.
-        Some("substitutions (%) are not supported yet in header values")
+        Some("a header's value has no line break or control character".to_owned())
     } else if text.trim() != text {
-        Some("spaces around a header's value do not arrive; remove them")
+        Some("spaces around a header's value do not arrive; remove them".to_owned())
     } else {
-        None
+        substitution_fault(&text, way)
     };
     match fault {
         None => Some(text),
@@ -138,6 +139,6 @@ pub(crate) fn path(d: &mut Decoder, item: Item<'_>) -> Option<String> {
     Some(text)
 }
 
-fn is_of_a_path(c: char) -> bool {
+pub(super) fn is_of_a_path(c: char) -> bool {
     c.is_ascii_alphanumeric() || u8::try_from(c).is_ok_and(|byte| OF_A_PATH.contains(&byte))
 }

@@ -8,7 +8,7 @@ use regex_syntax::ast::{
     HexLiteralKind, LiteralKind, RepetitionKind, RepetitionRange, Span, Visitor,
 };
 
-use super::{Decoder, Item, filled_text};
+use super::{Decoder, Item, filled_text, http::is_of_a_path, text};
 use crate::yaml::quoted;
 
 /// Different regular expressions in one file. Compiling one may take a millisecond.
@@ -73,6 +73,43 @@ fn compile(pattern: &str) -> Result<(), String> {
                 format!("is not RE2: {reason}")
             }
         })
+}
+
+/// What takes the place of a match: RE2's rewrite string, of which each group is one of `pattern`.
+pub(crate) fn substitution(d: &mut Decoder, item: Item<'_>, pattern: &str) -> Option<String> {
+    let text = text(d, item)?;
+    // The pattern itself was checked: one that does not compile has been reported.
+    let groups = regex::Regex::new(pattern).map_or(9, |regex| regex.captures_len() - 1);
+    match substitution_fault(&text, groups) {
+        None => Some(text),
+        Some(fault) => {
+            d.refuse(item, format!("found {}: {fault}", quoted(&text)));
+            None
+        }
+    }
+}
+
+fn substitution_fault(text: &str, groups: usize) -> Option<String> {
+    let mut rest = text.chars();
+    while let Some(c) = rest.next() {
+        if c != '\\' {
+            if !is_of_a_path(c) {
+                return Some(format!("a path has no {c:?}"));
+            }
+            continue;
+        }
+        match rest.next().map(|next| (next, next.to_digit(10))) {
+            Some(('\\', _)) => return Some("a path has no '\\\\'".to_owned()),
+            Some((_, Some(group))) if group as usize <= groups => {}
+            Some((_, Some(group))) => {
+                return Some(format!(
+                    "\\{group} is a group that the expression does not have; it has {groups}"
+                ));
+            }
+            _ => return Some("what follows \\ has to be a group's number, 0 to 9".to_owned()),
+        }
+    }
+    None
 }
 
 /// Finds what RE2 does not have.

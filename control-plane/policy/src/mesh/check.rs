@@ -4,11 +4,11 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use super::{
     HostName, Mesh, MeshInput,
-    merge::{Found, catch_all, named},
+    merge::{Found, named, takes_all, takes_all_tcp},
 };
 use crate::{
-    At, EgressHost, HttpAction, Object, ServiceEntry, Sidecar, Spec, VirtualService,
-    WeightedDestination, suggest::hint,
+    At, DestinationPolicy, EgressHost, ExportTo, HttpAction, Object, Position, RouteDestination,
+    ServiceEntry, Sidecar, Spec, VirtualService, suggest::hint,
 };
 
 /// Unknown hosts for which a similar one is looked for: each costs a look at all that are known.
@@ -24,6 +24,7 @@ pub(super) fn check(mesh: &Mesh, input: &MeshInput<'_>, found: &mut Found) {
         match &object.spec {
             Spec::VirtualService(spec) => checker.virtual_service(object, spec),
             Spec::DestinationRule(spec) => checker.known(object, &spec.host, "spec.host"),
+            Spec::DestinationPolicy(spec) => checker.destination_policy(object, spec),
             Spec::Sidecar(spec) => checker.sidecar(object, spec),
             Spec::ServiceEntry(_) | Spec::WorkloadEntry(_) => {}
         }
@@ -38,66 +39,182 @@ struct Checker<'a> {
     hints: usize,
 }
 
+/// A VirtualService that leads somewhere.
+#[derive(Clone, Copy)]
+struct Origin<'a> {
+    object: &'a Arc<Object>,
+    spec: &'a VirtualService,
+}
+
+impl<'a> Origin<'a> {
+    /// Namespaces whose workloads see it, as far as they are named: its own where it is for all.
+    fn clients(self) -> impl Iterator<Item = &'a str> {
+        let own = std::iter::once(self.object.key.namespace.as_str());
+        let (own, only) = match &self.spec.export_to {
+            ExportTo::All => (Some(own), None),
+            ExportTo::Only(names) => (None, Some(names.iter().map(String::as_str))),
+        };
+        own.into_iter().flatten().chain(only.into_iter().flatten())
+    }
+}
+
 impl Checker<'_> {
     fn virtual_service(&mut self, object: &Arc<Object>, spec: &VirtualService) {
-        for (index, rule) in spec.http.iter().enumerate() {
-            let HttpAction::Route(destinations) = &rule.action else {
-                continue;
-            };
-            for (number, destination) in destinations.iter().enumerate() {
-                let path = format!("spec.http[{index}].route[{number}].destination");
-                self.destination(object, destination, &path);
+        let from = Origin { object, spec };
+        for (index, rule) in spec.rules() {
+            if let HttpAction::Route(destinations) = &rule.action {
+                for (number, to) in destinations.iter().enumerate() {
+                    let path = format!("spec.http[{index}].route[{number}].destination");
+                    self.destination(from, (&to.host, to.subset.as_ref(), to.port), &path);
+                }
+            }
+            for (number, to) in rule.mirrors.iter().enumerate() {
+                let path = format!("spec.http[{index}].mirrors[{number}].destination");
+                self.destination(from, (&to.host, to.subset.as_ref(), to.port), &path);
             }
         }
-        if let Some((last, taker)) = catch_all(spec) {
-            for (index, rule) in spec.http.iter().enumerate().skip(last + 1) {
-                let message = format!(
-                    "is never tried: the rule in line {} takes every request; put this one before it",
-                    taker.position.line
-                );
-                self.found
-                    .warn(&rule.position, format!("spec.http[{index}]"), message);
+        for rule in &spec.delegations {
+            for (number, to) in rule.settings.mirrors.iter().enumerate() {
+                let path = format!("spec.http[{}].mirrors[{number}].destination", rule.index);
+                self.destination(from, (&to.host, to.subset.as_ref(), to.port), &path);
             }
+        }
+        for (index, rule) in spec.tls.iter().enumerate() {
+            self.connections(from, &rule.route, &format!("spec.tls[{index}]"));
+        }
+        for (index, rule) in spec.tcp.iter().enumerate() {
+            self.connections(from, &rule.route, &format!("spec.tcp[{index}]"));
+        }
+        self.never_tried(spec);
+    }
+
+    fn connections(&mut self, from: Origin<'_>, route: &[RouteDestination], rule: &str) {
+        for (number, to) in route.iter().enumerate() {
+            let path = format!("{rule}.route[{number}].destination");
+            self.destination(from, (&to.host, to.subset.as_ref(), to.port), &path);
         }
     }
 
-    fn destination(&mut self, object: &Arc<Object>, to: &WeightedDestination, path: &str) {
-        self.known(object, &to.host, &format!("{path}.host"));
-        let host = self.mesh.host(&to.host.value, &object.key.namespace);
-        if let Some(subset) = &to.subset {
-            self.subset(object, &host, subset, &format!("{path}.subset"));
-        }
-        if let Some(port) = to.port {
-            self.port(&host, port, to, &format!("{path}.port.number"));
+    /// Rules behind one that takes everything.
+    fn never_tried(&mut self, spec: &VirtualService) {
+        let own = spec
+            .rules()
+            .map(|(index, rule)| (index, &rule.position, takes_all(rule)));
+        // What is left of everything is the delegate's decision.
+        let delegated = spec
+            .delegations
+            .iter()
+            .map(|rule| (rule.index, &rule.settings.position, false));
+        let mut http: Vec<(usize, &Position, bool)> = own.chain(delegated).collect();
+        http.sort_by_key(|(index, ..)| *index);
+        self.behind("http", "request", &http);
+        let tcp = spec.tcp.iter().enumerate();
+        let tcp: Vec<(usize, &Position, bool)> = tcp
+            .map(|(index, rule)| (index, &rule.position, takes_all_tcp(rule)))
+            .collect();
+        self.behind("tcp", "connection", &tcp);
+    }
+
+    fn behind(&mut self, list: &str, what: &str, rules: &[(usize, &Position, bool)]) {
+        let mut rules = rules.iter();
+        let Some((_, taker, _)) = rules.find(|(.., takes_all)| *takes_all) else {
+            return;
+        };
+        for (index, position, _) in rules {
+            let message = format!(
+                "is never tried: the rule in line {} takes every {what}; put this one before it",
+                taker.line
+            );
+            self.found
+                .warn(position, format!("spec.{list}[{index}]"), message);
         }
     }
 
-    fn subset(&mut self, object: &Arc<Object>, host: &HostName, subset: &At<String>, path: &str) {
+    fn destination(
+        &mut self,
+        from: Origin<'_>,
+        (written, subset, port): (&At<String>, Option<&At<String>>, Option<u16>),
+        path: &str,
+    ) {
+        let object = from.object;
+        self.known(object, written, &format!("{path}.host"));
+        let host = self.mesh.host(&written.value, &object.key.namespace);
+        if let Some(subset) = subset {
+            self.subset(from, &host, subset, &format!("{path}.subset"));
+        }
+        if let Some(port) = port {
+            self.port(&host, port, written, &format!("{path}.port.number"));
+        }
+    }
+
+    fn destination_policy(&mut self, object: &Arc<Object>, spec: &DestinationPolicy) {
+        self.known(object, &spec.host, "spec.host");
+        let host = self.mesh.host(&spec.host.value, &object.key.namespace);
+        let Some(subset) = &spec.subset else {
+            return;
+        };
+        let defined = |name: &str| {
+            let mut rules = self.mesh.destination_rules_of(&host);
+            rules.any(|merged| merged.rule.subset(name).is_some())
+        };
+        if !defined(&subset.value) {
+            self.unknown_subset(object, &host, subset, "spec.subset");
+        }
+    }
+
+    /// A subset that no rule defines is refused; so is one that the rule of a client lacks whose namespace is known.
+    fn subset(&mut self, from: Origin<'_>, host: &HostName, subset: &At<String>, path: &str) {
         let name = subset.value.as_str();
-        let Some(merged) = self.mesh.destination_rule(host) else {
+        let object = from.object;
+        let mut rules = self.mesh.destination_rules_of(host);
+        if !rules.any(|merged| merged.rule.subset(name).is_some()) {
+            drop(rules);
+            return self.unknown_subset(object, host, subset, path);
+        }
+        drop(rules);
+        for client in from.clients() {
+            if self.mesh.has_subset(host, name, client) {
+                continue;
+            }
+            let message = format!(
+                "clients of {client} have no subset {name:?} of {host}: no DestinationRule that they see defines it; \
+                 look at its exportTo, or define it in {client}"
+            );
+            self.found.error(&subset.position, path, message);
+        }
+    }
+
+    fn unknown_subset(
+        &mut self,
+        object: &Arc<Object>,
+        host: &HostName,
+        subset: &At<String>,
+        path: &str,
+    ) {
+        let name = subset.value.as_str();
+        let rules: Vec<_> = self.mesh.destination_rules_of(host).collect();
+        if rules.is_empty() {
             let message = format!(
                 "unknown subset {name:?}: no DestinationRule defines subsets of {host}; apply one \
                  together with this document"
             );
             return self.found.error(&subset.position, path, message);
-        };
-        if merged.rule.subset(name).is_some() {
-            return;
         }
-        let known = merged
-            .rule
-            .subsets
+        let mut known: Vec<&str> = rules
             .iter()
-            .map(|subset| subset.name.value.as_str());
-        let list: Vec<&str> = known.clone().collect();
-        let list = if list.is_empty() {
+            .flat_map(|merged| &merged.rule.subsets)
+            .map(|subset| subset.name.value.as_str())
+            .collect();
+        known.sort_unstable();
+        known.dedup();
+        let list = if known.is_empty() {
             "none".to_owned()
         } else {
-            list.join(", ")
+            known.join(", ")
         };
-        let newer = merged
-            .sources
+        let newer = rules
             .iter()
+            .flat_map(|merged| &merged.sources)
             .filter(|rule| self.found.newer(rule, object));
         if let Some(rule) = newer.reduce(|a, b| if self.found.newer(b, a) { b } else { a }) {
             let message = format!(
@@ -119,7 +236,7 @@ impl Checker<'_> {
     }
 
     /// Ports of registered instances are not known here: only what ServiceEntries alone define.
-    fn port(&mut self, host: &HostName, port: u16, to: &WeightedDestination, path: &str) {
+    fn port(&mut self, host: &HostName, port: u16, to: &At<String>, path: &str) {
         let Some(entries) = self.mesh.service_entries.get(host) else {
             return;
         };
@@ -132,7 +249,7 @@ impl Checker<'_> {
         list.dedup();
         let list: Vec<String> = list.iter().map(u16::to_string).collect();
         let message = format!("{host} has no port {port}; it has {}", list.join(", "));
-        self.found.warn(&to.host.position, path, message);
+        self.found.warn(&to.position, path, message);
     }
 
     /// Warns about a host that neither a registration nor a ServiceEntry knows.

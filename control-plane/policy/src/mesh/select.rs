@@ -1,18 +1,15 @@
 //! What holds for one host, one subset or one workload.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    sync::Arc,
-};
+use std::{collections::BTreeMap, sync::Arc};
 
-use super::{Client, HostName, MergedDestinationRule, MergedVirtualService, Mesh};
+use super::{HostName, MergedVirtualService, Mesh};
 use crate::{
-    DestinationPolicy, DestinationRule, EgressHost, Object, Position, ServiceEntry, Sidecar,
-    Subset, TrafficPolicy, WorkloadEntry,
+    DestinationPolicy, EgressHost, Object, Position, ServiceEntry, Sidecar, Subset, TrafficPolicy,
+    WorkloadEntry,
 };
 
 /// Labels by name.
-type Labels = BTreeMap<String, String>;
+pub(super) type Labels = BTreeMap<String, String>;
 
 impl Mesh {
     /// Makes a host canonical that a document of `namespace` names: as [`HostName::canonical`], and
@@ -38,34 +35,10 @@ impl Mesh {
         nearest(&self.virtual_services, host)
     }
 
-    /// The rule for `host`: its own, else that of the longest `*.suffix`.
-    #[must_use]
-    pub fn destination_rule(&self, host: &HostName) -> Option<&MergedDestinationRule> {
-        nearest(&self.destination_rules, host)
-    }
-
     /// The subset `name` of `host`.
     #[must_use]
     pub fn subset(&self, host: &HostName, name: &str) -> Option<&Subset> {
         self.destination_rule(host)?.rule.subset(name)
-    }
-
-    /// What holds for `host`, or for one subset of it; empty where no rule says anything.
-    #[must_use]
-    pub fn traffic_policy(&self, host: &HostName, subset: Option<&str>) -> TrafficPolicy {
-        self.destination_rule(host)
-            .map(|merged| merged.rule.effective_policy(subset))
-            .unwrap_or_default()
-    }
-
-    /// The rule for `host` towards `client`.
-    #[must_use]
-    pub fn destination_rule_for(
-        &self,
-        host: &HostName,
-        _client: Client<'_>,
-    ) -> Option<&MergedDestinationRule> {
-        self.destination_rule(host)
     }
 
     /// Further policy for `host`, or for one subset of it: the subset's own, else the host's.
@@ -80,13 +53,6 @@ impl Mesh {
                 .get(&(host.clone(), subset.to_owned()))
         };
         subset.and_then(of).or_else(|| of(""))
-    }
-
-    /// Every set of labels that a document asks of a calling workload (`sourceLabels`, a rule's `workloadSelector`), with
-    /// the namespace it is asked in (None = any). Two workloads of one namespace that have the same of them see the same.
-    #[must_use]
-    pub fn client_selectors(&self) -> BTreeSet<(Option<String>, Labels)> {
-        BTreeSet::new()
     }
 
     /// The Sidecar for a workload: one that selects its labels, else the namespace's. Of several, the
@@ -161,7 +127,7 @@ fn nearest<'m, T>(map: &'m BTreeMap<HostName, T>, host: &HostName) -> Option<&'m
 }
 
 /// Whether `labels` has everything that `selector` asks for.
-fn includes(labels: &Labels, selector: &Labels) -> bool {
+pub(super) fn includes(labels: &Labels, selector: &Labels) -> bool {
     selector
         .iter()
         .all(|(name, value)| labels.get(name) == Some(value))
@@ -185,41 +151,11 @@ impl Subset {
     }
 }
 
-impl DestinationRule {
-    /// The subset of this name.
-    #[must_use]
-    pub fn subset(&self, name: &str) -> Option<&Subset> {
-        self.subsets.iter().find(|subset| subset.name.value == name)
-    }
-
-    /// The host's policy, each of its parts replaced by the subset's where that has one (Istio).
-    #[must_use]
-    pub fn effective_policy(&self, subset: Option<&str>) -> TrafficPolicy {
-        let host = self.traffic_policy.clone();
-        let Some(subset) = subset.and_then(|name| self.subset(name)) else {
-            return host;
-        };
-        let own = subset.traffic_policy.clone();
-        TrafficPolicy {
-            load_balancer: own.load_balancer.or(host.load_balancer),
-            connection_pool: own.connection_pool.or(host.connection_pool),
-            outlier_detection: own.outlier_detection.or(host.outlier_detection),
-            tls: own.tls.or(host.tls),
-            retry_budget: own.retry_budget.or(host.retry_budget),
-            ports: if own.ports.is_empty() {
-                host.ports
-            } else {
-                own.ports
-            },
-        }
-    }
-}
-
 impl TrafficPolicy {
     /// Whether it says nothing.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.position().is_none()
+        self.position().is_none() && self.ports.is_empty()
     }
 
     /// Where the first of its parts stands.
@@ -229,8 +165,10 @@ impl TrafficPolicy {
             self.connection_pool.as_ref().map(|part| &part.position),
             self.outlier_detection.as_ref().map(|part| &part.position),
             self.tls.as_ref().map(|part| &part.position),
+            self.retry_budget.as_ref().map(|part| &part.position),
         ]
         .into_iter()
+        .chain(self.ports.values().map(Self::position))
         .flatten()
         .min()
     }

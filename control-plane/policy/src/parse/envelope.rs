@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use super::{destination_rule, service_entry, sidecar, virtual_service};
+use super::{destination_policy, destination_rule, service_entry, sidecar, virtual_service};
 use crate::{
     Kind, Object, ObjectKey, Position, Spec,
     decode::{
@@ -42,11 +42,23 @@ pub(super) const METADATA: Shape = Shape {
     not_yet: &["generateName"],
 };
 
-const API_VERSIONS: [&str; 3] = [
+const ISTIO: [&str; 3] = [
     "networking.istio.io/v1",
     "networking.istio.io/v1beta1",
     "networking.istio.io/v1alpha3",
 ];
+const OURS: [&str; 1] = ["outrigger.dev/v1"];
+
+const fn api_versions(kind: Kind) -> &'static [&'static str] {
+    match kind {
+        Kind::DestinationPolicy => &OURS,
+        Kind::VirtualService
+        | Kind::DestinationRule
+        | Kind::ServiceEntry
+        | Kind::WorkloadEntry
+        | Kind::Sidecar => &ISTIO,
+    }
+}
 
 /// Kinds that operators of Istio and Kubernetes have in the same files.
 const OTHER_KINDS: [&str; 42] = [
@@ -119,10 +131,14 @@ pub(super) fn header<'a>(
     }
     let fields = Fields::open(d, root, &DOCUMENT)?;
     let kind = kind?;
-    let want = format!("one of {}", API_VERSIONS.join(", "));
+    let known = api_versions(kind);
+    let want = match known {
+        [one] => (*one).to_owned(),
+        several => format!("one of {}", several.join(", ")),
+    };
     let api_version = fields.required(d, "apiVersion", &want, |d, item| {
         let found = text(d, item)?;
-        if API_VERSIONS.contains(&found.as_str()) {
+        if known.contains(&found.as_str()) {
             return Some(found);
         }
         d.refuse(
@@ -130,7 +146,7 @@ pub(super) fn header<'a>(
             unknown_word(
                 &found,
                 &format!("the API version of {}", kind.as_str()),
-                &API_VERSIONS,
+                known,
             ),
         );
         None
@@ -158,11 +174,18 @@ pub(super) fn object(
     text_position: Position,
 ) -> Option<Object> {
     let want = format!("what the {} says", header.kind.as_str());
+    let key = header.key.as_ref();
+    let namespace = key.map_or("", |key| key.namespace.as_str());
     let spec = header
         .fields
         .required(d, "spec", &want, |d, item| match header.kind {
-            Kind::VirtualService => virtual_service::decode(d, item).map(Spec::VirtualService),
+            Kind::VirtualService => {
+                virtual_service::decode(d, item, namespace).map(Spec::VirtualService)
+            }
             Kind::DestinationRule => destination_rule::decode(d, item).map(Spec::DestinationRule),
+            Kind::DestinationPolicy => {
+                destination_policy::decode(d, item).map(Spec::DestinationPolicy)
+            }
             Kind::ServiceEntry => service_entry::decode(d, item).map(Spec::ServiceEntry),
             Kind::WorkloadEntry => service_entry::workload(d, item, None).map(Spec::WorkloadEntry),
             Kind::Sidecar => sidecar::decode(d, item).map(Spec::Sidecar),

@@ -2,11 +2,12 @@
 
 use std::collections::BTreeMap;
 
-use super::virtual_service::mesh_only;
+use super::visibility::mesh_only;
 use crate::{
     HttpMatch, StringMatch,
     decode::{
-        Decoder, Fields, Item, Shape, boolean, filled_text, header_name, map, port, regex, text,
+        Decoder, Fields, Item, Shape, boolean, dns_label, filled_text, header_name, label_map, map,
+        port, regex, text,
     },
     yaml::{Value, quoted},
 };
@@ -25,8 +26,11 @@ pub(super) const MATCH: Shape = Shape {
         "queryParams",
         "port",
         "gateways",
+        "sourceLabels",
+        "sourceNamespace",
+        "statPrefix",
     ],
-    not_yet: &["sourceLabels", "sourceNamespace", "statPrefix"],
+    not_yet: &[],
 };
 
 pub(super) const STRING_MATCH: Shape = Shape {
@@ -69,9 +73,35 @@ pub(super) fn decode(d: &mut Decoder, item: Item<'_>) -> Option<HttpMatch> {
             .optional(d, "queryParams", query_params)
             .unwrap_or_default(),
         port: fields.optional(d, "port", port),
-        ..HttpMatch::default()
+        source_labels: source_labels(d, &fields),
+        source_namespace: fields.optional(d, "sourceNamespace", dns_label),
+        stat_prefix: fields.optional(d, "statPrefix", stat_prefix),
     })
 }
+
+/// `sourceLabels`, empty if absent.
+pub(super) fn source_labels(d: &mut Decoder, fields: &Fields<'_>) -> BTreeMap<String, String> {
+    fields
+        .optional(d, "sourceLabels", label_map)
+        .unwrap_or_default()
+}
+
+/// It becomes part of metric names.
+fn stat_prefix(d: &mut Decoder, item: Item<'_>) -> Option<String> {
+    let found = filled_text(d, item)?;
+    let allowed = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'-' | b'_');
+    if found.len() > LONGEST_PREFIX || !found.bytes().all(allowed) {
+        let message = format!(
+            "found {}, want at most {LONGEST_PREFIX} letters, digits, - _ .",
+            quoted(&found)
+        );
+        d.refuse(item, message);
+        return None;
+    }
+    Some(found)
+}
+
+const LONGEST_PREFIX: usize = 100;
 
 /// A match of a path, which always starts with a slash.
 fn path(d: &mut Decoder, item: Item<'_>) -> Option<StringMatch> {
@@ -119,7 +149,7 @@ fn presence(d: &mut Decoder, item: Item<'_>, empty: bool) -> Option<StringMatch>
 }
 
 /// A match of something that is always there.
-fn value(d: &mut Decoder, item: Item<'_>) -> Option<StringMatch> {
+pub(super) fn value(d: &mut Decoder, item: Item<'_>) -> Option<StringMatch> {
     string_match(d, item, false, "")
 }
 

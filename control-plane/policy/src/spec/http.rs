@@ -3,7 +3,7 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
-use super::At;
+use super::{At, ExportTo};
 use crate::Position;
 
 /// One rule of a [`VirtualService`].
@@ -11,13 +11,15 @@ use crate::Position;
 pub struct HttpRoute {
     /// Where the rule stands: what `why` and the span's `outrigger.policy` name.
     pub position: Position,
+    /// Whose workloads it is for: what its document says; for a delegate's rule, what the document says that delegates.
+    pub export_to: ExportTo,
     /// `name`, for logs and metrics.
     pub name: Option<String>,
     /// Any of these; empty = every request.
     pub matches: Vec<HttpMatch>,
     /// What to do.
     pub action: HttpAction,
-    /// Time for the whole request. None = unlimited. Never zero.
+    /// Time for the whole request. None = unlimited. Never zero, but in a delegate, where `0s` undoes the other's.
     pub timeout: Option<Duration>,
     /// Header edits on the way there and back.
     pub headers: HeaderEdits,
@@ -30,6 +32,35 @@ pub struct HttpRoute {
     /// `mirrors`, or `mirror` with its percentage.
     pub mirrors: Vec<Mirror>,
     /// `corsPolicy`.
+    pub cors: Option<At<CorsPolicy>>,
+}
+
+/// A rule that leaves what is done to another document (`delegate`). It is gone from the merged rules.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Delegation {
+    /// Its place in the document's list of rules, among which [`VirtualService::http`] has the others.
+    pub index: usize,
+    /// `delegate.name`: of a VirtualService without hosts.
+    pub name: At<String>,
+    /// `delegate.namespace`; None = the document's own.
+    pub namespace: Option<String>,
+    /// What holds for all of the delegate's rules, where they do not say otherwise.
+    pub settings: RuleSettings,
+}
+
+/// All of a rule but what it does.
+#[derive(Clone, Debug, PartialEq)]
+#[expect(missing_docs, reason = "each field is documented at HttpRoute")]
+pub struct RuleSettings {
+    pub position: Position,
+    pub name: Option<String>,
+    pub matches: Vec<HttpMatch>,
+    pub timeout: Option<Duration>,
+    pub headers: HeaderEdits,
+    pub rewrite: Option<Rewrite>,
+    pub retries: Option<At<Retries>>,
+    pub fault: Option<At<Fault>>,
+    pub mirrors: Vec<Mirror>,
     pub cors: Option<At<CorsPolicy>>,
 }
 
