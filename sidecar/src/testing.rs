@@ -173,6 +173,7 @@ pub(crate) fn cluster(host: &str) -> ClusterConfig {
         subset: String::new(),
         lb: LbPolicy::RoundRobin,
         thresholds: Thresholds::default(),
+        limits_scope: outrigger_core::LimitsScope::Proxy,
         connect_timeout: Duration::from_secs(5),
         idle_timeout: Duration::from_secs(3600),
         max_requests_per_connection: None,

@@ -166,6 +166,7 @@ pub(super) fn config(lb: LbPolicy) -> ClusterConfig {
         subset: String::new(),
         lb,
         thresholds: Thresholds::default(),
+        limits_scope: outrigger_core::LimitsScope::Proxy,
         connect_timeout: Duration::from_secs(10),
         idle_timeout: Duration::from_secs(3600),
         max_requests_per_connection: None,

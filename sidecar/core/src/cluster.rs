@@ -21,7 +21,7 @@ use std::{
 };
 
 use crate::{
-    Limits, Moment, Outcome, OutlierConfig, RetryBudget, Thresholds,
+    Limits, LimitsScope, Moment, Outcome, OutlierConfig, RetryBudget, Thresholds,
     balance::{Candidates, LbPolicy, Tier},
     outlier::{Ejector, Probe, Standing},
 };
@@ -67,6 +67,8 @@ pub struct ClusterConfig {
     pub lb: LbPolicy,
     /// Limits.
     pub thresholds: Thresholds,
+    /// Over what they hold.
+    pub limits_scope: LimitsScope,
     /// Default 10 s.
     pub connect_timeout: Duration,
     /// Idle pooled connections live this long. Default 1 h.

@@ -14,6 +14,7 @@ pub(crate) fn config(lb: LbPolicy) -> ClusterConfig {
         subset: String::new(),
         lb,
         thresholds: Thresholds::default(),
+        limits_scope: crate::LimitsScope::Proxy,
         connect_timeout: Duration::from_secs(10),
         idle_timeout: Duration::from_secs(3600),
         max_requests_per_connection: None,

@@ -24,7 +24,7 @@ pub use cluster::{
     Cluster, ClusterConfig, Endpoint, EndpointConfig, EndpointId, EndpointState, Health, InFlight,
     Locality, NoEndpoint, PickContext, Picked, UpstreamProtocol, UpstreamTls,
 };
-pub use limits::{Limits, Overflow, Permit, Thresholds};
+pub use limits::{Limits, LimitsScope, Overflow, Permit, Thresholds};
 pub use outlier::{Outcome, OutlierConfig, Standing};
 pub use retry::{Progress, RetryBudget, RetryDecision, RetryPermit, RetryPolicy, StopReason};
 pub use route::{

@@ -183,6 +183,7 @@ pub(crate) struct Ours {
     pub(crate) position: Option<Arc<str>>,
     pub(crate) service: Option<String>,
     pub(crate) subset: Option<String>,
+    pub(crate) limits_scope: Option<String>,
 }
 
 /// Reads `filter_metadata["outrigger"]`; other keys belong to others and mean nothing here.
@@ -194,6 +195,7 @@ pub(crate) fn ours(metadata: Option<&Metadata>) -> Ours {
         position: string(ours, "position").map(Into::into),
         service: string(ours, "service").map(str::to_owned),
         subset: string(ours, "subset").map(str::to_owned),
+        limits_scope: string(ours, "limits_scope").map(str::to_owned),
     }
 }
 

@@ -102,7 +102,7 @@ pub(crate) fn metadata(filter: &str, fields: &[(&str, &str)]) -> Metadata {
     }
 }
 
-fn text_value(text: &str) -> Value {
+pub(crate) fn text_value(text: &str) -> Value {
     Value {
         kind: Some(ValueKind::StringValue(text.to_owned())),
     }

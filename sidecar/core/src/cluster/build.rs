@@ -34,10 +34,10 @@ impl Cluster {
         let endpoints = identify(&config, endpoints, previous);
         let tiers = tiers(&config, &endpoints, previous);
         let limits = previous.map_or_else(
-            || Arc::new(Limits::new(config.thresholds)),
+            || Arc::new(Limits::scoped(config.thresholds, config.limits_scope)),
             |previous| Arc::clone(&previous.limits),
         );
-        limits.set(config.thresholds);
+        limits.set_scoped(config.thresholds, config.limits_scope);
         Self {
             config,
             endpoints,

@@ -64,6 +64,7 @@ pub(crate) fn convert(from: &proto::Cluster) -> Converted<ParsedCluster> {
         lb: balancing::policy(from)?,
         thresholds: limits::thresholds(from.circuit_breakers.as_ref())
             .map_err(|error| error.under("circuit_breakers"))?,
+        limits_scope: limits::scope(ours.limits_scope.as_deref())?,
         connect_timeout: positive(
             "connect_timeout",
             from.connect_timeout.as_ref(),

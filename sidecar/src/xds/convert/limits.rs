@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use outrigger_core::{OutlierConfig, Thresholds};
+use outrigger_core::{LimitsScope, OutlierConfig, Thresholds};
 use outrigger_proto::envoy::config::{
     cluster::v3::{CircuitBreakers, OutlierDetection},
     core::v3::RoutingPriority,
@@ -37,6 +37,18 @@ pub(super) fn thresholds(from: Option<&CircuitBreakers>) -> Converted<Thresholds
         };
     }
     Ok(found)
+}
+
+/// `metadata.filter_metadata["outrigger"].limits_scope`; unset = `PROXY`.
+pub(super) fn scope(from: Option<&str>) -> Converted<LimitsScope> {
+    match from {
+        None | Some("PROXY") => Ok(LimitsScope::Proxy),
+        Some("SERVICE") => Ok(LimitsScope::Service),
+        Some(other) => refuse(
+            "metadata.filter_metadata[\"outrigger\"].limits_scope",
+            format!("{other:?}; PROXY or SERVICE"),
+        ),
+    }
 }
 
 /// `panic` is Envoy's panic threshold, which is how `minHealthPercent` arrives.

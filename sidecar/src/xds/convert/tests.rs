@@ -1,7 +1,7 @@
 use std::time::Duration;
 
 use outrigger_core::{
-    Action, ClusterSlot, Direction, HashPolicy, Health, SnapshotBuilder, StringMatch,
+    Action, ClusterSlot, Direction, HashPolicy, Health, LimitsScope, SnapshotBuilder, StringMatch,
     UpstreamProtocol, balance::LbPolicy,
 };
 use outrigger_proto::envoy::{
@@ -103,6 +103,27 @@ fn service_and_subset_are_in_the_name_where_the_metadata_is_silent() {
     .unwrap();
     assert_eq!(found.config.service, "reviews.default.svc.cluster.local");
     assert_eq!(found.config.subset, "v1");
+}
+
+#[test]
+fn the_scope_of_limits_is_in_the_metadata() {
+    let scope_of = |scope: Option<&str>| {
+        let mut message = cluster(CLUSTER);
+        let metadata = message.metadata.get_or_insert_default();
+        let ours = metadata.filter_metadata.entry("outrigger".to_owned());
+        let fields = &mut ours.or_default().fields;
+        if let Some(scope) = scope {
+            fields.insert("limits_scope".to_owned(), text_value(scope));
+        }
+        cluster_of(&message).map(|found| found.config.limits_scope)
+    };
+    assert_eq!(scope_of(None).unwrap(), LimitsScope::Proxy);
+    assert_eq!(scope_of(Some("PROXY")).unwrap(), LimitsScope::Proxy);
+    assert_eq!(scope_of(Some("SERVICE")).unwrap(), LimitsScope::Service);
+    assert_eq!(
+        refusal(scope_of(Some("MESH"))),
+        "metadata.filter_metadata[\"outrigger\"].limits_scope: \"MESH\"; PROXY or SERVICE"
+    );
 }
 
 #[test]
