@@ -183,6 +183,7 @@ fn picker(cluster: &Cluster) -> impl FnMut() -> bool {
         let mut context = PickContext {
             hash: Some(rng.u64(..)),
             tried: &[],
+            previous_priorities: &[],
             now: Moment(1000),
             rng: &mut rng,
         };
@@ -241,6 +242,7 @@ fn request(bench: &mut Bench) -> anyhow::Result<()> {
         let mut context = PickContext {
             hash: route.hash(&request, None),
             tried: &[],
+            previous_priorities: &[],
             now: Moment(1000),
             rng: &mut rng,
         };

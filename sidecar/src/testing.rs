@@ -13,8 +13,7 @@ use std::{
 use outrigger_core::{
     Action, Cluster, ClusterChoice, ClusterConfig, Direction, DownstreamTls, EndpointConfig,
     HeaderEdits, Health, LbPolicy, Listener, Locality, PathMatch, Route, RouteMatch, RouteSource,
-    RouteTable, SnapshotBuilder, Thresholds, UpstreamProtocol, UpstreamTls, VirtualHost,
-    WeightedCluster,
+    RouteTable, SnapshotBuilder, UpstreamTls, VirtualHost, WeightedCluster,
 };
 use rcgen::{
     BasicConstraints, CertificateParams, CertifiedIssuer, DistinguishedName, DnType,
@@ -170,17 +169,9 @@ pub(crate) fn cluster(host: &str) -> ClusterConfig {
     ClusterConfig {
         name: format!("outbound|80||{host}.default.svc.cluster.local"),
         service: format!("{host}.default.svc.cluster.local"),
-        subset: String::new(),
         lb: LbPolicy::RoundRobin,
-        thresholds: Thresholds::default(),
-        limits_scope: outrigger_core::LimitsScope::Proxy,
         connect_timeout: Duration::from_secs(5),
-        idle_timeout: Duration::from_secs(3600),
-        max_requests_per_connection: None,
-        outlier: None,
-        protocol: UpstreamProtocol::AsDownstream,
-        tls: None,
-        position: None,
+        ..ClusterConfig::default()
     }
 }
 
@@ -201,6 +192,7 @@ pub(crate) fn endpoint(address: SocketAddr, mtls: bool) -> EndpointConfig {
         health: Health::Healthy,
         priority: 0,
         locality: Locality::default(),
+        locality_weight: 0,
         mtls,
         labels: BTreeMap::new(),
     }

@@ -6,8 +6,8 @@ use http::{HeaderMap, HeaderName, HeaderValue};
 use outrigger_core::{
     Action, Cluster, ClusterChoice, ClusterConfig, ClusterSlot, EndpointConfig, HashPolicy,
     HeaderEdits, HeaderMatch, Health, LbPolicy, Locality, OutlierConfig, PathMatch, Route,
-    RouteMatch, RouteSlot, RouteTable, Snapshot, SnapshotBuilder, StringMatch, Thresholds,
-    UpstreamProtocol, VirtualHost, WeightedCluster,
+    RouteMatch, RouteSlot, RouteTable, Snapshot, SnapshotBuilder, StringMatch, VirtualHost,
+    WeightedCluster,
 };
 
 /// Envoy's defaults.
@@ -20,6 +20,7 @@ pub(super) const MAGLEV: LbPolicy = LbPolicy::Maglev { table_size: 65_537 };
 pub(super) const OUTLIER: OutlierConfig = OutlierConfig {
     consecutive_5xx: 5,
     consecutive_gateway_failure: 0,
+    split_local: None,
     interval: Duration::from_secs(10),
     base_ejection_time: Duration::from_secs(30),
     max_ejection_time: Duration::from_secs(300),
@@ -163,17 +164,8 @@ pub(super) fn config(lb: LbPolicy) -> ClusterConfig {
     ClusterConfig {
         name: "outbound|80||service.default.svc.cluster.local".to_owned(),
         service: "service.default.svc.cluster.local".to_owned(),
-        subset: String::new(),
         lb,
-        thresholds: Thresholds::default(),
-        limits_scope: outrigger_core::LimitsScope::Proxy,
-        connect_timeout: Duration::from_secs(10),
-        idle_timeout: Duration::from_secs(3600),
-        max_requests_per_connection: None,
-        outlier: None,
-        protocol: UpstreamProtocol::AsDownstream,
-        tls: None,
-        position: None,
+        ..ClusterConfig::default()
     }
 }
 
@@ -186,6 +178,7 @@ pub(super) fn endpoints(count: u32) -> Vec<EndpointConfig> {
             health: Health::Healthy,
             priority: 0,
             locality: Locality::default(),
+            locality_weight: 0,
             mtls: true,
             labels: BTreeMap::new(),
         })

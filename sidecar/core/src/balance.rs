@@ -1,30 +1,40 @@
 //! Which endpoint next.
 //!
-//! Endpoints of one priority form a tier; a cluster asks its tiers in turn. Every policy makes a quick
-//! draw first, which in a healthy cluster succeeds, and falls back to a scan of the tier, so that an
-//! endpoint is found whenever one may be used. State is shared by all workers (in-flight counts, one
-//! turn counter a cluster): the spread is even over the proxy, not over each worker.
+//! ```text
+//! cluster ── by health ──► tier (one priority) ── locality or zone ──► group ── policy ──► endpoint
+//!                             └─ ring or table over the whole tier ───────────────────────────┘
+//! ```
+//! State is shared by all workers (in-flight counts, one turn counter a group): the spread is even over the proxy, not
+//! over each worker. A part that turns out to have nothing to use hands over to the others, in order.
 
+mod ewma;
+mod group;
 mod maglev;
 mod ring;
 mod rotation;
+mod shares;
+mod slow_start;
+mod table;
 #[cfg(test)]
 mod tests;
+mod tier;
 mod weights;
 
 use std::{
     cell::Cell,
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering::Relaxed},
-    },
+    sync::{Arc, atomic::Ordering::Relaxed},
+    time::Duration,
 };
 
-use rotation::Rotation;
-use weights::Weights;
+pub(crate) use ewma::Ewma;
+use group::Warming;
+pub use slow_start::SlowStart;
+pub(crate) use table::{Bound, HashTable};
+pub(crate) use tier::{Asked, Priorities, Tier, TierSeed};
 
 use crate::{
     Endpoint, EndpointId, Health, Moment,
+    breaker::{BreakerConfig, Trial},
     outlier::{Probe, Standing, take_probe},
 };
 
@@ -38,11 +48,17 @@ pub enum LbPolicy {
     RoundRobin,
     /// By weight.
     Random,
-    /// Ketama-like ring, Envoy's sizes.
+    /// Power of two choices on the expected time: a peak-sensitive average of response times, times requests in
+    /// flight. An endpoint that was never measured is asked first.
+    PeakEwma {
+        /// Time in which old measurements lose 63 % of their weight. Default 10 s.
+        decay: Duration,
+    },
+    /// A consistent-hash ring of our own: half of `minimum_ring_size` places for each unit of weight.
     RingHash {
         /// Default 1024.
         minimum_ring_size: u64,
-        /// Default and bound 8,388,608.
+        /// Default and bound 8,388,608 (Envoy).
         maximum_ring_size: u64,
     },
     /// Maglev table.
@@ -52,29 +68,19 @@ pub enum LbPolicy {
     },
 }
 
-/// Endpoints of one priority, ready to be chosen from.
-#[derive(Debug)]
-pub(crate) struct Tier {
-    pub(crate) priority: u32,
-    /// Healthy ones, as indices into the cluster's endpoints.
-    members: Vec<u32>,
-    weights: Weights,
-    strategy: Strategy,
-}
+impl LbPolicy {
+    /// A key has an endpoint.
+    pub(crate) fn is_hash(&self) -> bool {
+        matches!(self, Self::RingHash { .. } | Self::Maglev { .. })
+    }
 
-#[derive(Debug)]
-enum Strategy {
-    LeastRequest,
-    RoundRobin(Rotation),
-    Random,
-    Hash(Arc<HashTable>),
-}
-
-/// Where a key's endpoint is found, and in which order the others follow.
-#[derive(Debug)]
-pub(crate) enum HashTable {
-    Ring(ring::Ring),
-    Maglev(maglev::Table),
+    /// Of [`Self::PeakEwma`].
+    pub(crate) fn decay_ms(&self) -> Option<f32> {
+        match self {
+            Self::PeakEwma { decay } => Some(decay.as_secs_f32() * 1000.0),
+            _ => None,
+        }
+    }
 }
 
 /// What may be chosen by one request.
@@ -87,202 +93,22 @@ pub(crate) struct Candidates<'a> {
     pub(crate) heed_ejection: bool,
     /// For how long a probe keeps others away, unless its end is reported before.
     pub(crate) probe_ms: u64,
-    /// The probe that was taken with the choice.
-    pub(crate) probe: Cell<Option<Probe>>,
+    /// Each endpoint has a circuit breaker.
+    pub(crate) breaker: Option<&'a BreakerConfig>,
+    pub(crate) slow_start: Option<&'a SlowStart>,
+    /// Of peak EWMA.
+    pub(crate) decay_ms: f32,
+    /// What was taken with the choice.
+    pub(crate) leave: Cell<Leave>,
 }
 
-/// Quick draws before the scan.
-const DRAWS: usize = 4;
-
-impl Tier {
-    /// `all` are the places of this priority's endpoints in `endpoints`, which are sorted by address;
-    /// `table` is the last snapshot's, if it still holds.
-    pub(crate) fn new(
-        priority: u32,
-        policy: &LbPolicy,
-        endpoints: &[Arc<Endpoint>],
-        all: &[u32],
-        table: Option<Arc<HashTable>>,
-    ) -> Self {
-        let weight = |place: &u32| {
-            let endpoint = usize::try_from(*place).ok().and_then(|i| endpoints.get(i));
-            endpoint.map_or(1, |endpoint| endpoint.config.weight)
-        };
-        let healthy = |place: &u32| {
-            let endpoint = usize::try_from(*place).ok().and_then(|i| endpoints.get(i));
-            endpoint.is_some_and(|endpoint| endpoint.config.health == Health::Healthy)
-        };
-        let members: Vec<u32> = all.iter().copied().filter(healthy).collect();
-        let weights = Weights::new(members.iter().map(weight));
-        let strategy = match policy {
-            LbPolicy::LeastRequest => Strategy::LeastRequest,
-            LbPolicy::RoundRobin => Strategy::RoundRobin(Rotation::new(&weights)),
-            LbPolicy::Random => Strategy::Random,
-            LbPolicy::RingHash { .. } | LbPolicy::Maglev { .. } => Strategy::Hash(
-                // Over all endpoints, healthy or not: one that fails moves only its own keys.
-                table.unwrap_or_else(|| Arc::new(HashTable::new(policy, endpoints, all))),
-            ),
-        };
-        Self {
-            priority,
-            members,
-            weights,
-            strategy,
-        }
-    }
-
-    pub(crate) fn table(&self) -> Option<&Arc<HashTable>> {
-        match &self.strategy {
-            Strategy::Hash(table) => Some(table),
-            Strategy::LeastRequest | Strategy::RoundRobin(_) | Strategy::Random => None,
-        }
-    }
-
-    /// An endpoint of this tier, as an index into the cluster's, if any may be used.
-    pub(crate) fn pick(
-        &self,
-        candidates: &Candidates<'_>,
-        hash: Option<u64>,
-        turns: &AtomicU64,
-        rng: &mut fastrand::Rng,
-    ) -> Option<u32> {
-        let quick = match &self.strategy {
-            Strategy::LeastRequest => self.least_loaded_of_two(candidates, rng),
-            Strategy::Random => (0..DRAWS).find_map(|_| {
-                let place = self.member(self.weights.draw(rng.u64(..))?)?;
-                candidates.take(place).then_some(place)
-            }),
-            Strategy::RoundRobin(rotation) => (0..DRAWS).find_map(|_| {
-                let place = self.member(rotation.at(next_turn(turns, rng))?)?;
-                candidates.take(place).then_some(place)
-            }),
-            Strategy::Hash(table) => {
-                // Without a key, anywhere: Envoy.
-                return table.pick(hash.unwrap_or_else(|| rng.u64(..)), candidates, || {
-                    self.any_usable(candidates)
-                });
-            }
-        };
-        quick.or_else(|| self.scan(candidates, rng))
-    }
-
-    /// Whether any endpoint of this tier may be used.
-    pub(crate) fn any_usable(&self, candidates: &Candidates<'_>) -> bool {
-        self.members.iter().any(|place| candidates.usable(*place))
-    }
-
-    fn member(&self, at: usize) -> Option<u32> {
-        self.members.get(at).copied()
-    }
-
-    /// Power of two choices. Both are drawn by weight and compared by load per weight: where nothing is in
-    /// flight, shares follow the weights (a comparison of `(active + 1) / weight` would give the heaviest
-    /// everything), and under load in-flight counts follow them.
-    fn least_loaded_of_two(
-        &self,
-        candidates: &Candidates<'_>,
-        rng: &mut fastrand::Rng,
-    ) -> Option<u32> {
-        for _ in 0..DRAWS {
-            let (first, second) = self.weights.draw_two(rng)?;
-            let (first, second) = (self.member(first)?, self.member(second)?);
-            let chosen = match (candidates.usable(first), candidates.usable(second)) {
-                (true, true) if candidates.less_loaded(second, first) => second,
-                (true, _) => first,
-                (false, true) => second,
-                (false, false) => continue,
-            };
-            if candidates.claim(chosen) {
-                return Some(chosen);
-            }
-        }
-        None
-    }
-
-    /// The slow way: over what is left, least loaded or by weight. Ends, as every round that takes nothing
-    /// saw another request take the probe of an endpoint, which is not usable after that.
-    fn scan(&self, candidates: &Candidates<'_>, rng: &mut fastrand::Rng) -> Option<u32> {
-        for _ in 0..=self.members.len() {
-            let usable: Vec<usize> = (0..self.members.len())
-                .filter(|at| {
-                    self.member(*at)
-                        .is_some_and(|place| candidates.usable(place))
-                })
-                .collect();
-            let weights = Weights::new(usable.iter().map(|at| self.weights.of(*at)));
-            let drawn = self.member(*usable.get(weights.draw(rng.u64(..))?)?)?;
-            let chosen =
-                match self.strategy {
-                    Strategy::LeastRequest => usable.iter().filter_map(|at| self.member(*at)).fold(
-                        drawn,
-                        |best, place| {
-                            if candidates.less_loaded(place, best) {
-                                place
-                            } else {
-                                best
-                            }
-                        },
-                    ),
-                    Strategy::RoundRobin(_) | Strategy::Random | Strategy::Hash(_) => drawn,
-                };
-            if candidates.claim(chosen) {
-                return Some(chosen);
-            }
-        }
-        None
-    }
-}
-
-impl HashTable {
-    fn new(policy: &LbPolicy, endpoints: &[Arc<Endpoint>], all: &[u32]) -> Self {
-        let keyed = || {
-            all.iter().filter_map(|place| {
-                let endpoint = endpoints.get(usize::try_from(*place).ok()?)?;
-                let key = endpoint.config.address.to_string();
-                Some((*place, key, endpoint.config.weight))
-            })
-        };
-        match policy {
-            LbPolicy::Maglev { table_size } => {
-                Self::Maglev(maglev::Table::new(keyed().collect(), *table_size))
-            }
-            LbPolicy::RingHash {
-                minimum_ring_size: minimum,
-                maximum_ring_size: maximum,
-            } => Self::Ring(ring::Ring::new(keyed().collect(), *minimum, *maximum)),
-            LbPolicy::LeastRequest | LbPolicy::RoundRobin | LbPolicy::Random => {
-                Self::Ring(ring::Ring::default())
-            }
-        }
-    }
-
-    /// The key's endpoint, or the next one around that may be used: a key whose endpoint is in service
-    /// never moves, whatever happens to others.
-    fn pick(
-        &self,
-        key: u64,
-        candidates: &Candidates<'_>,
-        any_usable: impl Fn() -> bool,
-    ) -> Option<u32> {
-        let (owners, start) = match self {
-            Self::Ring(ring) => (&ring.owners, ring.place(key)),
-            Self::Maglev(table) => (&table.owners, table.place(key)),
-        };
-        let first = *owners.get(start)?;
-        if candidates.take(first) {
-            return Some(first);
-        }
-        // Not around a table of a million entries for nothing.
-        if !any_usable() {
-            return None;
-        }
-        let (before, after) = owners.split_at_checked(start)?;
-        after
-            .iter()
-            .chain(before)
-            .copied()
-            .find(|place| *place != first && candidates.take(*place))
-    }
+/// What makes a request decide about the endpoint that it was given.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Leave {
+    /// Whether the endpoint, which was ejected, comes back.
+    pub(crate) probe: Option<Probe>,
+    /// Whether its circuit breaker closes.
+    pub(crate) trial: Option<Trial>,
 }
 
 impl Candidates<'_> {
@@ -290,17 +116,26 @@ impl Candidates<'_> {
         Some(self.endpoints.get(usize::try_from(place).ok()?)?)
     }
 
-    /// Healthy, not tried, not ejected (or due for its probe).
+    /// Healthy, not tried, not ejected and its breaker not open (or due for a probe).
     pub(crate) fn usable(&self, place: u32) -> bool {
-        self.endpoint(place).is_some_and(|endpoint| {
-            endpoint.config.health == Health::Healthy
-                && (!self.heed_ejection
-                    || matches!(
-                        endpoint.state.standing(self.now),
-                        Standing::InService | Standing::ProbeDue
-                    ))
-                && !self.tried.contains(&endpoint.id)
-        })
+        self.endpoint(place)
+            .is_some_and(|endpoint| self.admits(endpoint) && !self.tried.contains(&endpoint.id))
+    }
+
+    fn admits(&self, endpoint: &Endpoint) -> bool {
+        let state = &endpoint.state;
+        endpoint.config.health == Health::Healthy
+            && (!self.heed_ejection
+                || matches!(
+                    state.standing(self.now),
+                    Standing::InService | Standing::ProbeDue
+                ))
+            && (self.breaker.is_none() || state.breaker.refuses_until(self.now).is_none())
+    }
+
+    /// As [`Self::usable`], whether tried or not.
+    pub(crate) fn in_service(&self, place: u32) -> bool {
+        self.endpoint(place).is_some_and(|one| self.admits(one))
     }
 
     fn take(&self, place: u32) -> bool {
@@ -309,36 +144,104 @@ impl Candidates<'_> {
 
     /// For one that is usable: false if another request took its probe in the meantime.
     fn claim(&self, place: u32) -> bool {
-        if !self.heed_ejection {
+        if !self.heed_ejection && self.breaker.is_none() {
             return true;
         }
-        let taken = self
-            .endpoint(place)
-            .and_then(|endpoint| take_probe(&endpoint.state, self.now, self.probe_ms));
-        self.probe.set(taken.flatten());
-        taken.is_some()
-    }
-
-    fn less_loaded(&self, one: u32, other: u32) -> bool {
-        let load = |place| {
-            self.endpoint(place).map_or((0, 1), |endpoint| {
-                let active = endpoint.state.active_requests.load(Relaxed);
-                (u64::from(active), u64::from(endpoint.config.weight))
-            })
+        let Some(endpoint) = self.endpoint(place) else {
+            return false;
         };
-        let ((active, weight), (other_active, other_weight)) = (load(one), load(other));
-        active * other_weight < other_active * weight
+        let state = &endpoint.state;
+        let mut leave = Leave::default();
+        if self.heed_ejection {
+            match take_probe(state, self.now, self.probe_ms) {
+                Some(probe) => leave.probe = probe,
+                None => return false,
+            }
+        }
+        if let Some(breaker) = self.breaker {
+            match state.breaker.pass(breaker, self.now) {
+                Ok(trial) => leave.trial = trial,
+                Err(_until) => {
+                    if let Some(probe) = leave.probe {
+                        state.return_probe(probe, self.now);
+                    }
+                    return false;
+                }
+            }
+        }
+        self.leave.set(leave);
+        true
     }
-}
 
-/// One step of the cluster's rotation. It begins anywhere, or else the first requests of all sidecars would
-/// go to the same endpoint.
-fn next_turn(turns: &AtomicU64, rng: &mut fastrand::Rng) -> u64 {
-    let turn = turns.fetch_add(1, Relaxed);
-    if turn > 0 {
-        return turn;
+    fn active(&self, place: u32) -> (u32, u32) {
+        self.endpoint(place).map_or((0, 1), |endpoint| {
+            let active = endpoint.state.active_requests.load(Relaxed);
+            (active, endpoint.config.weight)
+        })
     }
-    let begin = rng.u64(1..1 << 40);
-    turns.fetch_add(begin, Relaxed);
-    begin
+
+    fn less_loaded(&self, one: u32, other: u32, warming: Option<Warming<'_>>) -> bool {
+        let ((active, weight), (other_active, other_weight)) =
+            (self.active(one), self.active(other));
+        if let Some(warming) = warming {
+            let load = |place, active: u32, weight: u32| {
+                f64::from(active) / (f64::from(weight) * self.warmth(place, warming))
+            };
+            return load(one, active, weight) < load(other, other_active, other_weight);
+        }
+        u64::from(active) * u64::from(other_weight) < u64::from(other_active) * u64::from(weight)
+    }
+
+    fn warmth(&self, place: u32, warming: Warming<'_>) -> f64 {
+        self.endpoint(place)
+            .map_or(1.0, |one| warming.slow.warmth_of(&one.state, self.now))
+    }
+
+    /// Draws one that is new as often as its warmth says.
+    fn accepts(&self, place: u32, warming: Option<Warming<'_>>, rng: &mut fastrand::Rng) -> bool {
+        warming.is_none_or(|warming| rng.f64() * warming.best < self.warmth(place, warming))
+    }
+
+    #[expect(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "positive; a weight beyond u32 is as good as the largest"
+    )]
+    fn warm_weight(&self, place: u32, weight: u32, warming: Option<Warming<'_>>) -> u32 {
+        // Fine enough for weights of 1, and for the coldest to be drawn at times.
+        const FINE: f64 = 65_536.0;
+        warming.map_or(weight, |warming| {
+            let part = self.warmth(place, warming) / warming.best;
+            (f64::from(weight) * part * FINE).max(1.0) as u32
+        })
+    }
+
+    /// Nobody has measured it, and nobody is about to.
+    fn is_unmeasured(&self, place: u32) -> bool {
+        self.endpoint(place).is_some_and(|one| {
+            !one.state.latency.is_measured() && one.state.active_requests.load(Relaxed) == 0
+        })
+    }
+
+    /// Expected time of one more request. One that was never measured comes first, and while it is being measured last.
+    fn cost(&self, place: u32, decay_ms: f32) -> f32 {
+        self.endpoint(place).map_or(f32::MAX, |one| {
+            let active = one.state.active_requests.load(Relaxed);
+            #[expect(clippy::cast_precision_loss, reason = "compared with a float")]
+            let next = active as f32 + 1.0;
+            match one.state.latency.expected(decay_ms, self.now) {
+                Some(micros) => micros * next,
+                None if active == 0 => 0.0,
+                None => f32::MAX / 1e9 * next,
+            }
+        })
+    }
+
+    /// One more request would not be more than its part.
+    fn has_room(&self, place: u32, bound: Bound) -> bool {
+        let (active, weight) = self.active(place);
+        let average = u128::from(bound.in_flight) * u128::from(weight) * u128::from(bound.percent);
+        let most = average.div_ceil(u128::from(bound.weights.max(1)) * 100);
+        u128::from(active) < most
+    }
 }

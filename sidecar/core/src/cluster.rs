@@ -1,16 +1,17 @@
 //! A named set of endpoints with its policy, and the choice of one of them.
 //!
-//! An endpoint is used if it is healthy, not ejected and not tried by this request, and no endpoint of a
-//! higher priority (a lower number) is left to use. One that EDS calls unhealthy or draining is never
-//! used: panic routing is off. Ejection, which is only our guess, is overruled where it would leave
+//! An endpoint is used if it is healthy, not ejected, its circuit breaker is not open, and this request has not tried
+//! it. A lower priority (a higher number) gets what those above it cannot bear: see [`LocalityPolicy`] for localities of
+//! one priority. One that EDS calls unhealthy or draining is never used: panic routing is off. Ejection, which is only our guess, is overruled where it would leave
 //! nothing: see [`Cluster::pick`].
 
 mod build;
+mod pick;
+mod policy;
 #[cfg(test)]
 mod tests;
 
 use std::{
-    cell::Cell,
     collections::BTreeMap,
     net::SocketAddr,
     sync::{
@@ -20,10 +21,14 @@ use std::{
     time::Duration,
 };
 
+pub use pick::Verdict;
+pub use policy::{LocalityPolicy, RetryShare, TcpKeepalive};
+
 use crate::{
-    Limits, LimitsScope, Moment, Outcome, OutlierConfig, RetryBudget, Thresholds,
-    balance::{Candidates, LbPolicy, Tier},
-    outlier::{Ejector, Probe, Standing},
+    KeepAlive, Limits, LimitsScope, Moment, OutlierConfig, RetryBudget, Thresholds,
+    balance::{Ewma, LbPolicy, Leave, Priorities, SlowStart},
+    breaker::{Breaker, BreakerConfig, Breakers, Trial},
+    outlier::Ejector,
 };
 
 /// Identifies an endpoint of a cluster in this process; never reused. The key of connection pools.
@@ -65,16 +70,35 @@ pub struct ClusterConfig {
     pub subset: String,
     /// Balancing.
     pub lb: LbPolicy,
+    /// None = new endpoints get their whole share at once.
+    pub slow_start: Option<SlowStart>,
+    /// Shares of localities.
+    pub localities: LocalityPolicy,
+    /// Where this sidecar runs, for [`LocalityPolicy::ZoneAware`].
+    pub own_locality: Locality,
+    /// Of a consistent hash: percentage of the average load that an endpoint may have before its keys go to the next
+    /// one; above 100. None = unbounded.
+    pub hash_balance_percent: Option<u32>,
+    /// None = no circuit breaker.
+    pub breaker: Option<BreakerConfig>,
     /// Limits.
     pub thresholds: Thresholds,
     /// Over what they hold.
     pub limits_scope: LimitsScope,
+    /// Retries that may be in flight.
+    pub retry_share: RetryShare,
     /// Default 10 s.
     pub connect_timeout: Duration,
     /// Idle pooled connections live this long. Default 1 h.
     pub idle_timeout: Duration,
     /// None = unlimited.
     pub max_requests_per_connection: Option<u32>,
+    /// None = a connection may serve for ever; else it takes no new requests after so long.
+    pub max_connection_duration: Option<Duration>,
+    /// Streams at once on an HTTP/2 connection; the peer's own limit holds as well. None = only that.
+    pub max_concurrent_streams: Option<u32>,
+    /// Keep-alive probes of the operating system.
+    pub tcp_keepalive: TcpKeepalive,
     /// None = endpoints are never ejected.
     pub outlier: Option<OutlierConfig>,
     /// Protocol.
@@ -83,6 +107,36 @@ pub struct ClusterConfig {
     pub tls: Option<UpstreamTls>,
     /// The line of YAML behind the policy, if a document set it.
     pub position: Option<Arc<str>>,
+}
+
+impl Default for ClusterConfig {
+    /// Without a name, and with the defaults of each field.
+    fn default() -> Self {
+        Self {
+            name: String::new(),
+            service: String::new(),
+            subset: String::new(),
+            lb: LbPolicy::default(),
+            slow_start: None,
+            localities: LocalityPolicy::default(),
+            own_locality: Locality::default(),
+            hash_balance_percent: None,
+            breaker: None,
+            thresholds: Thresholds::default(),
+            limits_scope: LimitsScope::default(),
+            retry_share: RetryShare::default(),
+            connect_timeout: Duration::from_secs(10),
+            idle_timeout: Duration::from_secs(3600),
+            max_requests_per_connection: None,
+            max_connection_duration: None,
+            max_concurrent_streams: None,
+            tcp_keepalive: TcpKeepalive::default(),
+            outlier: None,
+            protocol: UpstreamProtocol::AsDownstream,
+            tls: None,
+            position: None,
+        }
+    }
 }
 
 /// Health as EDS reports it.
@@ -121,6 +175,8 @@ pub struct EndpointConfig {
     pub priority: u32,
     /// Where it runs.
     pub locality: Locality,
+    /// Weight of that locality among those of its priority; 0 = none was given.
+    pub locality_weight: u32,
     /// Speaks mesh mTLS.
     pub mtls: bool,
     /// Labels, for telemetry (`version`, ...).
@@ -157,6 +213,14 @@ pub struct EndpointState {
     pub(crate) ejections: AtomicU32,
     pub(crate) consecutive_5xx: AtomicU32,
     pub(crate) consecutive_gateway: AtomicU32,
+    pub(crate) consecutive_local: AtomicU32,
+    /// Its circuit breaker, if the cluster has one for each endpoint.
+    pub breaker: Breaker,
+    /// For how long its idle connections may be used.
+    pub keep_alive: KeepAlive,
+    pub(crate) latency: Ewma,
+    /// Moment of its first appearance, or of its return to health; 0 = just now.
+    since: AtomicU64,
 }
 
 /// Why no endpoint could be chosen. Answered with 503.
@@ -168,6 +232,13 @@ pub enum NoEndpoint {
     Unhealthy,
     /// All that are left were tried by this request.
     Exhausted,
+    /// Circuit breakers are open.
+    BreakerOpen {
+        /// When the next probe is let through.
+        until: Moment,
+        /// The breaker of the whole service; else those of all its healthy endpoints.
+        of_service: bool,
+    },
 }
 
 /// What a choice depends on.
@@ -177,6 +248,9 @@ pub struct PickContext<'a> {
     pub hash: Option<u64>,
     /// Endpoints that this request has tried.
     pub tried: &'a [EndpointId],
+    /// Priorities to leave out if another one can take the request: for a retry under Envoy's `previous_priorities`, those
+    /// of the endpoints tried so far. Otherwise empty.
+    pub previous_priorities: &'a [u32],
     /// Now.
     pub now: Moment,
     /// Chance.
@@ -188,8 +262,10 @@ pub struct PickContext<'a> {
 pub struct Picked {
     /// Where the request goes.
     pub endpoint: Arc<Endpoint>,
-    /// The request decides whether the endpoint, which was ejected, comes back.
-    pub(crate) probe: Option<Probe>,
+    /// What the request decides about the endpoint.
+    pub(crate) leave: Leave,
+    /// The request decides whether the breaker of the service closes.
+    pub(crate) service_trial: Option<Trial>,
 }
 
 /// A cluster ready for use.
@@ -203,117 +279,30 @@ pub struct Cluster {
     pub limits: Arc<Limits>,
     /// Retries in flight; kept over snapshots.
     pub retries: Arc<RetryBudget>,
-    /// Highest priority first.
-    tiers: Vec<Tier>,
-    /// Of the rotation; kept over snapshots, or else every change would favour the first endpoint.
-    turns: Arc<AtomicU64>,
+    /// Circuit breakers beside those of the endpoints; kept over snapshots.
+    pub breakers: Arc<Breakers>,
+    priorities: Priorities,
     ejector: Arc<Ejector>,
+    /// All endpoints are dated.
+    arrived: AtomicBool,
 }
 
-impl Cluster {
-    /// Chooses an endpoint; healthy, not ejected, not tried.
-    ///
-    /// Ejection is ignored while less than `min_health_percent` of the endpoints are in service, and when
-    /// all healthy endpoints are ejected although `max_ejection_percent` is below 100 (others have left
-    /// since). With 100 the operator asked for an open breaker: [`NoEndpoint::Unhealthy`] at once, one
-    /// probe each time an ejection ends.
-    ///
-    /// # Errors
-    /// [`NoEndpoint`].
-    pub fn pick(&self, context: &mut PickContext<'_>) -> Result<Picked, NoEndpoint> {
-        let mut candidates = Candidates {
-            endpoints: &self.endpoints,
-            tried: context.tried,
-            now: context.now,
-            heed_ejection: self.heeds_ejection(context.now),
-            probe_ms: self.config.outlier.map_or(0, |outlier| outlier.probe_ms()),
-            probe: Cell::new(None),
-        };
-        if let Some(picked) = self.pick_from(&candidates, context) {
-            return Ok(picked);
-        }
-        let untried = Candidates {
-            tried: &[],
-            probe: Cell::new(None),
-            ..candidates
-        };
-        if self.tiers.iter().any(|tier| tier.any_usable(&untried)) {
-            return Err(NoEndpoint::Exhausted);
-        }
-        let fails_fast = self
-            .config
-            .outlier
-            .is_none_or(|outlier| outlier.max_ejection_percent >= 100);
-        if candidates.heed_ejection && !fails_fast {
-            candidates.heed_ejection = false;
-            if let Some(picked) = self.pick_from(&candidates, context) {
-                return Ok(picked);
-            }
-        }
-        Err(if self.endpoints.is_empty() {
-            NoEndpoint::Empty
-        } else {
-            NoEndpoint::Unhealthy
-        })
+impl EndpointState {
+    /// Moment of its first appearance, in milliseconds.
+    pub(crate) fn since(&self) -> u64 {
+        self.since.load(Relaxed)
     }
 
-    /// Tells the ejection rules how a request to the endpoint it was given ended. True if that ejected it.
-    pub fn report(&self, picked: &Picked, outcome: Outcome, now: Moment) -> bool {
-        if outcome.is_failure() {
-            picked.endpoint.state.total_failures.fetch_add(1, Relaxed);
-        }
-        self.config.outlier.is_some_and(|config| {
-            self.ejector
-                .report(&config, &self.endpoints, picked, outcome, now)
-        })
+    fn appears(&self, now: Moment) {
+        self.since
+            .compare_exchange(0, now.0.max(1), Relaxed, Relaxed)
+            .ok();
     }
 
-    /// Says that a request will not use the endpoint it was given (the client left, a limit was hit), so
-    /// that there is no outcome. If it was the probe of an ejected endpoint, the next request is.
-    pub fn unused(&self, picked: &Picked, now: Moment) {
-        if let Some(probe) = picked.probe {
-            picked.endpoint.state.return_probe(probe, now);
-        }
-    }
-
-    /// Forgives endpoints that were good for an interval. To be called about once a second. (An endpoint
-    /// whose ejection is over needs no call: [`Self::pick`] sees that and sends its probe.)
-    pub fn sweep(&self, now: Moment) {
-        if let Some(config) = &self.config.outlier {
-            self.ejector.sweep(config, &self.endpoints, now);
-        }
-    }
-
-    /// Endpoints that take traffic now: healthy and not ejected.
-    pub fn in_service(&self, now: Moment) -> impl Iterator<Item = &Arc<Endpoint>> {
-        let ejects = self.config.outlier.is_some();
-        self.endpoints.iter().filter(move |endpoint| {
-            endpoint.config.health == Health::Healthy
-                && (!ejects || endpoint.state.standing(now) == Standing::InService)
-        })
-    }
-
-    fn pick_from(
-        &self,
-        candidates: &Candidates<'_>,
-        context: &mut PickContext<'_>,
-    ) -> Option<Picked> {
-        let place = self
-            .tiers
-            .iter()
-            .find_map(|tier| tier.pick(candidates, context.hash, &self.turns, context.rng))?;
-        let endpoint = self.endpoints.get(usize::try_from(place).ok()?)?;
-        Some(Picked {
-            endpoint: Arc::clone(endpoint),
-            probe: candidates.probe.get(),
-        })
-    }
-
-    fn heeds_ejection(&self, now: Moment) -> bool {
-        self.config.outlier.is_some_and(|config| {
-            let percent = usize::try_from(config.min_health_percent).unwrap_or(100);
-            percent == 0 || self.in_service(now).count() * 100 >= percent * self.endpoints.len()
-        })
+    /// Response time that is expected of it, in microseconds, as measured for peak EWMA.
+    #[must_use]
+    pub fn expected_micros(&self, decay: Duration, now: Moment) -> Option<f32> {
+        self.latency.expected(decay.as_secs_f32() * 1000.0, now)
     }
 }
 

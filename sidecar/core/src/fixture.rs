@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use crate::{
     Cluster, ClusterConfig, Endpoint, EndpointConfig, EndpointId, Health, LbPolicy, Locality,
-    Moment, NoEndpoint, Outcome, OutlierConfig, PickContext, Picked, Thresholds, UpstreamProtocol,
+    Moment, NoEndpoint, Outcome, OutlierConfig, PickContext, Picked, balance::Leave,
 };
 
 pub(crate) fn config(lb: LbPolicy) -> ClusterConfig {
@@ -13,15 +13,7 @@ pub(crate) fn config(lb: LbPolicy) -> ClusterConfig {
         service: "reviews.default.svc.cluster.local".to_owned(),
         subset: String::new(),
         lb,
-        thresholds: Thresholds::default(),
-        limits_scope: crate::LimitsScope::Proxy,
-        connect_timeout: Duration::from_secs(10),
-        idle_timeout: Duration::from_secs(3600),
-        max_requests_per_connection: None,
-        outlier: None,
-        protocol: UpstreamProtocol::AsDownstream,
-        tls: None,
-        position: None,
+        ..ClusterConfig::default()
     }
 }
 
@@ -32,6 +24,7 @@ pub(crate) fn endpoint(port: u16) -> EndpointConfig {
         health: Health::Healthy,
         priority: 0,
         locality: Locality::default(),
+        locality_weight: 0,
         mtls: false,
         labels: BTreeMap::new(),
     }
@@ -56,6 +49,7 @@ pub(crate) fn outlier() -> OutlierConfig {
     OutlierConfig {
         consecutive_5xx: 5,
         consecutive_gateway_failure: 0,
+        split_local: None,
         interval: Duration::from_secs(10),
         base_ejection_time: Duration::from_secs(30),
         max_ejection_time: Duration::from_secs(300),
@@ -91,7 +85,8 @@ impl Cluster {
     pub(crate) fn picked(&self, port: u16) -> Picked {
         Picked {
             endpoint: Arc::clone(self.by_port(port)),
-            probe: None,
+            leave: Leave::default(),
+            service_trial: None,
         }
     }
 
@@ -105,6 +100,7 @@ impl Cluster {
         let mut context = PickContext {
             hash,
             tried,
+            previous_priorities: &[],
             now,
             rng,
         };
@@ -132,7 +128,7 @@ impl Cluster {
     }
 
     pub(crate) fn fail(&self, port: u16, times: usize, now: Moment) -> bool {
-        (0..times).any(|_| self.report(&self.picked(port), BROKEN, now))
+        (0..times).any(|_| self.report(&self.picked(port), BROKEN, now).ejected)
     }
 
     pub(crate) fn ports_in_service(&self, now: Moment) -> Vec<u16> {

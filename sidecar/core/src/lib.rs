@@ -10,20 +10,25 @@
 //! a new snapshot: a rebuilt [`Cluster`] takes over the state of the endpoints it keeps.
 
 pub mod balance;
+pub mod breaker;
 pub mod cluster;
 #[cfg(test)]
 mod fixture;
+pub mod keepalive;
 pub mod limits;
 pub mod outlier;
 pub mod retry;
 pub mod route;
 pub mod snapshot;
 
-pub use balance::LbPolicy;
+pub use balance::{LbPolicy, SlowStart};
+pub use breaker::{Breaker, BreakerConfig, BreakerState, Breakers};
 pub use cluster::{
     Cluster, ClusterConfig, Endpoint, EndpointConfig, EndpointId, EndpointState, Health, InFlight,
-    Locality, NoEndpoint, PickContext, Picked, UpstreamProtocol, UpstreamTls,
+    Locality, LocalityPolicy, NoEndpoint, PickContext, Picked, RetryShare, TcpKeepalive,
+    UpstreamProtocol, UpstreamTls, Verdict,
 };
+pub use keepalive::KeepAlive;
 pub use limits::{Limits, LimitsScope, Overflow, Permit, Thresholds};
 pub use outlier::{Outcome, OutlierConfig, Standing};
 pub use retry::{Progress, RetryBudget, RetryDecision, RetryPermit, RetryPolicy, StopReason};

@@ -16,7 +16,7 @@
 use std::{
     sync::{
         Arc,
-        atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
+        atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed},
     },
     time::Duration,
 };
@@ -33,6 +33,9 @@ pub struct OutlierConfig {
     pub consecutive_5xx: u32,
     /// 502, 503, 504 and local errors in a row; 0 = off. Default 0 (Istio).
     pub consecutive_gateway_failure: u32,
+    /// `Some`: local errors are counted apart, and so many in a row eject (0 = they never do). Any answer ends the row.
+    /// None (default): they count as 503 answers in the two rows above (Envoy).
+    pub split_local: Option<u32>,
     /// How often an endpoint that was good is forgiven one ejection. Default 10 s.
     pub interval: Duration,
     /// First ejection; the n-th lasts n times as long. Default 30 s.
@@ -86,6 +89,8 @@ pub(crate) struct Ejector {
     /// Held while one endpoint is ejected, so that two at once cannot exceed the percentage.
     busy: AtomicBool,
     next_interval: AtomicU64,
+    /// How often endpoints left service or came back, as far as it was noticed at once.
+    changes: AtomicU64,
 }
 
 impl Outcome {
@@ -110,7 +115,11 @@ impl OutlierConfig {
         millis(self.base_ejection_time).max(1)
     }
 
+    /// Whether the outcome is a failure in any row that may eject.
     fn counts(&self, outcome: Outcome) -> bool {
+        if let (Some(limit), Outcome::LocalError) = (self.split_local, outcome) {
+            return limit > 0;
+        }
         (self.consecutive_5xx > 0 && outcome.is_failure())
             || (self.consecutive_gateway_failure > 0 && outcome.is_gateway_failure())
     }
@@ -149,7 +158,11 @@ impl EndpointState {
     }
 
     fn reset_counters(&self) {
-        for counter in [&self.consecutive_5xx, &self.consecutive_gateway] {
+        for counter in [
+            &self.consecutive_5xx,
+            &self.consecutive_gateway,
+            &self.consecutive_local,
+        ] {
             // A store would take the cache line from every other worker, with every good answer.
             if counter.load(Relaxed) != 0 {
                 counter.store(0, Relaxed);
@@ -198,6 +211,14 @@ pub(crate) fn take_probe(
 }
 
 impl Ejector {
+    pub(crate) fn changes(&self) -> u64 {
+        self.changes.load(Relaxed)
+    }
+
+    pub(crate) fn changed(&self) {
+        self.changes.fetch_add(1, Relaxed);
+    }
+
     /// One outcome. True if it ejected the endpoint.
     pub(crate) fn report(
         &self,
@@ -211,6 +232,7 @@ impl Ejector {
         let state = &endpoint.state;
         if state.ejected_until.load(Relaxed) != 0 {
             return picked
+                .leave
                 .probe
                 .is_some_and(|probe| end_probe(config, state, probe, outcome, now));
         }
@@ -218,17 +240,7 @@ impl Ejector {
             state.reset_counters();
             return false;
         }
-        let failures = state.consecutive_5xx.fetch_add(1, Relaxed) + 1;
-        let gateway_failures = if outcome.is_gateway_failure() {
-            state.consecutive_gateway.fetch_add(1, Relaxed) + 1
-        } else {
-            state.consecutive_gateway.store(0, Relaxed);
-            0
-        };
-        let reached = |count: u32, limit: u32| limit > 0 && count >= limit;
-        if !reached(failures, config.consecutive_5xx)
-            && !reached(gateway_failures, config.consecutive_gateway_failure)
-        {
+        if !is_row_full(config, state, outcome) {
             return false;
         }
         // Where another is being ejected right now, the next failure tries again.
@@ -265,6 +277,31 @@ impl Ejector {
             }
         }
     }
+}
+
+/// Counts a failure; true if one of its rows is as long as it may be.
+fn is_row_full(config: &OutlierConfig, state: &EndpointState, outcome: Outcome) -> bool {
+    let longer = |row: &AtomicU32, limit: u32| {
+        let count = row.fetch_add(1, Relaxed) + 1;
+        limit > 0 && count >= limit
+    };
+    if let Some(limit) = config.split_local {
+        if outcome == Outcome::LocalError {
+            return longer(&state.consecutive_local, limit);
+        }
+        state.consecutive_local.store(0, Relaxed);
+    }
+    let any = longer(&state.consecutive_5xx, config.consecutive_5xx);
+    let gateway = if outcome.is_gateway_failure() {
+        longer(
+            &state.consecutive_gateway,
+            config.consecutive_gateway_failure,
+        )
+    } else {
+        state.consecutive_gateway.store(0, Relaxed);
+        false
+    };
+    any || gateway
 }
 
 fn end_probe(

@@ -66,9 +66,12 @@ pub enum StopReason {
 }
 
 /// Retries in flight of a cluster, exact over all workers: at most 20 % of the requests in flight, but 3
-/// always (Envoy).
-#[derive(Debug, Default)]
+/// always (Envoy), unless [`Self::set_share`] says otherwise.
+#[derive(Debug)]
 pub struct RetryBudget {
+    /// Of a million requests in flight.
+    per_million: AtomicU32,
+    least: AtomicU32,
     used: AtomicU32,
     total: AtomicU64,
     refused: AtomicU64,
@@ -79,8 +82,8 @@ pub struct RetryBudget {
 #[must_use = "a dropped permit is given back at once"]
 pub struct RetryPermit(Arc<RetryBudget>);
 
-const BUDGET_PERCENT: u64 = 20;
-const ALWAYS_ALLOWED: u64 = 3;
+const PER_MILLION: u32 = 200_000;
+const ALWAYS_ALLOWED: u32 = 3;
 const LARGEST_FACTOR: u32 = 10;
 
 impl RetryPolicy {
@@ -119,11 +122,36 @@ impl RetryPolicy {
     }
 }
 
+impl Default for RetryBudget {
+    fn default() -> Self {
+        Self {
+            per_million: AtomicU32::new(PER_MILLION),
+            least: AtomicU32::new(ALWAYS_ALLOWED),
+            used: AtomicU32::default(),
+            total: AtomicU64::default(),
+            refused: AtomicU64::default(),
+        }
+    }
+}
+
 impl RetryBudget {
+    /// Changes the budget: a percentage (0 to 100) of the requests in flight, and so many always.
+    #[expect(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "0 to a million"
+    )]
+    pub fn set_share(&self, percent: f64, least: u32) {
+        let per_million = (percent.clamp(0.0, 100.0) * 10_000.0).round() as u32;
+        self.per_million.store(per_million, Relaxed);
+        self.least.store(least, Relaxed);
+    }
+
     /// One more retry, or None if the budget is used up.
     #[must_use]
     pub fn try_acquire(self: &Arc<Self>, in_flight: u32) -> Option<RetryPermit> {
-        let allowed = (u64::from(in_flight) * BUDGET_PERCENT / 100).max(ALWAYS_ALLOWED);
+        let share = u64::from(in_flight) * u64::from(self.per_million.load(Relaxed)) / 1_000_000;
+        let allowed = share.max(u64::from(self.least.load(Relaxed)));
         let more = |used: u32| (u64::from(used) < allowed).then_some(used + 1);
         if self.used.fetch_update(Relaxed, Relaxed, more).is_err() {
             self.refused.fetch_add(1, Relaxed);

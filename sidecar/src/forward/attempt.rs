@@ -287,10 +287,17 @@ impl Attempt {
             return;
         }
         let worker = &self.call.worker;
-        if self
+        let verdict = self
             .cluster
-            .report(&self.picked, outcome, worker.shared.now())
-        {
+            .report(&self.picked, outcome, worker.shared.now());
+        if verdict.breaker_opened {
+            tracing::info!(
+                cluster = %self.cluster.config.name,
+                endpoint = %self.picked.endpoint.config.address,
+                "circuit breaker opened"
+            );
+        }
+        if verdict.ejected {
             worker.telemetry.metrics.ejections.inc();
             tracing::info!(
                 cluster = %self.cluster.config.name,

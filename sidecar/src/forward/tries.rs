@@ -4,7 +4,7 @@ use std::{rc::Rc, sync::Arc};
 
 use http::{HeaderValue, Response, request::Parts};
 use outrigger_core::{
-    Cluster, ClusterSlot, EndpointId, NoEndpoint, Outcome, PickContext, Picked, Progress,
+    Cluster, ClusterSlot, EndpointId, Moment, NoEndpoint, Outcome, PickContext, Picked, Progress,
     RetryDecision, RetryPolicy, Route, StopReason, WeightedCluster,
 };
 
@@ -72,7 +72,10 @@ pub(crate) async fn run(
     loop {
         let picked = match pick(call, plan, &tried) {
             Ok(picked) => picked,
-            Err(none) => return settle(call, plan, held, last, Some(no_endpoint(plan, none))),
+            Err(none) => {
+                let problem = no_endpoint(call, plan, none);
+                return settle(call, plan, held, last, Some(problem));
+            }
         };
         if let Last::Answer(answer) = std::mem::replace(&mut last, Last::Nothing) {
             let (answered, attempt) = *answer;
@@ -123,12 +126,13 @@ fn pick(call: &Call, plan: &Plan<'_>, tried: &[EndpointId]) -> Result<Picked, No
     plan.cluster.pick(&mut PickContext {
         hash: plan.hash,
         tried,
+        previous_priorities: &[],
         now: call.worker.shared.now(),
         rng: &mut call.worker.rng.borrow_mut(),
     })
 }
 
-fn no_endpoint(plan: &Plan<'_>, none: NoEndpoint) -> Problem {
+fn no_endpoint(call: &Call, plan: &Plan<'_>, none: NoEndpoint) -> Problem {
     let config = &plan.cluster.config;
     let mut service = config.service.clone();
     if !config.subset.is_empty() {
@@ -143,7 +147,36 @@ fn no_endpoint(plan: &Plan<'_>, none: NoEndpoint) -> Problem {
                 plan.cluster.endpoints.len()
             ),
         ),
+        NoEndpoint::BreakerOpen { until, of_service } => {
+            breaker_open(call, plan, &service, (until, of_service))
+        }
     }
+}
+
+/// Names the line that set the breaker, and when it will be tried again.
+fn breaker_open(
+    call: &Call,
+    plan: &Plan<'_>,
+    service: &str,
+    (until, of_service): (Moment, bool),
+) -> Problem {
+    let breaker = plan.cluster.config.breaker.as_ref();
+    let position = breaker.and_then(|breaker| breaker.position.as_ref());
+    if let Some(position) = position {
+        *call.policy.borrow_mut() = Some(Arc::clone(position));
+    }
+    let failures = breaker.map_or(0, |breaker| breaker.consecutive_failures);
+    let left = until.0.saturating_sub(call.worker.shared.now().0);
+    let whose = if of_service {
+        format!("the circuit breaker of {service} is open")
+    } else {
+        format!("the circuit breakers of all healthy endpoints of {service} are open")
+    };
+    let message = format!(
+        "{whose} after {failures} failures in a row (circuitBreaker{}); next probe in {left} ms",
+        position.map_or_else(String::new, |position| format!(", {position}"))
+    );
+    Problem::new(Code::BreakerOpen, message)
 }
 
 /// Asks the retry rules; waits as they say.

@@ -22,6 +22,7 @@ pub(crate) enum Code {
     NoRoutePath,
     NoEndpoints,
     NoHealthyEndpoints,
+    BreakerOpen,
     ClusterUnknown,
     OverflowPending,
     OverflowRequests,
@@ -43,6 +44,7 @@ impl Code {
             Self::NoRoutePath => "no_route_path",
             Self::NoEndpoints => "no_endpoints",
             Self::NoHealthyEndpoints => "no_healthy_endpoints",
+            Self::BreakerOpen => "breaker_open",
             Self::ClusterUnknown => "cluster_unknown",
             Self::OverflowPending => "overflow_pending",
             Self::OverflowRequests => "overflow_requests",
@@ -84,7 +86,10 @@ impl Code {
             Self::NoRouteHost | Self::NoRoutePath => "NR",
             Self::NoEndpoints | Self::NoHealthyEndpoints => "UH",
             Self::ClusterUnknown => "NC",
-            Self::OverflowPending | Self::OverflowRequests | Self::OverflowRetries => "UO",
+            Self::BreakerOpen
+            | Self::OverflowPending
+            | Self::OverflowRequests
+            | Self::OverflowRetries => "UO",
             Self::ConnectFailed | Self::TlsFailed => "UF",
             Self::UpstreamReset => "UR",
             Self::UpstreamClosed => "UC",

@@ -6,6 +6,7 @@
 //! ```
 
 mod balancing;
+mod beyond;
 pub(crate) mod cluster;
 pub(crate) mod endpoint;
 pub(crate) mod fields;

@@ -9,7 +9,7 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use outrigger_core::Snapshot;
+use outrigger_core::{Locality, LocalityPolicy, Snapshot};
 use outrigger_proto::{
     envoy::{
         config::{
@@ -251,7 +251,11 @@ impl Engine {
             Kind::Cluster => {
                 let cluster: Cluster = convert::unpack(any, message)?;
                 same_name(name, "name", &cluster.name)?;
-                mesh.set_cluster(convert::cluster::convert(&cluster)?);
+                let mut cluster = convert::cluster::convert(&cluster)?;
+                if let LocalityPolicy::ZoneAware { .. } = cluster.config.localities {
+                    cluster.config.own_locality = own_locality(&self.node);
+                }
+                mesh.set_cluster(cluster);
             }
             Kind::Endpoint => {
                 let assignment: ClusterLoadAssignment = convert::unpack(any, message)?;
@@ -324,6 +328,15 @@ impl Engine {
             && self.state(Kind::Endpoint).is_settled(now);
         is_due.then(|| self.state_mut(Kind::Listener).subscribe_all(now))
     }
+}
+
+fn own_locality(node: &Node) -> Locality {
+    let own = node.locality.as_ref();
+    own.map_or_else(Locality::default, |own| Locality {
+        region: own.region.clone(),
+        zone: own.zone.clone(),
+        sub_zone: own.sub_zone.clone(),
+    })
 }
 
 fn same_name(outer: &str, path: &str, inner: &str) -> Converted<()> {

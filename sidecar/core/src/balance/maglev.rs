@@ -6,6 +6,8 @@
 
 use xxhash_rust::xxh64::xxh64;
 
+use super::ring::Keyed;
+
 #[derive(Debug)]
 pub(crate) struct Table {
     pub(super) owners: Vec<u32>,
@@ -24,25 +26,25 @@ struct Filler {
 }
 
 impl Table {
-    /// `endpoints`: place, address, weight.
     #[expect(
         clippy::cast_precision_loss,
         reason = "Envoy computes in doubles; to differ in the last bit is to have another table"
     )]
-    pub(super) fn new(endpoints: Vec<(u32, String, u32)>, size: u64) -> Self {
+    pub(super) fn new(endpoints: Vec<Keyed>, size: u64) -> Self {
         if endpoints.is_empty() {
             return Self { owners: Vec::new() };
         }
         let size = next_prime(size.clamp(2, LARGEST));
-        let sum = endpoints.iter().map(|one| u64::from(one.2)).sum::<u64>() as f64;
+        let sum = endpoints.iter().map(|one| u64::from(one.weight.max(1)));
+        let sum = sum.sum::<u64>() as f64;
         let mut fillers: Vec<Filler> = endpoints
             .into_iter()
-            .map(|(owner, key, weight)| Filler {
-                owner,
-                offset: xxh64(key.as_bytes(), 0) % size,
-                skip: xxh64(key.as_bytes(), 1) % (size - 1) + 1,
+            .map(|one| Filler {
+                owner: one.place,
+                offset: xxh64(one.address.as_bytes(), 0) % size,
+                skip: xxh64(one.address.as_bytes(), 1) % (size - 1) + 1,
                 next: 0,
-                weight: f64::from(weight) / sum,
+                weight: f64::from(one.weight.max(1)) / sum,
                 target: 0.0,
             })
             .collect();

@@ -1,14 +1,27 @@
-//! The ring of Envoy's `RING_HASH`: each endpoint at `xxh64("<ip:port>_<i>")` for as many `i` as its weight
-//! asks for. Built in the order of addresses and in Envoy's arithmetic, so that every sidecar, and Envoy,
-//! has the same ring.
+//! A consistent-hash ring on which a leaving endpoint moves its own keys and no other's.
 //!
-//! The number of places of each endpoint depends on how many there are (Envoy fills the ring to its minimum
-//! size), so an endpoint that *leaves the cluster* moves its own keys and as many of the others' again at
-//! most. One that is only unhealthy, ejected or tried is stepped over: that moves its own keys and no other.
+//! Each endpoint stands at `xxh64("<ip:port>_<i>")` for `i` from 0 to as many as its weight asks for: half the
+//! minimum ring size (so 512) for each unit of weight, whatever else is on the ring. A unit is the greatest common
+//! divisor of the weights. Every sidecar that sees the same endpoints builds the same ring. One that is only unhealthy,
+//! ejected or tried is stepped over.
+//!
+//! What depends on the others after all: places are halved until they fit into the maximum ring size, and in any case
+//! into [`LARGE`] unless the minimum asks for more (2,048 endpoints of one weight), so that a ring costs 12 MiB at most
+//! by itself. When a set grows beyond that, or the divisor changes, keys move as on Envoy's ring, which gives places as
+//! shares of its minimum size and so moves other keys whenever an endpoint leaves.
 
 use std::fmt::Write;
 
 use xxhash_rust::xxh64::xxh64;
+
+/// An endpoint for a ring or table.
+#[derive(Clone, Debug)]
+pub(super) struct Keyed {
+    /// Index into the cluster's endpoints.
+    pub(super) place: u32,
+    pub(super) address: String,
+    pub(super) weight: u32,
+}
 
 /// Places sorted by hash.
 #[derive(Debug, Default)]
@@ -19,35 +32,39 @@ pub(crate) struct Ring {
 
 /// Envoy's bound.
 const LARGEST: u64 = 8 << 20;
+/// Places from which on they are halved.
+const LARGE: u64 = 1 << 20;
 
 impl Ring {
-    /// `endpoints`: place, address, weight.
-    #[expect(
-        clippy::cast_precision_loss,
-        reason = "Envoy computes in doubles; to differ in the last bit is to have another ring"
-    )]
-    pub(super) fn new(endpoints: Vec<(u32, String, u32)>, minimum: u64, maximum: u64) -> Self {
+    /// `unit`: a weight that gets half the minimum size.
+    pub(super) fn new(endpoints: Vec<Keyed>, unit: u32, minimum: u64, maximum: u64) -> Self {
         let maximum = maximum.clamp(1, LARGEST);
-        let minimum = minimum.clamp(1, maximum) as f64;
-        let sum = endpoints.iter().map(|one| u64::from(one.2)).sum::<u64>() as f64;
-        let share = |weight: u32| f64::from(weight) / sum;
-        let least = endpoints.iter().map(|one| share(one.2));
-        let least = least.fold(1.0, f64::min);
-        // The lightest gets a whole number of places.
-        let scale = ((least * minimum).ceil() / least).min(maximum as f64);
+        let minimum = minimum.clamp(1, maximum);
+        let room = maximum.min(minimum.max(LARGE));
+        let unit = u64::from(unit.max(1));
+        let base = (minimum / 2).max(1);
+        let full: Vec<u64> = endpoints
+            .iter()
+            .map(|one| u64::from(one.weight).saturating_mul(base) / unit)
+            .collect();
+        let total = |halved: u32| {
+            full.iter()
+                .map(|count| (count >> halved).max(1))
+                .fold(0, u64::saturating_add)
+        };
+        // Nobody gets less than one place: with more endpoints than the maximum there are more places than that.
+        let halved = (0..u64::BITS - 1)
+            .find(|halved| total(*halved) <= room)
+            .unwrap_or(u64::BITS - 1);
         let mut places = Vec::new();
-        let (mut current, mut target) = (0.0, 0.0);
-        for (owner, mut key, weight) in endpoints {
-            target += scale * share(weight);
+        for (endpoint, count) in endpoints.into_iter().zip(&full) {
+            let mut key = endpoint.address;
             key.push('_');
             let stem = key.len();
-            let mut i = 0_u64;
-            while current < target {
+            for i in 0..(count >> halved).max(1) {
                 key.truncate(stem);
                 write!(key, "{i}").ok();
-                places.push((xxh64(key.as_bytes(), 0), owner));
-                i += 1;
-                current += 1.0;
+                places.push((xxh64(key.as_bytes(), 0), endpoint.place));
             }
         }
         places.sort_unstable();

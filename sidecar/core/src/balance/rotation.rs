@@ -3,7 +3,7 @@
 //!
 //! Source of the order: nginx's smooth weighted round robin (weights 3, 1, 1: a a b a c).
 
-use super::weights::Weights;
+use super::{table::gcd, weights::Weights};
 
 #[derive(Debug)]
 pub(super) enum Rotation {
@@ -74,8 +74,4 @@ fn smooth(weights: &[i64], total: i64) -> Vec<u32> {
         order.push(u32::try_from(best.1).unwrap_or(u32::MAX));
     }
     order
-}
-
-fn gcd(a: u32, b: u32) -> u32 {
-    if b == 0 { a } else { gcd(b, a % b) }
 }

@@ -5,14 +5,18 @@ use std::{
     collections::BTreeSet,
     sync::{
         Arc,
-        atomic::{AtomicU64, Ordering::Relaxed},
+        atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
     },
 };
 
-use super::{Cluster, ClusterConfig, Endpoint, EndpointConfig, EndpointId, EndpointState};
+use super::{
+    Cluster, ClusterConfig, Endpoint, EndpointConfig, EndpointId, EndpointState, Health,
+    LocalityPolicy,
+};
 use crate::{
     Limits, RetryBudget,
-    balance::{HashTable, Tier},
+    balance::{Priorities, Tier, TierSeed},
+    breaker::Breakers,
     outlier::Ejector,
 };
 
@@ -38,14 +42,17 @@ impl Cluster {
             |previous| Arc::clone(&previous.limits),
         );
         limits.set_scoped(config.thresholds, config.limits_scope);
+        let retries = previous.map_or_else(Arc::<RetryBudget>::default, |p| Arc::clone(&p.retries));
+        retries.set_share(config.retry_share.percent, config.retry_share.least);
         Self {
             config,
             endpoints,
             limits,
-            retries: previous.map_or_else(Arc::<RetryBudget>::default, |p| Arc::clone(&p.retries)),
-            tiers,
-            turns: previous.map_or_else(Arc::<AtomicU64>::default, |p| Arc::clone(&p.turns)),
+            retries,
+            priorities: Priorities::new(tiers),
+            breakers: previous.map_or_else(Arc::<Breakers>::default, |p| Arc::clone(&p.breakers)),
             ejector: previous.map_or_else(Arc::<Ejector>::default, |p| Arc::clone(&p.ejector)),
+            arrived: AtomicBool::new(false),
         }
     }
 }
@@ -71,11 +78,17 @@ fn identify(
                 .and_then(|at| previous.get(at))
                 .filter(|old| old.config.mtls == endpoint.mtls);
             Arc::new(match old {
-                Some(old) => Endpoint {
-                    id: old.id,
-                    config: endpoint,
-                    state: Arc::clone(&old.state),
-                },
+                Some(old) => {
+                    // Back from being unhealthy, it warms up again, as one that was restarted has to.
+                    if old.config.health != Health::Healthy && endpoint.health == Health::Healthy {
+                        old.state.since.store(0, Relaxed);
+                    }
+                    Endpoint {
+                        id: old.id,
+                        config: endpoint,
+                        state: Arc::clone(&old.state),
+                    }
+                }
                 None => Endpoint {
                     id: EndpointId(NEXT_ID.fetch_add(1, Relaxed)),
                     config: endpoint,
@@ -92,7 +105,12 @@ fn tiers(
     previous: Option<&Cluster>,
 ) -> Vec<Tier> {
     let priorities: BTreeSet<u32> = endpoints.iter().map(|one| one.config.priority).collect();
-    let same_places = previous.filter(|old| old.config.lb == config.lb && same(old, endpoints));
+    let same_table = previous.is_some_and(|old| {
+        old.config.lb == config.lb
+            && old.config.localities == config.localities
+            && same(old, endpoints)
+    });
+    let tiers = previous.map_or(&[][..], |old| old.priorities.tiers.as_slice());
     priorities
         .into_iter()
         .map(|priority| {
@@ -101,28 +119,28 @@ fn tiers(
                 .filter(|(_, endpoint)| endpoint.config.priority == priority)
                 .map(|(place, _)| place)
                 .collect();
-            Tier::new(
-                priority,
-                &config.lb,
-                endpoints,
-                &all,
-                same_places.and_then(|old| table(old, priority)),
-            )
+            let seed = TierSeed {
+                policy: &config.lb,
+                localities: config.localities,
+                own: &config.own_locality,
+                previous: tiers.iter().find(|tier| tier.priority == priority),
+                same_table,
+            };
+            Tier::new(priority, seed, endpoints, &all)
         })
         .collect()
 }
 
 /// Whether a ring or table would come out the same: health does not matter to it.
 fn same(old: &Cluster, endpoints: &[Arc<Endpoint>]) -> bool {
+    let by_locality = old.config.localities == LocalityPolicy::Weighted;
     old.endpoints.len() == endpoints.len()
         && old.endpoints.iter().zip(endpoints).all(|(old, new)| {
-            old.config.address == new.config.address
-                && old.config.weight == new.config.weight
-                && old.config.priority == new.config.priority
+            let (old, new) = (&old.config, &new.config);
+            old.address == new.address
+                && old.weight == new.weight
+                && old.priority == new.priority
+                && (!by_locality
+                    || (old.locality == new.locality && old.locality_weight == new.locality_weight))
         })
-}
-
-fn table(old: &Cluster, priority: u32) -> Option<Arc<HashTable>> {
-    let tier = old.tiers.iter().find(|tier| tier.priority == priority)?;
-    tier.table().map(Arc::clone)
 }

@@ -18,6 +18,7 @@ fn probe(cluster: &Cluster, port: u16, now: Moment) -> Picked {
         let mut context = PickContext {
             hash: None,
             tried: &[],
+            previous_priorities: &[],
             now,
             rng: &mut rng,
         };
@@ -69,7 +70,7 @@ fn what_counts_as_a_failure() {
     };
     let ejects = |config, outcomes: [Outcome; 3]| {
         let cluster = ejecting(config, [1, 2]);
-        let report = |outcome| cluster.report(&cluster.picked(1), outcome, secs(0));
+        let report = |outcome| cluster.report(&cluster.picked(1), outcome, secs(0)).ejected;
         outcomes.into_iter().any(report)
     };
     let status = Outcome::Status;
@@ -108,7 +109,7 @@ fn a_failed_probe_ejects_again_for_longer() {
     let cluster = ejecting(outlier(), [1, 2]);
     cluster.fail(1, 5, secs(0));
     let probe = probe(&cluster, 1, secs(30));
-    assert!(cluster.report(&probe, BROKEN, secs(31)));
+    assert!(cluster.report(&probe, BROKEN, secs(31)).ejected);
     let standing = |now| cluster.by_port(1).state.standing(secs(now));
     assert_eq!(standing(90), Standing::Ejected { until: secs(91) });
     assert_eq!(standing(91), Standing::ProbeDue);
@@ -136,7 +137,7 @@ fn only_the_probe_decides_whether_an_endpoint_comes_back() {
     let standing = || cluster.by_port(1).state.standing(secs(61));
     for other in [before(), late] {
         cluster.unused(&other, secs(61));
-        assert!(!cluster.report(&other, BROKEN, secs(61)));
+        assert!(!cluster.report(&other, BROKEN, secs(61)).ejected);
         cluster.report(&other, OK, secs(61));
         assert_eq!(standing(), Standing::Probing { until: secs(90) });
     }
@@ -244,4 +245,52 @@ fn workers_that_report_at_once_never_eject_too_many() {
         });
         assert_eq!(cluster.ports_in_service(secs(1)).len(), 4);
     }
+}
+
+#[test]
+fn local_errors_are_counted_apart_where_they_are_split() {
+    let split = |limit| OutlierConfig {
+        split_local: Some(limit),
+        consecutive_5xx: 3,
+        consecutive_gateway_failure: 3,
+        ..outlier()
+    };
+    const LOCAL: Outcome = Outcome::LocalError;
+    const BAD: Outcome = Outcome::Status(503);
+    for (limit, outcomes, ejects) in [
+        (2, [LOCAL, LOCAL, OK, OK], true),
+        (3, [LOCAL, LOCAL, OK, OK], false),
+        (0, [LOCAL, LOCAL, LOCAL, LOCAL], false),
+        // Each kind has its own row: neither ends nor lengthens the other's...
+        (3, [BAD, BAD, LOCAL, BAD], true),
+        (4, [BAD, LOCAL, LOCAL, BAD], false),
+        // ...except that an answer, even a bad one, shows that the endpoint can be reached.
+        (3, [LOCAL, LOCAL, BAD, LOCAL], false),
+        (2, [BAD, LOCAL, OK, LOCAL], false),
+    ] {
+        let cluster = ejecting(split(limit), [1, 2]);
+        let report = |outcome| cluster.report(&cluster.picked(1), outcome, secs(0)).ejected;
+        assert_eq!(
+            outcomes.into_iter().any(report),
+            ejects,
+            "{limit} {outcomes:?}"
+        );
+    }
+}
+
+#[test]
+fn a_probe_is_judged_by_the_rows_that_may_eject() {
+    let ignoring_local = OutlierConfig {
+        split_local: Some(0),
+        ..outlier()
+    };
+    let cluster = ejecting(ignoring_local, [1, 2]);
+    cluster.fail(1, 5, secs(0));
+    let probe = probe(&cluster, 1, secs(30));
+    assert!(
+        !cluster
+            .report(&probe, Outcome::LocalError, secs(31))
+            .ejected
+    );
+    assert_eq!(cluster.ports_in_service(secs(31)), [1, 2]);
 }

@@ -12,6 +12,7 @@ fn ejecting_after(failures: u32) -> ClusterConfig {
         outlier: Some(OutlierConfig {
             consecutive_5xx: failures,
             consecutive_gateway_failure: 0,
+            split_local: None,
             interval: long,
             base_ejection_time: long,
             max_ejection_time: long,

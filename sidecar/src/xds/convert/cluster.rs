@@ -2,11 +2,16 @@
 
 use std::time::Duration;
 
-use outrigger_core::{ClusterConfig, EndpointConfig, UpstreamProtocol, UpstreamTls};
+use outrigger_core::{
+    ClusterConfig, EndpointConfig, Locality, TcpKeepalive, UpstreamProtocol, UpstreamTls,
+};
 use outrigger_proto::envoy::{
-    config::cluster::v3::{
-        self as proto,
-        cluster::{ClusterDiscoveryType, DiscoveryType, TransportSocketMatch},
+    config::{
+        cluster::v3::{
+            self as proto,
+            cluster::{ClusterDiscoveryType, DiscoveryType, TransportSocketMatch},
+        },
+        core::v3::Http2ProtocolOptions,
     },
     extensions::upstreams::http::v3::{
         HttpProtocolOptions,
@@ -15,8 +20,8 @@ use outrigger_proto::envoy::{
 };
 
 use super::{
-    Converted, balancing, duration, endpoint, limits, must_be_ads, ours, positive, refuse, string,
-    tls, unpack, unsupported,
+    Converted, balancing, beyond, duration, endpoint, limits, must_be_ads, ours, positive, refuse,
+    string, tls, unpack, unsupported,
 };
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -57,14 +62,24 @@ pub(crate) fn convert(from: &proto::Cluster) -> Converted<ParsedCluster> {
         .as_ref()
         .and_then(|common| common.healthy_panic_threshold)
         .map_or(0.0, |percent| percent.value);
+    let beyond = beyond::read(from.metadata.as_ref())?;
+    let balancing = balancing::balancing(from, &beyond)?;
+    let (thresholds, retry_share) = limits::thresholds(from.circuit_breakers.as_ref())
+        .map_err(|error| error.under("circuit_breakers"))?;
     let config = ClusterConfig {
         name: from.name.clone(),
         service: ours.service.unwrap_or(service),
         subset: ours.subset.unwrap_or(subset),
-        lb: balancing::policy(from)?,
-        thresholds: limits::thresholds(from.circuit_breakers.as_ref())
-            .map_err(|error| error.under("circuit_breakers"))?,
+        lb: balancing.lb,
+        slow_start: balancing.slow_start,
+        localities: balancing.localities,
+        // Known to the client, not to the cluster.
+        own_locality: Locality::default(),
+        hash_balance_percent: balancing.hash_balance_percent,
+        breaker: beyond.breaker,
+        thresholds,
         limits_scope: limits::scope(ours.limits_scope.as_deref())?,
+        retry_share,
         connect_timeout: positive(
             "connect_timeout",
             from.connect_timeout.as_ref(),
@@ -72,6 +87,9 @@ pub(crate) fn convert(from: &proto::Cluster) -> Converted<ParsedCluster> {
         )?,
         idle_timeout: http.idle_timeout,
         max_requests_per_connection: http.max_requests_per_connection,
+        max_connection_duration: http.max_connection_duration,
+        max_concurrent_streams: http.max_concurrent_streams,
+        tcp_keepalive: tcp_keepalive(from)?,
         outlier: limits::outlier(from.outlier_detection.as_ref(), panic)?,
         protocol: http.protocol,
         tls,
@@ -200,10 +218,49 @@ fn matched_transport(from: &[TransportSocketMatch]) -> Converted<(Option<Upstrea
     Ok((found, always_tls))
 }
 
+/// What is not said is as it is without the message.
+fn tcp_keepalive(from: &proto::Cluster) -> Converted<TcpKeepalive> {
+    let path = "upstream_connection_options.tcp_keepalive";
+    let options = from.upstream_connection_options.as_ref();
+    let Some(from) = options.and_then(|options| options.tcp_keepalive.as_ref()) else {
+        return Ok(TcpKeepalive::default());
+    };
+    // Linux' own bounds.
+    let within = |name: &str, value: Option<u32>, most: u32, default: u32| match value {
+        Some(value) if !(1..=most).contains(&value) => refuse(
+            format!("{path}.{name}"),
+            format!("{value}; must be 1 to {most}"),
+        ),
+        value => Ok(value.unwrap_or(default)),
+    };
+    let seconds = |name: &str, value: Option<u32>, default: Duration| {
+        let default = u32::try_from(default.as_secs()).unwrap_or(1);
+        let seconds = within(name, value, 32_767, default)?;
+        Ok(Duration::from_secs(seconds.into()))
+    };
+    let default = TcpKeepalive::default();
+    Ok(TcpKeepalive {
+        probes: within(
+            "keepalive_probes",
+            from.keepalive_probes,
+            127,
+            default.probes,
+        )?,
+        time: seconds("keepalive_time", from.keepalive_time, default.time)?,
+        interval: seconds(
+            "keepalive_interval",
+            from.keepalive_interval,
+            default.interval,
+        )?,
+    })
+}
+
 struct HttpOptions {
     protocol: UpstreamProtocol,
     idle_timeout: Duration,
     max_requests_per_connection: Option<u32>,
+    max_connection_duration: Option<Duration>,
+    max_concurrent_streams: Option<u32>,
 }
 
 fn http_options(from: &proto::Cluster) -> Converted<HttpOptions> {
@@ -211,6 +268,8 @@ fn http_options(from: &proto::Cluster) -> Converted<HttpOptions> {
         protocol: UpstreamProtocol::Http1,
         idle_timeout: IDLE_TIMEOUT,
         max_requests_per_connection: None,
+        max_connection_duration: None,
+        max_concurrent_streams: None,
     };
     for (key, any) in &from.typed_extension_protocol_options {
         let path = format!("typed_extension_protocol_options[{key:?}]");
@@ -228,12 +287,19 @@ fn http_options(from: &proto::Cluster) -> Converted<HttpOptions> {
 
 fn read_http_options(options: &mut HttpOptions, from: &HttpProtocolOptions) -> Converted<()> {
     options.protocol = match &from.upstream_protocol_options {
-        Some(UpstreamProtocolOptions::UseDownstreamProtocolConfig(_)) => {
+        Some(UpstreamProtocolOptions::UseDownstreamProtocolConfig(both)) => {
+            let path = "use_downstream_protocol_config.http2_protocol_options";
+            let http2 = both.http2_protocol_options.as_ref();
+            options.max_concurrent_streams = streams(path, http2)?;
             UpstreamProtocol::AsDownstream
         }
         Some(UpstreamProtocolOptions::ExplicitHttpConfig(explicit)) => {
-            match explicit.protocol_config {
-                Some(ProtocolConfig::Http2ProtocolOptions(_)) => UpstreamProtocol::Http2,
+            match &explicit.protocol_config {
+                Some(ProtocolConfig::Http2ProtocolOptions(http2)) => {
+                    let path = "explicit_http_config.http2_protocol_options";
+                    options.max_concurrent_streams = streams(path, Some(http2))?;
+                    UpstreamProtocol::Http2
+                }
                 Some(ProtocolConfig::HttpProtocolOptions(_)) => UpstreamProtocol::Http1,
                 None => {
                     return refuse(
@@ -259,6 +325,21 @@ fn read_http_options(options: &mut HttpOptions, from: &HttpProtocolOptions) -> C
         options.max_requests_per_connection = common
             .max_requests_per_connection
             .filter(|count| *count > 0);
+        let path = "common_http_protocol_options.max_connection_duration";
+        let most = common.max_connection_duration.as_ref();
+        // Zero = for ever, as in Envoy.
+        let most = most.map(|most| duration(path, most)).transpose()?;
+        options.max_connection_duration = most.filter(|most| !most.is_zero());
     }
     Ok(())
+}
+
+fn streams(path: &str, from: Option<&Http2ProtocolOptions>) -> Converted<Option<u32>> {
+    match from.and_then(|from| from.max_concurrent_streams) {
+        Some(0) => refuse(
+            format!("{path}.max_concurrent_streams"),
+            "0; must be 1 or more",
+        ),
+        most => Ok(most),
+    }
 }

@@ -57,8 +57,9 @@ fn locality(from: &LocalityLbEndpoints, into: &mut Vec<EndpointConfig>) -> Conve
             sub_zone: found.sub_zone.clone(),
         });
     for (index, endpoint) in from.lb_endpoints.iter().enumerate() {
-        let endpoint = lb_endpoint(endpoint, from.priority, &locality)
+        let mut endpoint = lb_endpoint(endpoint, from.priority, &locality)
             .map_err(|error| error.under(format!("lb_endpoints[{index}]")))?;
+        endpoint.locality_weight = from.load_balancing_weight.unwrap_or(0);
         into.push(endpoint);
     }
     Ok(())
@@ -101,6 +102,7 @@ fn lb_endpoint(from: &LbEndpoint, priority: u32, locality: &Locality) -> Convert
         health,
         priority,
         locality: locality.clone(),
+        locality_weight: 0,
         mtls: speaks_mtls(from.metadata.as_ref()),
         labels: labels(from.metadata.as_ref()),
     })

@@ -2,17 +2,18 @@
 
 use std::time::Duration;
 
-use outrigger_core::{LimitsScope, OutlierConfig, Thresholds};
+use outrigger_core::{LimitsScope, OutlierConfig, RetryShare, Thresholds};
 use outrigger_proto::envoy::config::{
-    cluster::v3::{CircuitBreakers, OutlierDetection},
+    cluster::v3::{CircuitBreakers, OutlierDetection, circuit_breakers::thresholds::RetryBudget},
     core::v3::RoutingPriority,
 };
 
 use super::{Converted, positive, refuse};
 
-/// Unset = unlimited.
-pub(super) fn thresholds(from: Option<&CircuitBreakers>) -> Converted<Thresholds> {
+/// Unset = unlimited. A retry budget takes the place of `max_retries` (Envoy).
+pub(super) fn thresholds(from: Option<&CircuitBreakers>) -> Converted<(Thresholds, RetryShare)> {
     let mut found = Thresholds::default();
+    let mut share = RetryShare::default();
     for (index, limits) in from
         .iter()
         .flat_map(|all| all.thresholds.iter().enumerate())
@@ -35,8 +36,27 @@ pub(super) fn thresholds(from: Option<&CircuitBreakers>) -> Converted<Thresholds
             max_requests: limits.max_requests.unwrap_or(u32::MAX),
             max_retries: limits.max_retries.unwrap_or(u32::MAX),
         };
+        if let Some(budget) = &limits.retry_budget {
+            found.max_retries = u32::MAX;
+            share = retry_share(budget)
+                .map_err(|error| error.under(format!("thresholds[{index}].retry_budget")))?;
+        }
     }
-    Ok(found)
+    Ok((found, share))
+}
+
+fn retry_share(from: &RetryBudget) -> Converted<RetryShare> {
+    let default = RetryShare::default();
+    let percent = from.budget_percent.as_ref();
+    let percent = percent.map_or(default.percent, |percent| percent.value);
+    if !(0.0..=100.0).contains(&percent) {
+        let message = format!("{percent}; must be 0 to 100");
+        return refuse("budget_percent.value", message);
+    }
+    Ok(RetryShare {
+        percent,
+        least: from.min_retry_concurrency.unwrap_or(default.least),
+    })
 }
 
 /// `metadata.filter_metadata["outrigger"].limits_scope`; unset = `PROXY`.
@@ -132,12 +152,29 @@ fn ejection(from: &OutlierDetection, min_health_percent: u32) -> Converted<Outli
             from.enforcing_consecutive_gateway_failure,
             0,
         )?,
+        split_local: split_local(from)?,
         interval: positive("interval", from.interval.as_ref(), Duration::from_secs(10))?,
         base_ejection_time,
         max_ejection_time,
         max_ejection_percent,
         min_health_percent,
     })
+}
+
+fn split_local(from: &OutlierDetection) -> Converted<Option<u32>> {
+    let name = "consecutive_local_origin_failure";
+    if !from.split_external_local_origin_errors {
+        return match from.consecutive_local_origin_failure {
+            Some(1..) => refuse(
+                name,
+                "has no effect without split_external_local_origin_errors: true",
+            ),
+            Some(0) | None => Ok(None),
+        };
+    }
+    let enforcing = from.enforcing_consecutive_local_origin_failure;
+    let count = from.consecutive_local_origin_failure;
+    enforced(name, count, enforcing, 100).map(Some)
 }
 
 /// A count (default 5) that is enforced always or never; 0 = off.
