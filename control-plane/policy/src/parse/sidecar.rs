@@ -96,7 +96,10 @@ fn listener(d: &mut Decoder, item: Item<'_>) -> Option<EgressListener> {
         (text, host.position.clone())
     };
     refuse_twice(d, &fields, ("hosts", ""), &hosts, name, "name each once");
-    if port.as_ref().is_some_and(|port| port.protocol == Protocol::Tcp) {
+    if port
+        .as_ref()
+        .is_some_and(|port| port.protocol == Protocol::Tcp)
+    {
         one_service(d, &fields, &hosts);
     }
     Some(EgressListener {
