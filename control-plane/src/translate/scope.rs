@@ -147,14 +147,8 @@ impl Egress {
         let name = format!("{bind}_{port}");
         let hosts: Vec<_> = patterns(egress).collect();
         if !protocol.is_http() {
-            self.add_connections(
-                key,
-                &name,
-                SocketAddr::new(bind, port),
-                protocol,
-                &hosts,
-                inputs,
-            );
+            let listen = (name.as_str(), SocketAddr::new(bind, port));
+            self.add_connections(key, listen, protocol, &hosts, inputs);
             return;
         }
         let routes = if bind == loopback {
@@ -174,8 +168,7 @@ impl Egress {
     fn add_connections(
         &mut self,
         key: &ScopeKey,
-        name: &str,
-        listen: SocketAddr,
+        (name, listen): (&str, SocketAddr),
         protocol: Protocol,
         hosts: &[EgressHost],
         inputs: &Inputs<'_>,

@@ -11,6 +11,7 @@
 
 pub mod balance;
 pub mod cluster;
+pub mod connection;
 #[cfg(test)]
 mod fixture;
 pub mod limits;
@@ -22,8 +23,9 @@ pub mod snapshot;
 pub use balance::LbPolicy;
 pub use cluster::{
     Cluster, ClusterConfig, Endpoint, EndpointConfig, EndpointId, EndpointState, Health, InFlight,
-    Locality, NoEndpoint, PickContext, Picked, UpstreamProtocol, UpstreamTls,
+    Locality, NoEndpoint, OutsideTls, PickContext, Picked, UpstreamProtocol, UpstreamTls,
 };
+pub use connection::{ConnectionRoute, ConnectionRoutes, NameTwice};
 pub use limits::{Limits, Overflow, Permit, Thresholds};
 pub use outlier::{Outcome, OutlierConfig, Standing};
 pub use retry::{Progress, RetryBudget, RetryDecision, RetryPermit, RetryPolicy, StopReason};

@@ -7,6 +7,7 @@
 
 mod balancing;
 pub(crate) mod cluster;
+mod connections;
 pub(crate) mod endpoint;
 pub(crate) mod fields;
 mod limits;
