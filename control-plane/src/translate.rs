@@ -11,6 +11,7 @@
 mod any;
 mod cluster;
 mod endpoint;
+mod layer4;
 mod listener;
 mod matching;
 mod model;

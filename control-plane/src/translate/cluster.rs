@@ -117,10 +117,29 @@ fn outbound(
         }),
         circuit_breakers: Some(circuit_breakers(pool)),
         outlier_detection: outlier.map(outlier_detection),
-        typed_extension_protocol_options: http_options(port.protocol, pool),
-        transport_socket_matches: tls::matches(tls, &sni, host.identities(), trust_domain),
+        typed_extension_protocol_options: if port.protocol.is_http() {
+            http_options(port.protocol, pool)
+        } else {
+            BTreeMap::new()
+        },
+        transport_socket_matches: tls::matches(
+            tls,
+            &sni,
+            host.identities(),
+            trust_domain,
+            alpn(port.protocol),
+        ),
         metadata: Some(metadata([(OUTRIGGER, own)])),
         ..Cluster::default()
+    }
+}
+
+/// What mTLS to a port says it carries. HTTP's clients say themselves which version they speak.
+fn alpn(protocol: Protocol) -> &'static [&'static str] {
+    if protocol.is_http() {
+        &[]
+    } else {
+        &[tls::ALPN_ISTIO]
     }
 }
 

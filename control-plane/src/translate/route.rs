@@ -62,9 +62,10 @@ pub(super) fn table(mesh: &Mesh, hosts: &Hosts<'_>) -> RouteTable {
             hosts,
             destinations: BTreeSet::new(),
         };
+        // The others' connections are `layer4`'s.
+        let ports = ports.iter().filter(|(_, protocol)| protocol.is_http());
         let ports = ports
-            .keys()
-            .map(|&port| (port, builder.routes(host, port, service)))
+            .map(|(&port, _)| (port, builder.routes(host, port, service)))
             .collect();
         let destinations = builder.destinations;
         (

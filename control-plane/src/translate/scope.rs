@@ -9,11 +9,14 @@ use std::{
     sync::Arc,
 };
 
-use outrigger_policy::{At, EgressHost, EgressListener, HostName, Mesh, ObjectKey, Sidecar};
+use outrigger_policy::{
+    At, EgressHost, EgressListener, HostName, Mesh, ObjectKey, Protocol, Sidecar,
+};
 use outrigger_proto::envoy::config::route::v3::{RouteConfiguration, VirtualHost};
 
 use super::{
     HostResources,
+    layer4::Layer4,
     listener::{self, HTTP_PROXY},
     node::NodeInfo,
     route::{HostRoutes, RouteTable},
@@ -127,7 +130,11 @@ impl Egress {
     }
 
     fn add_listener(&mut self, key: &ScopeKey, egress: &EgressListener, inputs: &Inputs<'_>) {
-        let Some(port) = egress.port.as_ref().map(|port| port.number) else {
+        let Some((port, protocol)) = egress
+            .port
+            .as_ref()
+            .map(|port| (port.number, port.protocol))
+        else {
             return;
         };
         let loopback = IpAddr::V4(Ipv4Addr::LOCALHOST);
@@ -138,18 +145,52 @@ impl Egress {
             .map_or(Ok(loopback), |bind| bind.parse());
         let bind = bind.unwrap_or(loopback);
         let name = format!("{bind}_{port}");
+        let hosts: Vec<_> = patterns(egress).collect();
+        if !protocol.is_http() {
+            let listen = (name.as_str(), SocketAddr::new(bind, port));
+            self.add_connections(key, listen, protocol, &hosts, inputs);
+            return;
+        }
         let routes = if bind == loopback {
             port.to_string()
         } else {
             name.clone()
         };
-        let hosts: Vec<_> = patterns(egress).collect();
         self.listeners.push(listener::outbound(
             &name,
             SocketAddr::new(bind, port),
             &routes,
         ));
         self.add_routes(key, &routes, &hosts, Some(port), inputs);
+    }
+
+    /// A port whose connections are not HTTP.
+    fn add_connections(
+        &mut self,
+        key: &ScopeKey,
+        (name, listen): (&str, SocketAddr),
+        protocol: Protocol,
+        hosts: &[EgressHost],
+        inputs: &Inputs<'_>,
+    ) {
+        let layer4 = Layer4 {
+            mesh: inputs.mesh,
+            hosts: inputs.hosts,
+            namespace: &key.namespace,
+            has_labels: &|_labels| false,
+        };
+        let found = if protocol == Protocol::Tls {
+            layer4.tls(listen.port(), hosts)
+        } else {
+            layer4.tcp(listen.port(), hosts)
+        };
+        if found.chains.is_empty() {
+            // Nothing to lead to: a port that is not open says so sooner, and Envoy refuses a listener without chains.
+            return;
+        }
+        self.hosts.extend(found.destinations);
+        self.listeners
+            .push(listener::connections(name, listen, protocol, found.chains));
     }
 
     fn add_routes(
@@ -165,7 +206,12 @@ impl Egress {
                 .iter()
                 .any(|pattern| inputs.mesh.admits(&key.namespace, pattern, host))
         };
-        let visible = inputs.table.iter().filter(|(host, _)| selects(host));
+        // A service without a port of HTTP has no routes; its connections are another listener's.
+        let routed = inputs
+            .table
+            .iter()
+            .filter(|(_, routes)| !routes.ports.is_empty());
+        let visible = routed.filter(|(host, _)| selects(host));
         let visible: Vec<_> = visible.collect();
         for (host, routes) in &visible {
             self.hosts.insert((*host).clone());

@@ -34,11 +34,12 @@ pub(super) fn matches<'a>(
     sni: &str,
     identities: impl IntoIterator<Item = &'a str>,
     trust_domain: &str,
+    alpn: &[&str],
 ) -> Vec<TransportSocketMatch> {
     let istio = |criteria: Struct| TransportSocketMatch {
         name: "tlsMode-istio".to_owned(),
         r#match: Some(criteria),
-        transport_socket: Some(upstream(sni, identities, trust_domain)),
+        transport_socket: Some(upstream(sni, identities, trust_domain, alpn)),
     };
     match mode {
         Some(TlsMode::Disable) => Vec::new(),
@@ -56,10 +57,15 @@ pub(super) fn matches<'a>(
     }
 }
 
+/// Application protocols of a port that speaks HTTP.
+pub(super) const ALPN_HTTP: [&str; 2] = ["h2", "http/1.1"];
+/// Istio's name for whatever is not HTTP, between sidecars.
+pub(super) const ALPN_ISTIO: &str = "istio";
+
 /// What an inbound listener asks of its peers: a certificate of the mesh.
-pub(super) fn downstream() -> TransportSocket {
+pub(super) fn downstream(alpn: &[&str]) -> TransportSocket {
     let common = CommonTlsContext {
-        alpn_protocols: vec!["h2".to_owned(), "http/1.1".to_owned()],
+        alpn_protocols: alpn.iter().map(|name| (*name).to_owned()).collect(),
         validation_context_type: Some(ValidationContextType::ValidationContextSdsSecretConfig(
             sds(ROOTCA),
         )),
@@ -80,6 +86,7 @@ fn upstream<'a>(
     sni: &str,
     identities: impl IntoIterator<Item = &'a str>,
     trust_domain: &str,
+    alpn: &[&str],
 ) -> TransportSocket {
     let mut names: Vec<_> = identities.into_iter().map(uri).collect();
     if names.is_empty() {
@@ -95,6 +102,7 @@ fn upstream<'a>(
     };
     let common = CommonTlsContext {
         validation_context_type: Some(ValidationContextType::CombinedValidationContext(combined)),
+        alpn_protocols: alpn.iter().map(|name| (*name).to_owned()).collect(),
         ..common()
     };
     let context = UpstreamTlsContext {
