@@ -1,7 +1,10 @@
 //! `loadBalancer`: how an endpoint is chosen, among localities too, and how fast a new one gets its share.
 //! Source: Istio `networking/v1` LoadBalancerSettings and its validation.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 use super::consistent_hash;
 use crate::{
@@ -127,11 +130,11 @@ fn locality_setting(d: &mut Decoder, item: Item<'_>) -> Option<LocalitySetting> 
         list(d, item, |d, item| distribute(d, item, &mut seen))
     });
     let failover = fields.optional(d, "failover", |d, item| {
-        let mut seen = Vec::new();
+        let mut seen = BTreeSet::new();
         list(d, item, |d, item| failover(d, item, &mut seen))
     });
     let priority = fields.optional(d, "failoverPriority", |d, item| {
-        let mut seen = Vec::new();
+        let mut seen = BTreeSet::new();
         list(d, item, |d, item| priority_label(d, item, &mut seen))
     });
     Some(LocalitySetting {
@@ -142,12 +145,23 @@ fn locality_setting(d: &mut Decoder, item: Item<'_>) -> Option<LocalitySetting> 
     })
 }
 
+/// Each is compared with all others.
+const MOST_LOCALITIES: usize = 1_000;
+
+fn too_many() -> String {
+    format!("more than {MOST_LOCALITIES} localities are not supported yet")
+}
+
 fn distribute(d: &mut Decoder, item: Item<'_>, seen: &mut Vec<String>) -> Option<Distribute> {
     let fields = Fields::open(d, item, &DISTRIBUTE)?;
     let from = fields.required(d, "from", "the callers' locality", |d, item| {
         let from = text(d, item)?;
         if let Some(fault) = locality_fault(&from) {
             d.refuse(item, fault);
+            return None;
+        }
+        if seen.len() >= MOST_LOCALITIES {
+            d.refuse(item, too_many());
             return None;
         }
         if let Some(other) = seen.iter().find(|other| overlap(other, &from)) {
@@ -168,6 +182,10 @@ fn distribute(d: &mut Decoder, item: Item<'_>, seen: &mut Vec<String>) -> Option
             }
             Some((key.text.to_owned(), integer32(d, value, 1..=100)?))
         })?;
+        if to.len() > MOST_LOCALITIES {
+            d.refuse(item, too_many());
+            return None;
+        }
         let mut names = to.keys().enumerate();
         let twice = names.find_map(|(index, a)| {
             let mut others = to.keys().skip(index + 1);
@@ -194,7 +212,11 @@ fn distribute(d: &mut Decoder, item: Item<'_>, seen: &mut Vec<String>) -> Option
     })
 }
 
-fn failover(d: &mut Decoder, item: Item<'_>, seen: &mut Vec<String>) -> Option<(String, String)> {
+fn failover(
+    d: &mut Decoder,
+    item: Item<'_>,
+    seen: &mut BTreeSet<String>,
+) -> Option<(String, String)> {
     let fields = Fields::open(d, item, &FAILOVER)?;
     let region = |d: &mut Decoder, item: Item<'_>| {
         let region = filled_text(d, item)?;
@@ -211,16 +233,15 @@ fn failover(d: &mut Decoder, item: Item<'_>, seen: &mut Vec<String>) -> Option<(
     if from == to {
         fields.refuse(d, "to", "is the region that it comes from; want another");
     }
-    if seen.contains(&from) {
+    if !seen.insert(from.clone()) {
         let message = format!("{} is there already; keep one", quoted(&from));
         fields.refuse(d, "from", message);
     }
-    seen.push(from.clone());
     Some((from, to))
 }
 
 /// `label` or `label=value`.
-fn priority_label(d: &mut Decoder, item: Item<'_>, seen: &mut Vec<String>) -> Option<String> {
+fn priority_label(d: &mut Decoder, item: Item<'_>, seen: &mut BTreeSet<String>) -> Option<String> {
     let found = filled_text(d, item)?;
     let name = found
         .split_once('=')
@@ -229,10 +250,9 @@ fn priority_label(d: &mut Decoder, item: Item<'_>, seen: &mut Vec<String>) -> Op
         d.refuse(item, format!("{} is no label: {fault}", quoted(name)));
         return None;
     }
-    if seen.iter().any(|other| other == name) {
+    if !seen.insert(name.to_owned()) {
         d.refuse(item, format!("{} is there already; keep one", quoted(name)));
     }
-    seen.push(name.to_owned());
     Some(found)
 }
 

@@ -25,9 +25,16 @@ fn errors(text: &str) -> Vec<String> {
 
 /// A document of `kind` whose spec is `spec`, a flow mapping on line 4.
 fn document(kind: &str, spec: &str) -> String {
-    format!(
-        "apiVersion: networking.istio.io/v1\nkind: {kind}\nmetadata: {{name: a}}\nspec: {spec}\n"
-    )
+    let version = api_version(kind);
+    format!("apiVersion: {version}\nkind: {kind}\nmetadata: {{name: a}}\nspec: {spec}\n")
+}
+
+fn api_version(kind: &str) -> &'static str {
+    if kind == "DestinationPolicy" {
+        "outrigger.dev/v1"
+    } else {
+        "networking.istio.io/v1"
+    }
 }
 
 macro_rules! spec_of {
