@@ -1,3 +1,7 @@
+mod clients;
+mod delegates;
+mod effects;
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::Arc,

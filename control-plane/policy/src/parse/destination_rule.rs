@@ -140,7 +140,7 @@ fn parts(d: &mut Decoder, fields: &Fields<'_>) -> TrafficPolicy {
 }
 
 pub(super) const PORT_LEVEL: Shape = Shape {
-    what: "a port's settings",
+    what: "a setting of a port",
     fields: &[
         "port",
         "loadBalancer",

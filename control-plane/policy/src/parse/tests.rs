@@ -2,6 +2,9 @@ mod documents;
 mod mutation;
 mod reference;
 mod refusals;
+mod refusals_of_connections;
+mod refusals_of_destinations;
+mod refusals_of_requests;
 
 use crate::{Object, ParseLimits, parse};
 

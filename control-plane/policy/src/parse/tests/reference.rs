@@ -115,9 +115,15 @@ fn accepted() -> BTreeMap<Kind, Vec<String>> {
 /// Whether `path` is what the row is about: `*` stands for one key.
 fn covers(row: &str, path: &str) -> bool {
     let (row, path): (Vec<&str>, Vec<&str>) = (row.split('.').collect(), path.split('.').collect());
-    // Subsets repeat the fields of the host's policy.
+    // Subsets repeat the fields of the host's policy, and ports some of them.
     let path = if path.starts_with(&["spec", "subsets[]", "trafficPolicy"]) && path.len() > 3 {
         [&["spec"], &path[2..]].concat()
+    } else {
+        path
+    };
+    let port = ["spec", "trafficPolicy", "portLevelSettings[]"];
+    let path = if path.starts_with(&port) && path.len() > 4 && path[3] != "port" {
+        [&port[..2], &path[3..]].concat()
     } else {
         path
     };
