@@ -8,10 +8,12 @@
 mod balancing;
 pub(crate) mod cluster;
 pub(crate) mod endpoint;
+mod features;
 pub(crate) mod fields;
 mod limits;
 pub(crate) mod listener;
 mod matches;
+mod retry;
 pub(crate) mod route;
 #[cfg(test)]
 mod tests;
