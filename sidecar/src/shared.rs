@@ -11,6 +11,8 @@ use outrigger_core::{Moment, Snapshot};
 use rustls::{RootCertStore, sign::CertifiedKey};
 use tokio::sync::{Notify, watch};
 
+use crate::forward::chain::Chains;
+
 /// The newest snapshot and its version number.
 #[derive(Debug)]
 pub(crate) struct SnapshotCell {
@@ -77,6 +79,10 @@ pub(crate) struct Shared {
     pub(crate) drain: watch::Sender<bool>,
     /// Notified by a worker that could not connect to the application: check its readiness now.
     pub(crate) app_unreachable: Notify,
+    /// What requests of one trace know of each other.
+    pub(crate) chains: Chains,
+    /// This machine's name.
+    pub(crate) hostname: String,
     started: std::time::Instant,
 }
 
@@ -88,6 +94,8 @@ impl Shared {
             draining: AtomicBool::new(false),
             drain: watch::Sender::new(false),
             app_unreachable: Notify::new(),
+            chains: Chains::default(),
+            hostname: hostname(),
             started: std::time::Instant::now(),
         })
     }
@@ -96,4 +104,9 @@ impl Shared {
     pub(crate) fn now(&self) -> Moment {
         Moment(u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX))
     }
+}
+
+fn hostname() -> String {
+    let name = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    name.trim_end().to_owned()
 }

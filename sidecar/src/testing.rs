@@ -208,22 +208,17 @@ pub(crate) fn route(builder: &mut SnapshotBuilder, cluster: &str) -> Route {
         request_headers: HeaderEdits::default(),
         response_headers: HeaderEdits::default(),
     };
+    let matches = RouteMatch {
+        path: PathMatch::Prefix("/".to_owned()),
+        case_sensitive: true,
+        headers: Vec::new(),
+        query_parameters: Vec::new(),
+    };
+    let action = Action::Forward(ClusterChoice::new(vec![weighted]).unwrap());
     Route {
         name: "default".to_owned(),
         position: Some("canary.yaml:12:5".into()),
-        matches: RouteMatch {
-            path: PathMatch::Prefix("/".to_owned()),
-            case_sensitive: true,
-            headers: Vec::new(),
-            query_parameters: Vec::new(),
-        },
-        action: Action::Forward(ClusterChoice::new(vec![weighted]).unwrap()),
-        timeout: None,
-        request_headers: HeaderEdits::default(),
-        response_headers: HeaderEdits::default(),
-        hash_policies: Vec::new(),
-        prefix_rewrite: None,
-        host_rewrite: None,
+        ..Route::new(matches, action)
     }
 }
 

@@ -134,15 +134,7 @@ fn anything() -> RouteMatch {
 fn route(matches: RouteMatch, cluster: ClusterSlot) -> Route {
     Route {
         name: "default".to_owned(),
-        position: None,
-        matches,
-        action: Action::Forward(choice(vec![weighted(cluster, 1)])),
-        timeout: None,
-        request_headers: HeaderEdits::default(),
-        response_headers: HeaderEdits::default(),
-        hash_policies: Vec::new(),
-        prefix_rewrite: None,
-        host_rewrite: None,
+        ..Route::new(matches, Action::Forward(choice(vec![weighted(cluster, 1)])))
     }
 }
 

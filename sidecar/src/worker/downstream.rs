@@ -48,6 +48,7 @@ pub(super) async fn serve(worker: Rc<Worker>, accepted: Accepted) {
         return;
     };
     let mut connection = Connection::new(bound, remote, Rc::clone(&worker.now));
+    connection.local = stream.local_addr().ok();
     let (transport, alpn) = match &listener.tls {
         None => (Transport::Plain(stream), None),
         Some(tls) => {

@@ -10,10 +10,12 @@ mod beyond;
 pub(crate) mod cluster;
 mod connections;
 pub(crate) mod endpoint;
+mod features;
 pub(crate) mod fields;
 mod limits;
 pub(crate) mod listener;
 mod matches;
+mod retry;
 pub(crate) mod route;
 #[cfg(test)]
 mod tests;
