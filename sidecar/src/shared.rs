@@ -9,7 +9,10 @@ use std::sync::{
 use arc_swap::{ArcSwap, ArcSwapOption};
 use outrigger_core::{Moment, Snapshot};
 use rustls::{RootCertStore, sign::CertifiedKey};
-use tokio::sync::{Notify, watch};
+use tokio::{
+    sync::{Notify, watch},
+    time::Instant,
+};
 
 /// The newest snapshot and its version number.
 #[derive(Debug)]
@@ -77,7 +80,7 @@ pub(crate) struct Shared {
     pub(crate) drain: watch::Sender<bool>,
     /// Notified by a worker that could not connect to the application: check its readiness now.
     pub(crate) app_unreachable: Notify,
-    started: std::time::Instant,
+    started: Instant,
 }
 
 impl Shared {
@@ -88,7 +91,7 @@ impl Shared {
             draining: AtomicBool::new(false),
             drain: watch::Sender::new(false),
             app_unreachable: Notify::new(),
-            started: std::time::Instant::now(),
+            started: Instant::now(),
         })
     }
 

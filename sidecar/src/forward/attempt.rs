@@ -1,6 +1,11 @@
 //! One try of a request at one endpoint.
 
-use std::{cell::Cell, rc::Rc, sync::Arc, time::SystemTime};
+use std::{
+    cell::Cell,
+    rc::Rc,
+    sync::Arc,
+    time::{Instant, SystemTime},
+};
 
 use http::{Method, Request, Response, StatusCode, request::Parts};
 use hyper::body::Incoming;
@@ -121,6 +126,7 @@ impl Attempt {
                 .keeps_head(&lease, plan, may_try_again)
                 .then(|| head.clone());
             let request = Request::from_parts(head, self.call.upload.next_try());
+            let sent = plan.cluster.measures().then(Instant::now);
             // Cancelled from here on, hyper may have sent it.
             self.sent_before = self.call.maybe_sent.replace(true);
             let mut error = match lease.send(request).await {
@@ -128,6 +134,7 @@ impl Attempt {
                     return Err(self.unasked_upgrade());
                 }
                 Ok(response) => {
+                    self.measured(sent, response.status());
                     return Ok(Answered {
                         response,
                         lease,
@@ -155,6 +162,16 @@ impl Attempt {
                     return Err(self.broken(&error, given_back, heard, head));
                 }
             }
+        }
+    }
+
+    /// Tells peak EWMA how long the head of an answer took. (What a failure counts for, it learns from the report.)
+    fn measured(&self, sent: Option<Instant>, status: StatusCode) {
+        if let Some(sent) = sent
+            && !status.is_server_error()
+        {
+            let now = self.call.worker.shared.now();
+            self.cluster.observe(&self.picked, sent.elapsed(), now);
         }
     }
 

@@ -23,7 +23,9 @@ use crate::{
     },
 };
 
+mod balancing;
 mod bodies;
+mod breaker;
 mod ejection;
 
 async fn plain(endpoints: Vec<EndpointConfig>) -> (Sidecar, SocketAddr) {

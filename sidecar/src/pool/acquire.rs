@@ -121,10 +121,12 @@ impl Pools {
             .handshake(io)
             .await
             .map_err(|error| handshake_failed(target, &error))?;
+        let ended = about.ended(&self.shared);
         tokio::task::spawn_local(async move {
             if let Err(error) = connection.await {
                 tracing::debug!(%error, "upstream connection ended");
             }
+            ended();
             // Held until the socket is closed: the limit counts sockets.
             drop(slot);
         });
@@ -222,7 +224,9 @@ impl Pools {
             expires = expires.min(peer.not_after);
         }
         let now = self.shared.now();
-        let about = About::new(cluster, Rc::clone(policy), generation, expires, now);
+        let encrypted = generation.map(|generation| (generation, expires));
+        let state = &target.endpoint.state;
+        let about = About::new(cluster, state, Rc::clone(policy), encrypted, now);
         let io = Io::new(opened.transport).telling(about.heard());
         Ok((TokioIo::new(io), about))
     }

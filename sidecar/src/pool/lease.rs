@@ -3,6 +3,7 @@
 use std::{
     cell::{Cell, RefCell},
     rc::{Rc, Weak},
+    sync::Arc,
     time::Duration,
 };
 
@@ -12,14 +13,17 @@ use hyper::{
     client::conn::{TrySendError, http1, http2},
 };
 use hyper_util::rt::TokioIo;
-use outrigger_core::{Cluster, Moment};
+use outrigger_core::{Cluster, EndpointState, Moment};
 
 use super::{
     ClusterPool, Policy, Pools,
     endpoint::{EndpointPool, Judge},
     gate::{Claim, Grant},
 };
-use crate::http::{LocalExec, io::Io, replay::UpBody};
+use crate::{
+    http::{LocalExec, io::Io, replay::UpBody},
+    shared::Shared,
+};
 
 /// Streams on one HTTP/2 connection from which on another one is opened, if it may be: the least that servers
 /// should allow (RFC 9113 section 6.5.2). The peer's own limit is never exceeded: hyper would keep streams waiting,
@@ -44,7 +48,13 @@ pub(crate) struct About {
     generation: Option<u64>,
     /// Unix seconds.
     expires: u64,
+    /// From then on it takes no new requests.
+    ends: Moment,
+    state: Arc<EndpointState>,
     idle_since: Cell<Moment>,
+    rest: Rc<Rest>,
+    /// How long it was idle before its last request.
+    idle_before_ms: Cell<u64>,
     /// The cluster's idle timeout, or less if the peer said so.
     idle_limit_ms: Cell<u64>,
     requests: Cell<u32>,
@@ -52,20 +62,37 @@ pub(crate) struct About {
     heard: Rc<Cell<bool>>,
 }
 
+/// Since when a connection has been idle, for the task that drives it; None while it is in use, or given up by us.
+#[derive(Debug, Default)]
+struct Rest(Cell<Option<Moment>>);
+
+impl Drop for About {
+    fn drop(&mut self) {
+        // Its end is our doing then.
+        self.rest.0.set(None);
+    }
+}
+
 impl About {
+    /// `encrypted`: generation of the identity, and the Unix second at which the certificates end.
     pub(crate) fn new(
         cluster: &Cluster,
+        state: &Arc<EndpointState>,
         policy: Rc<Policy>,
-        generation: Option<u64>,
-        expires: u64,
+        encrypted: Option<(u64, u64)>,
         now: Moment,
     ) -> Self {
+        let most = policy.max_duration.map_or(u64::MAX, millis);
         Self {
             policy,
-            mtls: generation.is_some(),
-            generation,
-            expires,
+            mtls: encrypted.is_some(),
+            generation: encrypted.map(|(generation, _)| generation),
+            expires: encrypted.map_or(u64::MAX, |(_, expires)| expires),
+            ends: Moment(now.0.saturating_add(most)),
+            state: Arc::clone(state),
             idle_since: Cell::new(now),
+            rest: Rc::default(),
+            idle_before_ms: Cell::new(0),
             idle_limit_ms: Cell::new(millis(cluster.config.idle_timeout)),
             requests: Cell::new(0),
             heard: Rc::default(),
@@ -81,18 +108,50 @@ impl About {
         Rc::ptr_eq(&self.policy, judge.policy) || self.policy == *judge.policy
     }
 
-    fn used_up(&self, cluster: &Cluster) -> bool {
+    fn used_up(&self, cluster: &Cluster, now: Moment) -> bool {
         let most = cluster.config.max_requests_per_connection;
-        most.is_some_and(|most| self.requests.get() >= most.max(1))
+        now >= self.ends || most.is_some_and(|most| self.requests.get() >= most.max(1))
+    }
+
+    fn idle_ms(&self, now: Moment) -> u64 {
+        now.0.saturating_sub(self.idle_since.get().0)
+    }
+
+    /// For the end of the task that drives the connection: if it was idle then, its server has closed it.
+    pub(crate) fn ended(&self, shared: &Arc<Shared>) -> impl FnOnce() + 'static {
+        let (rest, state, shared) = (
+            Rc::clone(&self.rest),
+            Arc::clone(&self.state),
+            Arc::clone(shared),
+        );
+        move || {
+            if let Some(since) = rest.0.get() {
+                let idle_ms = shared.now().0.saturating_sub(since.0);
+                state.keep_alive.closed_after(idle_ms);
+            }
+        }
+    }
+
+    fn begins_rest(&self, now: Moment) {
+        self.idle_since.set(now);
+        self.rest.0.set(Some(now));
+    }
+
+    /// Its server had closed it when the last request came.
+    fn was_closed(&self) {
+        self.state
+            .keep_alive
+            .closed_after(self.idle_before_ms.get());
     }
 
     fn is_old(&self, now: Moment) -> bool {
-        now.0.saturating_sub(self.idle_since.get().0) >= self.idle_limit_ms.get()
+        self.idle_ms(now) >= self.idle_limit_ms.get()
     }
 
     /// The peer said how long it keeps idle connections; ours is retired a second (or half of it) before.
     pub(crate) fn peer_keeps_for(&self, seconds: u64) {
         let theirs = seconds.saturating_mul(1000);
+        self.state.keep_alive.promised(theirs);
         let ours = if theirs > 2000 {
             theirs - 1000
         } else {
@@ -106,7 +165,9 @@ impl About {
         &self.heard
     }
 
-    fn one_more(&self) {
+    fn one_more(&self, now: Moment) {
+        self.idle_before_ms.set(self.idle_ms(now));
+        self.rest.0.set(None);
         self.requests.set(self.requests.get().saturating_add(1));
     }
 }
@@ -128,12 +189,33 @@ impl Http1 {
     }
 
     pub(crate) fn fit(&self, judge: Judge<'_>) -> bool {
-        self.sender.is_ready() && self.about.fits(judge) && !self.about.is_old(judge.now)
+        self.only_watched_or_fit(judge) && !self.is_risky(judge)
+    }
+
+    /// It would be fit, but has been idle for so long that its server may be closing it.
+    pub(crate) fn only_watched(&self, judge: Judge<'_>) -> bool {
+        self.is_risky(judge) && self.only_watched_or_fit(judge)
+    }
+
+    fn is_risky(&self, judge: Judge<'_>) -> bool {
+        self.about.idle_ms(judge.now) >= judge.endpoint.state.keep_alive.usable_ms()
+    }
+
+    fn only_watched_or_fit(&self, judge: Judge<'_>) -> bool {
+        self.sender.is_ready()
+            && self.about.fits(judge)
+            && !self.about.is_old(judge.now)
+            && judge.now < self.about.ends
+    }
+
+    pub(crate) fn idle_ms(&self, now: Moment) -> u64 {
+        self.about.idle_ms(now)
     }
 
     pub(crate) fn worth_keeping(&self, now: Moment, unix: u64, generation: Option<u64>) -> bool {
         !self.sender.is_closed()
             && !self.about.is_old(now)
+            && now < self.about.ends
             && unix < self.about.expires
             && (self.about.generation.is_none() || self.about.generation == generation)
     }
@@ -175,9 +257,10 @@ impl Http2 {
         self.streams.get() < ROOMY_STREAMS
     }
 
-    /// One more stream is within what the peer allows, and is not held back for a waiter elsewhere.
-    pub(crate) fn has_room(&self, now: Moment) -> bool {
-        if self.is_yielding(now) {
+    /// One more stream is within what the cluster and the peer allow, and is not held back for a waiter elsewhere.
+    pub(crate) fn has_room(&self, judge: Judge<'_>) -> bool {
+        let most = judge.cluster.config.max_concurrent_streams;
+        if self.is_yielding(judge.now) || most.is_some_and(|most| self.streams.get() >= most) {
             return false;
         }
         let Some(driven) = self.driven.upgrade() else {
@@ -219,12 +302,13 @@ impl Http2 {
     pub(crate) fn fit(&self, judge: Judge<'_>) -> bool {
         !self.sender.borrow().is_closed()
             && self.about.fits(judge)
-            && !self.about.used_up(judge.cluster)
+            && !self.about.used_up(judge.cluster, judge.now)
     }
 
     pub(crate) fn worth_keeping(&self, now: Moment, unix: u64, generation: Option<u64>) -> bool {
         !self.sender.borrow().is_closed()
             && (self.streams.get() > 0 || !self.about.is_old(now))
+            && now < self.about.ends
             && unix < self.about.expires
             && (self.about.generation.is_none() || self.about.generation == generation)
     }
@@ -286,7 +370,7 @@ impl Lease {
         endpoint: Rc<EndpointPool>,
     ) -> Self {
         let reused = connection.about.requests.get() > 0;
-        connection.about.one_more();
+        connection.about.one_more(pools.shared.now());
         Self {
             reused,
             kind: Kind::Http1 {
@@ -305,7 +389,7 @@ impl Lease {
         endpoint: Rc<EndpointPool>,
     ) -> Self {
         let reused = connection.about.requests.get() > 0;
-        connection.about.one_more();
+        connection.about.one_more(pools.shared.now());
         connection.streams.set(connection.streams.get() + 1);
         Self {
             reused,
@@ -346,7 +430,11 @@ impl Lease {
         match &mut self.kind {
             Kind::Http1 { connection, .. } => {
                 connection.about.heard.set(false);
-                connection.sender.try_send_request(request).await
+                let sent = connection.sender.try_send_request(request).await;
+                if sent.is_err() && self.reused && !connection.about.heard.get() {
+                    connection.about.was_closed();
+                }
+                sent
             }
             Kind::Http2(stream) => {
                 let sent = stream
@@ -370,7 +458,8 @@ impl Lease {
         else {
             return;
         };
-        if connection.about.used_up(policy) || connection.sender.is_closed() {
+        let now = pools.shared.now();
+        if connection.about.used_up(policy, now) || connection.sender.is_closed() {
             return;
         }
         if connection.sender.is_ready() {
@@ -393,7 +482,7 @@ pub(crate) fn give_back(
     endpoint: &Rc<EndpointPool>,
     connection: Http1,
 ) {
-    connection.about.idle_since.set(pools.shared.now());
+    connection.about.begins_rest(pools.shared.now());
     let mut connection = connection;
     loop {
         match cluster.gate.claim(pools.worker, endpoint.id) {

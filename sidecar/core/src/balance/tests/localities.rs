@@ -183,6 +183,18 @@ fn localities_get_their_weights_whatever_they_consist_of() {
 }
 
 #[test]
+fn localities_without_any_weight_count_by_their_endpoints() {
+    let config = ClusterConfig {
+        localities: LocalityPolicy::Weighted,
+        ..config(LbPolicy::Random)
+    };
+    let a = (0..3).map(|n| at(1 + n, "a", 0, Health::Healthy));
+    let b = (0..1).map(|n| at(101 + n, "b", 0, Health::Healthy));
+    let found = below_100(&Cluster::new(config, a.chain(b).collect(), None));
+    assert!((found - 0.75).abs() < 0.015, "{found}");
+}
+
+#[test]
 fn a_ring_has_places_by_the_weights_of_localities() {
     for policy in [RING, MAGLEV] {
         let cluster = weighted_localities(policy, 0);
