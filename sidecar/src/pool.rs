@@ -30,6 +30,7 @@ use crate::{
     worker::{Command, PoolStats},
 };
 
+mod about;
 pub(crate) mod acquire;
 pub(crate) mod endpoint;
 pub(crate) mod exclusive;

@@ -8,9 +8,10 @@ use outrigger_core::{Cluster, ClusterSlot, Endpoint, Permit};
 
 use super::{
     ClusterPool, Policy, Pools, Protocol,
+    about::About,
     endpoint::{EndpointPool, Judge},
     gate::{Grant, Slot, Wait},
-    lease::{About, Http1, Lease, give_back},
+    lease::{Http1, Lease, give_back},
     turns::Opens,
 };
 use crate::{

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use outrigger_core::ClusterConfig;
+use outrigger_core::{BreakerConfig, ClusterConfig, LocalityPolicy, SlowStart};
 use tokio::sync::Semaphore;
 
 use super::*;
@@ -63,6 +63,103 @@ async fn two_http2_connections_over_two_workers_are_spread_evenly_over_ten_endpo
             let percent = 100.0 * count as f64 / REQUESTS as f64;
             assert!((percent - 10.0).abs() < 2.0, "{lb:?} {name}: {percent} %");
         }
+    }
+}
+
+/// All that may be said about the choice of an endpoint, one after the other.
+fn policies() -> Vec<ClusterConfig> {
+    let second = Duration::from_secs(1);
+    let ring = LbPolicy::RingHash {
+        minimum_ring_size: 64,
+        maximum_ring_size: 1024,
+    };
+    let of = |lb| ClusterConfig {
+        lb,
+        ..cluster("reviews")
+    };
+    vec![
+        of(LbPolicy::LeastRequest),
+        of(LbPolicy::Random),
+        of(LbPolicy::PeakEwma { decay: second }),
+        of(LbPolicy::Maglev { table_size: 101 }),
+        ClusterConfig {
+            hash_balance_percent: Some(110),
+            ..of(ring)
+        },
+        ClusterConfig {
+            localities: LocalityPolicy::Weighted,
+            slow_start: Some(SlowStart {
+                window: second,
+                aggression: 1.0,
+                min_weight_percent: 10.0,
+            }),
+            ..of(LbPolicy::RoundRobin)
+        },
+        ClusterConfig {
+            localities: LocalityPolicy::ZoneAware {
+                minimum_endpoints: 1,
+            },
+            breaker: Some(BreakerConfig {
+                consecutive_failures: 1,
+                reset_timeout: second,
+                for_endpoints: true,
+                for_service: true,
+                position: None,
+            }),
+            ..of(LbPolicy::LeastRequest)
+        },
+    ]
+}
+
+#[tokio::test]
+async fn policies_and_endpoints_change_under_load_and_no_request_fails() {
+    const CALLERS: usize = 8;
+    let apps = [
+        App::start("a").await,
+        App::start("b").await,
+        App::start("c").await,
+    ];
+    let own = |at: usize, change: u32| EndpointConfig {
+        weight: 1 + change % 3,
+        priority: (change / 2 + u32::try_from(at).unwrap()) % 2,
+        locality_weight: 1,
+        ..endpoint(apps[at].address, false)
+    };
+    let mut all = policies().into_iter().cycle();
+    let (mut sidecar, proxy) =
+        Sidecar::outbound(&config(), None, cluster("reviews"), vec![own(0, 0)], |_| {}).await;
+    let (stop, stopped) = tokio::sync::watch::channel(false);
+    let callers: Vec<_> = (0..CALLERS)
+        .map(|_| {
+            let stopped = stopped.clone();
+            tokio::spawn(async move {
+                let mut caller = Raw::to(proxy).await;
+                let mut answers = 0_u32;
+                while !*stopped.borrow() {
+                    let answer = caller.get("/").await;
+                    assert_eq!(answer.status, 200, "{answer:?}");
+                    answers += 1;
+                }
+                answers
+            })
+        })
+        .collect();
+    let total = || apps.iter().map(|app| *app.requests.borrow()).sum::<usize>();
+    for change in 0..210 {
+        // One of the three is missing each time.
+        let endpoints = (0..3)
+            .filter(|at| change % 3 != *at)
+            .map(|at| own(at, change as u32));
+        sidecar.set_cluster(all.next().unwrap(), endpoints.collect());
+        sidecar.publish("http_proxy").await;
+        let before = total();
+        while total() < before + 5 {
+            tokio::task::yield_now().await;
+        }
+    }
+    stop.send_replace(true);
+    for caller in callers {
+        assert!(caller.await.unwrap() > 0);
     }
 }
 

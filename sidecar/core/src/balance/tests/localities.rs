@@ -126,6 +126,22 @@ fn an_ejection_spills_at_once_and_its_end_takes_back() {
     assert!((below_100(&cluster) - 0.7).abs() < 0.02);
     cluster.fail(2, 5, secs(1));
     assert!(below_100(&cluster) < 0.001);
+    // Their time is over: both are asked, and answer well.
+    let mut rng = seeded(2);
+    let mut back = 0;
+    while back < 2 {
+        let mut context = PickContext {
+            hash: None,
+            tried: &[],
+            previous_priorities: &[],
+            now: secs(31),
+            rng: &mut rng,
+        };
+        let picked = cluster.pick(&mut context).unwrap();
+        back += u32::from(picked.endpoint.config.priority == 0);
+        cluster.report(&picked, crate::fixture::OK, secs(31));
+    }
+    assert!((below_100(&cluster) - 1.0).abs() < 0.001);
 }
 
 #[test]
