@@ -2,7 +2,7 @@
 
 use std::{fmt, io, net::SocketAddr, sync::Arc, time::Duration};
 
-use outrigger_core::{Cluster, Endpoint};
+use outrigger_core::{Cluster, Endpoint, TcpKeepalive as Probes};
 use rustls::ClientConfig;
 use rustls_pki_types::ServerName;
 use socket2::{SockRef, TcpKeepalive};
@@ -70,7 +70,7 @@ async fn open_unbounded(
     let stream = TcpStream::connect(to)
         .await
         .map_err(|error| ConnectError::Tcp(to, error.to_string()))?;
-    tune(&stream);
+    tune(&stream, &cluster.config.tcp_keepalive);
     let Some(config) = tls else {
         return Ok(Opened {
             transport: Transport::Plain(stream),
@@ -107,11 +107,11 @@ fn server_name(cluster: &Cluster, to: SocketAddr) -> ServerName<'static> {
 }
 
 /// No delay for small writes; dead peers are noticed.
-pub(crate) fn tune(stream: &TcpStream) {
+pub(crate) fn tune(stream: &TcpStream, probes: &Probes) {
     let keepalive = TcpKeepalive::new()
-        .with_time(Duration::from_secs(60))
-        .with_interval(Duration::from_secs(10))
-        .with_retries(6);
+        .with_time(probes.time)
+        .with_interval(probes.interval)
+        .with_retries(probes.probes);
     let socket = SockRef::from(stream);
     let tuned: io::Result<()> = socket
         .set_tcp_nodelay(true)

@@ -12,9 +12,13 @@ use std::{
     collections::BTreeMap,
     rc::Rc,
     sync::{Arc, Mutex, PoisonError},
+    time::Duration,
 };
 
-use outrigger_core::{Cluster, ClusterSlot, Endpoint, EndpointId, Moment, Snapshot, UpstreamTls};
+use outrigger_core::{
+    Cluster, ClusterConfig, ClusterSlot, Endpoint, EndpointId, Moment, Snapshot, TcpKeepalive,
+    UpstreamTls,
+};
 use prometheus::IntCounter;
 use rustls::ClientConfig;
 use tokio::sync::mpsc;
@@ -26,6 +30,7 @@ use crate::{
     worker::{Command, PoolStats},
 };
 
+mod about;
 pub(crate) mod acquire;
 pub(crate) mod endpoint;
 pub(crate) mod exclusive;
@@ -106,6 +111,24 @@ pub(crate) struct ClusterPool {
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Policy {
     tls: Option<UpstreamTls>,
+    max_duration: Option<Duration>,
+    tcp_keepalive: TcpKeepalive,
+}
+
+impl Policy {
+    fn of(config: &ClusterConfig) -> Self {
+        Self {
+            tls: config.tls.clone(),
+            max_duration: config.max_connection_duration,
+            tcp_keepalive: config.tcp_keepalive,
+        }
+    }
+
+    fn is_of(&self, config: &ClusterConfig) -> bool {
+        self.tls == config.tls
+            && self.max_duration == config.max_connection_duration
+            && self.tcp_keepalive == config.tcp_keepalive
+    }
 }
 
 /// TLS configurations of a cluster under one identity.
@@ -214,7 +237,7 @@ impl ClusterPool {
         if let Some(pool) = self.endpoints.borrow().get(&endpoint.id) {
             return Rc::clone(pool);
         }
-        let pool = Rc::new(EndpointPool::new(endpoint.id));
+        let pool = Rc::new(EndpointPool::new(endpoint));
         self.endpoints
             .borrow_mut()
             .insert(endpoint.id, Rc::clone(&pool));
@@ -228,14 +251,12 @@ impl ClusterPool {
             if Arc::ptr_eq(of, cluster) {
                 return Rc::clone(policy);
             }
-            if policy.tls == cluster.config.tls {
+            if policy.is_of(&cluster.config) {
                 *of = Arc::clone(cluster);
                 return Rc::clone(policy);
             }
         }
-        let policy = Rc::new(Policy {
-            tls: cluster.config.tls.clone(),
-        });
+        let policy = Rc::new(Policy::of(&cluster.config));
         *known = Some((Arc::clone(cluster), Rc::clone(&policy)));
         policy
     }
@@ -330,5 +351,7 @@ impl ClusterPool {
     }
 }
 
+#[cfg(test)]
+mod keep_alive_tests;
 #[cfg(test)]
 mod tests;

@@ -9,7 +9,10 @@ use std::sync::{
 use arc_swap::{ArcSwap, ArcSwapOption};
 use outrigger_core::{Moment, Snapshot};
 use rustls::{RootCertStore, sign::CertifiedKey};
-use tokio::sync::{Notify, watch};
+use tokio::{
+    sync::{Notify, watch},
+    time::Instant,
+};
 
 use crate::forward::chain::Chains;
 
@@ -83,7 +86,7 @@ pub(crate) struct Shared {
     pub(crate) chains: Chains,
     /// This machine's name.
     pub(crate) hostname: String,
-    started: std::time::Instant,
+    started: Instant,
 }
 
 impl Shared {
@@ -96,7 +99,7 @@ impl Shared {
             app_unreachable: Notify::new(),
             chains: Chains::default(),
             hostname: hostname(),
-            started: std::time::Instant::now(),
+            started: Instant::now(),
         })
     }
 

@@ -15,6 +15,9 @@ pub(super) const RING: LbPolicy = LbPolicy::RingHash {
     minimum_ring_size: 1024,
     maximum_ring_size: 8_388_608,
 };
+pub(super) const EWMA: LbPolicy = LbPolicy::PeakEwma {
+    decay: Duration::from_secs(10),
+};
 pub(super) const MAGLEV: LbPolicy = LbPolicy::Maglev { table_size: 65_537 };
 
 pub(super) const OUTLIER: OutlierConfig = OutlierConfig {

@@ -5,7 +5,7 @@ use std::{
     net::SocketAddr,
     rc::Rc,
     sync::Arc,
-    time::{Duration, SystemTime},
+    time::{Duration, Instant, SystemTime},
 };
 
 use bytes::Bytes;
@@ -188,6 +188,7 @@ impl Attempt {
                 return Err(self.without_head());
             };
             let request = Request::from_parts(head, self.call.upload.next_try());
+            let sent = plan.cluster.measures().then(Instant::now);
             // Cancelled from here on, hyper may have sent it.
             self.sent_before = self.call.maybe_sent.replace(true);
             self.sent.set(true);
@@ -195,7 +196,10 @@ impl Attempt {
                 Ok(response) if response.status() == StatusCode::SWITCHING_PROTOCOLS => {
                     return Err(self.unasked_upgrade());
                 }
-                Ok(response) => return Ok(Answered { response, lease }),
+                Ok(response) => {
+                    self.measured(sent, response.status());
+                    return Ok(Answered { response, lease });
+                }
                 Err(error) => error,
             };
             let back = error.take_message().map(|request| request.into_parts().0);
@@ -216,6 +220,16 @@ impl Attempt {
                 self.was_not_sent();
             }
             fresh = true;
+        }
+    }
+
+    /// Tells peak EWMA how long the head of an answer took. (What a failure counts for, it learns from the report.)
+    fn measured(&self, sent: Option<Instant>, status: StatusCode) {
+        if let Some(sent) = sent
+            && !status.is_server_error()
+        {
+            let now = self.call.worker.shared.now();
+            self.cluster.observe(&self.picked, sent.elapsed(), now);
         }
     }
 

@@ -23,7 +23,9 @@ use crate::{
     },
 };
 
+mod balancing;
 mod bodies;
+mod breaker;
 mod chaos;
 mod deadlines;
 mod ejection;

@@ -8,9 +8,10 @@ use outrigger_core::{Cluster, ClusterSlot, Endpoint, Permit};
 
 use super::{
     ClusterPool, Policy, Pools, Protocol,
+    about::About,
     endpoint::{EndpointPool, Judge},
     gate::{Grant, Slot, Wait},
-    lease::{About, Http1, Lease, give_back},
+    lease::{Http1, Lease, give_back},
     turns::Opens,
 };
 use crate::{
@@ -121,10 +122,12 @@ impl Pools {
             .handshake(io)
             .await
             .map_err(|error| handshake_failed(target, &error))?;
+        let ended = about.ended(&self.shared);
         tokio::task::spawn_local(async move {
             if let Err(error) = connection.await {
                 tracing::debug!(%error, "upstream connection ended");
             }
+            ended();
             // Held until the socket is closed: the limit counts sockets.
             drop(slot);
         });
@@ -222,7 +225,9 @@ impl Pools {
             expires = expires.min(peer.not_after);
         }
         let now = self.shared.now();
-        let about = About::new(cluster, Rc::clone(policy), generation, expires, now);
+        let encrypted = generation.map(|generation| (generation, expires));
+        let state = &target.endpoint.state;
+        let about = About::new(cluster, state, Rc::clone(policy), encrypted, now);
         let io = Io::new(opened.transport).telling(about.heard());
         Ok((TokioIo::new(io), about))
     }
