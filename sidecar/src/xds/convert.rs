@@ -14,6 +14,7 @@ pub(crate) mod fields;
 mod limits;
 pub(crate) mod listener;
 mod matches;
+pub(crate) mod outside_tls;
 pub(crate) mod route;
 #[cfg(test)]
 mod tests;
