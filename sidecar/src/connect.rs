@@ -1,4 +1,4 @@
-//! Opens a connection to an endpoint: TCP, then mTLS where the endpoint has it. The cluster's connect timeout covers both.
+//! Opens a connection to an endpoint: TCP, then TLS where the endpoint has it. The cluster's connect timeout covers both.
 
 use std::{fmt, io, net::SocketAddr, sync::Arc, time::Duration};
 
@@ -11,7 +11,7 @@ use tokio_rustls::{TlsConnector, TlsStream};
 
 use crate::{
     http::io::Transport,
-    tls::{Refusal, Svid, svid},
+    tls::{ALPN_H2, Refusal, Svid, svid},
 };
 
 /// Why there is no connection. The request provably was not sent.
@@ -34,7 +34,7 @@ impl fmt::Display for ConnectError {
             Self::Timeout(to, after) => {
                 write!(f, "connecting to {to}: no connection within {after:?}")
             }
-            Self::Tls(to, refusal) => write!(f, "mTLS to {to}: {refusal}"),
+            Self::Tls(to, refusal) => write!(f, "TLS to {to}: {refusal}"),
             Self::Handshake(to, error) => write!(f, "HTTP/2 to {to}: {error}"),
         }
     }
@@ -79,10 +79,23 @@ async fn open_unbounded(
     };
     let refused = |refusal| ConnectError::Tls(to, refusal);
     let name = server_name(cluster, to);
+    let wants_h2 = config.alpn_protocols == [ALPN_H2];
     let stream = TlsConnector::from(config)
         .connect(name, stream)
         .await
         .map_err(|error| refused(Refusal::of(&error)))?;
+    if cluster.config.mesh_tls().is_none() {
+        // Without a word on it, a server outside of the mesh speaks HTTP/1.1.
+        if wants_h2 && stream.get_ref().1.alpn_protocol() != Some(ALPN_H2) {
+            let reason =
+                "the server does not agree to HTTP/2 (ALPN h2), which the port's protocol asks for";
+            return Err(refused(Refusal::Protocol(reason.to_owned())));
+        }
+        return Ok(Opened {
+            transport: Transport::Tls(Box::new(TlsStream::Client(stream))),
+            peer: None,
+        });
+    }
     let peer = stream
         .get_ref()
         .1

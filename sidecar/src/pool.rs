@@ -20,13 +20,11 @@ use outrigger_core::{
     UpstreamTls,
 };
 use prometheus::IntCounter;
-use rustls::ClientConfig;
 use tokio::sync::mpsc;
 
 use crate::{
-    shared::{Identity, Shared},
+    shared::Shared,
     telemetry::Telemetry,
-    tls::{self, Refusal},
     worker::{Command, PoolStats},
 };
 
@@ -36,11 +34,13 @@ pub(crate) mod endpoint;
 pub(crate) mod exclusive;
 pub(crate) mod gate;
 pub(crate) mod lease;
+mod tls;
 mod turns;
 
 use endpoint::EndpointPool;
 use gate::Gate;
 use lease::Http1;
+use tls::ClientTls;
 
 /// All gates of the process, by cluster slot.
 #[derive(Debug)]
@@ -129,16 +129,6 @@ impl Policy {
             && self.max_duration == config.max_connection_duration
             && self.tcp_keepalive == config.tcp_keepalive
     }
-}
-
-/// TLS configurations of a cluster under one identity.
-#[derive(Debug)]
-struct ClientTls {
-    generation: u64,
-    expected: Vec<String>,
-    http1: Arc<ClientConfig>,
-    http2: Arc<ClientConfig>,
-    other: Arc<ClientConfig>,
 }
 
 /// What the upstream is spoken to in.
@@ -259,45 +249,6 @@ impl ClusterPool {
         let policy = Rc::new(Policy::of(&cluster.config));
         *known = Some((Arc::clone(cluster), Rc::clone(&policy)));
         policy
-    }
-
-    /// What mTLS to this cluster uses under the identity of now. No protocol = bytes.
-    fn tls(
-        &self,
-        cluster: &Cluster,
-        identity: &Identity,
-        protocol: Option<Protocol>,
-    ) -> Result<Arc<ClientConfig>, Refusal> {
-        let expected = cluster
-            .config
-            .tls
-            .as_ref()
-            .map_or(&[][..], |tls| &tls.subject_alt_names);
-        let mut cached = self.tls.borrow_mut();
-        let fits = |tls: &ClientTls| {
-            tls.generation == identity.generation && tls.expected.as_slice() == expected
-        };
-        if !cached.as_ref().is_some_and(fits) {
-            let make = |alpn: &[&[u8]]| {
-                tls::client_config(identity, expected, alpn)
-                    .map_err(|error| Refusal::Protocol(error.to_string()))
-            };
-            let other = cluster.config.tls.iter().flat_map(|tls| &tls.alpn);
-            let other: Vec<&[u8]> = other.map(String::as_bytes).collect();
-            *cached = Some(ClientTls {
-                generation: identity.generation,
-                expected: expected.to_vec(),
-                http1: make(&[tls::ALPN_HTTP1])?,
-                http2: make(&[tls::ALPN_H2])?,
-                other: make(&other)?,
-            });
-        }
-        let tls = cached.as_ref().ok_or(Refusal::NoIdentity)?;
-        Ok(Arc::clone(match protocol {
-            Some(Protocol::Http1) => &tls.http1,
-            Some(Protocol::Http2) => &tls.http2,
-            None => &tls.other,
-        }))
     }
 
     fn keep_only(&self, worker: usize, cluster: &Arc<Cluster>) {

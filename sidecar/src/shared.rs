@@ -16,6 +16,8 @@ use tokio::{
 
 use crate::forward::chain::Chains;
 
+use crate::tls::files::{Allowed, TlsFiles};
+
 /// The newest snapshot and its version number.
 #[derive(Debug)]
 pub(crate) struct SnapshotCell {
@@ -76,6 +78,8 @@ pub(crate) struct Shared {
     pub(crate) snapshot: SnapshotCell,
     /// None until the first certificate.
     pub(crate) identity: ArcSwapOption<Identity>,
+    /// What connections to servers outside of the mesh are made with.
+    pub(crate) tls_files: TlsFiles,
     /// No new work; finish the old.
     pub(crate) draining: AtomicBool,
     /// Notified once when draining starts.
@@ -90,8 +94,9 @@ pub(crate) struct Shared {
 }
 
 impl Shared {
-    pub(crate) fn new() -> Arc<Self> {
+    pub(crate) fn new(files: Allowed) -> Arc<Self> {
         Arc::new(Self {
+            tls_files: TlsFiles::new(files),
             snapshot: SnapshotCell::new(),
             identity: ArcSwapOption::empty(),
             draining: AtomicBool::new(false),

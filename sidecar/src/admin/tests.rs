@@ -27,7 +27,7 @@ use crate::{
 };
 
 async fn site() -> Arc<Site> {
-    let shared = Shared::new();
+    let shared = Shared::new(crate::tls::files::Allowed::default());
     let config = config();
     let telemetry = Telemetry::start(&config);
     let workers = worker::start(&shared, &config, Vec::new(), &telemetry).unwrap();

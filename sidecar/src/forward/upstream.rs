@@ -18,10 +18,13 @@ use crate::{
 
 /// What the cluster is spoken to in.
 pub(crate) fn protocol(cluster: &Cluster, came_by_http2: bool) -> Protocol {
+    let tls = cluster.config.tls.as_ref();
+    let is_mesh = tls.is_none_or(|tls| tls.outside.is_none());
     match cluster.config.protocol {
         UpstreamProtocol::Http1 => Protocol::Http1,
         UpstreamProtocol::Http2 => Protocol::Http2,
-        UpstreamProtocol::AsDownstream if came_by_http2 => Protocol::Http2,
+        // Outside of the mesh an HTTP port speaks HTTP/1.1; HTTP/2 is what a port has to be declared for.
+        UpstreamProtocol::AsDownstream if came_by_http2 && is_mesh => Protocol::Http2,
         UpstreamProtocol::AsDownstream => Protocol::Http1,
     }
 }

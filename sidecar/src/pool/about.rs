@@ -71,7 +71,7 @@ impl About {
 
     /// The policy of now is the one that it was opened under.
     pub(super) fn fits(&self, judge: Judge<'_>) -> bool {
-        let wants_mtls = judge.cluster.config.tls.is_some() && judge.endpoint.config.mtls;
+        let wants_mtls = judge.cluster.config.mesh_tls().is_some() && judge.endpoint.config.mtls;
         if wants_mtls != self.mtls || (self.mtls && self.generation != judge.generation) {
             return false;
         }

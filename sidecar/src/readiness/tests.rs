@@ -193,7 +193,7 @@ async fn a_refused_connection_of_live_traffic_is_checked_at_once() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let mut app = asked(listener.local_addr().unwrap(), None);
     app.readiness.interval = Duration::from_secs(3600);
-    let shared = Shared::new();
+    let shared = Shared::new(crate::tls::files::Allowed::default());
     let vitals = Arc::new(Vitals::new(&Registry::new(), true, false));
     let (sender, mut health) = watch::channel(AppHealth::Unknown);
     let task = tokio::spawn(watch(app, Arc::clone(&shared), Arc::clone(&vitals), sender));

@@ -272,7 +272,7 @@ impl HandleCache {
         if let Some(handles) = self.outbound.borrow().get(&key) {
             return Rc::clone(handles);
         }
-        let mtls = cluster.config.tls.is_some() && endpoint.config.mtls;
+        let mtls = cluster.config.mesh_tls().is_some() && endpoint.config.mtls;
         let labels = &endpoint.config.labels;
         let handles = self.make(Parties {
             direction: Direction::Outbound,

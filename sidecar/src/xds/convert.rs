@@ -15,6 +15,7 @@ pub(crate) mod fields;
 mod limits;
 pub(crate) mod listener;
 mod matches;
+pub(crate) mod outside_tls;
 mod retry;
 pub(crate) mod route;
 #[cfg(test)]
