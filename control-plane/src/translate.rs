@@ -9,6 +9,7 @@
 //! before is found by comparing pointers of services and policies.
 
 mod any;
+mod caller;
 mod cluster;
 mod endpoint;
 mod listener;
@@ -81,11 +82,7 @@ impl Shared {
         let hosts = hosts(&world, same_mesh);
         let table = match same_mesh {
             Some(before) if same_ports(&before.hosts, &hosts) => Arc::clone(&before.table),
-            Some(_) | None => {
-                let known = hosts.iter();
-                let known = known.map(|(name, host)| (name, &host.ports));
-                Arc::new(route::table(&world.mesh, &known.collect()))
-            }
+            Some(_) | None => Arc::new(route::table(&world.mesh, &hosts)),
         };
         let secrets = secret::root(&world.roots_pem);
         let secrets = TypeMap::following(before.map(|before| &before.secrets), [secrets]);

@@ -54,6 +54,23 @@ pub(super) fn text(text: impl Into<String>) -> Value {
     }
 }
 
+pub(super) fn number(number: impl Into<f64>) -> Value {
+    Value {
+        kind: Some(Kind::NumberValue(number.into())),
+    }
+}
+
+pub(super) fn flag(flag: bool) -> Value {
+    Value {
+        kind: Some(Kind::BoolValue(flag)),
+    }
+}
+
+/// As a number of milliseconds; what is less than one keeps its fraction.
+pub(super) fn millis(duration: Duration) -> Value {
+    number(duration.as_secs_f64() * 1000.0)
+}
+
 pub(super) fn object<'a>(fields: impl IntoIterator<Item = (&'a str, Value)>) -> Struct {
     Struct {
         fields: fields

@@ -39,7 +39,7 @@ use super::{
     endpoint::assignment,
     model::{Host, Port},
     node::Inbound,
-    policy::origin,
+    policy::{Effective, origin},
     tls,
 };
 use crate::snapshot::{ResourceBytes, ResourceType};
@@ -84,15 +84,13 @@ fn outbound(
     trust_domain: &str,
 ) -> Cluster {
     let subset_name = subset.map_or("", |subset| subset.name.value.as_str());
-    let policy = rule.map(|rule| rule.rule.effective_policy(subset.map(|_| subset_name)));
-    let policy = policy.unwrap_or_default();
-    let pool = policy.connection_pool.as_ref().map(|at| &at.value);
-    let outlier = policy.outlier_detection.as_ref().map(|at| &at.value);
-    let tls = policy.tls.as_ref().map(|at| at.value.mode);
+    let policy = Effective::of(rule, subset, number);
+    let pool = policy.connection_pool.map(|at| &at.value);
+    let outlier = policy.outlier_detection.map(|at| &at.value);
+    let tls = policy.tls.map(|at| at.value.mode);
     let service = host.name.as_str();
     let sni = format!("outbound_.{number}_.{subset_name}_.{service}");
-    let (lb_policy, lb_config) =
-        balancing(policy.load_balancer.as_ref().map(|at| &at.value.algorithm));
+    let (lb_policy, lb_config) = balancing(policy.load_balancer.map(|at| &at.value.algorithm));
     let decided = rule.and_then(|rule| origin(rule, subset));
     let decided = decided.map(|(position, document)| decided_by(position, document));
     let own = [("service", text(service)), ("subset", text(subset_name))];

@@ -14,24 +14,29 @@ use outrigger_proto::envoy::config::route::v3::{RouteConfiguration, VirtualHost}
 
 use super::{
     HostResources,
+    caller::Caller,
     listener::{self, HTTP_PROXY},
     node::NodeInfo,
-    route::{HostRoutes, RouteTable},
+    route::{self, HostRoutes, RouteTable},
 };
 use crate::snapshot::{ResourceBytes, ResourceType, TypeMap};
 
 /// What makes two nodes see the same.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct ScopeKey {
-    namespace: String,
+    caller: Caller,
     sidecar: Option<ObjectKey>,
 }
 
 impl ScopeKey {
     pub(super) fn of(mesh: &Mesh, node: &NodeInfo) -> Self {
         let sidecar = mesh.sidecar_for(&node.namespace, &node.labels);
-        Self {
+        let caller = Caller {
             namespace: node.namespace.clone(),
+            ..Caller::default()
+        };
+        Self {
+            caller,
             sidecar: sidecar.map(|(object, _)| object.key.clone()),
         }
     }
@@ -163,16 +168,23 @@ impl Egress {
         let selects = |host: &HostName| {
             patterns
                 .iter()
-                .any(|pattern| inputs.mesh.admits(&key.namespace, pattern, host))
+                .any(|pattern| inputs.mesh.admits(&key.caller.namespace, pattern, host))
         };
         let visible = inputs.table.iter().filter(|(host, _)| selects(host));
-        let visible: Vec<_> = visible.collect();
+        let visible = visible.filter_map(|(host, routes)| match routes {
+            Some(routes) => Some((host, Arc::clone(routes))),
+            None => {
+                let routes = route::of_host(inputs.mesh, inputs.hosts, host, &key.caller)?;
+                Some((host, Arc::new(routes)))
+            }
+        });
+        let visible: Vec<(&HostName, Arc<HostRoutes>)> = visible.collect();
         for (host, routes) in &visible {
             self.hosts.insert((*host).clone());
             self.hosts.extend(routes.destinations.iter().cloned());
         }
         let domains = Domains {
-            namespace: &key.namespace,
+            namespace: &key.caller.namespace,
             domain: inputs.domain,
             port,
         };
@@ -203,7 +215,7 @@ struct Domains<'a> {
 impl Domains<'_> {
     /// Each domain is given once (Envoy refuses a table that has one twice): canonical names first, then the
     /// short forms that are still free.
-    fn virtual_hosts(&self, visible: &[(&HostName, &HostRoutes)]) -> Vec<VirtualHost> {
+    fn virtual_hosts(&self, visible: &[(&HostName, Arc<HostRoutes>)]) -> Vec<VirtualHost> {
         let mut claimed = BTreeSet::new();
         let mut hosts = Vec::new();
         for (host, routes) in visible {

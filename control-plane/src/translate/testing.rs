@@ -5,7 +5,10 @@ use std::{
     sync::{Arc, LazyLock},
 };
 
-use outrigger_policy::{HostName, Mesh, MeshInput, Object, ParseLimits, Protocol, Severity, parse};
+use outrigger_policy::{
+    At, DestinationPolicy, HostName, HttpRoute, Mesh, MeshInput, Object, ParseLimits, Position,
+    Protocol, Severity, parse,
+};
 use prost_reflect::{DescriptorPool, DynamicMessage};
 use serde_json::Value;
 
@@ -17,9 +20,13 @@ use crate::{
 
 pub(crate) const DOMAIN: &str = "cluster.local";
 
+/// Something done to a mesh.
+type Edit = Arc<dyn Fn(&mut Mesh) + Send + Sync>;
+
 /// Builds a [`World`].
 #[derive(Clone, Default)]
 pub(crate) struct Given {
+    edits: Vec<Edit>,
     objects: Vec<Arc<Object>>,
     services: BTreeMap<HostName, Arc<Service>>,
     revision: u64,
@@ -27,6 +34,16 @@ pub(crate) struct Given {
 
 pub(crate) fn host(name: &str) -> HostName {
     HostName::canonical(name, "default", DOMAIN)
+}
+
+/// `value`, as if written in that line of `f.yaml`.
+pub(crate) fn at<T>(line: u32, value: T) -> At<T> {
+    let position = Position {
+        file: "f.yaml".into(),
+        line,
+        column: 5,
+    };
+    At { value, position }
 }
 
 impl Given {
@@ -37,6 +54,53 @@ impl Given {
         self.objects.extend(objects.into_iter().map(Arc::new));
         self.revision += 1;
         self
+    }
+
+    /// Policies changed by hand, after the documents have been read.
+    pub(crate) fn edited(mut self, edit: impl Fn(&mut Mesh) + Send + Sync + 'static) -> Self {
+        self.edits.push(Arc::new(edit));
+        self
+    }
+
+    /// The only rule of the only VirtualService of `service`, changed by hand.
+    pub(crate) fn rule(
+        self,
+        service: &'static str,
+        edit: impl Fn(&mut HttpRoute) + Send + Sync + 'static,
+    ) -> Self {
+        self.edited(move |mesh| {
+            let service = mesh.virtual_services.get_mut(&host(service)).unwrap();
+            edit(&mut service.http[0].1);
+        })
+    }
+
+    /// A DestinationPolicy for `service`, or its `subset` (`""` = all of it).
+    pub(crate) fn destination_policy(
+        self,
+        service: &'static str,
+        subset: &'static str,
+        edit: impl Fn(&mut DestinationPolicy) + Send + Sync + 'static,
+    ) -> Self {
+        self.edited(move |mesh| {
+            let yaml = "apiVersion: networking.istio.io/v1\nkind: DestinationRule\n\
+                        metadata: {name: policy}\nspec: {host: a}\n";
+            let object = parse("policy.yaml", yaml, "default", &ParseLimits::default());
+            let object = object.unwrap().remove(0);
+            let mut policy = DestinationPolicy {
+                host: at(1, service.to_owned()),
+                subset: (!subset.is_empty()).then(|| at(1, subset.to_owned())),
+                balancer: None,
+                zone_aware: None,
+                bounded_load: None,
+                circuit_breaker: None,
+                service_limits: None,
+                hedging: None,
+            };
+            edit(&mut policy);
+            let key = (host(service), subset.to_owned());
+            mesh.destination_policies
+                .insert(key, (Arc::new(object), policy));
+        })
     }
 
     /// A registered instance of `service` (port as clients name it) at `address`, with an identity.
@@ -125,12 +189,15 @@ impl Given {
             domain: DOMAIN,
             registered: &registered,
         };
-        let (mesh, diagnostics) = Mesh::build(&input);
+        let (mut mesh, diagnostics) = Mesh::build(&input);
         let errors: Vec<_> = diagnostics
             .iter()
             .filter(|one| one.severity == Severity::Error)
             .collect();
         assert!(errors.is_empty(), "{errors:?}");
+        for edit in &self.edits {
+            edit(&mut mesh);
+        }
         Arc::new(mesh)
     }
 

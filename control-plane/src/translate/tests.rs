@@ -2,8 +2,11 @@
 
 mod clusters;
 mod entries;
+mod envoy;
+mod filters;
 mod golden;
 mod hosts;
+mod retries;
 mod reuse;
 mod routes;
 mod scopes;
@@ -15,7 +18,7 @@ use serde_json::{Value, json};
 use super::{
     NodeInfo, NodeResources, Shared,
     node::Inbound,
-    testing::{Given, Seen, node},
+    testing::{Given, Seen, at, node},
 };
 use crate::snapshot::ResourceType::{self, Cluster, Endpoint, Listener, Route, Secret};
 
@@ -48,7 +51,8 @@ fn san(cluster: &Value) -> Vec<&str> {
         .collect()
 }
 
-fn with_routes(http: &str) -> Seen {
+/// Two services, and a VirtualService for the first.
+fn given_routes(http: &str) -> Given {
     let yaml = format!(
         "apiVersion: networking.istio.io/v1
 kind: VirtualService
@@ -59,11 +63,12 @@ spec:
 {http}"
     );
     let ratings = reviews().instance("ratings", 7070, "v1", "10.0.0.3:15006");
-    ratings.policy("routes.yaml", &yaml).seen_by(&node())
+    ratings.policy("routes.yaml", &yaml)
 }
 
 fn routes(http: &str) -> Vec<Value> {
-    with_routes(http).routes("http_proxy", "reviews.default.svc.cluster.local:9080")
+    let seen = given_routes(http).seen_by(&node());
+    seen.routes("http_proxy", "reviews.default.svc.cluster.local:9080")
 }
 
 const ENTRY: &str = "apiVersion: networking.istio.io/v1
