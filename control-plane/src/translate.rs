@@ -13,6 +13,7 @@ mod caller;
 mod cluster;
 mod endpoint;
 mod listener;
+mod locality;
 mod matching;
 mod model;
 mod node;
@@ -200,7 +201,7 @@ fn translate_host(
 ) -> Option<HostResources> {
     let host = model::Host::merge(world, name)?;
     let rule = world.mesh.destination_rule(name);
-    let (clusters, endpoints) = cluster::of_host(&host, rule, &world.trust_domain);
+    let (clusters, endpoints) = cluster::of_host(&world.mesh, &host, rule, &world.trust_domain);
     let entries = world.mesh.service_entries.get(name);
     let mut entries = entries.into_iter().flatten();
     Some(HostResources {

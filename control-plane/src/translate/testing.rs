@@ -6,8 +6,8 @@ use std::{
 };
 
 use outrigger_policy::{
-    At, DestinationPolicy, HostName, HttpRoute, Mesh, MeshInput, Object, ParseLimits, Position,
-    Protocol, Severity, parse,
+    At, DestinationPolicy, DestinationRule, HostName, HttpRoute, Mesh, MeshInput, Object,
+    ParseLimits, Position, Protocol, Severity, parse,
 };
 use prost_reflect::{DescriptorPool, DynamicMessage};
 use serde_json::Value;
@@ -71,6 +71,23 @@ impl Given {
         self.edited(move |mesh| {
             let service = mesh.virtual_services.get_mut(&host(service)).unwrap();
             edit(&mut service.http[0].1);
+        })
+    }
+
+    /// A DestinationRule for `service` with a subset `v1`, changed by hand.
+    pub(crate) fn destination_rule(
+        self,
+        service: &'static str,
+        edit: impl Fn(&mut DestinationRule) + Send + Sync + 'static,
+    ) -> Self {
+        let yaml = format!(
+            "apiVersion: networking.istio.io/v1\nkind: DestinationRule\nmetadata: {{name: {service}}}\n\
+             spec: {{host: {service}, subsets: [{{name: v1, labels: {{version: v1}}}}]}}\n"
+        );
+        let given = self.policy("rule.yaml", &yaml);
+        given.edited(move |mesh| {
+            let merged = mesh.destination_rules.get_mut(&host(service)).unwrap();
+            edit(&mut merged.rule);
         })
     }
 
@@ -156,6 +173,13 @@ impl Given {
             .instances
             .insert(instance.id.clone(), Arc::new(instance));
         self.services.insert(host, Arc::new(known));
+        self
+    }
+
+    /// The port of `service` is for another protocol.
+    pub(crate) fn speaking(mut self, service: &str, port: u16, protocol: Protocol) -> Self {
+        let service = self.services.get_mut(&host(service)).unwrap();
+        Arc::make_mut(service).ports.insert(port, protocol);
         self
     }
 

@@ -1,11 +1,14 @@
 //! What worlds become, by theme. What several themes share is here.
 
 mod clusters;
+mod destination_policies;
+mod destination_rules;
 mod entries;
 mod envoy;
 mod filters;
 mod golden;
 mod hosts;
+mod outside_tls;
 mod retries;
 mod reuse;
 mod routes;
