@@ -3,9 +3,11 @@
 //! A caller carries only those of its labels that some document asks for. Two callers that are equal see the same, so
 //! that a mesh whose documents ask for none has one caller a namespace.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
-use outrigger_policy::{Client, ExportTo, MergedDestinationRule, Object, Spec};
+use outrigger_policy::{Client, ExportTo, HostName, Mesh, Object, Spec};
+
+use super::node::NodeInfo;
 
 /// Labels by name.
 pub(super) type Labels = BTreeMap<String, String>;
@@ -18,7 +20,26 @@ pub(super) struct Caller {
     pub(super) labels: Labels,
 }
 
+/// Sets of labels that documents ask of callers, with the namespace that they ask it in.
+pub(super) type Selectors = BTreeSet<(Option<String>, Labels)>;
+
 impl Caller {
+    /// A node with the labels that `selectors` ask for. What it has of these is as good as all that it has: a selector
+    /// that the node does not meet is not met by a part of its labels either.
+    pub(super) fn of(node: &NodeInfo, selectors: &Selectors) -> Self {
+        let here = selectors.iter().filter(|(namespace, labels)| {
+            let mut labels = labels.iter();
+            namespace
+                .as_ref()
+                .is_none_or(|name| *name == node.namespace)
+                && labels.all(|(name, value)| node.labels.get(name) == Some(value))
+        });
+        Self {
+            namespace: node.namespace.clone(),
+            labels: here.flat_map(|(_, labels)| labels.clone()).collect(),
+        }
+    }
+
     /// As the policy crate wants it.
     pub(super) fn client(&self) -> Client<'_> {
         Client {
@@ -46,10 +67,12 @@ pub(super) fn is_hidden_from_some(document: &Object) -> bool {
     export_of(document).is_some_and(|export| *export != ExportTo::All)
 }
 
-/// Whether it depends on the caller which rule holds, where `rule` is one that may.
-pub(super) fn is_by_caller(rule: Option<&MergedDestinationRule>) -> bool {
-    let sources = rule.into_iter().flat_map(|rule| &rule.sources);
-    let mut specs = sources.map(|source| &source.spec);
+/// Whether it depends on the caller which rule holds for `host`.
+pub(super) fn is_by_caller(mesh: &Mesh, host: &HostName) -> bool {
+    let sources = mesh.destination_rule(host).into_iter();
+    let mut specs = sources
+        .flat_map(|rule| &rule.sources)
+        .map(|source| &source.spec);
     specs.any(|spec| match spec {
         Spec::DestinationRule(rule) => {
             rule.export_to != ExportTo::All || rule.workload_selector.is_some()

@@ -21,7 +21,8 @@ use outrigger_proto::envoy::config::{
 
 use super::{
     any::{OUTRIGGER, address, ads, duration, metadata, object, text},
-    endpoint::assignment,
+    endpoint::Assignment,
+    locality::Preference,
     model::{Host, Port},
     node::Inbound,
     policy::Effective,
@@ -37,19 +38,24 @@ pub(super) fn name(port: u16, subset: &str, host: &str) -> String {
     format!("outbound|{port}|{subset}|{host}")
 }
 
-/// Every cluster of `host` with its assignment.
+/// Every cluster of `host`, and what each is assigned.
 pub(super) fn of_host(
     mesh: &Mesh,
     host: &Host,
     rule: Option<&MergedDestinationRule>,
     trust_domain: &str,
-) -> (Vec<Arc<ResourceBytes>>, Vec<Arc<ResourceBytes>>) {
+) -> (Vec<Arc<ResourceBytes>>, Vec<Assignment>) {
     let subsets = rule.map_or(&[][..], |rule| rule.rule.subsets.as_slice());
     let (mut clusters, mut assignments) = (Vec::new(), Vec::new());
     for (&number, port) in &host.ports {
         for subset in std::iter::once(None).chain(subsets.iter().map(Some)) {
             let cluster = outbound(mesh, host, (number, port), rule, subset, trust_domain);
-            assignments.push(assignment(&cluster.name, port, subset));
+            assignments.push(Assignment {
+                cluster: cluster.name.clone(),
+                port: number,
+                subset: subset.cloned(),
+                preference: Preference::of(&Effective::of(rule, subset, number)),
+            });
             clusters.push(ResourceBytes::new(
                 ResourceType::Cluster,
                 &cluster.name,

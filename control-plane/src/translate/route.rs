@@ -22,9 +22,9 @@ use outrigger_policy::{
 use outrigger_proto::envoy::config::route::v3::{Route, RouteMatch, route::Action};
 
 use super::{
-    HostResources,
     any::{OUTRIGGER, metadata},
     caller::{Caller, is_hidden_from_some},
+    hosts::Hosts,
     matching::{everything, route_match},
 };
 use headers::Edits;
@@ -42,9 +42,6 @@ pub(super) struct HostRoutes {
     /// Hosts that the routes lead to.
     pub(super) destinations: BTreeSet<HostName>,
 }
-
-/// The callable hosts.
-pub(super) type Hosts = BTreeMap<HostName, Arc<HostResources>>;
 
 /// Builds the routes of every host, and of those that only a VirtualService names.
 pub(super) fn table(mesh: &Mesh, hosts: &Hosts) -> RouteTable {

@@ -7,7 +7,7 @@ use std::{
 
 use outrigger_policy::{
     At, DestinationPolicy, DestinationRule, HostName, HttpRoute, Mesh, MeshInput, Object,
-    ParseLimits, Position, Protocol, Severity, parse,
+    ParseLimits, Position, Protocol, Severity, Spec, parse,
 };
 use prost_reflect::{DescriptorPool, DynamicMessage};
 use serde_json::Value;
@@ -62,33 +62,33 @@ impl Given {
         self
     }
 
-    /// The only rule of the only VirtualService of `service`, changed by hand.
-    pub(crate) fn rule(
-        self,
-        service: &'static str,
-        edit: impl Fn(&mut HttpRoute) + Send + Sync + 'static,
-    ) -> Self {
-        self.edited(move |mesh| {
-            let service = mesh.virtual_services.get_mut(&host(service)).unwrap();
-            edit(&mut service.http[0].1);
-        })
+    /// The first rule of the last document, a VirtualService, changed by hand.
+    pub(crate) fn rule(mut self, edit: impl Fn(&mut HttpRoute)) -> Self {
+        let object = Arc::make_mut(self.objects.last_mut().unwrap());
+        let Spec::VirtualService(spec) = &mut object.spec else {
+            panic!("want a VirtualService");
+        };
+        edit(&mut spec.http[0]);
+        self
     }
 
     /// A DestinationRule for `service` with a subset `v1`, changed by hand.
     pub(crate) fn destination_rule(
         self,
         service: &'static str,
-        edit: impl Fn(&mut DestinationRule) + Send + Sync + 'static,
+        edit: impl Fn(&mut DestinationRule),
     ) -> Self {
         let yaml = format!(
             "apiVersion: networking.istio.io/v1\nkind: DestinationRule\nmetadata: {{name: {service}}}\n\
              spec: {{host: {service}, subsets: [{{name: v1, labels: {{version: v1}}}}]}}\n"
         );
-        let given = self.policy("rule.yaml", &yaml);
-        given.edited(move |mesh| {
-            let merged = mesh.destination_rules.get_mut(&host(service)).unwrap();
-            edit(&mut merged.rule);
-        })
+        let mut given = self.policy("rule.yaml", &yaml);
+        let object = Arc::make_mut(given.objects.last_mut().unwrap());
+        let Spec::DestinationRule(spec) = &mut object.spec else {
+            panic!("want a DestinationRule");
+        };
+        edit(spec);
+        given
     }
 
     /// A DestinationPolicy for `service`, or its `subset` (`""` = all of it).
@@ -96,27 +96,27 @@ impl Given {
         self,
         service: &'static str,
         subset: &'static str,
-        edit: impl Fn(&mut DestinationPolicy) + Send + Sync + 'static,
+        edit: impl Fn(&mut DestinationPolicy),
     ) -> Self {
+        let yaml = "apiVersion: networking.istio.io/v1\nkind: DestinationRule\n\
+                    metadata: {name: policy}\nspec: {host: a}\n";
+        let object = parse("policy.yaml", yaml, "default", &ParseLimits::default());
+        let object = Arc::new(object.unwrap().remove(0));
+        let mut policy = DestinationPolicy {
+            host: at(1, service.to_owned()),
+            subset: (!subset.is_empty()).then(|| at(1, subset.to_owned())),
+            balancer: None,
+            zone_aware: None,
+            bounded_load: None,
+            circuit_breaker: None,
+            service_limits: None,
+            hedging: None,
+        };
+        edit(&mut policy);
         self.edited(move |mesh| {
-            let yaml = "apiVersion: networking.istio.io/v1\nkind: DestinationRule\n\
-                        metadata: {name: policy}\nspec: {host: a}\n";
-            let object = parse("policy.yaml", yaml, "default", &ParseLimits::default());
-            let object = object.unwrap().remove(0);
-            let mut policy = DestinationPolicy {
-                host: at(1, service.to_owned()),
-                subset: (!subset.is_empty()).then(|| at(1, subset.to_owned())),
-                balancer: None,
-                zone_aware: None,
-                bounded_load: None,
-                circuit_breaker: None,
-                service_limits: None,
-                hedging: None,
-            };
-            edit(&mut policy);
             let key = (host(service), subset.to_owned());
-            mesh.destination_policies
-                .insert(key, (Arc::new(object), policy));
+            let entry = (Arc::clone(&object), policy.clone());
+            mesh.destination_policies.insert(key, entry);
         })
     }
 
@@ -183,6 +183,26 @@ impl Given {
         self
     }
 
+    /// The instance at `address` stands there: `region/zone/sub_zone`.
+    pub(crate) fn located(self, service: &str, address: &str, locality: &str) -> Self {
+        self.changed(service, address, |instance| {
+            let mut parts = locality.split('/').map(str::to_owned);
+            instance.locality = std::array::from_fn(|_| parts.next().unwrap_or_default());
+        })
+    }
+
+    /// The instance at `address`, changed by hand.
+    pub(crate) fn changed(
+        mut self,
+        service: &str,
+        address: &str,
+        edit: impl Fn(&mut Instance),
+    ) -> Self {
+        let service = Arc::make_mut(self.services.get_mut(&host(service)).unwrap());
+        edit(Arc::make_mut(service.instances.get_mut(address).unwrap()));
+        self
+    }
+
     /// The instance at `address` is gone.
     pub(crate) fn without(mut self, service: &str, address: &str) -> Self {
         let service = self.services.get_mut(&host(service)).unwrap();
@@ -244,6 +264,7 @@ pub(crate) fn node() -> NodeInfo {
         service_account: Some("frontend".into()),
         service: Some("frontend.default.svc.cluster.local".into()),
         labels: [("app".to_owned(), "frontend".to_owned())].into(),
+        locality: None,
         http_proxy: Some("127.0.0.1:15080".parse().unwrap()),
         inbound: None,
     }

@@ -13,6 +13,7 @@ mod retries;
 mod reuse;
 mod routes;
 mod scopes;
+mod views;
 
 use std::sync::Arc;
 

@@ -144,7 +144,7 @@ impl Builder<'_> {
         subset: Option<&str>,
         port: u16,
     ) -> Option<HashPolicy> {
-        self.by_caller |= is_by_caller(self.mesh.destination_rule(host));
+        self.by_caller |= is_by_caller(self.mesh, host);
         let rule = self.mesh.destination_rule_for(host, self.caller.client());
         let subset: Option<&Subset> = rule.and_then(|rule| rule.rule.subset(subset?));
         let balancer = Effective::of(rule, subset, port).load_balancer?;

@@ -9,7 +9,7 @@ use outrigger_policy::{
 
 use super::*;
 
-fn with(edit: impl Fn(&mut DestinationPolicy) + Send + Sync + 'static) -> Given {
+fn with(edit: impl Fn(&mut DestinationPolicy)) -> Given {
     reviews().destination_policy("reviews", "", edit)
 }
 

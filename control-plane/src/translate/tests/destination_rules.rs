@@ -11,7 +11,7 @@ use super::*;
 
 const V1: &str = "outbound|9080|v1|reviews.default.svc.cluster.local";
 
-fn with(edit: impl Fn(&mut DestinationRule) + Send + Sync + 'static) -> Given {
+fn with(edit: impl Fn(&mut DestinationRule)) -> Given {
     reviews().destination_rule("reviews", edit)
 }
 
@@ -115,9 +115,11 @@ fn a_retry_budget_stands_beside_the_limits() {
             percent: 12.5,
             min_retry_concurrency: 7,
         };
+        rule.traffic_policy = connections(7);
         rule.traffic_policy.retry_budget = Some(at(2, budget));
     });
     let found = cluster(&given, REVIEWS);
+    assert_eq!(told(&found).0, 7);
     let expected = json!({"budgetPercent": {"value": 12.5}, "minRetryConcurrency": 7});
     assert_eq!(
         found["circuitBreakers"]["thresholds"][0]["retryBudget"],

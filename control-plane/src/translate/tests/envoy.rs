@@ -124,7 +124,7 @@ fn envoy_accepts_everything_that_documents_ask_for() {
 #[test]
 fn envoy_does_refuse_what_is_wrong() {
     let given = given_routes("  - route: [{destination: {host: reviews}}]\n");
-    let given = given.rule("reviews", |rule| {
+    let given = given.rule(|rule| {
         rule.rewrite = Some(outrigger_policy::Rewrite {
             uri: None,
             authority: None,

@@ -10,8 +10,8 @@ use outrigger_policy::{
 use super::*;
 
 /// `reviews` with one rule, changed by hand.
-fn with(edit: impl Fn(&mut outrigger_policy::HttpRoute) + Send + Sync + 'static) -> Given {
-    given_routes("  - route: [{destination: {host: reviews}}]\n").rule("reviews", edit)
+fn with(edit: impl Fn(&mut outrigger_policy::HttpRoute)) -> Given {
+    given_routes("  - route: [{destination: {host: reviews}}]\n").rule(edit)
 }
 
 fn route(given: &Given) -> Value {
@@ -218,7 +218,7 @@ fn a_match_names_the_statistics_of_its_route() {
     route: [{destination: {host: reviews}}]
 ",
     );
-    let given = given.rule("reviews", |rule| {
+    let given = given.rule(|rule| {
         rule.matches[1].stat_prefix = Some("b".into());
     });
     let seen = given.seen_by(&node());

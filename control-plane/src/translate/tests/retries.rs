@@ -9,7 +9,7 @@ use super::*;
 /// `reviews` with one rule and these retries, as they arrive.
 fn with(retries: Option<Retries>) -> Given {
     let given = given_routes("  - route: [{destination: {host: reviews}}]\n");
-    given.rule("reviews", move |rule| {
+    given.rule(move |rule| {
         rule.retries = retries.clone().map(|retries| at(3, retries));
     })
 }

@@ -17,16 +17,23 @@ fn the_same_world_gives_the_same_bytes() {
 
 /// Names that differ between two Worlds of one mesh, by type, and whether a full rebuild agrees.
 fn changes(before: &Given, after: &Given) -> Vec<(ResourceType, Vec<String>)> {
-    let node = node();
-    let own = NodeResources::of(&node);
+    changes_for(&node(), before, after)
+}
+
+pub(super) fn changes_for(
+    node: &NodeInfo,
+    before: &Given,
+    after: &Given,
+) -> Vec<(ResourceType, Vec<String>)> {
+    let own = NodeResources::of(node);
     let mesh = before.mesh();
     let old = Shared::translate(Arc::new(before.world_with(Arc::clone(&mesh))), None);
-    let old_seen = old.snapshot(&node, &own);
+    let old_seen = old.snapshot(node, &own);
     let new = Shared::translate(Arc::new(after.world_with(mesh)), Some(&old));
-    let new_seen = new.snapshot(&node, &own);
+    let new_seen = new.snapshot(node, &own);
     assert_eq!(
         Seen(new_seen.clone()).all(),
-        after.seen_by(&node).all(),
+        after.seen_by(node).all(),
         "not what it is afresh"
     );
     let of = |kind: ResourceType| {
