@@ -23,6 +23,7 @@ mod route;
 mod scope;
 mod secret;
 mod tls;
+pub(crate) mod unsupported;
 
 use std::{
     collections::BTreeMap,

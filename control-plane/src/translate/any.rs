@@ -66,9 +66,10 @@ pub(super) fn flag(flag: bool) -> Value {
     }
 }
 
-/// As a number of milliseconds; what is less than one keeps its fraction.
+/// As a whole number of milliseconds, 1 or more.
 pub(super) fn millis(duration: Duration) -> Value {
-    number(duration.as_secs_f64() * 1000.0)
+    let whole = duration.as_millis().clamp(1, u32::MAX.into());
+    number(u32::try_from(whole).unwrap_or(u32::MAX))
 }
 
 pub(super) fn object<'a>(fields: impl IntoIterator<Item = (&'a str, Value)>) -> Struct {

@@ -19,7 +19,7 @@ use super::{
     caller::{Caller, is_by_caller},
     cluster,
     endpoint::Assignment,
-    locality::Place,
+    locality::{Place, Preference},
     model::Host,
 };
 use crate::{
@@ -173,7 +173,7 @@ impl HostView {
         let depends = assignments.iter().any(|one| one.depends_on_place(&host));
         let placed = depends.then(|| {
             let preferences = assignments.iter().filter_map(|one| one.preference.as_ref());
-            let labels = preferences.flat_map(|preference| preference.labels());
+            let labels = preferences.flat_map(Preference::labels);
             Placed {
                 labels: labels.map(str::to_owned).collect(),
                 host,

@@ -136,7 +136,7 @@ impl<'a> Builder<'a> {
     fn plain(&mut self, host: &HostName, port: u16) -> Route {
         let action = self.forward_to(host, port);
         let hedge = self.hedging([(host, None)]);
-        let own = own::of_default(hedge);
+        let own = own::of_default(hedge.as_ref());
         Route {
             name: "default".to_owned(),
             r#match: Some(everything()),
@@ -206,7 +206,10 @@ impl<'a> Builder<'a> {
         };
         Route {
             action: Some(action),
-            metadata: Some(metadata([(OUTRIGGER, own::of_rule(rule, object, hedge))])),
+            metadata: Some(metadata([(
+                OUTRIGGER,
+                own::of_rule(rule, object, hedge.as_ref()),
+            )])),
             typed_per_filter_config: filters::of(rule),
             request_headers_to_add: edits.request_add,
             request_headers_to_remove: edits.request_remove,

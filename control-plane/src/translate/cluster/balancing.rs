@@ -62,7 +62,7 @@ pub(super) fn own_balancer(
     own: Option<&DestinationPolicy>,
 ) -> Option<OwnBalancer> {
     let own = own?.balancer.as_ref()?.value;
-    (!is_hash(balancer)).then_some(own)
+    (!balancer.is_some_and(is_hash)).then_some(own)
 }
 
 /// What holds whatever the balancer is.
@@ -72,7 +72,7 @@ pub(super) fn common(
     outlier: Option<&OutlierDetection>,
 ) -> CommonLbConfig {
     let bounded = own.and_then(|own| own.bounded_load.as_ref());
-    let bounded = bounded.filter(|_| is_hash(balancer));
+    let bounded = bounded.filter(|_| balancer.is_some_and(is_hash));
     let distributed = balancer.is_some_and(locality::distributes);
     CommonLbConfig {
         // 0 = no panic routing: unhealthy endpoints are not used while one healthy is left.
@@ -91,8 +91,9 @@ pub(super) fn common(
     }
 }
 
-fn is_hash(balancer: Option<&LoadBalancer>) -> bool {
-    balancer.is_some_and(|one| matches!(one.algorithm, Balancer::ConsistentHash { .. }))
+/// Whether the same key goes to the same endpoint.
+pub(super) fn is_hash(balancer: &LoadBalancer) -> bool {
+    matches!(balancer.algorithm, Balancer::ConsistentHash { .. })
 }
 
 fn hash(algorithm: &HashAlgorithm) -> (LbPolicy, Option<LbConfig>) {

@@ -8,9 +8,10 @@ use prost_types::{Struct, Value};
 use super::{
     super::{
         any::{decided_by, millis, nested, number, object, text},
+        locality::distributes,
         policy::origin,
     },
-    balancing::own_balancer,
+    balancing::{is_hash, own_balancer},
 };
 
 /// `service` and `subset`, who decided, and what a DestinationPolicy asks for.
@@ -30,7 +31,7 @@ pub(super) fn of(
             .into_iter()
             .chain(decided.into_iter().flatten())
             .chain(own_balancer(balancer, own).map(own_balancing))
-            .chain(own.into_iter().flat_map(further)),
+            .chain(own.into_iter().flat_map(|own| further(balancer, own))),
     )
 }
 
@@ -40,8 +41,14 @@ fn own_balancing(balancer: OwnBalancer) -> (&'static str, Value) {
     ("balancer", nested(object(of)))
 }
 
-fn further(own: &DestinationPolicy) -> impl Iterator<Item = (&'static str, Value)> {
-    let zone_aware = own.zone_aware.as_ref().map(|at| {
+fn further(
+    balancer: Option<&LoadBalancer>,
+    own: &DestinationPolicy,
+) -> impl Iterator<Item = (&'static str, Value)> {
+    // A hash looks at the key alone, and shares that a person wrote are not to be corrected.
+    let zones = balancer.is_none_or(|balancer| !is_hash(balancer) && !distributes(balancer));
+    let zone_aware = own.zone_aware.as_ref().filter(|_| zones);
+    let zone_aware = zone_aware.map(|at| {
         let of = [("minimum_endpoints", number(at.value.minimum_endpoints))];
         ("zone_aware", nested(object(of)))
     });

@@ -86,7 +86,13 @@ fn the_nearest_come_first_without_gaps() {
     };
     let everything = ["sub_zone", "zone", "region", "us", "asia"];
     let to_us: &[(&str, &str)] = &[("eu", "us")];
-    let table: &[(&[&str], &str, &[(&str, &str)], &[&str])] = &[
+    type Row<'a> = (
+        &'a [&'a str],
+        &'a str,
+        &'a [(&'a str, &'a str)],
+        &'a [&'a str],
+    );
+    let table: &[Row<'_>] = &[
         (
             &everything,
             "eu/a/1",

@@ -15,7 +15,7 @@ pub(super) struct Hedge {
 }
 
 /// Of a route that a document made.
-pub(super) fn of_rule(rule: &HttpRoute, document: &Object, hedge: Option<Hedge>) -> Struct {
+pub(super) fn of_rule(rule: &HttpRoute, document: &Object, hedge: Option<&Hedge>) -> Struct {
     let retries = rule.retries.as_ref();
     let implied = retries.filter(|at| is_implied(&at.value));
     let implied = implied.map(|_| ("retry_implied", flag(true)));
@@ -23,7 +23,7 @@ pub(super) fn of_rule(rule: &HttpRoute, document: &Object, hedge: Option<Hedge>)
     let of = [
         ("cors", rule.cors.as_ref().map(|at| &at.position)),
         ("fault", rule.fault.as_ref().map(|at| &at.position)),
-        ("hedge", hedge.as_ref().map(|hedge| &hedge.position)),
+        ("hedge", hedge.map(|hedge| &hedge.position)),
         ("mirrors", rule.mirrors.first().map(|first| &first.position)),
         ("retries", retries.map(|at| &at.position)),
     ];
@@ -32,15 +32,15 @@ pub(super) fn of_rule(rule: &HttpRoute, document: &Object, hedge: Option<Hedge>)
             .into_iter()
             .chain(implied)
             .chain(positions(of))
-            .chain(hedge.as_ref().map(hedging)),
+            .chain(hedge.map(hedging)),
     )
 }
 
 /// Of a route that nobody wrote.
-pub(super) fn of_default(hedge: Option<Hedge>) -> Option<Struct> {
+pub(super) fn of_default(hedge: Option<&Hedge>) -> Option<Struct> {
     let hedge = hedge?;
     let of = [("hedge", Some(&hedge.position))];
-    Some(object(positions(of).into_iter().chain([hedging(&hedge)])))
+    Some(object(positions(of).into_iter().chain([hedging(hedge)])))
 }
 
 /// Which lines the parts of a rule stand in, for errors and `why`.

@@ -3,11 +3,12 @@
 use std::time::Duration;
 
 use outrigger_policy::{
-    Balancer, BreakerScope, CircuitBreaker, DestinationPolicy, HashAlgorithm, HashKey,
-    LoadBalancer, OwnBalancer, ServiceLimits, ZoneAware,
+    Balancer, BreakerScope, CircuitBreaker, DestinationPolicy, Distribute, HashAlgorithm, HashKey,
+    Hedging, LoadBalancer, LocalitySetting, OwnBalancer, ServiceLimits, ZoneAware,
 };
 
 use super::*;
+use crate::translate::{Dialect, unsupported::unsupported_by};
 
 fn with(edit: impl Fn(&mut DestinationPolicy)) -> Given {
     reviews().destination_policy("reviews", "", edit)
@@ -92,6 +93,42 @@ fn a_load_bound_is_for_consistent_hashes() {
 }
 
 #[test]
+fn zones_do_not_correct_a_hash_or_shares_that_were_written() {
+    let to = Distribute {
+        from: "eu".into(),
+        to: [("eu".to_owned(), 100)].into(),
+    };
+    let distributed = LoadBalancer {
+        locality: Some(LocalitySetting {
+            enabled: true,
+            distribute: vec![to],
+            ..LocalitySetting::default()
+        }),
+        ..LoadBalancer::default()
+    };
+    for (balancer, expected) in [
+        (hashed(), None),
+        (distributed, None),
+        (LoadBalancer::default(), Some(6.0)),
+    ] {
+        let given = with(|policy| {
+            policy.zone_aware = Some(at(
+                2,
+                ZoneAware {
+                    minimum_endpoints: 6,
+                },
+            ));
+        });
+        let given = given.destination_rule("reviews", |rule| {
+            rule.traffic_policy.load_balancer = Some(at(3, balancer.clone()));
+        });
+        let found = cluster(&given);
+        let found = &own(&found)["zone_aware"]["minimum_endpoints"];
+        assert_eq!(found.as_f64(), expected);
+    }
+}
+
+#[test]
 fn a_hash_is_not_replaced_by_a_balancer_that_cannot_keep_it() {
     let given = with(|policy| {
         policy.balancer = Some(at(
@@ -122,4 +159,39 @@ fn a_subset_has_its_own_policy_or_the_hosts() {
     let both = host.destination_policy("reviews", "v1", move |policy| policy.zone_aware = zones(2));
     assert_eq!(found(&both, v1), Some(2.0));
     assert_eq!(found(&both, REVIEWS), Some(1.0));
+}
+
+#[test]
+fn envoy_is_known_not_to_follow_what_it_has_no_word_for() {
+    let given = with(|policy| {
+        policy.hedging = Some(at(
+            9,
+            Hedging {
+                after: Duration::from_millis(20),
+                budget_percent: 10.0,
+            },
+        ));
+        policy.zone_aware = Some(at(
+            3,
+            ZoneAware {
+                minimum_endpoints: 6,
+            },
+        ));
+        policy.bounded_load = Some(at(4, 150));
+    });
+    let mesh = given.mesh();
+    let found = unsupported_by(Dialect::Envoy, &mesh);
+    let found: Vec<_> = found
+        .iter()
+        .map(|one| format!("{} {}: {}", one.position, one.path, one.instead))
+        .collect();
+    assert_eq!(
+        found,
+        [
+            "f.yaml:3:5 spec.zoneAware: uses endpoints of all zones alike",
+            "f.yaml:9:5 spec.hedging: sends one copy and waits",
+        ],
+        "a bounded load is Envoy's own"
+    );
+    assert_eq!(unsupported_by(Dialect::Outrigger, &mesh), []);
 }
