@@ -5,7 +5,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use outrigger_policy::{Client, ExportTo, HostName, Mesh, Object, Spec};
+use outrigger_policy::{Client, ExportTo, HostName, HttpMatch, MergedVirtualService, Mesh, Spec};
 
 use super::node::NodeInfo;
 
@@ -47,44 +47,31 @@ impl Caller {
             labels: &self.labels,
         }
     }
-
-    /// Whether it is what a match asks of the source.
-    pub(super) fn is(&self, labels: &Labels, namespace: Option<&str>) -> bool {
-        namespace.is_none_or(|namespace| namespace == self.namespace)
-            && labels
-                .iter()
-                .all(|(name, value)| self.labels.get(name) == Some(value))
-    }
-
-    /// Whether `document` is for it.
-    pub(super) fn is_shown(&self, document: &Object) -> bool {
-        export_of(document).is_none_or(|export| export.includes(&self.namespace))
-    }
 }
 
-/// Whether some callers are not shown `document`.
-pub(super) fn is_hidden_from_some(document: &Object) -> bool {
-    export_of(document).is_some_and(|export| *export != ExportTo::All)
-}
-
-/// Whether it depends on the caller which rule holds for `host`.
+/// Whether callers are told apart by the rules that some of them have for `host`.
 pub(super) fn is_by_caller(mesh: &Mesh, host: &HostName) -> bool {
-    let sources = mesh.destination_rule(host).into_iter();
-    let mut specs = sources
-        .flat_map(|rule| &rule.sources)
-        .map(|source| &source.spec);
-    specs.any(|spec| match spec {
-        Spec::DestinationRule(rule) => {
-            rule.export_to != ExportTo::All || rule.workload_selector.is_some()
-        }
-        _ => false,
+    let mut home = None;
+    let mut sources = mesh
+        .destination_rules_of(host)
+        .flat_map(|rule| &rule.sources);
+    sources.any(|source| {
+        let namespace = &source.key.namespace;
+        // Rules of one namespace for everybody: the most specific is everybody's.
+        let elsewhere = *home.get_or_insert(namespace) != namespace;
+        let for_all = match &source.spec {
+            Spec::DestinationRule(rule) => {
+                rule.export_to == ExportTo::All && rule.workload_selector.is_none()
+            }
+            _ => true,
+        };
+        elsewhere || !for_all
     })
 }
 
-fn export_of(document: &Object) -> Option<&ExportTo> {
-    match &document.spec {
-        Spec::VirtualService(spec) => Some(&spec.export_to),
-        Spec::DestinationRule(spec) => Some(&spec.export_to),
-        _ => None,
-    }
+/// Whether callers are told apart by some of `rules`.
+pub(super) fn tells_callers_apart(rules: &MergedVirtualService) -> bool {
+    let asks = |one: &HttpMatch| !one.source_labels.is_empty() || one.source_namespace.is_some();
+    let mut rules = rules.http.iter();
+    rules.any(|(_, rule)| rule.export_to != ExportTo::All || rule.matches.iter().any(asks))
 }

@@ -7,7 +7,7 @@ mod own;
 
 use std::{sync::Arc, time::Duration};
 
-use outrigger_policy::{MergedDestinationRule, Mesh, Subset};
+use outrigger_policy::{MergedDestinationRule, Mesh, Subset, TrafficPolicy};
 use outrigger_proto::envoy::config::{
     cluster::v3::{
         Cluster,
@@ -25,7 +25,7 @@ use super::{
     locality::Preference,
     model::{Host, Port},
     node::Inbound,
-    policy::Effective,
+    policy::effective,
     tls,
 };
 use crate::snapshot::{ResourceBytes, ResourceType};
@@ -38,81 +38,87 @@ pub(super) fn name(port: u16, subset: &str, host: &str) -> String {
     format!("outbound|{port}|{subset}|{host}")
 }
 
-/// Every cluster of `host`, and what each is assigned.
-pub(super) fn of_host(
-    mesh: &Mesh,
-    host: &Host,
-    rule: Option<&MergedDestinationRule>,
-    trust_domain: &str,
-) -> (Vec<Arc<ResourceBytes>>, Vec<Assignment>) {
-    let subsets = rule.map_or(&[][..], |rule| rule.rule.subsets.as_slice());
-    let (mut clusters, mut assignments) = (Vec::new(), Vec::new());
-    for (&number, port) in &host.ports {
-        for subset in std::iter::once(None).chain(subsets.iter().map(Some)) {
-            let cluster = outbound(mesh, host, (number, port), rule, subset, trust_domain);
-            assignments.push(Assignment {
-                cluster: cluster.name.clone(),
-                port: number,
-                subset: subset.cloned(),
-                preference: Preference::of(&Effective::of(rule, subset, number)),
-            });
-            clusters.push(ResourceBytes::new(
-                ResourceType::Cluster,
-                &cluster.name,
-                &cluster,
-            ));
-        }
-    }
-    (clusters, assignments)
+/// A host under one of its rules.
+pub(super) struct Ruled<'a> {
+    pub(super) mesh: &'a Mesh,
+    pub(super) host: &'a Host,
+    pub(super) rule: Option<&'a MergedDestinationRule>,
+    pub(super) trust_domain: &'a str,
 }
 
-fn outbound(
-    mesh: &Mesh,
-    host: &Host,
-    (number, port): (u16, &Port),
-    rule: Option<&MergedDestinationRule>,
-    subset: Option<&Subset>,
-    trust_domain: &str,
-) -> Cluster {
-    let subset_name = subset.map(|subset| subset.name.value.as_str());
-    let policy = Effective::of(rule, subset, number);
-    let further = mesh.destination_policy(&host.name, subset_name);
-    let further = further.map(|(_, policy)| policy);
-    let balancer = policy.load_balancer.map(|at| &at.value);
-    let pool = policy.connection_pool.map(|at| &at.value);
-    let outlier = policy.outlier_detection.map(|at| &at.value);
-    let budget = policy.retry_budget.map(|at| &at.value);
-    let service = host.name.as_str();
-    let subset_name = subset_name.unwrap_or_default();
-    let peer = tls::Peer {
-        service,
-        sni: format!("outbound_.{number}_.{subset_name}_.{service}"),
-        identities: host.identities(),
-        trust_domain,
-    };
-    let (transport_socket, transport_socket_matches) = peer.sockets(policy.tls.map(|at| &at.value));
-    let (lb_policy, lb_config) = balancing::policy(balancer, further);
-    let own = own::of(service, subset, rule, balancer, further);
-    let connect_timeout = pool.and_then(|pool| pool.connect_timeout);
-    Cluster {
-        name: name(number, subset_name, service),
-        cluster_discovery_type: Some(ClusterDiscoveryType::Type(DiscoveryType::Eds as i32)),
-        eds_cluster_config: Some(EdsClusterConfig {
-            eds_config: Some(ads()),
-            service_name: String::new(),
-        }),
-        connect_timeout: Some(duration(connect_timeout.unwrap_or(CONNECT_TIMEOUT))),
-        lb_policy: lb_policy as i32,
-        lb_config,
-        common_lb_config: Some(balancing::common(balancer, further, outlier)),
-        circuit_breakers: Some(limits::circuit_breakers(pool, budget)),
-        outlier_detection: outlier.map(limits::outlier_detection),
-        typed_extension_protocol_options: connection::http_options(port.protocol, pool),
-        upstream_connection_options: connection::options(pool),
-        transport_socket,
-        transport_socket_matches,
-        metadata: Some(metadata([(OUTRIGGER, own)])),
-        ..Cluster::default()
+impl Ruled<'_> {
+    /// Every cluster of the host, and what each is assigned.
+    pub(super) fn clusters(&self) -> (Vec<Arc<ResourceBytes>>, Vec<Assignment>) {
+        let subsets = self.rule.map_or(&[][..], |rule| &rule.rule.subsets);
+        let (mut clusters, mut assignments) = (Vec::new(), Vec::new());
+        for (&number, port) in &self.host.ports {
+            for subset in std::iter::once(None).chain(subsets.iter().map(Some)) {
+                let subset_name = subset.map(|subset| subset.name.value.as_str());
+                let policy = effective(self.rule, subset_name, number);
+                let cluster = self.outbound((number, port), subset, &policy);
+                assignments.push(Assignment {
+                    cluster: cluster.name.clone(),
+                    port: number,
+                    subset: subset.cloned(),
+                    preference: Preference::of(&policy),
+                });
+                clusters.push(ResourceBytes::new(
+                    ResourceType::Cluster,
+                    &cluster.name,
+                    &cluster,
+                ));
+            }
+        }
+        (clusters, assignments)
+    }
+
+    fn outbound(
+        &self,
+        (number, port): (u16, &Port),
+        subset: Option<&Subset>,
+        policy: &TrafficPolicy,
+    ) -> Cluster {
+        let host = self.host;
+        let subset_name = subset.map(|subset| subset.name.value.as_str());
+        let further = self.mesh.destination_policy(&host.name, subset_name);
+        let further = further.map(|(_, policy)| policy);
+        let balancer = policy.load_balancer.as_ref().map(|at| &at.value);
+        let pool = policy.connection_pool.as_ref().map(|at| &at.value);
+        let outlier = policy.outlier_detection.as_ref().map(|at| &at.value);
+        let budget = policy.retry_budget.as_ref().map(|at| &at.value);
+        let service = host.name.as_str();
+        let subset_name = subset_name.unwrap_or_default();
+        let peer = tls::Peer {
+            service,
+            sni: format!("outbound_.{number}_.{subset_name}_.{service}"),
+            identities: host.identities(),
+            trust_domain: self.trust_domain,
+        };
+        let (transport_socket, transport_socket_matches) =
+            peer.sockets(policy.tls.as_ref().map(|at| &at.value));
+        let (lb_policy, lb_config) = balancing::policy(balancer, further);
+        let own = own::of(service, subset, self.rule, balancer, further);
+        let connect_timeout = pool.and_then(|pool| pool.connect_timeout);
+        Cluster {
+            name: name(number, subset_name, service),
+            cluster_discovery_type: Some(ClusterDiscoveryType::Type(DiscoveryType::Eds as i32)),
+            eds_cluster_config: Some(EdsClusterConfig {
+                eds_config: Some(ads()),
+                service_name: String::new(),
+            }),
+            connect_timeout: Some(duration(connect_timeout.unwrap_or(CONNECT_TIMEOUT))),
+            lb_policy: lb_policy as i32,
+            lb_config,
+            common_lb_config: Some(balancing::common(balancer, further, outlier)),
+            circuit_breakers: Some(limits::circuit_breakers(pool, budget)),
+            outlier_detection: outlier.map(limits::outlier_detection),
+            typed_extension_protocol_options: connection::http_options(port.protocol, pool),
+            upstream_connection_options: connection::options(pool),
+            transport_socket,
+            transport_socket_matches,
+            metadata: Some(metadata([(OUTRIGGER, own)])),
+            ..Cluster::default()
+        }
     }
 }
 

@@ -17,7 +17,7 @@ use outrigger_policy::{HostName, MergedDestinationRule, ObjectKey, Protocol};
 use super::{
     Shared,
     caller::{Caller, is_by_caller},
-    cluster,
+    cluster::Ruled,
     endpoint::Assignment,
     locality::{Place, Preference},
     model::Host,
@@ -167,8 +167,13 @@ impl HostResources {
 
 impl HostView {
     fn translate(world: &World, host: Arc<Host>, rule: Option<&MergedDestinationRule>) -> Self {
-        let (clusters, assignments) =
-            cluster::of_host(&world.mesh, &host, rule, &world.trust_domain);
+        let ruled = Ruled {
+            mesh: &world.mesh,
+            host: &host,
+            rule,
+            trust_domain: &world.trust_domain,
+        };
+        let (clusters, assignments) = ruled.clusters();
         let endpoints = assignments.iter().map(|one| one.plain(&host)).collect();
         let depends = assignments.iter().any(|one| one.depends_on_place(&host));
         let placed = depends.then(|| {

@@ -11,9 +11,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use outrigger_policy::{Distribute, LoadBalancer};
+use outrigger_policy::{Distribute, LoadBalancer, TrafficPolicy};
 
-use super::{caller::Labels, policy::Effective};
+use super::caller::Labels;
 
 /// Region, zone, sub-zone.
 pub(super) type Locality = [String; 3];
@@ -79,8 +79,8 @@ pub(super) fn plain<E: Located>(endpoints: impl IntoIterator<Item = E>) -> Vec<G
 
 impl Preference {
     /// Failover needs ejection: nobody would notice otherwise that the near endpoints fail (Istio).
-    pub(super) fn of(policy: &Effective<'_>) -> Option<Self> {
-        let balancer = policy.load_balancer.map(|at| &at.value);
+    pub(super) fn of(policy: &TrafficPolicy) -> Option<Self> {
+        let balancer = policy.load_balancer.as_ref().map(|at| &at.value);
         let setting = balancer.and_then(|balancer| balancer.locality.as_ref());
         if setting.is_some_and(|setting| !setting.enabled) {
             return None;
@@ -88,7 +88,7 @@ impl Preference {
         if let Some(setting) = setting.filter(|setting| !setting.distribute.is_empty()) {
             return Some(Self::Distribute(setting.distribute.clone()));
         }
-        policy.outlier_detection?;
+        policy.outlier_detection.as_ref()?;
         let labels = setting.map_or_else(Vec::new, |setting| setting.failover_priority.clone());
         let failover = setting.map_or_else(Vec::new, |setting| setting.failover.clone());
         let by_distance = labels.is_empty() || !failover.is_empty();

@@ -16,14 +16,12 @@ use std::{
     sync::Arc,
 };
 
-use outrigger_policy::{
-    HostName, HttpAction, HttpMatch, HttpRoute, MergedVirtualService, Mesh, Object,
-};
+use outrigger_policy::{HostName, HttpAction, HttpMatch, HttpRoute, Mesh, Object};
 use outrigger_proto::envoy::config::route::v3::{Route, RouteMatch, route::Action};
 
 use super::{
     any::{OUTRIGGER, metadata},
-    caller::{Caller, is_hidden_from_some},
+    caller::{Caller, tells_callers_apart},
     hosts::Hosts,
     matching::{everything, route_match},
 };
@@ -94,7 +92,10 @@ impl<'a> Builder<'a> {
     }
 
     fn host(&mut self, host: &HostName) -> Option<HostRoutes> {
-        let rules = self.rules(self.mesh.virtual_service(host));
+        let nearest = self.mesh.virtual_service(host);
+        self.by_caller |= nearest.is_some_and(tells_callers_apart);
+        let service = self.mesh.virtual_service_for(host, self.caller.client());
+        let rules = service.as_ref().map_or(&[][..], |service| &service.http);
         let ports: Vec<u16> = match self.hosts.get(host) {
             Some(known) => known.ports.keys().copied().collect(),
             None if rules.is_empty() => return None,
@@ -118,20 +119,6 @@ impl<'a> Builder<'a> {
         })
     }
 
-    /// Those of documents that are for the caller.
-    fn rules(
-        &mut self,
-        service: Option<&'a MergedVirtualService>,
-    ) -> Vec<&'a (Arc<Object>, HttpRoute)> {
-        let rules = service.map_or(&[][..], |service| service.http.as_slice());
-        self.by_caller |= rules.iter().any(|(object, rule)| {
-            is_hidden_from_some(object) || rule.matches.iter().any(has_source)
-        });
-        let caller = self.caller;
-        let shown = rules.iter().filter(|(object, _)| caller.is_shown(object));
-        shown.collect()
-    }
-
     /// Nobody wrote a rule: all requests go to the host itself.
     fn plain(&mut self, host: &HostName, port: u16) -> Route {
         let action = self.forward_to(host, port);
@@ -146,19 +133,15 @@ impl<'a> Builder<'a> {
         }
     }
 
-    /// One route for each of the rule's matches that can hold on `port` for the caller.
+    /// One route for each of the rule's matches that can hold on `port`.
     fn rule(&mut self, port: u16, object: &Arc<Object>, rule: &HttpRoute) -> Vec<Route> {
         let everything = Matched {
             name: "",
             stat_prefix: "",
             matched: everything(),
         };
-        let wanted = rule.matches.iter().filter(|one| {
-            one.port.is_none_or(|only| only == port)
-                && self
-                    .caller
-                    .is(&one.source_labels, one.source_namespace.as_deref())
-        });
+        let wanted = rule.matches.iter();
+        let wanted = wanted.filter(|one| one.port.is_none_or(|only| only == port));
         let matches: Vec<Matched<'_>> = if rule.matches.is_empty() {
             vec![everything]
         } else {
@@ -235,8 +218,4 @@ impl<'a> Matched<'a> {
             matched: route_match(one),
         }
     }
-}
-
-fn has_source(one: &HttpMatch) -> bool {
-    !one.source_labels.is_empty() || one.source_namespace.is_some()
 }

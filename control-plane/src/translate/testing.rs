@@ -20,13 +20,9 @@ use crate::{
 
 pub(crate) const DOMAIN: &str = "cluster.local";
 
-/// Something done to a mesh.
-type Edit = Arc<dyn Fn(&mut Mesh) + Send + Sync>;
-
 /// Builds a [`World`].
 #[derive(Clone, Default)]
 pub(crate) struct Given {
-    edits: Vec<Edit>,
     objects: Vec<Arc<Object>>,
     services: BTreeMap<HostName, Arc<Service>>,
     revision: u64,
@@ -56,12 +52,6 @@ impl Given {
         self
     }
 
-    /// Policies changed by hand, after the documents have been read.
-    pub(crate) fn edited(mut self, edit: impl Fn(&mut Mesh) + Send + Sync + 'static) -> Self {
-        self.edits.push(Arc::new(edit));
-        self
-    }
-
     /// The first rule of the last document, a VirtualService, changed by hand.
     pub(crate) fn rule(mut self, edit: impl Fn(&mut HttpRoute)) -> Self {
         let object = Arc::make_mut(self.objects.last_mut().unwrap());
@@ -78,8 +68,9 @@ impl Given {
         service: &'static str,
         edit: impl Fn(&mut DestinationRule),
     ) -> Self {
+        let name = format!("{service}-{}", self.objects.len());
         let yaml = format!(
-            "apiVersion: networking.istio.io/v1\nkind: DestinationRule\nmetadata: {{name: {service}}}\n\
+            "apiVersion: networking.istio.io/v1\nkind: DestinationRule\nmetadata: {{name: {name}}}\n\
              spec: {{host: {service}, subsets: [{{name: v1, labels: {{version: v1}}}}]}}\n"
         );
         let mut given = self.policy("rule.yaml", &yaml);
@@ -98,26 +89,22 @@ impl Given {
         subset: &'static str,
         edit: impl Fn(&mut DestinationPolicy),
     ) -> Self {
-        let yaml = "apiVersion: networking.istio.io/v1\nkind: DestinationRule\n\
-                    metadata: {name: policy}\nspec: {host: a}\n";
-        let object = parse("policy.yaml", yaml, "default", &ParseLimits::default());
-        let object = Arc::new(object.unwrap().remove(0));
-        let mut policy = DestinationPolicy {
-            host: at(1, service.to_owned()),
-            subset: (!subset.is_empty()).then(|| at(1, subset.to_owned())),
-            balancer: None,
-            zone_aware: None,
-            bounded_load: None,
-            circuit_breaker: None,
-            service_limits: None,
-            hedging: None,
+        let name = format!("{service}-{subset}")
+            .trim_end_matches('-')
+            .to_owned();
+        let yaml = format!(
+            "apiVersion: outrigger.dev/v1\nkind: DestinationPolicy\nmetadata: {{name: {name}}}\n\
+             spec: {{host: {service}, zoneAware: {{}}}}\n"
+        );
+        let mut given = self.policy("policy.yaml", &yaml);
+        let object = Arc::make_mut(given.objects.last_mut().unwrap());
+        let Spec::DestinationPolicy(spec) = &mut object.spec else {
+            panic!("want a DestinationPolicy");
         };
-        edit(&mut policy);
-        self.edited(move |mesh| {
-            let key = (host(service), subset.to_owned());
-            let entry = (Arc::clone(&object), policy.clone());
-            mesh.destination_policies.insert(key, entry);
-        })
+        spec.zone_aware = None;
+        spec.subset = (!subset.is_empty()).then(|| at(1, subset.to_owned()));
+        edit(spec);
+        given
     }
 
     /// A registered instance of `service` (port as clients name it) at `address`, with an identity.
@@ -233,15 +220,12 @@ impl Given {
             domain: DOMAIN,
             registered: &registered,
         };
-        let (mut mesh, diagnostics) = Mesh::build(&input);
+        let (mesh, diagnostics) = Mesh::build(&input);
         let errors: Vec<_> = diagnostics
             .iter()
             .filter(|one| one.severity == Severity::Error)
             .collect();
         assert!(errors.is_empty(), "{errors:?}");
-        for edit in &self.edits {
-            edit(&mut mesh);
-        }
         Arc::new(mesh)
     }
 

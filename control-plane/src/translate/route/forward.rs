@@ -1,7 +1,7 @@
 //! Where requests go: clusters by weight, mirrors, what is hashed, rewrites, timeout and retries.
 
 use outrigger_policy::{
-    Balancer, HashKey, Hedging, HostName, HttpRoute, Mirror, Subset, WeightedDestination,
+    Balancer, HashKey, Hedging, HostName, HttpRoute, Mirror, WeightedDestination,
 };
 use outrigger_proto::envoy::{
     config::{
@@ -23,7 +23,7 @@ use outrigger_proto::envoy::{
 
 use super::{Builder, filters::fraction, headers::Edits, own::Hedge, retry};
 use crate::translate::{
-    any::duration, caller::is_by_caller, cluster, matching::re2, policy::Effective,
+    any::duration, caller::is_by_caller, cluster, matching::re2, policy::effective,
 };
 
 impl Builder<'_> {
@@ -146,8 +146,7 @@ impl Builder<'_> {
     ) -> Option<HashPolicy> {
         self.by_caller |= is_by_caller(self.mesh, host);
         let rule = self.mesh.destination_rule_for(host, self.caller.client());
-        let subset: Option<&Subset> = rule.and_then(|rule| rule.rule.subset(subset?));
-        let balancer = Effective::of(rule, subset, port).load_balancer?;
+        let balancer = effective(rule, subset, port).load_balancer?;
         let Balancer::ConsistentHash { key, .. } = &balancer.value.algorithm else {
             return None;
         };

@@ -131,11 +131,12 @@ fn copies_go_to_the_mirrors_that_get_any() {
     };
     let given = with(move |rule| {
         rule.mirrors = vec![
-            mirror(Some("v2"), 1_000_000),
+            mirror(Some("v1"), 1_000_000),
             mirror(None, 2500),
             mirror(None, 0),
         ];
     });
+    let given = given.destination_rule("ratings", |_| {});
     let route = route(&given);
     let to = |subset: &str, numerator: u32| {
         json!({
@@ -144,7 +145,7 @@ fn copies_go_to_the_mirrors_that_get_any() {
             "traceSampled": false,
         })
     };
-    let expected = json!([to("v2", 1_000_000), to("", 2500)]);
+    let expected = json!([to("v1", 1_000_000), to("", 2500)]);
     assert_eq!(route["route"]["requestMirrorPolicies"], expected);
     assert_eq!(own(&route)["positions"]["mirrors"], "f.yaml:5:5");
     let narrow = scopes::SIDECAR.replace("['*/*']", "['~/*']");
@@ -152,7 +153,11 @@ fn copies_go_to_the_mirrors_that_get_any() {
     let scoped = given.policy("sidecar.yaml", &narrow).seen_by(&node());
     assert_eq!(
         scoped.names(Cluster),
-        ["outbound|7070||ratings.default.svc.cluster.local", REVIEWS],
+        [
+            "outbound|7070|v1|ratings.default.svc.cluster.local",
+            "outbound|7070||ratings.default.svc.cluster.local",
+            REVIEWS
+        ],
         "a scope includes what its routes lead to"
     );
 }

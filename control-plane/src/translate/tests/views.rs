@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
-use outrigger_policy::{LoadBalancer, LocalitySetting, OutlierDetection};
+use outrigger_policy::{
+    Balancer, ExportTo, HashAlgorithm, HashKey, LoadBalancer, LocalitySetting, OutlierDetection,
+};
 
 use super::*;
 
@@ -200,4 +202,180 @@ fn a_new_endpoint_is_the_only_thing_that_is_new_to_a_caller_with_preferences() {
         [(Endpoint, vec![REVIEWS.to_owned()])],
         "and not {v1}"
     );
+}
+
+fn from(namespace: &str, labels: &[(&str, &str)]) -> NodeInfo {
+    let labels = labels.iter();
+    NodeInfo {
+        namespace: namespace.into(),
+        labels: labels
+            .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
+            .collect(),
+        ..node()
+    }
+}
+
+/// The clusters that the routes to `reviews` lead to.
+fn leading_to(given: &Given, node: &NodeInfo) -> Vec<String> {
+    let seen = given.seen_by(node);
+    let routes = seen.routes("http_proxy", "reviews.default.svc.cluster.local:9080");
+    let cluster = |route: &Value| route["route"]["cluster"].as_str().unwrap().to_owned();
+    routes.iter().map(cluster).collect()
+}
+
+#[test]
+fn a_match_on_the_source_is_for_that_source() {
+    let given = given_routes(
+        "  - match: [{sourceLabels: {app: frontend, tier: a}, uri: {prefix: /a}}]
+    route: [{destination: {host: ratings}}]
+  - match: [{sourceNamespace: shop}]
+    route: [{destination: {host: ratings}}]
+  - route: [{destination: {host: reviews}}]
+",
+    );
+    let ratings = "outbound|7070||ratings.default.svc.cluster.local";
+    let table: &[(NodeInfo, &[&str])] = &[
+        (
+            from("default", &[("app", "frontend"), ("tier", "a"), ("x", "y")]),
+            &[ratings, REVIEWS],
+        ),
+        (from("default", &[("app", "frontend")]), &[REVIEWS]),
+        (from("shop", &[]), &[ratings, REVIEWS]),
+        (
+            from("shop", &[("app", "frontend"), ("tier", "a")]),
+            &[ratings, ratings, REVIEWS],
+        ),
+    ];
+    for (node, expected) in table {
+        assert_eq!(
+            leading_to(&given, node),
+            *expected,
+            "{} {:?}",
+            node.namespace,
+            node.labels
+        );
+    }
+    envoy::accepts(&given);
+}
+
+#[test]
+fn labels_that_nobody_asks_for_make_no_difference() {
+    let given = given_routes(
+        "  - match: [{sourceLabels: {tier: a}}]
+    route: [{destination: {host: ratings}}]
+  - route: [{destination: {host: reviews}}]
+",
+    );
+    let shared = given.shared();
+    let routes = |node: &NodeInfo| {
+        let seen = shared.snapshot(node, &NodeResources::of(node));
+        Arc::clone(&seen.routes.shared)
+    };
+    let one = routes(&from("default", &[("tier", "a"), ("pod", "1")]));
+    let other = routes(&from("default", &[("tier", "a"), ("pod", "2")]));
+    let without = routes(&from("default", &[("pod", "1")]));
+    assert!(Arc::ptr_eq(&one, &other));
+    assert!(!Arc::ptr_eq(&one, &without));
+}
+
+fn virtual_service(name: &str, host: &str, rest: &str) -> String {
+    format!(
+        "apiVersion: networking.istio.io/v1
+kind: VirtualService
+metadata: {{name: {name}}}
+spec:
+  hosts: [{host}]
+  {rest}
+"
+    )
+}
+
+#[test]
+fn a_document_is_for_the_namespaces_that_it_is_exported_to() {
+    let rest = "exportTo: [shop]\n  http: [{route: [{destination: {host: ratings}}]}]";
+    let given = reviews()
+        .instance("ratings", 7070, "v1", "10.0.0.3:15006")
+        .policy("vs.yaml", &virtual_service("reviews", "reviews", rest))
+        .policy(
+            "alias.yaml",
+            &virtual_service("alias", "books.example", rest),
+        );
+    let ratings = "outbound|7070||ratings.default.svc.cluster.local";
+    assert_eq!(leading_to(&given, &from("shop", &[])), [ratings]);
+    assert_eq!(leading_to(&given, &node()), [REVIEWS]);
+    let alias = "books.example:80".to_owned();
+    let knows = |node: &NodeInfo| {
+        given
+            .seen_by(node)
+            .domains("http_proxy")
+            .contains_key(&alias)
+    };
+    assert!(knows(&from("shop", &[])));
+    assert!(!knows(&node()), "nobody serves it for others");
+}
+
+/// Two rules for `reviews`: RANDOM for the frontend of `default`, and another.
+fn two_rules(other: impl Fn(&mut outrigger_policy::DestinationRule)) -> Given {
+    let selecting = reviews().destination_rule("reviews", |rule| {
+        let labels = [("app".to_owned(), "frontend".to_owned())];
+        rule.workload_selector = Some(at(2, labels.into()));
+        balance(rule, Balancer::Random);
+    });
+    selecting.destination_rule("reviews", other)
+}
+
+fn balance(rule: &mut outrigger_policy::DestinationRule, algorithm: Balancer) {
+    let balancer = LoadBalancer {
+        algorithm,
+        ..LoadBalancer::default()
+    };
+    rule.traffic_policy.load_balancer = Some(at(3, balancer));
+}
+
+/// The balancer of the cluster of `reviews`.
+fn balancer(given: &Given, node: &NodeInfo) -> String {
+    let cluster = given.seen_by(node).json(Cluster, REVIEWS);
+    let policy = cluster["lbPolicy"].as_str();
+    policy.unwrap_or("ROUND_ROBIN").to_owned()
+}
+
+#[test]
+fn a_destination_rule_is_for_the_callers_that_it_names() {
+    let given = two_rules(|rule| {
+        rule.export_to = ExportTo::Only(["shop".to_owned()].into());
+        let key = HashKey::SourceIp;
+        let algorithm = HashAlgorithm::Maglev { table_size: 65_537 };
+        balance(rule, Balancer::ConsistentHash { key, algorithm });
+    });
+    let table = [
+        (from("default", &[("app", "frontend")]), "RANDOM"),
+        (from("default", &[]), "LEAST_REQUEST"),
+        (from("shop", &[("app", "frontend")]), "MAGLEV"),
+    ];
+    for (node, expected) in &table {
+        let found = balancer(&given, node);
+        assert_eq!(found, *expected, "{} {:?}", node.namespace, node.labels);
+        let seen = given.seen_by(node);
+        let routes = seen.routes("http_proxy", "reviews.default.svc.cluster.local:9080");
+        let hashes = !routes[0]["route"]["hashPolicy"].is_null();
+        assert_eq!(
+            hashes,
+            *expected == "MAGLEV",
+            "the routes say what is hashed"
+        );
+    }
+}
+
+#[test]
+fn callers_under_one_rule_share_its_clusters() {
+    let given = two_rules(|rule| balance(rule, Balancer::RoundRobin));
+    let shared = given.shared();
+    let cluster = |node: &NodeInfo| {
+        let seen = shared.snapshot(node, &NodeResources::of(node));
+        Arc::clone(seen.clusters.get(REVIEWS).unwrap())
+    };
+    let (one, other) = (cluster(&from("default", &[])), cluster(&from("shop", &[])));
+    assert!(Arc::ptr_eq(&one, &other));
+    let selected = cluster(&from("default", &[("app", "frontend")]));
+    assert!(!Arc::ptr_eq(&one, &selected));
 }
