@@ -2,17 +2,20 @@
 //!
 //! ```text
 //! World ─► model ─► cluster + endpoint ──┐                      per host, kept while its inputs are the same
-//!       ─► route table ──────────────────┼─► scope (namespace, Sidecar) ─► Snapshot of a node
+//!       ─► route table ──────────────────┼─► scope (caller, Sidecar) ─► Snapshot of a node
 //!       ─► secret ───────────────────────┘         once per World               + its own listeners
 //! ```
 //! Deterministic: the same World gives the same bytes, whatever came before. What is reused from the World
 //! before is found by comparing pointers of services and policies.
 
 mod any;
+mod caller;
 mod cluster;
 mod endpoint;
+mod hosts;
 mod layer4;
 mod listener;
+mod locality;
 mod matching;
 mod model;
 mod node;
@@ -21,21 +24,22 @@ mod route;
 mod scope;
 mod secret;
 mod tls;
+pub(crate) mod unsupported;
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeMap,
     sync::{Arc, Mutex, OnceLock, PoisonError},
 };
 
-use outrigger_policy::{HostName, Protocol};
-
+use caller::Selectors;
+use hosts::Hosts;
 pub(crate) use node::{Dialect, NodeInfo};
 use route::RouteTable;
 use scope::{Inputs, Scope, ScopeKey};
 
 use crate::{
-    snapshot::{ResourceBytes, Resources, Snapshot, TypeMap},
-    world::{Service, World},
+    snapshot::{Resources, Snapshot, TypeMap},
+    world::World,
 };
 
 /// Scopes kept for one World. Namespaces are claimed by nodes; past this many, a scope is computed for
@@ -46,9 +50,11 @@ const MAX_SCOPES: usize = 1024;
 #[derive(Debug)]
 pub(crate) struct Shared {
     world: Arc<World>,
-    hosts: BTreeMap<HostName, Arc<HostResources>>,
+    hosts: Hosts,
     table: Arc<RouteTable>,
     secrets: Arc<TypeMap>,
+    /// What documents ask of callers.
+    selectors: Selectors,
     scopes: Mutex<BTreeMap<ScopeKey, Arc<OnceLock<Arc<Scope>>>>>,
     before: Option<Before>,
 }
@@ -60,17 +66,6 @@ struct Before {
     scopes: BTreeMap<ScopeKey, Arc<Scope>>,
 }
 
-/// Clusters and assignments of one host, and what they were made from.
-#[derive(Debug)]
-struct HostResources {
-    ports: BTreeMap<u16, Protocol>,
-    clusters: Vec<Arc<ResourceBytes>>,
-    endpoints: Vec<Arc<ResourceBytes>>,
-    service: Option<Arc<Service>>,
-    /// A ServiceEntry with a selector looks at every service of its namespace.
-    selects: bool,
-}
-
 impl Shared {
     /// Translates `world`, reusing what `before` has of it.
     pub(crate) fn translate(world: Arc<World>, before: Option<&Self>) -> Self {
@@ -79,14 +74,10 @@ impl Shared {
                 && before.world.trust_domain == world.trust_domain
                 && before.world.domain == world.domain
         });
-        let hosts = hosts(&world, same_mesh);
+        let hosts = hosts::of(&world, same_mesh);
         let table = match same_mesh {
-            Some(before) if same_ports(&before.hosts, &hosts) => Arc::clone(&before.table),
-            Some(_) | None => {
-                let known = hosts.iter();
-                let known = known.map(|(name, host)| (name, &host.ports));
-                Arc::new(route::table(&world.mesh, &known.collect()))
-            }
+            Some(before) if hosts::same_ports(&before.hosts, &hosts) => Arc::clone(&before.table),
+            Some(_) | None => Arc::new(route::table(&world.mesh, &hosts)),
         };
         let secrets = secret::root(&world.roots_pem);
         let secrets = TypeMap::following(before.map(|before| &before.secrets), [secrets]);
@@ -95,6 +86,7 @@ impl Shared {
             scopes: before.computed_scopes(),
         });
         Self {
+            selectors: world.mesh.client_selectors(),
             world,
             hosts,
             table,
@@ -111,14 +103,18 @@ impl Shared {
 
     /// Everything that `node` may be sent. `own` is what [`NodeResources::of`] made of it.
     pub(crate) fn snapshot(&self, node: &NodeInfo, own: &NodeResources) -> Snapshot {
-        let scope = self.scope(&ScopeKey::of(&self.world.mesh, node));
+        let key = ScopeKey::of(&self.world.mesh, &self.selectors, node);
+        let scope = self.scope(&key);
+        let before = self.before.as_ref();
+        let before = before.and_then(|before| before.scopes.get(&key));
+        let endpoints = scope.endpoints(node, before.map(|scope| &**scope));
         let with = |shared: &Arc<TypeMap>, own: &Arc<TypeMap>| Resources {
             shared: Arc::clone(shared),
             own: Arc::clone(own),
         };
         Snapshot {
             clusters: with(&scope.clusters, &own.clusters),
-            endpoints: with(&scope.endpoints, &own.none),
+            endpoints: with(&endpoints, &own.none),
             secrets: with(&self.secrets, &own.none),
             listeners: with(&scope.listeners, &own.listeners),
             routes: with(&scope.routes, &own.none),
@@ -144,8 +140,7 @@ impl Shared {
             .as_ref()
             .and_then(|before| Some((&**before.scopes.get(key)?, before.mesh_and_table_same)));
         let inputs = Inputs {
-            mesh: &self.world.mesh,
-            domain: &self.world.domain,
+            world: &self.world,
             hosts: &self.hosts,
             table: &self.table,
             before,
@@ -160,76 +155,6 @@ impl Shared {
             .filter_map(|(key, slot)| Some((key.clone(), slot.get()?.clone())));
         computed.collect()
     }
-}
-
-fn hosts(world: &World, same_mesh: Option<&Shared>) -> BTreeMap<HostName, Arc<HostResources>> {
-    let services_same = same_mesh.is_some_and(|before| {
-        let (old, new) = (&before.world.services, &world.services);
-        old.len() == new.len()
-            && old
-                .values()
-                .zip(new.values())
-                .all(|(a, b)| Arc::ptr_eq(a, b))
-    });
-    let names: BTreeSet<_> = world
-        .services
-        .keys()
-        .chain(world.mesh.service_entries.keys())
-        .collect();
-    let translated = names.into_iter().filter_map(|name| {
-        let service = world.services.get(name);
-        let known = same_mesh
-            .and_then(|before| before.hosts.get(name))
-            .filter(|known| {
-                let same = match (&known.service, service) {
-                    (Some(old), Some(new)) => Arc::ptr_eq(old, new),
-                    (None, None) => true,
-                    (Some(_), None) | (None, Some(_)) => false,
-                };
-                same && (!known.selects || services_same)
-            });
-        let host = match known {
-            Some(known) => Arc::clone(known),
-            None => Arc::new(translate_host(world, name, service.cloned())?),
-        };
-        Some((name.clone(), host))
-    });
-    translated.collect()
-}
-
-fn translate_host(
-    world: &World,
-    name: &HostName,
-    service: Option<Arc<Service>>,
-) -> Option<HostResources> {
-    let host = model::Host::merge(world, name)?;
-    let rule = world.mesh.destination_rule(name);
-    let (clusters, endpoints) = cluster::of_host(&host, rule, &world.trust_domain);
-    let entries = world.mesh.service_entries.get(name);
-    let mut entries = entries.into_iter().flatten();
-    Some(HostResources {
-        ports: host
-            .ports
-            .iter()
-            .map(|(&number, port)| (number, port.protocol))
-            .collect(),
-        clusters,
-        endpoints,
-        service,
-        selects: entries.any(|(_, entry)| entry.workload_selector.is_some()),
-    })
-}
-
-fn same_ports(
-    old: &BTreeMap<HostName, Arc<HostResources>>,
-    new: &BTreeMap<HostName, Arc<HostResources>>,
-) -> bool {
-    let same =
-        |((a_name, a), (b_name, b)): ((_, &Arc<HostResources>), (_, &Arc<HostResources>))| {
-            let (a_name, b_name): (&HostName, &HostName) = (a_name, b_name);
-            a_name == b_name && (Arc::ptr_eq(a, b) || a.ports == b.ports)
-        };
-    old.len() == new.len() && old.iter().zip(new).all(same)
 }
 
 /// What depends on the node alone: made once a stream.

@@ -54,6 +54,24 @@ pub(super) fn text(text: impl Into<String>) -> Value {
     }
 }
 
+pub(super) fn number(number: impl Into<f64>) -> Value {
+    Value {
+        kind: Some(Kind::NumberValue(number.into())),
+    }
+}
+
+pub(super) fn flag(flag: bool) -> Value {
+    Value {
+        kind: Some(Kind::BoolValue(flag)),
+    }
+}
+
+/// As a whole number of milliseconds, 1 or more.
+pub(super) fn millis(duration: Duration) -> Value {
+    let whole = duration.as_millis().clamp(1, u32::MAX.into());
+    number(u32::try_from(whole).unwrap_or(u32::MAX))
+}
+
 pub(super) fn object<'a>(fields: impl IntoIterator<Item = (&'a str, Value)>) -> Struct {
     Struct {
         fields: fields

@@ -1,10 +1,10 @@
-//! EDS: one `ClusterLoadAssignment` a cluster, one `LocalityLbEndpoints` a locality.
+//! EDS: one `ClusterLoadAssignment` a cluster, one `LocalityLbEndpoints` a locality and priority.
 
-use std::{collections::BTreeMap, net::SocketAddr, sync::Arc};
+use std::{net::SocketAddr, sync::Arc};
 
 use outrigger_policy::Subset;
 use outrigger_proto::envoy::config::{
-    core::v3::{HealthStatus, Locality},
+    core::v3::{HealthStatus, Locality as XdsLocality},
     endpoint::v3::{
         ClusterLoadAssignment, Endpoint as XdsEndpoint, LbEndpoint, LocalityLbEndpoints,
         lb_endpoint::HostIdentifier,
@@ -13,56 +13,97 @@ use outrigger_proto::envoy::config::{
 
 use super::{
     any::{OUTRIGGER, address, metadata, nested, object, text},
-    model::{Endpoint, Port},
+    caller::Labels,
+    locality::{Group, Locality, Located, Place, Preference, plain},
+    model::{Endpoint, Host},
 };
 use crate::{
     snapshot::{ResourceBytes, ResourceType},
     world::InstanceHealth,
 };
 
-/// The assignment of `cluster`: endpoints of `port`, or those of them in `subset`. Empty if there are none: then
+/// What one cluster is assigned: endpoints of a port, or those of them in a subset. Empty if there are none: then
 /// the answer is "no endpoints" and not a wait for something that never comes.
-pub(super) fn assignment(
-    cluster: &str,
-    port: &Port,
-    subset: Option<&Subset>,
-) -> Arc<ResourceBytes> {
-    let mut localities = BTreeMap::<&[String; 3], Vec<(&SocketAddr, &Endpoint)>>::new();
-    for (socket, endpoint) in &port.endpoints {
-        if subset.is_none_or(|subset| subset.selects(&endpoint.labels)) {
-            localities
-                .entry(&endpoint.locality)
-                .or_default()
-                .push((socket, endpoint));
-        }
-    }
-    let message = ClusterLoadAssignment {
-        cluster_name: cluster.to_owned(),
-        endpoints: localities
-            .into_iter()
-            .map(|(name, members)| locality(name, &members))
-            .collect(),
-        ..ClusterLoadAssignment::default()
-    };
-    ResourceBytes::new(ResourceType::Endpoint, cluster, &message)
+#[derive(Debug)]
+pub(super) struct Assignment {
+    pub(super) cluster: String,
+    pub(super) port: u16,
+    pub(super) subset: Option<Subset>,
+    /// None = all callers get the same.
+    pub(super) preference: Option<Preference>,
 }
 
-fn locality(name: &[String; 3], members: &[(&SocketAddr, &Endpoint)]) -> LocalityLbEndpoints {
-    let [region, zone, sub_zone] = name.clone();
-    let weight = members
-        .iter()
-        .fold(0_u32, |sum, (_, member)| sum.saturating_add(member.weight));
+/// An endpoint and where it is reached.
+type Member<'a> = (&'a SocketAddr, &'a Endpoint);
+
+impl Assignment {
+    /// For callers that prefer nothing.
+    pub(super) fn plain(&self, host: &Host) -> Arc<ResourceBytes> {
+        self.of(plain(self.members(host)))
+    }
+
+    /// For callers at `place`.
+    pub(super) fn at(&self, place: &Place, host: &Host) -> Arc<ResourceBytes> {
+        match &self.preference {
+            Some(preference) => self.of(preference.arrange(place, self.members(host))),
+            None => self.plain(host),
+        }
+    }
+
+    /// Whether two callers may get different ones.
+    pub(super) fn depends_on_place(&self, host: &Host) -> bool {
+        let preference = self.preference.as_ref();
+        preference.is_some_and(|preference| preference.matters(self.members(host)))
+    }
+
+    fn members<'a>(&'a self, host: &'a Host) -> impl Iterator<Item = Member<'a>> {
+        let port = host.ports.get(&self.port);
+        let all = port.into_iter().flat_map(|port| &port.endpoints);
+        all.filter(|(_, endpoint)| {
+            let subset = self.subset.as_ref();
+            subset.is_none_or(|subset| subset.selects(&endpoint.labels))
+        })
+    }
+
+    fn of(&self, groups: Vec<Group<Member<'_>>>) -> Arc<ResourceBytes> {
+        let message = ClusterLoadAssignment {
+            cluster_name: self.cluster.clone(),
+            endpoints: groups.into_iter().map(locality).collect(),
+            ..ClusterLoadAssignment::default()
+        };
+        ResourceBytes::new(ResourceType::Endpoint, &self.cluster, &message)
+    }
+}
+
+impl Located for Member<'_> {
+    fn locality(&self) -> &Locality {
+        &self.1.locality
+    }
+
+    fn labels(&self) -> &Labels {
+        &self.1.labels
+    }
+
+    fn weight(&self) -> u32 {
+        self.1.weight
+    }
+}
+
+fn locality(group: Group<Member<'_>>) -> LocalityLbEndpoints {
+    let [region, zone, sub_zone] = group.locality;
     LocalityLbEndpoints {
-        locality: Some(Locality {
+        locality: Some(XdsLocality {
             region,
             zone,
             sub_zone,
         }),
-        lb_endpoints: members
-            .iter()
-            .map(|(socket, member)| endpoint(**socket, member))
+        lb_endpoints: group
+            .members
+            .into_iter()
+            .map(|(socket, member)| endpoint(*socket, member))
             .collect(),
-        load_balancing_weight: Some(weight),
+        load_balancing_weight: Some(group.weight),
+        priority: group.priority,
         ..LocalityLbEndpoints::default()
     }
 }

@@ -10,10 +10,7 @@
 //! its own nobody redirects: such a match never holds here.
 //! Source: Istio's `buildSidecarOutboundTCPFilterChainOpts` and its TLS twin; Envoy `FilterChainMatch`, `TcpProxy`.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    sync::Arc,
-};
+use std::{borrow::Cow, collections::BTreeSet};
 
 use outrigger_policy::{
     Balancer, ConnectionMatch, EgressHost, HashKey, HostName, MergedVirtualService, Mesh, Object,
@@ -32,9 +29,10 @@ use outrigger_proto::envoy::{
 };
 
 use super::{
-    HostResources,
     any::{OUTRIGGER, any, decided_by, duration, metadata, object},
+    caller::Caller,
     cluster,
+    hosts::Hosts,
 };
 
 const TCP_PROXY: &str = "envoy.filters.network.tcp_proxy";
@@ -44,11 +42,8 @@ const CONNECT_ATTEMPTS: u32 = 2;
 /// Who calls, and what there is to call.
 pub(super) struct Layer4<'a> {
     pub(super) mesh: &'a Mesh,
-    pub(super) hosts: &'a BTreeMap<HostName, Arc<HostResources>>,
-    /// Namespace of the caller.
-    pub(super) namespace: &'a str,
-    /// Whether the caller has all of these labels.
-    pub(super) has_labels: &'a dyn Fn(&BTreeMap<String, String>) -> bool,
+    pub(super) hosts: &'a Hosts,
+    pub(super) caller: &'a Caller,
 }
 
 /// Filter chains of one listener, and the hosts that they lead to.
@@ -65,7 +60,7 @@ struct Target<'a> {
     decided: Option<(&'a Position, &'a Object)>,
 }
 
-impl<'a> Layer4<'a> {
+impl Layer4<'_> {
     /// The one chain of a TCP port that was declared for `wanted`.
     pub(super) fn tcp(&self, listener_port: u16, wanted: &[EgressHost]) -> Chains {
         let mut found = Chains::default();
@@ -75,8 +70,8 @@ impl<'a> Layer4<'a> {
         let port = self.port_for(&host, listener_port, Protocol::Tcp);
         // Nobody knows the host yet: connections are closed for want of its cluster, which their refusal then names.
         let port = port.unwrap_or(listener_port);
-        let rules = self.mesh.virtual_service(&host);
-        let rules = rules.map_or(&[][..], |service| service.tcp.as_slice());
+        let rules = self.rules(&host);
+        let rules = rules.as_ref().map_or(&[][..], |service| &service.tcp);
         let rule = rules.iter().find(|(_, rule)| {
             let holds = |one| self.holds(one, port);
             rule.matches.is_empty() || rule.matches.iter().any(holds)
@@ -85,7 +80,7 @@ impl<'a> Layer4<'a> {
             Some((object, rule)) => self.routed(object, &rule.position, &rule.route, port),
             None => direct(&host, port),
         };
-        found.add(self.mesh, Vec::new(), &target, None);
+        found.add(self, Vec::new(), &target, None);
         found
     }
 
@@ -95,7 +90,8 @@ impl<'a> Layer4<'a> {
         // Envoy refuses a listener in which two chains match the same: the first one has a name.
         let mut claimed = BTreeSet::new();
         for host in self.admitted(wanted) {
-            let service = self.mesh.virtual_service(&host);
+            let service = self.rules(&host);
+            let service = service.as_deref();
             let known = self.port_for(&host, listener_port, Protocol::Tls);
             let port = match (known, self.hosts.contains_key(&host)) {
                 (Some(port), _) => port,
@@ -108,7 +104,7 @@ impl<'a> Layer4<'a> {
             }
             if known.is_some() && claimed.insert(host.as_str().to_owned()) {
                 let names = vec![host.as_str().to_owned()];
-                found.add(self.mesh, names, &direct(&host, port), Some("tls"));
+                found.add(self, names, &direct(&host, port), Some("tls"));
             }
         }
         found
@@ -118,7 +114,7 @@ impl<'a> Layer4<'a> {
     fn tls_rules(
         &self,
         port: u16,
-        service: Option<&'a MergedVirtualService>,
+        service: Option<&MergedVirtualService>,
         claimed: &mut BTreeSet<String>,
         found: &mut Chains,
     ) -> bool {
@@ -142,10 +138,10 @@ impl<'a> Layer4<'a> {
             // "*" is no server name to Envoy: every one is what a chain without names takes.
             let (all, names): (Vec<_>, Vec<_>) = names.into_iter().partition(|name| name == "*");
             if !names.is_empty() {
-                found.add(self.mesh, names, &target, Some("tls"));
+                found.add(self, names, &target, Some("tls"));
             }
             if !all.is_empty() {
-                found.add(self.mesh, Vec::new(), &target, Some("tls"));
+                found.add(self, Vec::new(), &target, Some("tls"));
             }
         }
         any
@@ -157,14 +153,22 @@ impl<'a> Layer4<'a> {
             && one
                 .source_namespace
                 .as_deref()
-                .is_none_or(|only| only == self.namespace)
-            && (one.source_labels.is_empty() || (self.has_labels)(&one.source_labels))
+                .is_none_or(|only| only == self.caller.namespace)
+            && one
+                .source_labels
+                .iter()
+                .all(|(name, value)| self.caller.labels.get(name) == Some(value))
+    }
+
+    /// The rules for `host` that are for this caller.
+    fn rules(&self, host: &HostName) -> Option<Cow<'_, MergedVirtualService>> {
+        self.mesh.virtual_service_for(host, self.caller.client())
     }
 
     /// The host that a pattern without a star names.
     fn named(&self, wanted: &EgressHost) -> HostName {
         let home = match wanted.namespace.as_str() {
-            "*" | "." | "~" => self.namespace,
+            "*" | "." | "~" => &self.caller.namespace,
             name => name,
         };
         self.mesh.host(&wanted.host, home)
@@ -176,7 +180,7 @@ impl<'a> Layer4<'a> {
         let ruled = ruled.filter(|(_, service)| !service.tls.is_empty());
         let all = self.hosts.keys().chain(ruled.map(|(host, _)| host));
         let admitted = all.filter(|host| {
-            let admits = |one| self.mesh.admits(self.namespace, one, host);
+            let admits = |one| self.mesh.admits(&self.caller.namespace, one, host);
             wanted.iter().any(admits)
         });
         admitted.cloned().collect()
@@ -193,13 +197,13 @@ impl<'a> Layer4<'a> {
         fitting.next().is_none().then_some(first)
     }
 
-    fn routed(
+    fn routed<'t>(
         &self,
-        object: &'a Object,
-        position: &'a Position,
-        route: &'a [RouteDestination],
+        object: &'t Object,
+        position: &'t Position,
+        route: &'t [RouteDestination],
         port: u16,
-    ) -> Target<'a> {
+    ) -> Target<'t> {
         // A weight of 0 gets nothing (Istio), and Envoy refuses one.
         let weighted = route.iter().filter(|destination| destination.weight > 0);
         let clusters = weighted.map(|destination| {
@@ -239,7 +243,7 @@ fn direct<'a>(host: &HostName, port: u16) -> Target<'a> {
 impl Chains {
     fn add(
         &mut self,
-        mesh: &Mesh,
+        layer4: &Layer4<'_>,
         server_names: Vec<String>,
         target: &Target<'_>,
         transport: Option<&str>,
@@ -255,7 +259,7 @@ impl Chains {
                 transport_protocol: transport.to_owned(),
                 ..FilterChainMatch::default()
             }),
-            filters: vec![filter(&proxy(mesh, target))],
+            filters: vec![filter(&proxy(layer4, target))],
             metadata: decided,
             ..FilterChain::default()
         });
@@ -272,11 +276,14 @@ pub(super) fn inbound(cluster: &str) -> Filter {
     })
 }
 
-fn proxy(mesh: &Mesh, target: &Target<'_>) -> TcpProxy {
+fn proxy(layer4: &Layer4<'_>, target: &Target<'_>) -> TcpProxy {
     let policies: Vec<TrafficPolicy> = target
         .clusters
         .iter()
-        .map(|(host, subset, ..)| mesh.traffic_policy(host, *subset))
+        .map(|(host, subset, port, _)| {
+            let client = layer4.caller.client();
+            layer4.mesh.traffic_policy_for(host, *subset, *port, client)
+        })
         .collect();
     let pools = || {
         policies

@@ -15,7 +15,7 @@ use outrigger_proto::envoy::{
         },
     },
     extensions::filters::{
-        http::router::v3::Router,
+        http::{cors::v3::Cors, fault::v3::HttpFault, router::v3::Router},
         listener::tls_inspector::v3::TlsInspector,
         network::http_connection_manager::v3::{
             HttpConnectionManager, HttpFilter, Rds,
@@ -26,6 +26,8 @@ use outrigger_proto::envoy::{
         },
     },
 };
+
+use prost_types::Any;
 
 use super::{
     any::{address, ads, any, duration},
@@ -39,6 +41,12 @@ use crate::snapshot::{ResourceBytes, ResourceType};
 
 /// Listener and route configuration of the explicit proxy port.
 pub(super) const HTTP_PROXY: &str = "http_proxy";
+/// The filter that a route's `corsPolicy` is for.
+pub(super) const CORS: &str = "envoy.filters.http.cors";
+/// The filter that a route's `fault` is for.
+pub(super) const FAULT: &str = "envoy.filters.http.fault";
+/// Type of its configuration, in the listener and in a route.
+pub(super) const HTTP_FAULT: &str = "envoy.extensions.filters.http.fault.v3.HTTPFault";
 const INBOUND: &str = "virtualInbound";
 /// For a connection to say its server name.
 const CLIENT_HELLO_TIMEOUT: Duration = Duration::from_secs(5);
@@ -50,10 +58,18 @@ pub(super) fn outbound(name: &str, listen: SocketAddr, routes: &str) -> Arc<Reso
         config_source: Some(ads()),
         route_config_name: routes.to_owned(),
     };
+    // Istio's order. Without a route that asks for them, these two do nothing.
+    let before = [
+        filter(
+            CORS,
+            any("envoy.extensions.filters.http.cors.v3.Cors", &Cors {}),
+        ),
+        filter(FAULT, any(HTTP_FAULT, &HttpFault::default())),
+    ];
     let manager = HttpConnectionManager {
         stat_prefix: format!("outbound_{name}"),
         route_specifier: Some(RouteSpecifier::Rds(rds)),
-        ..manager()
+        ..manager(before)
     };
     listener(name, listen, TrafficDirection::Outbound, &manager, None)
 }
@@ -128,7 +144,7 @@ pub(super) fn inbound(inbound: &Inbound) -> Arc<ResourceBytes> {
             uri: true,
             ..SetCurrentClientCertDetails::default()
         }),
-        ..manager()
+        ..manager([])
     };
     let tls = tls::downstream(&tls::ALPN_HTTP);
     listener(
@@ -157,17 +173,25 @@ fn inbound_connections(inbound: &Inbound, cluster: &str) -> Arc<ResourceBytes> {
     ResourceBytes::new(ResourceType::Listener, INBOUND, &listener)
 }
 
-fn manager() -> HttpConnectionManager {
-    let router = HttpFilter {
-        name: "envoy.filters.http.router".to_owned(),
-        config_type: Some(http_filter::ConfigType::TypedConfig(any(
+fn filter(name: &str, config: Any) -> HttpFilter {
+    HttpFilter {
+        name: name.to_owned(),
+        config_type: Some(http_filter::ConfigType::TypedConfig(config)),
+        ..HttpFilter::default()
+    }
+}
+
+/// One with the router behind the filters `before` it.
+fn manager(before: impl IntoIterator<Item = HttpFilter>) -> HttpConnectionManager {
+    let router = filter(
+        "envoy.filters.http.router",
+        any(
             "envoy.extensions.filters.http.router.v3.Router",
             &Router::default(),
-        ))),
-        ..HttpFilter::default()
-    };
+        ),
+    );
     HttpConnectionManager {
-        http_filters: vec![router],
+        http_filters: before.into_iter().chain([router]).collect(),
         http_protocol_options: Some(Http1ProtocolOptions {
             accept_http_10: true,
             ..Http1ProtocolOptions::default()

@@ -102,7 +102,15 @@ fn string(value: &StringMatch) -> Option<StringMatcher> {
     })
 }
 
-fn re2(regex: &str) -> RegexMatcher {
+/// As [`string`], for a place that has no word for "anything".
+pub(super) fn any_string(value: &StringMatch) -> StringMatcher {
+    string(value).unwrap_or_else(|| StringMatcher {
+        match_pattern: Some(MatchPattern::SafeRegex(re2(".*"))),
+        ..StringMatcher::default()
+    })
+}
+
+pub(super) fn re2(regex: &str) -> RegexMatcher {
     RegexMatcher {
         regex: regex.to_owned(),
     }

@@ -4,7 +4,7 @@
 use std::{collections::BTreeMap, net::SocketAddr};
 
 use outrigger_policy::{HostName, Protocol};
-use outrigger_proto::envoy::config::core::v3::Node;
+use outrigger_proto::envoy::config::core::v3::{Locality, Node};
 use prost_types::{Struct, Value, value::Kind};
 
 /// What kind of client it is; each understands a different part of xDS.
@@ -30,6 +30,8 @@ pub(crate) struct NodeInfo {
     /// The service that its application is, as claimed: what its errors and metrics speak of.
     pub(crate) service: Option<String>,
     pub(crate) labels: BTreeMap<String, String>,
+    /// Region, zone, sub-zone, if it says where it is.
+    pub(crate) locality: Option<[String; 3]>,
     /// Where its HTTP proxy listens, if it wants one.
     pub(crate) http_proxy: Option<SocketAddr>,
     /// Its inbound side, if it has one.
@@ -72,10 +74,17 @@ impl NodeInfo {
             service,
             service_account: string(metadata, "SERVICE_ACCOUNT").map(str::to_owned),
             labels: labels(field(metadata, "LABELS").and_then(as_struct)),
+            locality: node.locality.as_ref().and_then(locality),
             http_proxy: socket(own, "HTTP_PROXY")?,
             inbound: inbound(own)?,
         })
     }
+}
+
+/// One without a region says nothing.
+fn locality(of: &Locality) -> Option<[String; 3]> {
+    let parts = [&of.region, &of.zone, &of.sub_zone];
+    (!of.region.is_empty()).then(|| parts.map(Clone::clone))
 }
 
 fn dialect(user_agent: &str) -> Dialect {

@@ -1,6 +1,16 @@
-//! Which document decided what: the origin of a cluster's settings.
+//! What holds for one cluster, and which document said so.
 
-use outrigger_policy::{MergedDestinationRule, ObjectKey, Position, Subset};
+use outrigger_policy::{MergedDestinationRule, ObjectKey, Position, Subset, TrafficPolicy};
+
+/// What `rule` says of one port of its host, or of a subset of it.
+pub(super) fn effective(
+    rule: Option<&MergedDestinationRule>,
+    subset: Option<&str>,
+    port: u16,
+) -> TrafficPolicy {
+    rule.map(|rule| rule.rule.policy_of_port(subset, port))
+        .unwrap_or_default()
+}
 
 /// The document behind a rule, or behind its subset, and where it stands.
 pub(super) fn origin<'a>(

@@ -6,7 +6,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::{IpAddr, Ipv4Addr, SocketAddr},
-    sync::Arc,
+    sync::{Arc, Mutex, PoisonError},
 };
 
 use outrigger_policy::{
@@ -15,26 +15,31 @@ use outrigger_policy::{
 use outrigger_proto::envoy::config::route::v3::{RouteConfiguration, VirtualHost};
 
 use super::{
-    HostResources,
+    caller::{Caller, Selectors},
+    hosts::{HostView, Hosts, remembered},
     layer4::Layer4,
     listener::{self, HTTP_PROXY},
+    locality::Place,
     node::NodeInfo,
-    route::{HostRoutes, RouteTable},
+    route::{self, HostRoutes, RouteTable},
 };
-use crate::snapshot::{ResourceBytes, ResourceType, TypeMap};
+use crate::{
+    snapshot::{ResourceBytes, ResourceType, TypeMap},
+    world::World,
+};
 
 /// What makes two nodes see the same.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct ScopeKey {
-    namespace: String,
+    caller: Caller,
     sidecar: Option<ObjectKey>,
 }
 
 impl ScopeKey {
-    pub(super) fn of(mesh: &Mesh, node: &NodeInfo) -> Self {
+    pub(super) fn of(mesh: &Mesh, selectors: &Selectors, node: &NodeInfo) -> Self {
         let sidecar = mesh.sidecar_for(&node.namespace, &node.labels);
         Self {
-            namespace: node.namespace.clone(),
+            caller: Caller::of(node, selectors),
             sidecar: sidecar.map(|(object, _)| object.key.clone()),
         }
     }
@@ -44,17 +49,26 @@ impl ScopeKey {
 #[derive(Debug)]
 pub(super) struct Scope {
     pub(super) clusters: Arc<TypeMap>,
-    pub(super) endpoints: Arc<TypeMap>,
+    /// For callers that do not say where they are, and for all if nobody asks.
+    endpoints: Arc<TypeMap>,
+    placed: Option<Placed>,
     pub(super) listeners: Arc<TypeMap>,
     pub(super) routes: Arc<TypeMap>,
     hosts: BTreeSet<HostName>,
 }
 
+/// Some assignments depend on where the caller is.
+#[derive(Debug)]
+struct Placed {
+    views: Vec<Arc<HostView>>,
+    labels: BTreeSet<String>,
+    known: Mutex<BTreeMap<Place, Arc<TypeMap>>>,
+}
+
 /// What a scope is computed from.
 pub(super) struct Inputs<'a> {
-    pub(super) mesh: &'a Mesh,
-    pub(super) domain: &'a str,
-    pub(super) hosts: &'a BTreeMap<HostName, Arc<HostResources>>,
+    pub(super) world: &'a World,
+    pub(super) hosts: &'a Hosts,
     pub(super) table: &'a RouteTable,
     /// The scope as it was, and whether policies and routes are still those.
     pub(super) before: Option<(&'a Scope, bool)>,
@@ -73,7 +87,7 @@ impl Scope {
                 let sidecar = key
                     .sidecar
                     .as_ref()
-                    .and_then(|key| inputs.mesh.sidecars.get(key));
+                    .and_then(|key| inputs.world.mesh.sidecars.get(key));
                 let view = Egress::of(key, sidecar.map(|(_, sidecar)| sidecar), inputs);
                 (
                     TypeMap::following(before.map(|scope| &scope.listeners), view.listeners),
@@ -82,15 +96,67 @@ impl Scope {
                 )
             }
         };
-        let visible = || hosts.iter().filter_map(|host| inputs.hosts.get(host));
-        let clusters = visible().flat_map(|host| host.clusters.iter().cloned());
-        let endpoints = visible().flat_map(|host| host.endpoints.iter().cloned());
+        let visible = hosts.iter().filter_map(|host| inputs.hosts.get(host));
+        let views: Vec<_> = visible
+            .map(|host| host.view(inputs.world, &key.caller))
+            .collect();
+        let clusters = views.iter().flat_map(|view| view.clusters.iter().cloned());
+        let endpoints = views.iter().flat_map(|view| view.endpoints(None));
         Self {
             clusters: TypeMap::following(before.map(|scope| &scope.clusters), clusters),
             endpoints: TypeMap::following(before.map(|scope| &scope.endpoints), endpoints),
+            placed: Placed::of(views),
             listeners,
             routes,
             hosts,
+        }
+    }
+
+    /// The assignments for `node`, which follow what it had `before`.
+    pub(super) fn endpoints(&self, node: &NodeInfo, before: Option<&Self>) -> Arc<TypeMap> {
+        let Some(placed) = &self.placed else {
+            return Arc::clone(&self.endpoints);
+        };
+        let place = placed.place(node);
+        remembered(&placed.known, &place, || {
+            let views = placed.views.iter();
+            let endpoints = views.flat_map(|view| view.endpoints(Some(&place)));
+            let before = before.map(|before| before.known_endpoints(node));
+            TypeMap::following(before.as_ref(), endpoints)
+        })
+    }
+
+    fn known_endpoints(&self, node: &NodeInfo) -> Arc<TypeMap> {
+        let known = self.placed.as_ref().and_then(|placed| {
+            let known = placed.known.lock().unwrap_or_else(PoisonError::into_inner);
+            known.get(&placed.place(node)).cloned()
+        });
+        known.unwrap_or_else(|| Arc::clone(&self.endpoints))
+    }
+}
+
+impl Placed {
+    fn of(views: Vec<Arc<HostView>>) -> Option<Self> {
+        let asking: Vec<_> = views
+            .iter()
+            .filter_map(|view| view.placing_labels())
+            .collect();
+        let labels = (!asking.is_empty()).then(|| asking.into_iter().flatten().cloned().collect());
+        Some(Self {
+            labels: labels?,
+            views,
+            known: Mutex::default(),
+        })
+    }
+
+    fn place(&self, node: &NodeInfo) -> Place {
+        let labels = self.labels.iter();
+        let labels = labels.filter_map(|name| node.labels.get_key_value(name));
+        Place {
+            locality: node.locality.clone(),
+            labels: labels
+                .map(|(name, value)| (name.clone(), value.clone()))
+                .collect(),
         }
     }
 }
@@ -174,10 +240,9 @@ impl Egress {
         inputs: &Inputs<'_>,
     ) {
         let layer4 = Layer4 {
-            mesh: inputs.mesh,
+            mesh: &inputs.world.mesh,
             hosts: inputs.hosts,
-            namespace: &key.namespace,
-            has_labels: &|_labels| false,
+            caller: &key.caller,
         };
         let found = if protocol == Protocol::Tls {
             layer4.tls(listen.port(), hosts)
@@ -202,24 +267,31 @@ impl Egress {
         inputs: &Inputs<'_>,
     ) {
         let selects = |host: &HostName| {
-            patterns
-                .iter()
-                .any(|pattern| inputs.mesh.admits(&key.namespace, pattern, host))
+            patterns.iter().any(|pattern| {
+                inputs
+                    .world
+                    .mesh
+                    .admits(&key.caller.namespace, pattern, host)
+            })
         };
+        let visible = inputs.table.iter().filter(|(host, _)| selects(host));
+        let visible = visible.filter_map(|(host, routes)| match routes {
+            Some(routes) => Some((host, Arc::clone(routes))),
+            None => {
+                let routes = route::of_host(&inputs.world.mesh, inputs.hosts, host, &key.caller)?;
+                Some((host, Arc::new(routes)))
+            }
+        });
         // A service without a port of HTTP has no routes; its connections are another listener's.
-        let routed = inputs
-            .table
-            .iter()
-            .filter(|(_, routes)| !routes.ports.is_empty());
-        let visible = routed.filter(|(host, _)| selects(host));
-        let visible: Vec<_> = visible.collect();
+        let visible = visible.filter(|(_, routes)| !routes.ports.is_empty());
+        let visible: Vec<(&HostName, Arc<HostRoutes>)> = visible.collect();
         for (host, routes) in &visible {
             self.hosts.insert((*host).clone());
             self.hosts.extend(routes.destinations.iter().cloned());
         }
         let domains = Domains {
-            namespace: &key.namespace,
-            domain: inputs.domain,
+            namespace: &key.caller.namespace,
+            domain: &inputs.world.domain,
             port,
         };
         let routes = RouteConfiguration {
@@ -249,7 +321,7 @@ struct Domains<'a> {
 impl Domains<'_> {
     /// Each domain is given once (Envoy refuses a table that has one twice): canonical names first, then the
     /// short forms that are still free.
-    fn virtual_hosts(&self, visible: &[(&HostName, &HostRoutes)]) -> Vec<VirtualHost> {
+    fn virtual_hosts(&self, visible: &[(&HostName, Arc<HostRoutes>)]) -> Vec<VirtualHost> {
         let mut claimed = BTreeSet::new();
         let mut hosts = Vec::new();
         for (host, routes) in visible {

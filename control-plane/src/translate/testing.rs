@@ -5,7 +5,10 @@ use std::{
     sync::{Arc, LazyLock},
 };
 
-use outrigger_policy::{HostName, Mesh, MeshInput, Object, ParseLimits, Protocol, Severity, parse};
+use outrigger_policy::{
+    At, DestinationPolicy, DestinationRule, HostName, HttpRoute, Mesh, MeshInput, Object,
+    ParseLimits, Position, Protocol, Severity, Spec, parse,
+};
 use prost_reflect::{DescriptorPool, DynamicMessage};
 use serde_json::Value;
 
@@ -29,6 +32,16 @@ pub(crate) fn host(name: &str) -> HostName {
     HostName::canonical(name, "default", DOMAIN)
 }
 
+/// `value`, as if written in that line of `f.yaml`.
+pub(crate) fn at<T>(line: u32, value: T) -> At<T> {
+    let position = Position {
+        file: "f.yaml".into(),
+        line,
+        column: 5,
+    };
+    At { value, position }
+}
+
 impl Given {
     /// Documents of namespace `default`, in a file of that name.
     pub(crate) fn policy(mut self, file: &str, yaml: &str) -> Self {
@@ -37,6 +50,61 @@ impl Given {
         self.objects.extend(objects.into_iter().map(Arc::new));
         self.revision += 1;
         self
+    }
+
+    /// The first rule of the last document, a VirtualService, changed by hand.
+    pub(crate) fn rule(mut self, edit: impl Fn(&mut HttpRoute)) -> Self {
+        let object = Arc::make_mut(self.objects.last_mut().unwrap());
+        let Spec::VirtualService(spec) = &mut object.spec else {
+            panic!("want a VirtualService");
+        };
+        edit(&mut spec.http[0]);
+        self
+    }
+
+    /// A DestinationRule for `service` with a subset `v1`, changed by hand.
+    pub(crate) fn destination_rule(
+        self,
+        service: &'static str,
+        edit: impl Fn(&mut DestinationRule),
+    ) -> Self {
+        let name = format!("{service}-{}", self.objects.len());
+        let yaml = format!(
+            "apiVersion: networking.istio.io/v1\nkind: DestinationRule\nmetadata: {{name: {name}}}\n\
+             spec: {{host: {service}, subsets: [{{name: v1, labels: {{version: v1}}}}]}}\n"
+        );
+        let mut given = self.policy("rule.yaml", &yaml);
+        let object = Arc::make_mut(given.objects.last_mut().unwrap());
+        let Spec::DestinationRule(spec) = &mut object.spec else {
+            panic!("want a DestinationRule");
+        };
+        edit(spec);
+        given
+    }
+
+    /// A DestinationPolicy for `service`, or its `subset` (`""` = all of it).
+    pub(crate) fn destination_policy(
+        self,
+        service: &'static str,
+        subset: &'static str,
+        edit: impl Fn(&mut DestinationPolicy),
+    ) -> Self {
+        let name = format!("{service}-{subset}")
+            .trim_end_matches('-')
+            .to_owned();
+        let yaml = format!(
+            "apiVersion: outrigger.dev/v1\nkind: DestinationPolicy\nmetadata: {{name: {name}}}\n\
+             spec: {{host: {service}, zoneAware: {{}}}}\n"
+        );
+        let mut given = self.policy("policy.yaml", &yaml);
+        let object = Arc::make_mut(given.objects.last_mut().unwrap());
+        let Spec::DestinationPolicy(spec) = &mut object.spec else {
+            panic!("want a DestinationPolicy");
+        };
+        spec.zone_aware = None;
+        spec.subset = (!subset.is_empty()).then(|| at(1, subset.to_owned()));
+        edit(spec);
+        given
     }
 
     /// A registered instance of `service` (port as clients name it) at `address`, with an identity.
@@ -92,6 +160,33 @@ impl Given {
             .instances
             .insert(instance.id.clone(), Arc::new(instance));
         self.services.insert(host, Arc::new(known));
+        self
+    }
+
+    /// The port of `service` is for another protocol.
+    pub(crate) fn speaking(mut self, service: &str, port: u16, protocol: Protocol) -> Self {
+        let service = self.services.get_mut(&host(service)).unwrap();
+        Arc::make_mut(service).ports.insert(port, protocol);
+        self
+    }
+
+    /// The instance at `address` stands there: `region/zone/sub_zone`.
+    pub(crate) fn located(self, service: &str, address: &str, locality: &str) -> Self {
+        self.changed(service, address, |instance| {
+            let mut parts = locality.split('/').map(str::to_owned);
+            instance.locality = std::array::from_fn(|_| parts.next().unwrap_or_default());
+        })
+    }
+
+    /// The instance at `address`, changed by hand.
+    pub(crate) fn changed(
+        mut self,
+        service: &str,
+        address: &str,
+        edit: impl Fn(&mut Instance),
+    ) -> Self {
+        let service = Arc::make_mut(self.services.get_mut(&host(service)).unwrap());
+        edit(Arc::make_mut(service.instances.get_mut(address).unwrap()));
         self
     }
 
@@ -153,6 +248,7 @@ pub(crate) fn node() -> NodeInfo {
         service_account: Some("frontend".into()),
         service: Some("frontend.default.svc.cluster.local".into()),
         labels: [("app".to_owned(), "frontend".to_owned())].into(),
+        locality: None,
         http_proxy: Some("127.0.0.1:15080".parse().unwrap()),
         inbound: None,
     }

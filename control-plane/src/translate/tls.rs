@@ -1,16 +1,21 @@
 //! TLS contexts. Keys come from the sidecar itself (SDS `default`), trust from SDS `ROOTCA`; TLS 1.3 only.
 
-use outrigger_policy::TlsMode;
+use std::{collections::BTreeSet, net::IpAddr};
+
+use outrigger_policy::{ClientTls, TlsMode};
 use outrigger_proto::envoy::{
     config::{
         cluster::v3::cluster::TransportSocketMatch,
-        core::v3::{TransportSocket, transport_socket::ConfigType},
+        core::v3::{
+            DataSource, TransportSocket, data_source::Specifier, transport_socket::ConfigType,
+        },
     },
     extensions::transport_sockets::{
         raw_buffer::v3::RawBuffer,
         tls::v3::{
             CertificateValidationContext, CommonTlsContext, DownstreamTlsContext, SdsSecretConfig,
-            SubjectAltNameMatcher, TlsParameters, UpstreamTlsContext,
+            SubjectAltNameMatcher, TlsCertificate, TlsParameters, UpstreamTlsContext,
+            certificate_validation_context::TrustChainVerification,
             common_tls_context::{CombinedCertificateValidationContext, ValidationContextType},
             subject_alt_name_matcher::SanType,
             tls_parameters::TlsProtocol,
@@ -25,35 +30,137 @@ use super::{
     secret::{DEFAULT, ROOTCA},
 };
 
-/// How a cluster's connections are made, chosen by what its endpoints say of themselves.
-///
-/// Auto: mTLS to endpoints that have it, plain text to the rest. `ISTIO_MUTUAL` written by a person: mTLS to
-/// all, so that an endpoint without it fails rather than being called in plain text. `DISABLE`: nothing.
-pub(super) fn matches<'a>(
-    mode: Option<TlsMode>,
-    sni: &str,
-    identities: impl IntoIterator<Item = &'a str>,
-    trust_domain: &str,
-    alpn: &[&str],
-) -> Vec<TransportSocketMatch> {
-    let istio = |criteria: Struct| TransportSocketMatch {
-        name: "tlsMode-istio".to_owned(),
-        r#match: Some(criteria),
-        transport_socket: Some(upstream(sni, identities, trust_domain, alpn)),
-    };
-    match mode {
-        Some(TlsMode::Disable) => Vec::new(),
-        Some(TlsMode::IstioMutual | TlsMode::Mutual | TlsMode::Simple) => {
-            vec![istio(Struct::default())]
+/// The system's roots where Debian, and most others by a link, have them.
+const SYSTEM_ROOTS: &str = "/etc/ssl/certs/ca-certificates.crt";
+
+/// Who answers for a cluster.
+pub(super) struct Peer<'a> {
+    /// Its host.
+    pub(super) service: &'a str,
+    /// What mesh mTLS asks for.
+    pub(super) sni: String,
+    /// The identities that may answer.
+    pub(super) identities: BTreeSet<&'a str>,
+    pub(super) trust_domain: &'a str,
+    /// What mesh mTLS says it carries.
+    pub(super) alpn: &'static [&'static str],
+}
+
+impl Peer<'_> {
+    /// How a cluster's connections are made: all alike, or chosen by what its endpoints say of themselves.
+    ///
+    /// Auto: mTLS to endpoints that have it, plain text to the rest. `ISTIO_MUTUAL` written by a person: mTLS to
+    /// all, so that an endpoint without it fails rather than being called in plain text. `DISABLE`: nothing.
+    /// `SIMPLE` and `MUTUAL`: TLS of the world outside, to all.
+    pub(super) fn sockets(
+        &self,
+        tls: Option<&ClientTls>,
+    ) -> (Option<TransportSocket>, Vec<TransportSocketMatch>) {
+        let istio = |criteria: Struct| TransportSocketMatch {
+            name: "tlsMode-istio".to_owned(),
+            r#match: Some(criteria),
+            transport_socket: Some(self.mesh(tls)),
+        };
+        match tls.map(|tls| (tls.mode, tls)) {
+            Some((TlsMode::Disable, _)) => (None, Vec::new()),
+            Some((TlsMode::IstioMutual, _)) => (None, vec![istio(Struct::default())]),
+            Some((TlsMode::Simple | TlsMode::Mutual, tls)) => (Some(self.outside(tls)), Vec::new()),
+            None => {
+                let plain = TransportSocketMatch {
+                    name: "tlsMode-disabled".to_owned(),
+                    r#match: Some(Struct::default()),
+                    transport_socket: Some(raw_buffer()),
+                };
+                let mesh = istio(object([("tlsMode", text("istio"))]));
+                (None, vec![mesh, plain])
+            }
         }
-        None => vec![
-            istio(object([("tlsMode", text("istio"))])),
-            TransportSocketMatch {
-                name: "tlsMode-disabled".to_owned(),
-                r#match: Some(Struct::default()),
-                transport_socket: Some(raw_buffer()),
-            },
-        ],
+    }
+
+    /// mTLS of the mesh.
+    fn mesh(&self, tls: Option<&ClientTls>) -> TransportSocket {
+        let written = tls.map_or(&[][..], |tls| tls.subject_alt_names.as_slice());
+        let mut names: Vec<_> = if written.is_empty() {
+            self.identities.iter().map(|name| san(name)).collect()
+        } else {
+            written.iter().map(|name| san(name)).collect()
+        };
+        if names.is_empty() {
+            // No list at all would mean "any identity of the mesh". Nobody has this one.
+            names.push(san(&format!(
+                "spiffe://{}/nobody-registered",
+                self.trust_domain
+            )));
+        }
+        let combined = CombinedCertificateValidationContext {
+            default_validation_context: Some(CertificateValidationContext {
+                match_typed_subject_alt_names: names,
+                ..CertificateValidationContext::default()
+            }),
+            validation_context_sds_secret_config: Some(sds(ROOTCA)),
+        };
+        let common = CommonTlsContext {
+            validation_context_type: Some(ValidationContextType::CombinedValidationContext(
+                combined,
+            )),
+            alpn_protocols: self.alpn.iter().map(|name| (*name).to_owned()).collect(),
+            ..common()
+        };
+        let sni = tls.and_then(|tls| tls.sni.as_deref());
+        upstream(common, sni.unwrap_or(&self.sni))
+    }
+
+    /// TLS to whoever has a certificate for the name, with files of the calling sidecar's.
+    fn outside(&self, tls: &ClientTls) -> TransportSocket {
+        let sni = tls.sni.as_deref().unwrap_or(self.service);
+        let certificate = tls.client_certificate.as_ref();
+        let pair = certificate.filter(|_| tls.mode == TlsMode::Mutual);
+        let pair = pair.map(|certificate| TlsCertificate {
+            certificate_chain: Some(file(certificate)),
+            private_key: tls.private_key.as_deref().map(file),
+            ..TlsCertificate::default()
+        });
+        let common = CommonTlsContext {
+            tls_params: Some(TlsParameters {
+                tls_minimum_protocol_version: TlsProtocol::TlSv12 as i32,
+                tls_maximum_protocol_version: TlsProtocol::TlSv13 as i32,
+                ..TlsParameters::default()
+            }),
+            tls_certificates: pair.into_iter().collect(),
+            validation_context_type: Some(ValidationContextType::ValidationContext(validation(
+                tls, sni,
+            ))),
+            ..CommonTlsContext::default()
+        };
+        upstream(common, sni)
+    }
+}
+
+fn validation(tls: &ClientTls, called: &str) -> CertificateValidationContext {
+    if tls.insecure_skip_verify {
+        return CertificateValidationContext {
+            trust_chain_verification: TrustChainVerification::AcceptUntrusted as i32,
+            ..CertificateValidationContext::default()
+        };
+    }
+    let roots = tls.ca_certificates.as_deref();
+    let roots = roots.filter(|roots| *roots != "system");
+    CertificateValidationContext {
+        trusted_ca: Some(file(roots.unwrap_or(SYSTEM_ROOTS))),
+        crl: tls.ca_crl.as_deref().map(file),
+        match_typed_subject_alt_names: if tls.subject_alt_names.is_empty() {
+            vec![san(called)]
+        } else {
+            tls.subject_alt_names.iter().map(|name| san(name)).collect()
+        },
+        ..CertificateValidationContext::default()
+    }
+}
+
+fn file(path: &str) -> DataSource {
+    DataSource {
+        specifier: Some(Specifier::Filename(path.to_owned())),
+        ..DataSource::default()
     }
 }
 
@@ -82,29 +189,7 @@ pub(super) fn downstream(alpn: &[&str]) -> TransportSocket {
     ))
 }
 
-fn upstream<'a>(
-    sni: &str,
-    identities: impl IntoIterator<Item = &'a str>,
-    trust_domain: &str,
-    alpn: &[&str],
-) -> TransportSocket {
-    let mut names: Vec<_> = identities.into_iter().map(uri).collect();
-    if names.is_empty() {
-        // No list at all would mean "any identity of the mesh". Nobody has this one.
-        names.push(uri(&format!("spiffe://{trust_domain}/nobody-registered")));
-    }
-    let combined = CombinedCertificateValidationContext {
-        default_validation_context: Some(CertificateValidationContext {
-            match_typed_subject_alt_names: names,
-            ..CertificateValidationContext::default()
-        }),
-        validation_context_sds_secret_config: Some(sds(ROOTCA)),
-    };
-    let common = CommonTlsContext {
-        validation_context_type: Some(ValidationContextType::CombinedValidationContext(combined)),
-        alpn_protocols: alpn.iter().map(|name| (*name).to_owned()).collect(),
-        ..common()
-    };
+fn upstream(common: CommonTlsContext, sni: &str) -> TransportSocket {
     let context = UpstreamTlsContext {
         common_tls_context: Some(common),
         sni: sni.to_owned(),
@@ -135,9 +220,17 @@ fn sds(name: &str) -> SdsSecretConfig {
     }
 }
 
-fn uri(identity: &str) -> SubjectAltNameMatcher {
+/// A name that a certificate has to have: an identity, an address or a host.
+fn san(identity: &str) -> SubjectAltNameMatcher {
+    let kind = if identity.contains("://") {
+        SanType::Uri
+    } else if identity.parse::<IpAddr>().is_ok() {
+        SanType::IpAddress
+    } else {
+        SanType::Dns
+    };
     SubjectAltNameMatcher {
-        san_type: SanType::Uri as i32,
+        san_type: kind as i32,
         matcher: Some(StringMatcher {
             match_pattern: Some(MatchPattern::Exact(identity.to_owned())),
             ..StringMatcher::default()

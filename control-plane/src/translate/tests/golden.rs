@@ -3,7 +3,7 @@
 
 use std::{fs, path::PathBuf};
 
-use super::super::testing::{Given, node};
+use crate::translate::testing::{Given, node};
 
 /// Applies `documents` in this order and compares with `<name>.json`.
 fn check(name: &str, documents: &[&str]) {
