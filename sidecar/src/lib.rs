@@ -16,6 +16,7 @@ mod identity;
 mod inbound;
 mod listen;
 mod pool;
+mod quota;
 mod readiness;
 mod register;
 mod run;
