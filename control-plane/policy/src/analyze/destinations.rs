@@ -25,24 +25,16 @@ pub(super) fn check<'a>(finder: &mut Finder<'a>, object: &'a Object, rule: &Dest
         path: "spec.trafficPolicy",
         endpoints: all,
     };
-    policy(
-        finder,
-        object,
-        &rule.traffic_policy,
-        &rule.traffic_policy,
-        own,
-    );
+    policy(finder, object, &rule.traffic_policy, own);
     for (index, subset) in rule.subsets.iter().enumerate() {
         let path = format!("spec.subsets[{index}].trafficPolicy");
         let members = endpoints
             .as_ref()
             .map(|all| all.iter().filter(|one| subset.selects(&one.labels)).count());
-        let effective = rule.effective_policy(Some(&subset.name.value));
         policy(
             finder,
             object,
             &subset.traffic_policy,
-            &effective,
             Place {
                 host: &host,
                 path: &path,
@@ -61,23 +53,11 @@ struct Place<'p> {
     endpoints: Option<usize>,
 }
 
-/// `own` is what is written there, `effective` what holds.
-fn policy<'a>(
-    finder: &mut Finder<'a>,
-    object: &'a Object,
-    own: &TrafficPolicy,
-    effective: &TrafficPolicy,
-    place: Place<'_>,
-) {
+/// `own` is what is written there.
+fn policy<'a>(finder: &mut Finder<'a>, object: &'a Object, own: &TrafficPolicy, place: Place<'_>) {
     if let Some(balancer) = &own.load_balancer {
         let path = format!("{}.loadBalancer", place.path);
-        load_balancer(
-            finder,
-            object,
-            &balancer.value,
-            effective.outlier_detection.is_some(),
-            &path,
-        );
+        load_balancer(finder, object, &balancer.value, &path);
     }
     if let Some(pool) = &own.connection_pool {
         connection_pool(finder, object, &pool.value, place);
@@ -93,51 +73,8 @@ fn load_balancer<'a>(
     finder: &mut Finder<'a>,
     object: &'a Object,
     balancer: &LoadBalancer,
-    ejects: bool,
     path: &str,
 ) {
-    if let Some(locality) = balancer
-        .locality
-        .as_ref()
-        .filter(|locality| locality.enabled)
-    {
-        let own = format!("{path}.localityLbSetting");
-        if !(ejects || locality.failover.is_empty() && locality.failover_priority.is_empty()) {
-            let message = "without outlierDetection no endpoint is ever unhealthy, so nothing fails over; write an outlierDetection beside it";
-            finder.find(Code::FailoverWithoutEjection, object, &own, message);
-        }
-        for (index, (from, _)) in locality
-            .failover
-            .iter()
-            .enumerate()
-            .filter(|(_, (from, to))| from == to)
-        {
-            let message =
-                format!("{from} fails over to itself, which is nowhere; name another region");
-            finder.find(
-                Code::FailoverToItself,
-                object,
-                &format!("{own}.failover[{index}]"),
-                message,
-            );
-        }
-    }
-    let without_warmup = match &balancer.algorithm {
-        Balancer::Random => Some("simple: RANDOM"),
-        Balancer::ConsistentHash { .. } => Some("a consistentHash"),
-        Balancer::LeastRequest | Balancer::RoundRobin => None,
-    };
-    if let Some(with) = without_warmup.filter(|_| balancer.warmup.is_some()) {
-        let message = format!(
-            "has no effect on {with}, where no share can grow; write ROUND_ROBIN or LEAST_REQUEST, or remove it"
-        );
-        finder.find(
-            Code::WarmupWithoutEffect,
-            object,
-            &format!("{path}.warmup"),
-            message,
-        );
-    }
     if let Balancer::ConsistentHash { key, .. } = &balancer.algorithm {
         let path = format!("{path}.consistentHash");
         match key {
@@ -285,16 +222,6 @@ fn outlier_detection<'a>(
             message,
         );
     }
-    if !outlier.split_external_local_origin_errors && outlier.consecutive_local_origin_failures != 5
-    {
-        let message = "has no effect without splitExternalLocalOriginErrors: true";
-        finder.find(
-            Code::LocalOriginWithoutSplit,
-            object,
-            &format!("{path}.consecutiveLocalOriginFailures"),
-            message,
-        );
-    }
 }
 
 fn tls<'a>(finder: &mut Finder<'a>, object: &'a Object, own: &TrafficPolicy, place: Place<'_>) {
@@ -388,7 +315,6 @@ fn ports<'a>(finder: &mut Finder<'a>, object: &'a Object, own: &TrafficPolicy, p
         policy(
             finder,
             object,
-            policy_of_port,
             policy_of_port,
             Place {
                 path: &path,

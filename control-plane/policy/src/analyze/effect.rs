@@ -111,10 +111,7 @@ const fn weight(code: Code) -> Option<Effective> {
         | Code::HttpRulesWithoutHttp
         | Code::ConnectionRulesForHttp => Effective::MatchesNothing,
         Code::NotByClient => Effective::NotByClient,
-        Code::WarmupWithoutEffect
-        | Code::FailoverWithoutEjection
-        | Code::LocalOriginWithoutSplit
-        | Code::RetriesOffWithSettings
+        Code::FailoverWithoutEjection
         | Code::ServiceLimitsWithoutLimits
         | Code::BoundedLoadWithoutHash
         | Code::EjectionNever

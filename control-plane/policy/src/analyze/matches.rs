@@ -178,6 +178,9 @@ fn authority<'a>(
         Some((name, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) => name,
         _ => authority,
     };
+    if spec.hosts.is_empty() {
+        return; // A delegate: its hosts are others'.
+    }
     let wanted = finder.mesh.host(name, &object.key.namespace);
     let mut hosts = spec.hosts.iter().map(|host| finder.host(object, host));
     if hosts.any(|host| host == wanted || wanted.wildcards().any(|wildcard| wildcard == host)) {
@@ -316,7 +319,7 @@ fn port<'a>(
     found: &HttpMatch,
     path: &str,
 ) {
-    let Some(port) = found.port else {
+    let Some(port) = found.port.filter(|_| !spec.hosts.is_empty()) else {
         return;
     };
     let mut known = Vec::new();

@@ -1,15 +1,14 @@
 //! DestinationPolicy: what has no effect without, or beside, something in the DestinationRule.
 
 use super::finder::{Finder, time};
-use crate::{Balancer, Code, DestinationPolicy, HostName, HttpAction, Object, Spec, TrafficPolicy};
+use crate::{Code, HostName, HttpAction, Object, Spec, TrafficPolicy};
 
 pub(super) fn check(finder: &mut Finder<'_>) {
     let mesh = finder.mesh;
     for ((host, subset), (object, own)) in &mesh.destination_policies {
         let subset = Some(subset.as_str()).filter(|subset| !subset.is_empty());
         let policy = mesh.traffic_policy(host, subset);
-        balancing(finder, object, own, &policy, host);
-        if own.service_limits.is_some() && !limited(&policy) {
+        if own.service_limits.is_some() && policy.connection_pool.is_some() && !limited(&policy) {
             let message = format!(
                 "no connectionPool of {host} has a limit that sidecars could share; give one in a DestinationRule, or remove this"
             );
@@ -23,37 +22,6 @@ pub(super) fn check(finder: &mut Finder<'_>) {
         if let Some(hedging) = &own.hedging {
             hedged(finder, object, host, hedging.value.after);
         }
-    }
-}
-
-fn balancing<'a>(
-    finder: &mut Finder<'a>,
-    object: &'a Object,
-    own: &DestinationPolicy,
-    policy: &TrafficPolicy,
-    host: &HostName,
-) {
-    let algorithm = policy
-        .load_balancer
-        .as_ref()
-        .map(|part| &part.value.algorithm);
-    let hashed = matches!(algorithm, Some(Balancer::ConsistentHash { .. }));
-    if own.bounded_load.is_some() && !hashed {
-        let message = format!(
-            "the balancer of {host} is no consistent hash, whose load this bounds; write consistentHash in its DestinationRule, or remove this"
-        );
-        finder.find(
-            Code::BoundedLoadWithoutHash,
-            object,
-            "spec.boundedLoad",
-            message,
-        );
-    }
-    if own.balancer.is_some() && hashed {
-        let message = format!(
-            "the DestinationRule of {host} has a consistentHash, and a request is balanced by one or by the other; remove one of the two"
-        );
-        finder.find(Code::BalancerBesideHash, object, "spec.balancer", message);
     }
 }
 

@@ -53,13 +53,6 @@ pub(super) fn check<'a>(finder: &mut Finder<'a>, object: &'a Object, rule: &Http
     };
     let path = format!("{path}.retries");
     if retries.attempts == 0 {
-        if retries.retry_on.is_some()
-            || retries.per_try_timeout.is_some()
-            || retries.backoff.is_some()
-        {
-            let message = "attempts: 0 turns retries off, so that the rest here has no effect; remove it, or give attempts";
-            finder.find(Code::RetriesOffWithSettings, object, &path, message);
-        }
         return;
     }
     if let Some(on) = &retries.retry_on {
@@ -202,7 +195,7 @@ pub(super) fn check_hops(finder: &mut Finder<'_>) {
         let Spec::VirtualService(spec) = &object.spec else {
             continue;
         };
-        for (index, rule) in spec.http.iter().enumerate() {
+        for (index, rule) in spec.rules() {
             let attempts = rule.retries.as_ref().map(|retries| &retries.value);
             let Some(attempts) = attempts
                 .filter(|one| one.retry_on.is_some() && one.attempts > 1)

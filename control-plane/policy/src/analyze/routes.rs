@@ -14,7 +14,7 @@ pub(super) fn check<'a>(finder: &mut Finder<'a>, object: &'a Object, spec: &'a V
         elsewhere(finder, object, host, &format!("spec.hosts[{index}]"));
     }
     protocols(finder, object, spec);
-    for (index, rule) in spec.http.iter().enumerate() {
+    for (index, rule) in spec.rules() {
         let path = format!("spec.http[{index}]");
         matches::check(finder, object, spec, index, rule);
         retries::check(finder, object, rule, &path);
@@ -410,10 +410,7 @@ fn cors<'a>(finder: &mut Finder<'a>, object: &'a Object, rule: &HttpRoute, path:
         StringMatch::Regex(regex) => matches::takes_all(regex),
         StringMatch::Present => true,
     };
-    if cors.allow_origins.is_empty() {
-        let message = "no origin is allowed, so no browser may read an answer and the rest of the policy has no effect; list them under allowOrigins";
-        finder.find(Code::CorsWithoutOrigins, object, &path, message);
-    } else if cors.allow_credentials && cors.allow_origins.iter().any(any) {
+    if cors.allow_credentials && cors.allow_origins.iter().any(any) {
         let message = "any page on the internet may call with the user's cookies and read the answer; list the origins that may";
         finder.find(
             Code::CorsAnyWithCredentials,

@@ -7,8 +7,8 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use super::{finder::Finder, matches::takes_all};
 use crate::{
-    At, Code, HostName, HttpMatch, HttpRoute, MergedVirtualService, Object, Position, Spec,
-    StringMatch,
+    At, Code, ExportTo, HostName, HttpMatch, HttpRoute, MergedVirtualService, Object, Position,
+    Spec, StringMatch,
 };
 
 /// Pairs of matches that are compared for one host; a generated file could have millions.
@@ -26,32 +26,47 @@ pub(super) fn check(finder: &mut Finder<'_>) {
             hidden_routes(finder, host, merged, wildcard, other);
         }
     }
-    for (host, merged) in &mesh.destination_rules {
-        let Some((wildcard, other)) = host
-            .wildcards()
-            .find_map(|wildcard| mesh.destination_rules.get_key_value(&wildcard))
-        else {
-            continue;
-        };
-        let (Some(here), Some(there)) = (merged.sources.first(), other.sources.first()) else {
-            continue;
-        };
-        let what = other.rule.traffic_policy.parts();
-        let lost: Vec<&str> = what
-            .iter()
-            .copied()
-            .filter(|part| !merged.rule.traffic_policy.parts().contains(part))
-            .collect();
-        if !lost.is_empty() {
-            let message = format!(
-                "for {host} this rule takes the place of {} ({}) for {wildcard}: its {} no longer hold; repeat here what is \
-                 still wanted",
-                there.key,
-                there.position,
-                super::finder::listed(lost)
-            );
-            finder.find(Code::WildcardRuleHidden, here, "spec.host", message);
-        }
+    for host in mesh.destination_rules.keys() {
+        hidden_rule(finder, host);
+    }
+}
+
+/// A host with a rule of its own gets nothing of a wildcard's.
+fn hidden_rule(finder: &mut Finder<'_>, host: &HostName) {
+    let mesh = finder.mesh;
+    let Some(wildcard) = host
+        .wildcards()
+        .find(|wildcard| mesh.destination_rules.contains_key(wildcard))
+    else {
+        return;
+    };
+    let of = |name: &HostName| {
+        mesh.destination_rules
+            .get(name)
+            .and_then(|all| all.values().flat_map(|rules| rules.iter()).next())
+    };
+    let (Some(merged), Some(other)) = (of(host), of(&wildcard)) else {
+        return;
+    };
+    let (Some(here), Some(there)) = (merged.sources.first(), other.sources.first()) else {
+        return;
+    };
+    let own = merged.rule.traffic_policy.parts();
+    let lost: Vec<&str> = other
+        .rule
+        .traffic_policy
+        .parts()
+        .into_iter()
+        .filter(|part| !own.contains(part))
+        .collect();
+    if !lost.is_empty() {
+        let message = format!(
+            "for {host} this rule takes the place of {} ({}) for {wildcard}: its {} no longer hold; repeat here what is still wanted",
+            there.key,
+            there.position,
+            super::finder::listed(lost)
+        );
+        finder.find(Code::WildcardRuleHidden, here, "spec.host", message);
     }
 }
 
@@ -70,8 +85,9 @@ fn rules<'a>(finder: &mut Finder<'a>, merged: &'a MergedVirtualService) {
             if pairs > MAX_PAIRS {
                 return;
             }
-            let Some(&(taker, by, first)) =
-                earlier.iter().find(|(_, _, first)| covers(first, found))
+            let Some(&(taker, by, first)) = earlier
+                .iter()
+                .find(|(_, by, first)| seen_by_all_of(by, rule) && covers(first, found))
             else {
                 continue;
             };
@@ -129,10 +145,18 @@ fn rules<'a>(finder: &mut Finder<'a>, merged: &'a MergedVirtualService) {
     }
 }
 
+/// Whether every workload that sees `rule` sees `other`, too.
+fn seen_by_all_of(other: &HttpRoute, rule: &HttpRoute) -> bool {
+    other.export_to == ExportTo::All || other.export_to == rule.export_to
+}
+
 /// The number of a rule in its own document.
 fn index_of(object: &Object, position: &Position) -> Option<usize> {
     match &object.spec {
-        Spec::VirtualService(spec) => spec.http.iter().position(|rule| rule.position == *position),
+        Spec::VirtualService(spec) => spec
+            .rules()
+            .find(|(_, rule)| rule.position == *position)
+            .map(|(index, _)| index),
         _ => None,
     }
 }

@@ -10,6 +10,23 @@ type Words = (&'static [&'static str], Code);
 
 /// What `parse` says. Each entry's words must all be in the message.
 const REFUSALS: &[Words] = &[
+    (&["warm up"], Code::WarmupWithoutEffect),
+    (
+        &["missing: want one of allowOrigins"],
+        Code::CorsWithoutOrigins,
+    ),
+    (
+        &["has no effect without splitExternal"],
+        Code::LocalOriginWithoutSplit,
+    ),
+    (
+        &["is the region that it comes from"],
+        Code::FailoverToItself,
+    ),
+    (
+        &["has no effect with attempts: 0"],
+        Code::RetriesOffWithSettings,
+    ),
     (&["missing; want"], Code::MissingField),
     (&["missing: want one of"], Code::OneOf),
     (&["only one of them can be"], Code::OneOf),
@@ -84,6 +101,35 @@ const VALUES: &[Words] = &[
 
 /// What `mesh` says.
 const CONTRADICTIONS: &[Words] = &[
+    (&["unknown VirtualService"], Code::NoDelegate),
+    (&["a delegate has no"], Code::NoDelegate),
+    (&["a delegate has none"], Code::NoDelegate),
+    (&["is not exported to"], Code::NoDelegate),
+    (&["no rule delegates to it"], Code::DelegateUnused),
+    (&["make both matches agree"], Code::DelegateMatchesNothing),
+    (&["is routed already"], Code::ServerNameInTwo),
+    (&["has a DestinationPolicy already"], Code::PolicyInTwo),
+    (
+        &["hashes consistently", "keep one of them"],
+        Code::BalancerBesideHash,
+    ),
+    (
+        &["has no effect: no DestinationRule hashes"],
+        Code::BoundedLoadWithoutHash,
+    ),
+    (
+        &["has no effect: no DestinationRule has a connectionPool"],
+        Code::ServiceLimitsWithoutLimits,
+    ),
+    (
+        &["has no effect without outlierDetection"],
+        Code::FailoverWithoutEjection,
+    ),
+    (
+        &["has no effect beside the retryBudget"],
+        Code::RetriesLimitBesideBudget,
+    ),
+    (&["have no subset"], Code::UnknownSubset),
     (&["unknown subset"], Code::UnknownSubset),
     (&["would be left without the subset"], Code::SubsetTakenAway),
     (&["has no port"], Code::UnknownPort),
@@ -149,6 +195,12 @@ impl Code {
             } else {
                 Self::UnknownHost
             };
+        }
+        if path.ends_with("retries.retryOn") {
+            return Self::RetryConditionWithoutEffect;
+        }
+        if path.contains(".portLevelSettings[") && message.contains("has no port") {
+            return Self::PortPolicyUnknownPort;
         }
         first(CONTRADICTIONS, message).unwrap_or(Self::Contradiction)
     }

@@ -15,8 +15,8 @@ use super::{
     delegate::{Delegates, Rule},
 };
 use crate::{
-    Code, DestinationPolicy, DestinationRule, Diagnostic, Object, ObjectKey, Position, Severity, Spec,
-    VirtualService,
+    Code, DestinationPolicy, DestinationRule, Diagnostic, Object, ObjectKey, Position, Severity,
+    Spec, VirtualService,
 };
 
 /// What was found, and which documents are newer than which.
