@@ -10,6 +10,7 @@ mod config;
 mod connect;
 mod control;
 mod detect;
+pub mod explain;
 mod forward;
 mod http;
 mod identity;
