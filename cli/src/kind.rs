@@ -55,6 +55,7 @@ mod tests {
             assert_eq!(parse(text).as_deref(), Ok("VirtualService"), "{text}");
         }
         assert_eq!(parse("serviceentries").as_deref(), Ok("ServiceEntry"));
+        assert_eq!(parse("dp").as_deref(), Ok("DestinationPolicy"));
     }
 
     #[test]

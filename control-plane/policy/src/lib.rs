@@ -15,6 +15,8 @@ mod diagnostic;
 mod mesh;
 mod object;
 mod parse;
+#[cfg(test)]
+mod random;
 mod report;
 mod spec;
 mod suggest;

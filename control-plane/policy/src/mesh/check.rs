@@ -71,16 +71,16 @@ impl Checker<'_> {
                     self.destination(from, (&to.host, to.subset.as_ref(), to.port), &path);
                 }
             }
-            for (number, to) in rule.mirrors.iter().enumerate() {
-                let path = format!("spec.http[{index}].mirrors[{number}].destination");
+            for to in &rule.mirrors {
+                let path = format!("spec.http[{index}].{}", to.path);
                 self.destination(from, (&to.host, to.subset.as_ref(), to.port), &path);
             }
         }
         for rule in &spec.delegations {
             let path = format!("spec.http[{}]", rule.index);
             self.retries(rule.settings.retries.as_ref(), &path);
-            for (number, to) in rule.settings.mirrors.iter().enumerate() {
-                let path = format!("spec.http[{}].mirrors[{number}].destination", rule.index);
+            for to in &rule.settings.mirrors {
+                let path = format!("spec.http[{}].{}", rule.index, to.path);
                 self.destination(from, (&to.host, to.subset.as_ref(), to.port), &path);
             }
         }
@@ -192,6 +192,19 @@ impl Checker<'_> {
                  look at its exportTo, or define it in {client}"
             );
             self.found.error(&subset.position, path, message);
+        }
+        if from.spec.export_to != ExportTo::All {
+            return;
+        }
+        for client in self.mesh.namespaces_with_rules(host) {
+            if client == object.key.namespace || self.mesh.has_subset(host, name, client) {
+                continue;
+            }
+            let message = format!(
+                "clients of {client} have a DestinationRule of their own for {host}, without the subset {name:?}: their \
+                 requests could go nowhere; define it there too, or leave {client} out of exportTo"
+            );
+            self.found.warn(&subset.position, path, message);
         }
     }
 

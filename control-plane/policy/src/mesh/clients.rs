@@ -82,6 +82,11 @@ impl Mesh {
             .flat_map(|(rules, _)| rules.iter())
     }
 
+    /// Namespaces of which a document is for `host`.
+    pub(super) fn namespaces_with_rules<'m>(&'m self, host: &HostName) -> BTreeSet<&'m str> {
+        self.namespaces_with(host).map(|(_, home)| home).collect()
+    }
+
     /// By specificity, then by name.
     fn namespaces_with<'m, 'h>(
         &'m self,

@@ -1,6 +1,7 @@
 mod clients;
 mod delegates;
 mod effects;
+mod property;
 
 use std::{
     collections::{BTreeMap, BTreeSet},

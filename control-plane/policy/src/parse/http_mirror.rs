@@ -32,6 +32,7 @@ pub(super) fn of_rule(d: &mut Decoder, rule: &Fields<'_>) -> Vec<Mirror> {
             subset,
             port,
             share: Share::ALL,
+            path: "mirror".to_owned(),
         })
     });
     let share = share(d, rule, &SHARES);
@@ -43,11 +44,18 @@ pub(super) fn of_rule(d: &mut Decoder, rule: &Fields<'_>) -> Vec<Mirror> {
     if rule.has("mirror") {
         return one.map(|one| Mirror { share, ..one }).into_iter().collect();
     }
-    rule.optional(d, "mirrors", |d, item| filled_list(d, item, mirror))
-        .unwrap_or_default()
+    let mut index = 0;
+    let several = rule.optional(d, "mirrors", |d, item| {
+        filled_list(d, item, |d, item| {
+            let path = format!("mirrors[{index}].destination");
+            index += 1;
+            mirror(d, item, path)
+        })
+    });
+    several.unwrap_or_default()
 }
 
-fn mirror(d: &mut Decoder, item: Item<'_>) -> Option<Mirror> {
+fn mirror(d: &mut Decoder, item: Item<'_>, path: String) -> Option<Mirror> {
     let fields = Fields::open(d, item, &MIRROR)?;
     let to = fields.required(d, "destination", "where copies go", destination);
     let share = fields.optional(d, "percentage", percentage);
@@ -58,5 +66,6 @@ fn mirror(d: &mut Decoder, item: Item<'_>) -> Option<Mirror> {
         subset,
         port,
         share: share.unwrap_or(Share::ALL),
+        path,
     })
 }

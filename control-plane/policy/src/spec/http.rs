@@ -270,6 +270,8 @@ pub struct Mirror {
     pub port: Option<u16>,
     /// Of how many requests. Istio: all if not given.
     pub share: Share,
+    /// Its path in the rule: `mirror`, or `mirrors[1].destination`.
+    pub path: String,
 }
 
 /// `corsPolicy`.

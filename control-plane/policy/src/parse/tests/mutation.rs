@@ -1,25 +1,7 @@
 //! Documents that were damaged at random: an answer every time, and a place inside the text.
 
 use super::EVERYTHING;
-use crate::{ParseLimits, parse_bytes, report::MAX_ERRORS};
-
-/// A linear generator: the same seed, the same documents, everywhere.
-struct Random(u64);
-
-impl Random {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
-        let mut mixed = self.0;
-        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-        mixed ^ (mixed >> 31)
-    }
-
-    fn below(&mut self, bound: usize) -> usize {
-        usize::try_from(self.next() % u64::try_from(bound.max(1)).expect("64 bits"))
-            .expect("64 bits")
-    }
-}
+use crate::{ParseLimits, parse_bytes, random::Random, report::MAX_ERRORS};
 
 /// What breaks YAML best.
 const SHRAPNEL: [&[u8]; 24] = [
