@@ -201,8 +201,8 @@ impl Checker<'_> {
                 continue;
             }
             let message = format!(
-                "clients of {client} have a DestinationRule of their own for {host}, without the subset {name:?}: their \
-                 requests could go nowhere; define it there too, or leave {client} out of exportTo"
+                "clients of {client} have no subset {name:?} of {host}: a DestinationRule of {client} holds for them and \
+                 does not define it; define it there too, or leave {client} out of exportTo"
             );
             self.found.warn(&subset.position, path, message);
         }

@@ -204,6 +204,38 @@ fn a_subset_that_a_client_lacks_is_refused() {
 }
 
 #[test]
+fn a_subset_that_another_namespaces_own_rule_lacks_is_remarked_upon() {
+    let world = world()
+        .registered(&["a"])
+        .apply(
+            "1",
+            "DestinationRule",
+            "a",
+            "{host: a, subsets: [{name: v1}]}",
+        )
+        .apply(
+            "2",
+            "DestinationRule",
+            "web/a",
+            "{host: a.shop.svc.cluster.local}",
+        )
+        .apply(
+            "vs",
+            "VirtualService",
+            "a",
+            "{hosts: [a], http: [{route: [{destination: {host: a, subset: v1}}]}]}",
+        );
+    assert_eq!(
+        world.diagnostics(),
+        [
+            "Warning vs:4:68: spec.http[0].route[0].destination.subset: clients of web have no subset \"v1\" of \
+             a.shop.svc.cluster.local: a DestinationRule of web holds for them and does not define it; define it there \
+             too, or leave web out of exportTo"
+        ]
+    );
+}
+
+#[test]
 fn what_a_port_says_takes_the_place_of_the_rest() {
     let world = world().registered(&["a"]).apply(
         "dr",
