@@ -6,7 +6,7 @@ use std::{collections::BTreeMap, time::Duration};
 use super::{At, ExportTo};
 use crate::Position;
 
-/// One rule of a [`VirtualService`].
+/// One rule of a [`VirtualService`](super::VirtualService).
 #[derive(Clone, Debug, PartialEq)]
 pub struct HttpRoute {
     /// Where the rule stands: what `why` and the span's `outrigger.policy` name.
@@ -38,7 +38,7 @@ pub struct HttpRoute {
 /// A rule that leaves what is done to another document (`delegate`). It is gone from the merged rules.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Delegation {
-    /// Its place in the document's list of rules, among which [`VirtualService::http`] has the others.
+    /// Its place in the document's list of rules, among which [`VirtualService::http`](super::VirtualService::http) has the others.
     pub index: usize,
     /// `delegate.name`: of a VirtualService without hosts.
     pub name: At<String>,
