@@ -8,7 +8,10 @@ use std::{
     sync::Arc,
 };
 
-use super::merge::{Found, named};
+use super::{
+    Names,
+    merge::{Found, named},
+};
 use crate::{
     Delegation, HttpAction, HttpMatch, HttpRoute, Kind, Object, ObjectKey, Position, Spec,
     StringMatch, VirtualService, suggest::hint,
@@ -26,17 +29,19 @@ pub(super) struct Rule {
 
 /// All VirtualServices, and which of them have been delegated to.
 pub(super) struct Delegates<'a> {
+    names: &'a Names,
     documents: BTreeMap<&'a ObjectKey, (&'a Arc<Object>, &'a VirtualService)>,
     named: BTreeSet<ObjectKey>,
 }
 
 impl<'a> Delegates<'a> {
-    pub(super) fn of(objects: &'a [Arc<Object>]) -> Self {
+    pub(super) fn of(objects: &'a [Arc<Object>], names: &'a Names) -> Self {
         let documents = objects.iter().filter_map(|object| match &object.spec {
             Spec::VirtualService(spec) => Some((&object.key, (object, spec))),
             _ => None,
         });
         Self {
+            names,
             documents: documents.collect(),
             named: BTreeSet::new(),
         }
@@ -84,6 +89,9 @@ impl<'a> Delegates<'a> {
                 continue;
             };
             let mut rule = filled(root, leaf);
+            if leaf.mirrors.is_empty() {
+                self.qualify(&mut rule, &object.key.namespace);
+            }
             rule.matches = matches;
             rule.export_to = spec.export_to.clone();
             rules.push(Rule {
@@ -94,6 +102,14 @@ impl<'a> Delegates<'a> {
             });
         }
         rules
+    }
+
+    /// Short hosts of the delegating rule's mirrors belong to its own namespace, not to the delegate's.
+    fn qualify(&self, rule: &mut HttpRoute, namespace: &str) {
+        for mirror in &mut rule.mirrors {
+            let host = self.names.resolve(&mirror.host.value, namespace);
+            mirror.host.value = host.as_str().to_owned();
+        }
     }
 
     /// The document that a rule delegates to, unless it cannot be delegated to.

@@ -139,7 +139,7 @@ pub(super) fn merge(input: &MeshInput<'_>) -> (Mesh, Found) {
             }
         }
     }
-    let rules = expand(input, &mut found);
+    let rules = expand(input, &names, &mut found);
     for (host, documents) in virtual_services {
         let with_rules = documents.into_iter().map(|(object, spec)| Document {
             object,
@@ -167,8 +167,12 @@ pub(super) fn merge(input: &MeshInput<'_>) -> (Mesh, Found) {
 }
 
 /// The rules of every document that has hosts, its delegates' in their places.
-fn expand<'a>(input: &'a MeshInput<'_>, found: &mut Found) -> BTreeMap<&'a ObjectKey, Vec<Rule>> {
-    let mut delegates = Delegates::of(input.objects);
+fn expand<'a>(
+    input: &'a MeshInput<'_>,
+    names: &'a Names,
+    found: &mut Found,
+) -> BTreeMap<&'a ObjectKey, Vec<Rule>> {
+    let mut delegates = Delegates::of(input.objects, names);
     let mut rules = BTreeMap::new();
     for object in input.objects {
         if let Spec::VirtualService(spec) = &object.spec

@@ -33,13 +33,13 @@ fn text(found: &StringMatch) -> String {
 }
 
 const ROOT: &str = "{hosts: [a], http: [{name: api, match: [{uri: {prefix: /api}}, {uri: {exact: /x}, headers: {h: {}}}], \
-                    timeout: 5s, retries: {attempts: 1}, delegate: {name: api, namespace: team}}, {name: rest, route: \
+                    timeout: 5s, retries: {attempts: 1}, mirror: {host: b}, delegate: {name: api, namespace: team}}, {name: rest, route: \
                     [{destination: {host: a}}]}]}";
 
 #[test]
 fn a_delegates_rules_take_the_place_of_the_rule_that_names_it() {
     let world = world()
-        .registered(&["a"])
+        .registered(&["a", "b"])
         .apply("root", "VirtualService", "root", ROOT)
         .apply(
             "leaf",
@@ -63,6 +63,11 @@ fn a_delegates_rules_take_the_place_of_the_rule_that_names_it() {
     assert_eq!(seconds(1), Some(5), "the delegating rule's");
     let attempts = |n: usize| merged[n].1.retries.as_ref().map(|at| at.value.attempts);
     assert_eq!((attempts(0), attempts(1)), (Some(1), Some(9)));
+    let mirror = merged[0].1.mirrors[0].host.value.as_str();
+    assert_eq!(
+        mirror, "b.shop.svc.cluster.local",
+        "of the delegating rule's namespace"
+    );
     assert_eq!(merged[0].1.position.to_string(), "leaf:4:33");
     assert!(
         merged[0].1.export_to.includes("anywhere"),
