@@ -163,6 +163,18 @@ impl<'a> Fields<'a> {
     }
 }
 
+/// What to write instead of fields that are not supported yet, where there is something.
+const INSTEAD: [(&str, &str); 2] = [
+    (
+        "consecutiveErrors",
+        "Istio has removed it; write consecutive5xxErrors",
+    ),
+    (
+        "credentialName",
+        "it names a Kubernetes Secret; write files: clientCertificate, privateKey, caCertificates",
+    ),
+];
+
 /// What is wrong with a key, if anything.
 fn objection(d: &Decoder, shape: &Shape, pairs: &[Pair], index: usize) -> Option<String> {
     let pair = pairs.get(index)?;
@@ -171,7 +183,9 @@ fn objection(d: &Decoder, shape: &Shape, pairs: &[Pair], index: usize) -> Option
         return None;
     }
     if shape.not_yet.contains(&key) {
-        return Some("not supported yet; remove it, nothing would act on it".to_owned());
+        let instead = INSTEAD.iter().find(|(field, _)| *field == key);
+        let advice = instead.map_or("remove it, nothing would act on it", |(_, advice)| *advice);
+        return Some(format!("not supported yet; {advice}"));
     }
     let known = shape.fields.iter().chain(shape.not_yet).copied();
     if let Some(near) = nearest(key, known) {

@@ -303,7 +303,7 @@ fn a_destination_rule_is_refused_in_words_that_help() {
             (
                 "{host: a, trafficPolicy: {outlierDetection: {consecutiveErrors: 5, consecutive5xxErrors: -1, interval: 10, maxEjectionPercent: 101}}}",
                 &[
-                    "f:4:52: spec.trafficPolicy.outlierDetection.consecutiveErrors: not supported yet; remove it, nothing would act on it",
+                    "f:4:52: spec.trafficPolicy.outlierDetection.consecutiveErrors: not supported yet; Istio has removed it; write consecutive5xxErrors",
                     "f:4:96: spec.trafficPolicy.outlierDetection.consecutive5xxErrors: found the number -1, want a whole number from 0 to 2147483647",
                     "f:4:110: spec.trafficPolicy.outlierDetection.interval: found the number 10, want a duration such as 30s, 1.5s, 500ms or 1h30m; which unit?",
                     "f:4:134: spec.trafficPolicy.outlierDetection.maxEjectionPercent: found the number 101, want a whole number from 0 to 100",

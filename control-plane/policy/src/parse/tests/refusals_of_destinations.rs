@@ -196,7 +196,7 @@ fn an_outlier_detection_is_refused_in_words_that_help() {
                 "{host: a, trafficPolicy: {outlierDetection: {splitExternalLocalOriginErrors: 1, consecutiveErrors: 5}}}",
                 &[
                     "f:4:84: spec.trafficPolicy.outlierDetection.splitExternalLocalOriginErrors: found the number 1, want true or false",
-                    "f:4:87: spec.trafficPolicy.outlierDetection.consecutiveErrors: not supported yet; remove it, nothing would act on it",
+                    "f:4:87: spec.trafficPolicy.outlierDetection.consecutiveErrors: not supported yet; Istio has removed it; write consecutive5xxErrors",
                 ],
             ),
         ],
@@ -228,7 +228,7 @@ fn tls_is_refused_in_words_that_help() {
                 "{host: a, trafficPolicy: {tls: {mode: SIMPLE, clientCertificate: /a, credentialName: b, sni: '*.a'}}}",
                 &[
                     "f:4:72: spec.trafficPolicy.tls.clientCertificate: has no effect with mode SIMPLE; remove it, or choose another mode",
-                    "f:4:76: spec.trafficPolicy.tls.credentialName: not supported yet; remove it, nothing would act on it",
+                    "f:4:76: spec.trafficPolicy.tls.credentialName: not supported yet; it names a Kubernetes Secret; write files: clientCertificate, privateKey, caCertificates",
                     "f:4:100: spec.trafficPolicy.tls.sni: found \"*.a\": a wildcard is not supported yet here; name one host",
                 ],
             ),
