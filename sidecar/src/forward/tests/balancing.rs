@@ -145,11 +145,10 @@ async fn policies_and_endpoints_change_under_load_and_no_request_fails() {
         })
         .collect();
     let total = || apps.iter().map(|app| *app.requests.borrow()).sum::<usize>();
-    for change in 0..210 {
-        // One of the three is missing each time.
-        let endpoints = (0..3)
-            .filter(|at| change % 3 != *at)
-            .map(|at| own(at, change as u32));
+    // One of the three is missing each time.
+    for (change, missing) in (0..210).zip((0..3).cycle()) {
+        let left = (0..3).filter(|at| *at != missing);
+        let endpoints = left.map(|at| own(at, change));
         sidecar.set_cluster(all.next().unwrap(), endpoints.collect());
         sidecar.publish("http_proxy").await;
         let before = total();

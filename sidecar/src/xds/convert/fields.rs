@@ -163,7 +163,7 @@ const READ: &[(&str, &[&str])] = &[
     ("envoy.config.cluster.v3.OutlierDetection", &["consecutive_5xx", "interval", "base_ejection_time", "max_ejection_percent",
         "enforcing_consecutive_5xx", "enforcing_success_rate", "consecutive_gateway_failure",
         "enforcing_consecutive_gateway_failure", "split_external_local_origin_errors", "consecutive_local_origin_failure",
-        "enforcing_consecutive_local_origin_failure", "enforcing_failure_percentage", "max_ejection_time",
+        "enforcing_consecutive_local_origin_failure", "enforcing_local_origin_success_rate", "enforcing_failure_percentage", "max_ejection_time",
         "max_ejection_time_jitter", "always_eject_one_host"]),
     ("envoy.extensions.upstreams.http.v3.HttpProtocolOptions", &["common_http_protocol_options", "explicit_http_config",
         "use_downstream_protocol_config"]),

@@ -104,6 +104,10 @@ fn ejection(from: &OutlierDetection, min_health_percent: u32) -> Converted<Outli
     for (path, value) in [
         ("enforcing_success_rate", from.enforcing_success_rate),
         (
+            "enforcing_local_origin_success_rate",
+            from.enforcing_local_origin_success_rate,
+        ),
+        (
             "enforcing_failure_percentage",
             from.enforcing_failure_percentage,
         ),

@@ -279,6 +279,8 @@ fn local_errors_are_split_where_it_says_so() {
     let twice = OutlierDetection {
         consecutive_local_origin_failure: Some(2),
         enforcing_consecutive_local_origin_failure: Some(100),
+        // Envoy's sweep is on unless it is switched off.
+        enforcing_local_origin_success_rate: Some(0),
         ..split.clone()
     };
     assert_eq!(split_local(twice), Some(2));
