@@ -345,3 +345,14 @@ fn the_window_of_repeats_stops_only_what_a_server_may_have_seen() {
     );
     assert_eq!(outcomes(Progress::Unsent, 2), [None, None]);
 }
+
+#[test]
+fn hedges_are_a_share_of_the_last_ten_seconds_and_one() {
+    let budget = RetryBudget::default();
+    let mut sent = 0;
+    for _ in 0..200 {
+        budget.count_request(START);
+        sent += u32::from(budget.try_hedge(10, START));
+    }
+    assert_eq!(sent, 21);
+}
