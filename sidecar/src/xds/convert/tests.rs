@@ -812,7 +812,7 @@ fn routes_are_refused_by_the_name_of_the_field() {
                     },
                 ));
             },
-            "virtual_hosts[0].routes[0].direct_response.body.filename: not supported yet",
+            "virtual_hosts[0](\"reviews:9080\").routes[0].direct_response.body.filename: files of this machine",
         ),
     ];
     for (change, expected) in table {
