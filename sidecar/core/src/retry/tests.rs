@@ -80,13 +80,15 @@ fn by_default_only_what_is_provably_unsent_is_sent_again() {
     }
 }
 
+type Heads<'a> = &'a [(u16, &'a HeaderMap)];
+
 #[test]
 fn each_condition_names_what_envoys_does() {
     let none = head(&[]);
     let grpc = |status| head(&[("grpc-status", status)]);
     let limited = head(&[("x-envoy-ratelimited", "true")]);
     // Condition; whether no answer is named; answers that are, and that are not.
-    let table: [(&str, bool, &[(u16, &HeaderMap)], &[(u16, &HeaderMap)]); 12] = [
+    let table: [(&str, bool, Heads<'_>, Heads<'_>); 12] = [
         (
             "5xx",
             true,

@@ -40,7 +40,7 @@ impl Answered {
                 }
                 Some(())
             };
-            if let Ok(Some(())) = timeout(DISCARDED_WITHIN, read).await {
+            if timeout(DISCARDED_WITHIN, read).await == Ok(Some(())) {
                 drop(body);
                 lease.release(&cluster);
             }
