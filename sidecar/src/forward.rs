@@ -28,8 +28,11 @@ pub(crate) mod attempt;
 mod before;
 pub(crate) mod call;
 pub(crate) mod chain;
+mod choose;
 mod deadline;
 pub(crate) mod finish;
+pub(crate) mod hedge;
+mod mirror;
 pub(crate) mod redirect;
 pub(crate) mod tries;
 pub(crate) mod upstream;
@@ -140,6 +143,11 @@ async fn handle(
     }
     call.goes_to(weighted.cluster, cluster);
     let plan = plan(call, &mut parts, &authority, route, weighted, cluster);
+    if let Some(features) = route.features()
+        && !features.mirrors.is_empty()
+    {
+        mirror::send(call, &features.mirrors, &snapshot, &parts, route.timeout);
+    }
     within_timeout(call, plan, parts).await
 }
 
@@ -279,6 +287,9 @@ fn plan<'a>(
     Plan {
         limit: call.limit(route.timeout),
         idempotent,
+        hedge: route
+            .features()
+            .and_then(|f| f.hedge.filter(|_| idempotent)),
         repeats: retry.may_repeat() && (idempotent || !retry.implied),
         asked: upstream::Asked::of(parts, route, weighted),
         slot: weighted.cluster,

@@ -8,6 +8,7 @@ pub(crate) mod io;
 pub(crate) mod path;
 pub(crate) mod replay;
 pub(crate) mod serve;
+pub(crate) mod tap;
 
 /// Errors of bodies.
 pub(crate) type BoxError = Box<dyn std::error::Error + Send + Sync>;

@@ -274,6 +274,8 @@ pub(crate) struct Worker {
     pub(crate) scratch: RefCell<Box<[u8]>>,
     /// How long a connection without requests may go on after it was told to end.
     pub(crate) drain_timeout: Duration,
+    /// Copies of requests in flight.
+    pub(crate) mirrors: Rc<Cell<u32>>,
     handshakes: Handshakes,
     // Counted by itself: cloning the shared one would make all workers write to one cache line.
     snapshot: RefCell<Rc<View>>,
@@ -299,6 +301,7 @@ impl Worker {
             tls: ServerTls::default(),
             scratch: RefCell::new(vec![0; SCRATCH].into()),
             drain_timeout: seed.drain_timeout,
+            mirrors: Rc::default(),
             handshakes: Handshakes::new(seed.handshakes),
             snapshot: RefCell::new(Rc::new(View(seed.shared.snapshot.load()))),
             now: Rc::new(Cell::new(now)),

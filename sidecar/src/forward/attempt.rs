@@ -8,12 +8,9 @@ use std::{
     time::{Duration, Instant, SystemTime},
 };
 
-use bytes::Bytes;
-use http::{Request, Response, StatusCode, request::Parts};
-use http_body_util::BodyExt as _;
-use hyper::body::{Body as _, Incoming};
+use http::{Request, StatusCode, request::Parts};
 use outrigger_core::{
-    Cluster, Direction, Endpoint, InFlight, Outcome, Picked, Progress, retry::is_idempotent,
+    Cluster, Endpoint, InFlight, Outcome, Picked, Progress, retry::is_idempotent,
 };
 use tokio::time::timeout;
 
@@ -25,7 +22,7 @@ use crate::{
     connect::ConnectError,
     http::{
         answer::{Code, Problem},
-        headers::UNSENT,
+        replay::UpBody,
     },
     inbound,
     pool::{
@@ -34,6 +31,12 @@ use crate::{
     },
     telemetry::propagate::TraceContext,
 };
+
+mod answered;
+mod errors;
+
+pub(crate) use answered::Answered;
+use errors::{chain, closed_before_answer, refused_stream};
 
 /// A try. Dropped before its end, it was cancelled: by the route's timeout, or because the caller left.
 #[derive(Debug)]
@@ -55,51 +58,10 @@ pub(crate) struct Attempt {
     reported: bool,
     /// The request's head, before it is sent, and while it may be needed again.
     head: Option<Parts>,
+    /// Sent instead of what the caller still uploads: another try is reading that.
+    body: Option<UpBody>,
+    beside: bool,
     _in_flight: InFlight,
-}
-
-/// A try that brought a response.
-#[derive(Debug)]
-pub(crate) struct Answered {
-    pub(crate) response: Response<Incoming>,
-    pub(crate) lease: Lease,
-}
-
-/// Most bytes, and longest time, that an answer which nobody gets is read for, to keep its connection.
-const DISCARDED: usize = 64 * 1024;
-const DISCARDED_WITHIN: Duration = Duration::from_secs(1);
-
-impl Answered {
-    /// Ends an answer that is not passed on: the connection is kept if the rest of it is short and comes soon.
-    pub(crate) fn discard(self, cluster: &Arc<Cluster>) {
-        let mut body = self.response.into_body();
-        if body.is_end_stream() {
-            self.lease.release(cluster);
-            return;
-        }
-        let (lease, cluster) = (self.lease, Arc::clone(cluster));
-        tokio::task::spawn_local(async move {
-            let mut left = DISCARDED;
-            let read = async {
-                while let Some(frame) = body.frame().await {
-                    let size = frame.ok()?.data_ref().map_or(0, Bytes::len);
-                    left = left.checked_sub(size)?;
-                }
-                Some(())
-            };
-            if let Ok(Some(())) = timeout(DISCARDED_WITHIN, read).await {
-                drop(body);
-                lease.release(&cluster);
-            }
-        });
-    }
-
-    /// A sidecar, known by its certificate, says that its application has not seen the request.
-    pub(crate) fn says_unsent(&self, call: &Call) -> bool {
-        call.direction == Direction::Outbound
-            && self.lease.is_mtls()
-            && self.response.headers().contains_key(UNSENT)
-    }
 }
 
 /// A try that brought no response.
@@ -129,6 +91,8 @@ impl Attempt {
             sent: Cell::new(false),
             reported: false,
             head: Some(head),
+            body: None,
+            beside: false,
             _in_flight: picked.endpoint.begin(),
             picked,
         }
@@ -147,6 +111,27 @@ impl Attempt {
             Ok(ended) => ended,
             Err(_elapsed) => Err(self.timed_out(limit)),
         }
+    }
+
+    /// Runs to its end.
+    pub(crate) async fn into_end(
+        mut self,
+        plan: &Plan<'_>,
+        may_try_again: bool,
+    ) -> (Self, Result<Answered, Failed>) {
+        let ended = self.run(plan, may_try_again).await;
+        (self, ended)
+    }
+
+    /// Beside another try, with a body of its own.
+    pub(crate) fn with_body(mut self, body: UpBody) -> Self {
+        self.body = Some(body);
+        self.beside = true;
+        self
+    }
+
+    pub(crate) fn copy_head(&self) -> Option<Parts> {
+        self.head.clone()
     }
 
     /// The request's head, if it was kept.
@@ -187,7 +172,9 @@ impl Attempt {
             let Some(head) = std::mem::replace(&mut self.head, spare) else {
                 return Err(self.without_head());
             };
-            let request = Request::from_parts(head, self.call.upload.next_try());
+            let body = self.body.take();
+            let body = body.unwrap_or_else(|| self.call.upload.next_try());
+            let request = Request::from_parts(head, body);
             let sent = plan.cluster.measures().then(Instant::now);
             // Cancelled from here on, hyper may have sent it.
             self.sent_before = self.call.maybe_sent.replace(true);
@@ -212,7 +199,8 @@ impl Attempt {
             // A pooled connection that its server had closed meanwhile says nothing about the server.
             let repeats = plan.route.retry.attempts > 1 && self.may_repeat() && silent;
             let stale = lease.reused && !fresh && (given_back || repeats);
-            if !stale || self.head.is_none() {
+            // A body of its own has gone with the first sending.
+            if !stale || self.beside || self.head.is_none() {
                 let heard = lease.heard() && !given_back;
                 return Err(self.broken(&error, given_back, heard));
             }
@@ -430,8 +418,9 @@ impl Drop for Attempt {
                 }
                 self.end_with(code);
             } else {
+                let lost = self.call.hedged.get();
                 self.close_span(Told {
-                    error: Some("downstream_gone"),
+                    error: Some(if lost { "hedged" } else { "downstream_gone" }),
                     ..Told::default()
                 });
             }
@@ -441,51 +430,4 @@ impl Drop for Attempt {
                 .unused(&self.picked, self.call.worker.shared.now());
         }
     }
-}
-
-/// The peer ended the connection, and no head of a response had come.
-fn closed_before_answer(error: &hyper::Error) -> bool {
-    if error.is_incomplete_message() || error.is_closed() || error.is_canceled() {
-        return true;
-    }
-    let mut source = std::error::Error::source(error);
-    while let Some(inner) = source {
-        if let Some(io) = inner.downcast_ref::<std::io::Error>() {
-            return matches!(
-                io.kind(),
-                std::io::ErrorKind::ConnectionReset
-                    | std::io::ErrorKind::BrokenPipe
-                    | std::io::ErrorKind::UnexpectedEof
-                    | std::io::ErrorKind::ConnectionAborted
-            );
-        }
-        source = inner.source();
-    }
-    false
-}
-
-/// HTTP/2's word that the request was not processed: `REFUSED_STREAM`, or above the last stream of a graceful GOAWAY.
-fn refused_stream(error: &hyper::Error) -> bool {
-    let mut source = std::error::Error::source(error);
-    while let Some(inner) = source {
-        if let Some(h2) = inner.downcast_ref::<h2::Error>() {
-            let refused = h2.is_reset() && h2.reason() == Some(h2::Reason::REFUSED_STREAM);
-            let above = h2.is_go_away() && h2.reason() == Some(h2::Reason::NO_ERROR);
-            return h2.is_remote() && (refused || above);
-        }
-        source = inner.source();
-    }
-    false
-}
-
-/// An error with its causes.
-fn chain(error: &hyper::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = std::error::Error::source(error);
-    while let Some(inner) = source {
-        text.push_str(": ");
-        text.push_str(&inner.to_string());
-        source = inner.source();
-    }
-    text
 }

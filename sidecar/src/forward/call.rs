@@ -4,14 +4,13 @@ use std::{
     cell::{Cell, OnceCell, RefCell},
     rc::Rc,
     sync::Arc,
-    time::{Duration, Instant, SystemTime},
+    time::{Instant, SystemTime},
 };
 
 use http::{HeaderMap, HeaderValue, Method, Response, Version, request::Parts};
 use hyper::body::Incoming;
 use outrigger_core::{
     Cluster, ClusterSlot, Direction, Endpoint, Facts, Features, Positions, Route, WeightedCluster,
-    retry::EXHAUSTED,
 };
 
 use super::{Destination, deadline, is_grpc};
@@ -28,6 +27,10 @@ use crate::{
     },
     worker::{Worker, connection::Connection},
 };
+
+mod limits;
+
+pub(crate) use limits::Limit;
 
 /// One request.
 #[derive(Debug)]
@@ -49,6 +52,8 @@ pub(crate) struct Call {
     pub(crate) origin: RefCell<Option<HeaderValue>>,
     /// A fault has delayed it.
     pub(crate) delayed: Cell<bool>,
+    /// Of two tries at once, one has won.
+    pub(crate) hedged: Cell<bool>,
     /// Its retries are used up, here or further down.
     exhausted: Cell<bool>,
     /// The application may have seen it.
@@ -88,22 +93,6 @@ pub(crate) struct Told {
     pub(crate) error: Option<&'static str>,
 }
 
-/// Until when a request may last.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Limit {
-    pub(crate) until: Instant,
-    /// From its beginning.
-    pub(crate) within: Duration,
-    /// [`Code::Timeout`] or [`Code::DeadlineExceeded`].
-    pub(crate) code: Code,
-}
-
-impl Limit {
-    pub(crate) fn left(&self) -> Duration {
-        self.until.saturating_duration_since(Instant::now())
-    }
-}
-
 /// The line of YAML of the setting behind an own answer.
 fn line(positions: &Positions, code: Code) -> Option<&Arc<str>> {
     match code {
@@ -111,17 +100,6 @@ fn line(positions: &Positions, code: Code) -> Option<&Arc<str>> {
         Code::PerTryTimeout => positions.retries.as_ref(),
         Code::FaultInjected => positions.fault.as_ref(),
         _ => None,
-    }
-}
-
-impl Drop for Call {
-    fn drop(&mut self) {
-        if let (Direction::Inbound, Some(trace)) = (self.direction, self.trace_id) {
-            let chains = &self.worker.shared.chains;
-            if self.remembered || !chains.is_empty() {
-                chains.end(trace, self.remembered);
-            }
-        }
     }
 }
 
@@ -200,6 +178,7 @@ impl Call {
             features: OnceCell::new(),
             origin: RefCell::new(None),
             delayed: Cell::new(false),
+            hedged: Cell::new(false),
             exhausted: Cell::new(false),
             maybe_sent: Cell::new(false),
             destination: RefCell::new(None),
@@ -215,76 +194,6 @@ impl Call {
 
     pub(crate) fn goes_to(&self, slot: ClusterSlot, cluster: &Arc<Cluster>) {
         *self.destination.borrow_mut() = Some((slot, Arc::clone(cluster)));
-    }
-
-    /// The time for the whole request, and what it is the time of: the route's timeout, or less if the caller waits less.
-    pub(crate) fn limit(&self, timeout: Option<Duration>) -> Option<Limit> {
-        let by_route = timeout.map(|timeout| Limit {
-            until: self.clock.get() + timeout,
-            within: timeout,
-            code: Code::Timeout,
-        });
-        let Some(until) = self.deadline else {
-            return by_route;
-        };
-        let by_caller = Limit {
-            until,
-            within: until.saturating_duration_since(self.started),
-            code: Code::DeadlineExceeded,
-        };
-        Some(match by_route {
-            Some(by_route) if by_route.until <= until => by_route,
-            _ => by_caller,
-        })
-    }
-
-    /// How much longer the caller waits, if that is known.
-    pub(crate) fn caller_waits(&self) -> Option<Duration> {
-        let until = self.deadline?;
-        Some(until.saturating_duration_since(Instant::now()))
-    }
-
-    /// The route's timeout counts from now.
-    pub(crate) fn restart_clock(&self) {
-        self.clock.set(Instant::now());
-    }
-
-    /// What a request whose time is over is counted as.
-    pub(crate) fn ends_with(&self) -> &'static str {
-        self.timed_out.get().unwrap_or(Code::Timeout).as_str()
-    }
-
-    /// Nothing that hops above could do would help: they are told so.
-    pub(crate) fn exhaust(&self) {
-        self.exhausted.set(true);
-        if let (Direction::Outbound, Some(trace)) = (self.direction, self.trace_id) {
-            let chains = &self.worker.shared.chains;
-            if !chains.exhaust(trace, Instant::now()) {
-                self.worker.handles.count_feature("trace_memory_full");
-            }
-        }
-    }
-
-    /// Marks an answer, ours or the upstream's, if hops above need not try again.
-    pub(crate) fn mark_exhausted(&self, failed: bool, headers: &mut HeaderMap) {
-        if !failed {
-            return;
-        }
-        match self.direction {
-            // A hop below says it, of an answer that nothing here would repeat.
-            Direction::Outbound if !self.exhausted.get() && headers.contains_key(EXHAUSTED) => {
-                self.exhaust();
-            }
-            Direction::Outbound => {}
-            Direction::Inbound => {
-                let chains = &self.worker.shared.chains;
-                let knows = |trace| !chains.is_empty() && chains.is_exhausted(trace);
-                self.exhausted.set(self.trace_id.is_some_and(knows));
-            }
-        }
-        if self.exhausted.get() {
-            headers.insert(EXHAUSTED, HeaderValue::from_static("exhausted"));
-        }
     }
 
     /// What headers are made from, but for the request's own head.
@@ -334,6 +243,21 @@ impl Call {
                 Some(context)
             }
         }
+    }
+
+    /// The same for a copy, which nobody follows.
+    pub(crate) fn inject_unsampled(&self, headers: &mut HeaderMap) {
+        if let Some(traced) = &self.trace {
+            let context = TraceContext {
+                sampled: false,
+                ..traced.trace.child(&mut self.worker.rng.borrow_mut())
+            };
+            traced.trace.inject(headers, context);
+        }
+    }
+
+    pub(crate) fn is_http2(&self) -> bool {
+        self.http2
     }
 
     /// The answer to a request that we do not, or could not, pass on.

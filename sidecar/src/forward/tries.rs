@@ -4,16 +4,17 @@ use std::{rc::Rc, sync::Arc};
 
 use http::{HeaderValue, Response, request::Parts};
 use outrigger_core::{
-    Cluster, ClusterSlot, EndpointId, Moment, NoEndpoint, Outcome, PickContext, Picked, Progress,
-    RetryDecision, RetryPolicy, Route, WeightedCluster,
+    Cluster, ClusterSlot, EndpointId, Hedge, Outcome, Progress, RetryDecision, RetryPolicy, Route,
+    WeightedCluster,
     retry::{Failure, Tried},
 };
 
 use super::{
     attempt::{Answered, Attempt, Failed},
     call::{Call, Limit, Told},
-    deadline,
+    choose, deadline,
     finish::{Exchange, Held, grpc_status, http_of_grpc},
+    hedge::{self, Count},
     upstream::{self, ATTEMPT_COUNT},
 };
 use crate::{
@@ -42,6 +43,8 @@ pub(crate) struct Plan<'a> {
     pub(crate) idempotent: bool,
     /// What the application may have seen can be due for another try.
     pub(crate) repeats: bool,
+    /// Another try may be sent beside a slow one.
+    pub(crate) hedge: Option<Hedge>,
     /// For an answer whose headers speak of the request.
     pub(crate) asked: Option<Box<upstream::Asked>>,
 }
@@ -109,7 +112,7 @@ pub(crate) async fn run(
         _request: request,
         retry: None,
     };
-    if plan.repeats {
+    if plan.repeats || plan.hedge.is_some() {
         cluster.retries.count_request(call.worker.shared.now());
     }
     upstream::address(&mut head, plan.protocol);
@@ -117,11 +120,11 @@ pub(crate) async fn run(
     let mut last = Last::Nothing;
     let mut made = 0;
     loop {
-        let picked = match pick(call, plan, &mut tried) {
+        let picked = match choose::pick(call, plan, &mut tried) {
             Ok(picked) => picked,
             Err(none) => {
                 call.exhaust();
-                let problem = no_endpoint(call, plan, none);
+                let problem = choose::no_endpoint(call, plan, none);
                 return settle(call, plan, held, last, Some(problem));
             }
         };
@@ -133,10 +136,24 @@ pub(crate) async fn run(
         let endpoint_left =
             policy.same_host_at_last || !policy.other_host || cluster.endpoints.len() > tried.len();
         let may_try_again = made < policy.attempts && endpoint_left;
-        if !may_try_again {
+        let hedge = plan.hedge.filter(|_| made == 1);
+        if !may_try_again && hedge.is_none() {
             call.upload.keep_no_more();
         }
-        let ended = attempt.run(plan, may_try_again).await;
+        let ended = match hedge {
+            None => attempt.run(plan, may_try_again).await,
+            Some(hedge) => {
+                let count = Count {
+                    tried: &mut tried,
+                    made: &mut made,
+                };
+                // Boxed: few routes hedge.
+                let race = hedge::race(call, plan, hedge, attempt, may_try_again, count);
+                let ended;
+                (attempt, ended) = Box::pin(race).await;
+                ended
+            }
+        };
         let next = attempt.take_head();
         last = match judge(call, policy, attempt, ended) {
             Verdict::Deliver(attempt, answered) => {
@@ -199,8 +216,28 @@ fn judge(
     })))
 }
 
+/// An answer that [`judge`] would not deliver.
+pub(crate) fn is_failure(call: &Call, plan: &Plan<'_>, answered: &Answered) -> bool {
+    let response = &answered.response;
+    let (policy, status) = (&plan.route.retry, response.status().as_u16());
+    answered.says_unsent(call)
+        || (policy.reads_answers() && policy.names(status, response.headers()))
+}
+
+/// Ends a try whose failure another try has made up for, or may.
+pub(crate) fn discard(
+    call: &Call,
+    plan: &Plan<'_>,
+    attempt: Attempt,
+    ended: Result<Answered, Failed>,
+) {
+    if let Verdict::Failed(last) = judge(call, &plan.route.retry, attempt, ended) {
+        last.discard(plan.cluster);
+    }
+}
+
 /// What the next hop is told about this try.
-fn announce(call: &Call, plan: &Plan<'_>, head: &mut Parts, made: u32) {
+pub(crate) fn announce(call: &Call, plan: &Plan<'_>, head: &mut Parts, made: u32) {
     if plan.route.tells_attempts {
         head.headers.insert(ATTEMPT_COUNT, HeaderValue::from(made));
     }
@@ -212,96 +249,6 @@ fn announce(call: &Call, plan: &Plan<'_>, head: &mut Parts, made: u32) {
     if let Some(left) = left {
         deadline::announce(&mut head.headers, left, call.grpc);
     }
-}
-
-fn pick(call: &Call, plan: &Plan<'_>, tried: &mut Vec<EndpointId>) -> Result<Picked, NoEndpoint> {
-    let policy = &plan.route.retry;
-    let previous_priorities = previous_priorities(plan, tried);
-    let attempt = |tried: &[EndpointId]| {
-        plan.cluster.pick(&mut PickContext {
-            hash: plan.hash,
-            tried,
-            previous_priorities: &previous_priorities,
-            now: call.worker.shared.now(),
-            rng: &mut call.worker.rng.borrow_mut(),
-        })
-    };
-    if !policy.other_host {
-        return attempt(&[]);
-    }
-    match attempt(tried) {
-        Err(NoEndpoint::Exhausted) if policy.same_host_at_last => {
-            // From the beginning, but not the same one twice running.
-            let newest = tried.pop();
-            tried.clear();
-            tried.extend(newest);
-            match attempt(tried) {
-                Err(NoEndpoint::Exhausted) => attempt(&[]),
-                picked => picked,
-            }
-        }
-        picked => picked,
-    }
-}
-
-/// The priorities tried so far, if it is time to leave them out. Those of the last, incomplete round still count as one.
-fn previous_priorities(plan: &Plan<'_>, tried: &[EndpointId]) -> Vec<u32> {
-    let every = plan.route.retry.other_priority_every;
-    let Some(every) = every.and_then(|every| usize::try_from(every).ok()) else {
-        return Vec::new();
-    };
-    let rounds = tried.get(..tried.len() / every.max(1) * every);
-    let endpoints = &plan.cluster.endpoints;
-    let of = |id: &EndpointId| endpoints.iter().find(|endpoint| endpoint.id == *id);
-    let rounds = rounds.unwrap_or_default().iter().filter_map(of);
-    rounds.map(|endpoint| endpoint.config.priority).collect()
-}
-
-fn no_endpoint(call: &Call, plan: &Plan<'_>, none: NoEndpoint) -> Problem {
-    let config = &plan.cluster.config;
-    let mut service = config.service.clone();
-    if !config.subset.is_empty() {
-        service += &format!(" in subset {:?}", config.subset);
-    }
-    match none {
-        NoEndpoint::Empty => Problem::new(Code::NoEndpoints, format!("{service} has no endpoints")),
-        NoEndpoint::Unhealthy | NoEndpoint::Exhausted => Problem::new(
-            Code::NoHealthyEndpoints,
-            format!(
-                "none of the {} endpoints of {service} is healthy",
-                plan.cluster.endpoints.len()
-            ),
-        ),
-        NoEndpoint::BreakerOpen { until, of_service } => {
-            breaker_open(call, plan, &service, (until, of_service))
-        }
-    }
-}
-
-/// Names the line that set the breaker, and when it will be tried again.
-fn breaker_open(
-    call: &Call,
-    plan: &Plan<'_>,
-    service: &str,
-    (until, of_service): (Moment, bool),
-) -> Problem {
-    let breaker = plan.cluster.config.breaker.as_ref();
-    let position = breaker.and_then(|breaker| breaker.position.as_ref());
-    if let Some(position) = position {
-        *call.policy.borrow_mut() = Some(Arc::clone(position));
-    }
-    let failures = breaker.map_or(0, |breaker| breaker.consecutive_failures);
-    let left = until.0.saturating_sub(call.worker.shared.now().0);
-    let whose = if of_service {
-        format!("the circuit breaker of {service} is open")
-    } else {
-        format!("the circuit breakers of all healthy endpoints of {service} are open")
-    };
-    let message = format!(
-        "{whose} after {failures} failures in a row (circuitBreaker{}); next probe in {left} ms",
-        position.map_or_else(String::new, |position| format!(", {position}"))
-    );
-    Problem::new(Code::BreakerOpen, message)
 }
 
 /// Asks the retry rules; waits as they say.

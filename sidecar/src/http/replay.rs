@@ -6,6 +6,7 @@
 
 use std::{
     cell::RefCell,
+    collections::VecDeque,
     future::poll_fn,
     pin::Pin,
     rc::Rc,
@@ -17,7 +18,10 @@ use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 
-use super::BoxError;
+use super::{
+    BoxError,
+    tap::{self, Copied, Tap},
+};
 
 /// Most bytes that are kept for a second try, with what it costs to keep them.
 const KEPT: usize = 64 * 1024;
@@ -40,16 +44,38 @@ pub(crate) struct Source {
     /// The try whose body may read; earlier ones are cut off.
     current: u32,
     bytes: u64,
+    /// All has been read.
+    ended: bool,
+    /// Copies for mirrors.
+    taps: Vec<Tap>,
 }
 
+/// A part of a body.
 #[derive(Clone, Debug)]
-enum Piece {
+pub(super) enum Piece {
     Data(Bytes),
     Trailers(http::HeaderMap),
 }
 
 impl Piece {
-    fn into_frame(self) -> Frame<Bytes> {
+    fn of(frame: &Frame<Bytes>) -> Option<Self> {
+        match (frame.data_ref(), frame.trailers_ref()) {
+            (Some(data), _) => Some(Self::Data(data.clone())),
+            (None, Some(trailers)) => Some(Self::Trailers(trailers.clone())),
+            (None, None) => None,
+        }
+    }
+
+    /// What it takes to keep it.
+    pub(super) fn cost(&self) -> usize {
+        let inner = match self {
+            Self::Data(data) => data.len(),
+            Self::Trailers(_) => 0,
+        };
+        inner + size_of::<Self>()
+    }
+
+    pub(super) fn into_frame(self) -> Frame<Bytes> {
         match self {
             Self::Data(bytes) => Frame::data(bytes),
             Self::Trailers(map) => Frame::trailers(map),
@@ -75,7 +101,31 @@ impl Upload {
             lost: false,
             current: 0,
             bytes: 0,
+            ended: false,
+            taps: Vec::new(),
         }))))
+    }
+
+    /// A copy of the body that is read as the original is; to be called before anyone reads.
+    pub(crate) fn tap(&self) -> UpBody {
+        match &self.0 {
+            None => UpBody(Kind::Empty),
+            Some(source) => {
+                let (tap, copied) = tap::pair();
+                source.borrow_mut().taps.push(tap);
+                UpBody(Kind::Copied(copied))
+            }
+        }
+    }
+
+    /// The whole body on its own, if all of it was read and kept.
+    pub(crate) fn whole(&self) -> Option<UpBody> {
+        let Some(source) = &self.0 else {
+            return Some(UpBody(Kind::Empty));
+        };
+        let source = source.borrow();
+        (source.ended && !source.lost)
+            .then(|| UpBody(Kind::Whole(source.frames.iter().cloned().collect())))
     }
 
     pub(crate) fn is_empty(&self) -> bool {
@@ -84,15 +134,18 @@ impl Upload {
 
     /// A body for the next try; the body of the try before ends with an error.
     pub(crate) fn next_try(&self) -> UpBody {
-        UpBody(self.0.as_ref().map(|source| {
-            let mut inner = source.borrow_mut();
-            inner.current += 1;
-            inner.next = 0;
-            Reader {
-                number: inner.current,
-                source: Rc::clone(source),
+        UpBody(match &self.0 {
+            None => Kind::Empty,
+            Some(source) => {
+                let mut inner = source.borrow_mut();
+                inner.current += 1;
+                inner.next = 0;
+                Kind::Reader(Reader {
+                    number: inner.current,
+                    source: Rc::clone(source),
+                })
             }
-        }))
+        })
     }
 
     /// Another try can send the same bytes.
@@ -154,7 +207,16 @@ impl Upload {
 
 /// What one try sends.
 #[derive(Debug, Default)]
-pub(crate) struct UpBody(Option<Reader>);
+pub(crate) struct UpBody(Kind);
+
+#[derive(Debug, Default)]
+enum Kind {
+    #[default]
+    Empty,
+    Reader(Reader),
+    Copied(Copied),
+    Whole(VecDeque<Piece>),
+}
 
 #[derive(Debug)]
 struct Reader {
@@ -162,19 +224,76 @@ struct Reader {
     number: u32,
 }
 
+impl UpBody {
+    /// The copy that it reads, if it reads one.
+    pub(crate) fn copied(&self) -> Option<Copied> {
+        match &self.0 {
+            Kind::Copied(copied) => Some(copied.clone()),
+            _ => None,
+        }
+    }
+}
+
 impl Body for UpBody {
     type Data = Bytes;
     type Error = BoxError;
 
     fn poll_frame(
-        self: Pin<&mut Self>,
+        mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
-        let Some(reader) = &self.0 else {
-            return Poll::Ready(None);
-        };
-        let mut source = reader.source.borrow_mut();
-        if source.current != reader.number {
+        match &mut self.0 {
+            Kind::Empty => Poll::Ready(None),
+            Kind::Reader(reader) => reader.poll_frame(cx),
+            Kind::Copied(copied) => copied.poll_frame(cx),
+            Kind::Whole(pieces) => {
+                Poll::Ready(pieces.pop_front().map(|piece| Ok(piece.into_frame())))
+            }
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match &self.0 {
+            Kind::Empty => true,
+            Kind::Reader(reader) => {
+                let source = reader.source.borrow();
+                source.next >= source.frames.len() && source.incoming.is_end_stream()
+            }
+            Kind::Copied(copied) => copied.is_end(),
+            Kind::Whole(pieces) => pieces.is_empty(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match &self.0 {
+            Kind::Empty => SizeHint::with_exact(0),
+            Kind::Reader(reader) => {
+                let source = reader.source.borrow();
+                let ahead = data_in(source.frames.iter().skip(source.next));
+                match source.incoming.size_hint().exact() {
+                    Some(rest) => SizeHint::with_exact(ahead + rest),
+                    None => SizeHint::new(),
+                }
+            }
+            Kind::Copied(_) => SizeHint::new(),
+            Kind::Whole(pieces) => SizeHint::with_exact(data_in(pieces.iter())),
+        }
+    }
+}
+
+fn data_in<'a>(pieces: impl Iterator<Item = &'a Piece>) -> u64 {
+    pieces
+        .map(|piece| match piece {
+            Piece::Data(bytes) => bytes.len() as u64,
+            Piece::Trailers(_) => 0,
+        })
+        .sum()
+}
+
+impl Reader {
+    fn poll_frame(&self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        let mut source = self.source.borrow_mut();
+        if source.current != self.number {
             return Poll::Ready(Some(Err("a later try took over this body".into())));
         }
         if let Some(piece) = source.frames.get(source.next).cloned() {
@@ -184,61 +303,40 @@ impl Body for UpBody {
         }
         let frame = match Pin::new(&mut source.incoming).poll_frame(cx) {
             Poll::Pending => return Poll::Pending,
-            Poll::Ready(None) => return Poll::Ready(None),
+            Poll::Ready(None) => {
+                source.end();
+                return Poll::Ready(None);
+            }
             Poll::Ready(Some(Err(error))) => return Poll::Ready(Some(Err(error.into()))),
             Poll::Ready(Some(Ok(frame))) => frame,
         };
         source.bytes += frame.data_ref().map_or(0, |data| data.len() as u64);
         source.keep(&frame);
-        Poll::Ready(Some(Ok(frame)))
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.0.as_ref().is_none_or(|reader| {
-            let source = reader.source.borrow();
-            source.next >= source.frames.len() && source.incoming.is_end_stream()
-        })
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        match &self.0 {
-            None => SizeHint::with_exact(0),
-            Some(reader) => {
-                let source = reader.source.borrow();
-                let ahead = source
-                    .frames
-                    .iter()
-                    .skip(source.next)
-                    .map(|piece| match piece {
-                        Piece::Data(bytes) => bytes.len() as u64,
-                        Piece::Trailers(_) => 0,
-                    })
-                    .sum::<u64>();
-                match source.incoming.size_hint().exact() {
-                    Some(rest) => SizeHint::with_exact(ahead + rest),
-                    None => SizeHint::new(),
-                }
-            }
+        if source.incoming.is_end_stream() {
+            source.end();
         }
+        Poll::Ready(Some(Ok(frame)))
     }
 }
 
 impl Source {
     /// Keeps a frame that the current try has just read, if it can.
     fn keep(&mut self, frame: &Frame<Bytes>) {
+        if !self.keeping && self.taps.is_empty() {
+            self.lose();
+            return;
+        }
+        let Some(piece) = Piece::of(frame) else {
+            return;
+        };
+        for tap in &self.taps {
+            tap.copy(&piece);
+        }
         if !self.keeping {
             self.lose();
             return;
         }
-        let piece = match (frame.data_ref(), frame.trailers_ref()) {
-            (Some(data), _) => {
-                self.kept += data.len();
-                Piece::Data(data.clone())
-            }
-            (None, Some(trailers)) => Piece::Trailers(trailers.clone()),
-            (None, None) => return,
-        };
-        self.kept += size_of::<Piece>();
+        self.kept += piece.cost();
         if self.kept > KEPT {
             self.keeping = false;
             self.lose();
@@ -246,6 +344,14 @@ impl Source {
         }
         self.frames.push(piece);
         self.next += 1;
+    }
+
+    /// All has been read.
+    fn end(&mut self) {
+        self.ended = true;
+        for tap in self.taps.drain(..) {
+            tap.complete();
+        }
     }
 
     /// What the last try has read is not needed any more.

@@ -22,6 +22,7 @@ pub struct RetryBudget {
     refused: AtomicU64,
     requests: Window,
     repeats: Window,
+    hedges: Window,
 }
 
 impl Default for RetryBudget {
@@ -34,6 +35,7 @@ impl Default for RetryBudget {
             refused: AtomicU64::new(0),
             requests: Window::default(),
             repeats: Window::default(),
+            hedges: Window::default(),
         }
     }
 }
@@ -86,14 +88,18 @@ impl RetryBudget {
     pub fn try_repeat(&self, now: Moment) -> bool {
         let least = u64::from(self.least.load(Relaxed));
         let allowed = self.share_of(self.requests.sum(now)) + least;
-        // Counted first, so that two at once cannot both take the last one.
-        self.repeats.add(now);
-        if self.repeats.sum(now) <= allowed {
-            return true;
+        let ok = self.repeats.try_add(now, allowed);
+        if !ok {
+            self.refused.fetch_add(1, Relaxed);
         }
-        self.repeats.take_back(now);
-        self.refused.fetch_add(1, Relaxed);
-        false
+        ok
+    }
+
+    /// Whether one more request may be sent to two endpoints at once: `percent` of those of the last ten seconds, and one.
+    #[must_use]
+    pub fn try_hedge(&self, percent: u32, now: Moment) -> bool {
+        let allowed = self.requests.sum(now) * u64::from(percent) / 100 + 1;
+        self.hedges.try_add(now, allowed)
     }
 
     /// Retries in flight.
@@ -145,6 +151,17 @@ impl Window {
             }
         };
         slot.fetch_update(Relaxed, Relaxed, one_more).ok();
+    }
+
+    /// One more, unless there were `allowed` already.
+    fn try_add(&self, now: Moment, allowed: u64) -> bool {
+        // Counted first, so that two at once cannot both take the last one.
+        self.add(now);
+        let ok = self.sum(now) <= allowed;
+        if !ok {
+            self.take_back(now);
+        }
+        ok
     }
 
     fn take_back(&self, now: Moment) {

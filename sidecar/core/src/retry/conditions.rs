@@ -5,7 +5,7 @@
 
 use std::ops::{BitOr, BitOrAssign};
 
-use http::{HeaderMap, HeaderName};
+use http::{HeaderMap, HeaderName, HeaderValue};
 
 /// A set of conditions under which what a server may have seen is sent again.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -92,7 +92,7 @@ impl RetryOn {
     }
 
     fn of_grpc(headers: &HeaderMap) -> Self {
-        let status = headers.get(GRPC_STATUS).map(http::HeaderValue::as_bytes);
+        let status = headers.get(GRPC_STATUS).map(HeaderValue::as_bytes);
         match status {
             Some(b"1") => Self::CANCELLED,
             Some(b"4") => Self::DEADLINE_EXCEEDED,

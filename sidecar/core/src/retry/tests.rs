@@ -80,13 +80,15 @@ fn by_default_only_what_is_provably_unsent_is_sent_again() {
     }
 }
 
+type Heads<'a> = &'a [(u16, &'a HeaderMap)];
+
 #[test]
 fn each_condition_names_what_envoys_does() {
     let none = head(&[]);
     let grpc = |status| head(&[("grpc-status", status)]);
     let limited = head(&[("x-envoy-ratelimited", "true")]);
     // Condition; whether no answer is named; answers that are, and that are not.
-    let table: [(&str, bool, &[(u16, &HeaderMap)], &[(u16, &HeaderMap)]); 12] = [
+    let table: [(&str, bool, Heads<'_>, Heads<'_>); 12] = [
         (
             "5xx",
             true,
@@ -344,4 +346,15 @@ fn the_window_of_repeats_stops_only_what_a_server_may_have_seen() {
         [None, None, None, Some(StopReason::Window)]
     );
     assert_eq!(outcomes(Progress::Unsent, 2), [None, None]);
+}
+
+#[test]
+fn hedges_are_a_share_of_the_last_ten_seconds_and_one() {
+    let budget = RetryBudget::default();
+    let mut sent = 0;
+    for _ in 0..200 {
+        budget.count_request(START);
+        sent += u32::from(budget.try_hedge(10, START));
+    }
+    assert_eq!(sent, 21);
 }

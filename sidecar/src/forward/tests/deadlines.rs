@@ -7,8 +7,8 @@ use super::{
 
 const TRACE: &str = "traceparent: 00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
 
-/// A sidecar with both ports: its application, and a route to `upstream`.
-async fn both_ways(app: SocketAddr, upstream: &Script) -> (Sidecar, SocketAddr, SocketAddr) {
+/// A sidecar with both ports, to its application and to `upstream`, and one of a caller; and where they listen.
+async fn both_ways(app: SocketAddr, upstream: &Script) -> ([Sidecar; 2], SocketAddr, SocketAddr) {
     let authority = Authority::new();
     let endpoints = vec![upstream.endpoint()];
     let (mut sidecar, proxy) = Sidecar::outbound(
@@ -26,9 +26,7 @@ async fn both_ways(app: SocketAddr, upstream: &Script) -> (Sidecar, SocketAddr, 
     let endpoints = vec![endpoint(inbound, true)];
     let (client, entrance) =
         Sidecar::outbound(&config(), identity, caller, endpoints, |_| {}).await;
-    // The client's sidecar lives as long as the test.
-    std::mem::forget(client);
-    (sidecar, proxy, entrance)
+    ([sidecar, client], proxy, entrance)
 }
 
 /// An application that calls `proxy` for each request, in the same trace, and answers what it was answered.
@@ -66,7 +64,7 @@ async fn relay(listener: TcpListener, proxy: SocketAddr) {
 async fn a_deadline_travels_with_its_trace_and_cuts_the_next_hop() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let upstream = Script::of(&["hang"]).await;
-    let (_sidecar, proxy, entrance) = both_ways(listener.local_addr().unwrap(), &upstream).await;
+    let (_sidecars, proxy, entrance) = both_ways(listener.local_addr().unwrap(), &upstream).await;
     tokio::spawn(relay(listener, proxy));
     let mut caller = Raw::to(entrance).await;
     caller
@@ -89,7 +87,7 @@ async fn a_deadline_travels_with_its_trace_and_cuts_the_next_hop() {
 async fn exhaustion_below_is_told_to_the_hop_above() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let upstream = Script::of(&["503"]).await;
-    let (_sidecar, proxy, entrance) = both_ways(listener.local_addr().unwrap(), &upstream).await;
+    let (_sidecars, proxy, entrance) = both_ways(listener.local_addr().unwrap(), &upstream).await;
     tokio::spawn(relay(listener, proxy));
     let mut caller = Raw::to(entrance).await;
     caller

@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use outrigger_core::{
-    Abort, Cors, Edit, Fault, Features, Format, Positions, RedirectPath, Rewrite, Share,
-    StringMatch,
+    Abort, Cors, Edit, Fault, Features, Format, Hedge, Mirror, Positions, RedirectPath, Rewrite,
+    Share, StringMatch,
 };
 
 use super::*;
@@ -208,4 +208,164 @@ async fn a_route_may_be_counted_by_a_name_of_its_own() {
     let counted =
         "outrigger_route_requests_total{response_code_class=\"2xx\",stat_prefix=\"checkout\"}";
     sidecar.until_metric(counted, 1.0).await;
+}
+
+/// A sidecar with a second cluster, to which the route sends copies.
+async fn mirroring(
+    app: &App,
+    shadow: SocketAddr,
+    change: impl FnOnce(&mut Mirror),
+) -> (Sidecar, SocketAddr) {
+    let name = cluster("shadow").name;
+    let endpoints = vec![endpoint(app.address, false)];
+    let mut slots = outrigger_core::SnapshotBuilder::default();
+    // The first name of a builder is the route's cluster.
+    slots.cluster_slot(&cluster("reviews").name);
+    let mut mirror = Mirror {
+        cluster: slots.cluster_slot(&name),
+        name: name.as_str().into(),
+        share: Share::ALL,
+        marks_host: true,
+        host: None,
+    };
+    change(&mut mirror);
+    let route = features(Features {
+        mirrors: vec![mirror],
+        ..Features::default()
+    });
+    let (mut sidecar, _) =
+        Sidecar::outbound(&config(), None, cluster("reviews"), endpoints, route).await;
+    sidecar.set_cluster(cluster("shadow"), vec![endpoint(shadow, false)]);
+    let proxy = sidecar.publish("http_proxy").await;
+    (sidecar, proxy)
+}
+
+#[tokio::test]
+async fn a_mirror_gets_a_copy_with_head_and_body_and_changes_nothing() {
+    let (app, shadow) = (App::start("reviews").await, App::start("shadow").await);
+    let (sidecar, proxy) = mirroring(&app, shadow.address, |_| {}).await;
+    let mut caller = Raw::to(proxy).await;
+    for body in ["small", &"x".repeat(100_000)] {
+        caller.send(&post(body)).await;
+        let answer = caller.answer().await.unwrap();
+        assert_eq!(answer.header("x-app"), Some("reviews"));
+        assert_eq!(answer.body, body);
+    }
+    let sent = "outrigger_route_features_total{event=\"mirror_sent\"}";
+    sidecar.until_metric(sent, 2.0).await;
+    assert_eq!(shadow.last_headers()["host"], "reviews-shadow");
+    assert_eq!(shadow.last_headers()["content-length"], "100000");
+    assert_eq!(app.last_headers()["host"], "reviews");
+}
+
+#[tokio::test]
+async fn a_mirror_that_hangs_or_is_down_delays_nobody() {
+    let (app, slow, nobody) = (
+        App::start("reviews").await,
+        App::start("slow").await,
+        Nobody::at_home(),
+    );
+    slow.hold();
+    for shadow in [slow.address, nobody.address()] {
+        let (sidecar, proxy) = mirroring(&app, shadow, |_| {}).await;
+        let mut caller = Raw::to(proxy).await;
+        for _ in 0..3 {
+            assert_eq!(caller.get("/").await.body, "reviews");
+        }
+        if shadow != slow.address {
+            let failed = "outrigger_route_features_total{event=\"mirror_failed\"}";
+            sidecar.until_metric(failed, 3.0).await;
+        }
+    }
+    slow.until_requests(3).await;
+}
+
+#[tokio::test]
+async fn a_mirror_of_none_gets_none_and_an_unknown_one_is_counted() {
+    let (app, shadow) = (App::start("reviews").await, App::start("shadow").await);
+    let none = |mirror: &mut Mirror| mirror.share = Share::NONE;
+    let (_sidecar, proxy) = mirroring(&app, shadow.address, none).await;
+    assert_eq!(get(proxy, "/").await.body, "reviews");
+    let unknown = |mirror: &mut Mirror| mirror.cluster = outrigger_core::ClusterSlot(77);
+    let (sidecar, proxy) = mirroring(&app, shadow.address, unknown).await;
+    assert_eq!(get(proxy, "/").await.body, "reviews");
+    let counted = "outrigger_route_features_total{event=\"mirror_no_cluster\"}";
+    assert_eq!(sidecar.metric(counted), 1.0);
+    assert!(shadow.heads.lock().unwrap().is_empty());
+}
+
+/// Two endpoints, of which the first to be asked hangs.
+async fn hedging(percent: u32) -> (App, App, Sidecar, SocketAddr) {
+    let (a, b) = (App::start("a").await, App::start("b").await);
+    let endpoints = vec![endpoint(a.address, false), endpoint(b.address, false)];
+    let route = features(Features {
+        hedge: Some(Hedge {
+            after: Duration::from_millis(30),
+            budget_percent: percent,
+        }),
+        ..Features::default()
+    });
+    let (sidecar, proxy) =
+        Sidecar::outbound(&config(), None, cluster("reviews"), endpoints, route).await;
+    (a, b, sidecar, proxy)
+}
+
+#[tokio::test]
+async fn a_slow_idempotent_request_is_tried_elsewhere_and_the_first_answer_wins() {
+    let (a, b, sidecar, proxy) = hedging(100).await;
+    a.hold();
+    for _ in 0..4 {
+        assert_eq!(get(proxy, "/").await.body, "b");
+    }
+    let won = sidecar.metric("outrigger_route_features_total{event=\"hedge_won\"}");
+    assert!(won >= 1.0, "{won}");
+    // With its body, if that is at hand.
+    let mut caller = Raw::to(proxy).await;
+    for _ in 0..2 {
+        caller
+            .send("PUT / HTTP/1.1\r\nHost: reviews\r\nContent-Length: 3\r\n\r\nput")
+            .await;
+        assert_eq!(caller.answer().await.unwrap().body, "put");
+    }
+    assert!(b.heads.lock().unwrap().len() >= 6);
+}
+
+#[tokio::test]
+async fn a_post_is_never_hedged() {
+    let (a, b, sidecar, proxy) = hedging(100).await;
+    a.hold();
+    b.hold();
+    let mut caller = Raw::to(proxy).await;
+    caller.send(&post("order")).await;
+    tokio::time::timeout(Duration::from_millis(200), caller.answer())
+        .await
+        .unwrap_err();
+    let seen = a.heads.lock().unwrap().len() + b.heads.lock().unwrap().len();
+    assert_eq!(seen, 1);
+    assert_eq!(
+        sidecar.metric("outrigger_route_features_total{event=\"hedge"),
+        0.0
+    );
+}
+
+#[tokio::test]
+async fn hedges_stay_within_their_budget() {
+    let (a, b, sidecar, proxy) = hedging(0).await;
+    a.hold();
+    b.hold();
+    let mut callers = Vec::new();
+    for _ in 0..3 {
+        let mut caller = Raw::to(proxy).await;
+        caller.send("GET / HTTP/1.1\r\nHost: reviews\r\n\r\n").await;
+        callers.push(caller);
+    }
+    let refused = "outrigger_route_features_total{event=\"hedge_budget\"}";
+    sidecar.until_metric(refused, 2.0).await;
+    a.let_go();
+    b.let_go();
+    for mut caller in callers {
+        assert_eq!(caller.answer().await.unwrap().status, 200);
+    }
+    let seen = a.heads.lock().unwrap().len() + b.heads.lock().unwrap().len();
+    assert_eq!(seen, 4, "three, and one hedge");
 }

@@ -292,3 +292,58 @@ async fn attempts_are_told_to_whom_the_virtual_host_says() {
     assert_eq!(most, Some("2"));
     assert!(bad.last_head().contains("x-envoy-attempt-count: 1"));
 }
+
+#[tokio::test]
+async fn a_retry_may_go_to_another_priority_first() {
+    let (a, b) = (Script::of(&["503"]).await, Script::of(&["503"]).await);
+    let below = Script::of(&["200"]).await;
+    let mut endpoints = vec![a.endpoint(), b.endpoint(), below.endpoint()];
+    endpoints[2].priority = 1;
+    let change = |route: &mut Route| {
+        route.retry = RetryPolicy {
+            attempts: 2,
+            other_priority_every: Some(1),
+            ..asked("5xx")
+        };
+    };
+    let (_sidecar, proxy) =
+        Sidecar::outbound(&config(), None, cluster("reviews"), endpoints, change).await;
+    for _ in 0..3 {
+        assert_eq!(posted(proxy, "order").await.status, 200);
+    }
+    assert_eq!((a.count() + b.count(), below.count()), (3, 3));
+}
+
+#[tokio::test]
+async fn an_answer_that_is_retried_leaves_its_connection_usable() {
+    let (flaky, connections) = counted(&["503", "503", "200"]).await;
+    let (_sidecar, proxy) = with_retries(&[&flaky], asked("5xx")).await;
+    assert_eq!(posted(proxy, "order").await.status, 200);
+    assert_eq!(flaky.count(), 3);
+    // The second try begins while the first answer is still being read, the third one when it was.
+    assert_eq!(connections.load(std::sync::atomic::Ordering::SeqCst), 2);
+}
+
+/// With the number of its connections.
+async fn counted(
+    answers: &'static [&'static str],
+) -> (Script, Arc<std::sync::atomic::AtomicUsize>) {
+    let inner = Script::of(answers).await;
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let connections = Arc::<std::sync::atomic::AtomicUsize>::default();
+    let counted = Arc::clone(&connections);
+    let to = inner.address;
+    tokio::spawn(async move {
+        loop {
+            let (mut from, _) = listener.accept().await.unwrap();
+            counted.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
+            tokio::spawn(async move {
+                let mut to = TcpStream::connect(to).await.unwrap();
+                tokio::io::copy_bidirectional(&mut from, &mut to).await
+            });
+        }
+    });
+    let seen = Arc::clone(&inner.seen);
+    (Script { address, seen }, connections)
+}

@@ -89,7 +89,7 @@ fn hedge(ours: &Struct) -> Converted<Option<Hedge>> {
     let Some(after) = after else {
         return refuse(format!("{path}.after_ms"), "must be 1 to 3600000");
     };
-    let percent = number(inner, "budget_percent").unwrap_or(f64::from(DEFAULT_HEDGES));
+    let percent = number(inner, "budget_percent").unwrap_or(DEFAULT_HEDGES);
     if !(0.0..=100.0).contains(&percent) {
         return refuse(format!("{path}.budget_percent"), "must be 0 to 100");
     }
@@ -106,7 +106,7 @@ fn hedge(ours: &Struct) -> Converted<Option<Hedge>> {
 }
 
 /// Percent of the requests in flight, where the document is silent.
-const DEFAULT_HEDGES: u32 = 10;
+const DEFAULT_HEDGES: f64 = 10.0;
 
 fn structure<'a>(from: &'a Struct, key: &str) -> Option<&'a Struct> {
     match from.fields.get(key)?.kind.as_ref()? {

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use super::*;
 
 /// The whole way of a route with these fields beside its match.
-fn route_of(fields: Value) -> Converted<Route> {
+fn route_of(fields: &Value) -> Converted<Route> {
     let mut route = json!({"match": {"prefix": "/"}});
     for (key, value) in fields.as_object().unwrap() {
         route[key] = value.clone();
@@ -26,7 +26,7 @@ fn route_of(fields: Value) -> Converted<Route> {
     Ok(table.virtual_hosts.remove(0).routes.remove(0))
 }
 
-fn forward(fields: Value) -> Value {
+fn forward(fields: &Value) -> Value {
     let mut action = json!({"cluster": "c"});
     for (key, value) in fields.as_object().unwrap() {
         action[key] = value.clone();
@@ -45,16 +45,16 @@ fn previous_hosts() -> Value {
 
 #[test]
 fn retries_become_what_they_say() {
-    let silent = route_of(forward(json!({}))).unwrap();
+    let silent = route_of(&forward(&json!({}))).unwrap();
     assert_eq!(silent.retry, RetryPolicy::default());
     assert!(silent.tells_attempts && !silent.answers_attempts);
     let unset = json!({"retry_policy": {
         "retry_on": "connect-failure,refused-stream,reset-before-request", "num_retries": 1,
         "retry_host_predicate": previous_hosts(), "host_selection_retry_max_attempts": 5,
     }});
-    let unset = route_of(forward(unset)).unwrap();
+    let unset = route_of(&forward(&unset)).unwrap();
     assert_eq!(unset.retry, RetryPolicy::default());
-    let off = route_of(forward(json!({"retry_policy": {"num_retries": 0}}))).unwrap();
+    let off = route_of(&forward(&json!({"retry_policy": {"num_retries": 0}}))).unwrap();
     assert_eq!(off.retry.attempts, 1);
     let written = json!({"retry_policy": {
         "retry_on": "5xx,retriable-status-codes", "num_retries": 3, "per_try_timeout": "2s",
@@ -65,7 +65,7 @@ fn retries_become_what_they_say() {
             "update_frequency": 2,
         }},
     }});
-    let written = route_of(forward(written)).unwrap();
+    let written = route_of(&forward(&written)).unwrap();
     let want = RetryPolicy {
         attempts: 4,
         on: RetryOn::SERVER_ERROR | RetryOn::STATUS_CODES,
@@ -83,13 +83,13 @@ fn retries_become_what_they_say() {
 
 #[test]
 fn our_own_settings_come_in_the_metadata() {
-    let mut fields = forward(json!({"retry_policy": {"retry_on": "unavailable"}}));
+    let mut fields = forward(&json!({"retry_policy": {"retry_on": "unavailable"}}));
     fields["metadata"] = json!({"filter_metadata": {"outrigger": {
         "retry_implied": true,
         "hedge": {"after_ms": 50, "budget_percent": 5},
         "positions": {"timeout": "f.yaml:3:5", "retries": "f.yaml:4:5"},
     }}});
-    let route = route_of(fields).unwrap();
+    let route = route_of(&fields).unwrap();
     assert!(route.retry.implied);
     let features = route.features.unwrap();
     let hedge = features.hedge.unwrap();
@@ -103,7 +103,7 @@ fn our_own_settings_come_in_the_metadata() {
 
 #[test]
 fn faults_cors_mirrors_and_rewrites_become_what_they_say() {
-    let mut fields = forward(json!({
+    let mut fields = forward(&json!({
         "regex_rewrite": {"pattern": {"regex": "^/a/(.*)"}, "substitution": "/\\1"},
         "request_mirror_policies": [{
             "cluster": "shadow", "trace_sampled": false,
@@ -124,7 +124,7 @@ fn faults_cors_mirrors_and_rewrites_become_what_they_say() {
             "filter_enabled": {"default_value": {"numerator": 100}},
         },
     });
-    let route = route_of(fields).unwrap();
+    let route = route_of(&fields).unwrap();
     assert_eq!(route.rewrite_path("/a/b?c"), "/b?c");
     let features = route.features().unwrap();
     let Some(Fault { delay, abort, .. }) = &features.fault else {
@@ -145,7 +145,7 @@ fn faults_cors_mirrors_and_rewrites_become_what_they_say() {
 
 #[test]
 fn redirects_and_headers_may_be_made_from_the_request() {
-    let route = route_of(json!({
+    let route = route_of(&json!({
         "redirect": {"prefix_rewrite": "/new/"},
         "response_headers_to_add": [{"header": {"key": "x-from", "value": "%REQ(:PATH)% %%"}}],
     }))
@@ -159,7 +159,7 @@ fn redirects_and_headers_may_be_made_from_the_request() {
 #[test]
 fn what_is_not_done_is_refused_by_the_name_of_its_field() {
     let per_filter = |name: &str, config: Value| {
-        let mut fields = forward(json!({}));
+        let mut fields = forward(&json!({}));
         fields["typed_per_filter_config"][name] = config;
         fields
     };
@@ -169,9 +169,9 @@ fn what_is_not_done_is_refused_by_the_name_of_its_field() {
             json!("type.googleapis.com/envoy.extensions.filters.http.fault.v3.HTTPFault");
         per_filter("envoy.filters.http.fault", config)
     };
-    let retry = |policy: Value| forward(json!({"retry_policy": policy}));
+    let retry = |policy: Value| forward(&json!({"retry_policy": policy}));
     let header = |value: &str| {
-        let mut fields = forward(json!({}));
+        let mut fields = forward(&json!({}));
         fields["request_headers_to_add"] = json!([{"header": {"key": "x", "value": value}}]);
         fields
     };
@@ -197,11 +197,11 @@ fn what_is_not_done_is_refused_by_the_name_of_its_field() {
             "retriable_status_codes[0]: 42",
         ),
         (
-            forward(json!({"request_mirror_policies": [{"cluster": "x"}]})),
+            forward(&json!({"request_mirror_policies": [{"cluster": "x"}]})),
             "request_mirror_policies[0].trace_sampled: must be false",
         ),
         (
-            forward(json!({"regex_rewrite": {"pattern": {"regex": "a"}, "substitution": "\\1"}})),
+            forward(&json!({"regex_rewrite": {"pattern": {"regex": "a"}, "substitution": "\\1"}})),
             "regex_rewrite.substitution: \"\\\\1\" names group 1",
         ),
         (
@@ -227,7 +227,7 @@ fn what_is_not_done_is_refused_by_the_name_of_its_field() {
         ),
         (header("%NOPE%"), "header.value: %NOPE% is not supported"),
     ] {
-        let found = refusal(route_of(fields));
+        let found = refusal(route_of(&fields));
         assert!(found.contains(named), "expected {named:?}, found {found:?}");
     }
 }
@@ -239,7 +239,7 @@ fn filters_that_routes_configure_are_empty_in_a_listener() {
             name: config.to_owned(),
             config_type: Some(hcm::http_filter::ConfigType::TypedConfig(Any {
                 type_url: format!("type.googleapis.com/{config}"),
-                value: bytes.into(),
+                value: bytes,
             })),
             ..Default::default()
         };

@@ -1,0 +1,116 @@
+//! Which endpoint a try goes to, and what is answered where there is none.
+
+use std::sync::Arc;
+
+use outrigger_core::{EndpointId, Moment, NoEndpoint, PickContext, Picked};
+
+use super::{call::Call, tries::Plan};
+use crate::http::answer::{Code, Problem};
+
+/// An endpoint for the next try, as far as may be another one each time.
+pub(super) fn pick(
+    call: &Call,
+    plan: &Plan<'_>,
+    tried: &mut Vec<EndpointId>,
+) -> Result<Picked, NoEndpoint> {
+    let policy = &plan.route.retry;
+    let previous_priorities = previous_priorities(plan, tried);
+    let attempt = |tried: &[EndpointId]| {
+        plan.cluster.pick(&mut PickContext {
+            hash: plan.hash,
+            tried,
+            previous_priorities: &previous_priorities,
+            now: call.worker.shared.now(),
+            rng: &mut call.worker.rng.borrow_mut(),
+        })
+    };
+    if !policy.other_host {
+        return attempt(&[]);
+    }
+    match attempt(tried) {
+        Err(NoEndpoint::Exhausted) if policy.same_host_at_last => {
+            // From the beginning, but not the same one twice running.
+            let newest = tried.pop();
+            tried.clear();
+            tried.extend(newest);
+            match attempt(tried) {
+                Err(NoEndpoint::Exhausted) => attempt(&[]),
+                picked => picked,
+            }
+        }
+        picked => picked,
+    }
+}
+
+/// An endpoint for a try beside another one.
+pub(super) fn beside(call: &Call, plan: &Plan<'_>, tried: &[EndpointId]) -> Option<Picked> {
+    let picked = plan.cluster.pick(&mut PickContext {
+        hash: plan.hash,
+        tried,
+        previous_priorities: &[],
+        now: call.worker.shared.now(),
+        rng: &mut call.worker.rng.borrow_mut(),
+    });
+    picked.ok()
+}
+
+/// The priorities tried so far, if it is time to leave them out. Those of the last, incomplete round still count as one.
+fn previous_priorities(plan: &Plan<'_>, tried: &[EndpointId]) -> Vec<u32> {
+    let every = plan.route.retry.other_priority_every;
+    let Some(every) = every.and_then(|every| usize::try_from(every).ok()) else {
+        return Vec::new();
+    };
+    let rounds = tried.get(..tried.len() / every.max(1) * every);
+    let endpoints = &plan.cluster.endpoints;
+    let of = |id: &EndpointId| endpoints.iter().find(|endpoint| endpoint.id == *id);
+    let rounds = rounds.unwrap_or_default().iter().filter_map(of);
+    rounds.map(|endpoint| endpoint.config.priority).collect()
+}
+
+/// Why there is none.
+pub(super) fn no_endpoint(call: &Call, plan: &Plan<'_>, none: NoEndpoint) -> Problem {
+    let config = &plan.cluster.config;
+    let mut service = config.service.clone();
+    if !config.subset.is_empty() {
+        service += &format!(" in subset {:?}", config.subset);
+    }
+    match none {
+        NoEndpoint::Empty => Problem::new(Code::NoEndpoints, format!("{service} has no endpoints")),
+        NoEndpoint::Unhealthy | NoEndpoint::Exhausted => Problem::new(
+            Code::NoHealthyEndpoints,
+            format!(
+                "none of the {} endpoints of {service} is healthy",
+                plan.cluster.endpoints.len()
+            ),
+        ),
+        NoEndpoint::BreakerOpen { until, of_service } => {
+            breaker_open(call, plan, &service, (until, of_service))
+        }
+    }
+}
+
+/// Names the line that set the breaker, and when it will be tried again.
+fn breaker_open(
+    call: &Call,
+    plan: &Plan<'_>,
+    service: &str,
+    (until, of_service): (Moment, bool),
+) -> Problem {
+    let breaker = plan.cluster.config.breaker.as_ref();
+    let position = breaker.and_then(|breaker| breaker.position.as_ref());
+    if let Some(position) = position {
+        *call.policy.borrow_mut() = Some(Arc::clone(position));
+    }
+    let failures = breaker.map_or(0, |breaker| breaker.consecutive_failures);
+    let left = until.0.saturating_sub(call.worker.shared.now().0);
+    let whose = if of_service {
+        format!("the circuit breaker of {service} is open")
+    } else {
+        format!("the circuit breakers of all healthy endpoints of {service} are open")
+    };
+    let message = format!(
+        "{whose} after {failures} failures in a row (circuitBreaker{}); next probe in {left} ms",
+        position.map_or_else(String::new, |position| format!(", {position}"))
+    );
+    Problem::new(Code::BreakerOpen, message)
+}
