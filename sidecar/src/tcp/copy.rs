@@ -117,14 +117,12 @@ pub(super) async fn both(
                 moved.set(Instant::now());
             }
             match (down_ended, up_ended) {
-                (Poll::Ready(Err(torn)), _) => Poll::Ready(match torn.side {
-                    Side::From => End::UpstreamReset,
-                    Side::To => End::DownstreamReset,
-                }),
-                (_, Poll::Ready(Err(torn))) => Poll::Ready(match torn.side {
-                    Side::From => End::DownstreamReset,
-                    Side::To => End::UpstreamReset,
-                }),
+                (Poll::Ready(Err(torn)), _) => {
+                    Poll::Ready(torn.end(End::UpstreamReset, End::DownstreamReset))
+                }
+                (_, Poll::Ready(Err(torn))) => {
+                    Poll::Ready(torn.end(End::DownstreamReset, End::UpstreamReset))
+                }
                 (Poll::Ready(Ok(())), Poll::Ready(Ok(()))) => Poll::Ready(End::Closed),
                 _ => Poll::Pending,
             }
@@ -176,6 +174,33 @@ enum Side {
 #[derive(Debug)]
 struct Torn {
     side: Side,
+    error: io::Error,
+}
+
+impl Torn {
+    fn reading(error: io::Error) -> Self {
+        Self {
+            side: Side::From,
+            error,
+        }
+    }
+
+    fn writing(error: io::Error) -> Self {
+        Self {
+            side: Side::To,
+            error,
+        }
+    }
+
+    /// Whose fault it is, of one whose reading side is `from`.
+    fn end(self, from: End, to: End) -> End {
+        let end = match self.side {
+            Side::From => from,
+            Side::To => to,
+        };
+        tracing::debug!(?end, error = %self.error, "a stream was torn");
+        end
+    }
 }
 
 /// One direction.
@@ -206,12 +231,11 @@ impl Pipe {
         count: &Cell<u64>,
     ) -> Poll<Result<(), Torn>> {
         loop {
-            ready!(self.poll_held(cx, to, count)).map_err(|_| Torn { side: Side::To })?;
+            ready!(self.poll_held(cx, to, count)).map_err(Torn::writing)?;
             match self.phase {
                 Phase::Ended => return Poll::Ready(Ok(())),
                 Phase::Ending => {
-                    ready!(Pin::new(&mut *to).poll_shutdown(cx))
-                        .map_err(|_| Torn { side: Side::To })?;
+                    ready!(Pin::new(&mut *to).poll_shutdown(cx)).map_err(Torn::writing)?;
                     self.phase = Phase::Ended;
                 }
                 Phase::Open => {
@@ -219,11 +243,11 @@ impl Pipe {
                     match Pin::new(&mut *from).poll_read(cx, &mut buffer) {
                         Poll::Pending => {
                             return match self.poll_flushed(cx, to) {
-                                Poll::Ready(Err(_)) => Poll::Ready(Err(Torn { side: Side::To })),
+                                Poll::Ready(Err(error)) => Poll::Ready(Err(Torn::writing(error))),
                                 Poll::Ready(Ok(())) | Poll::Pending => Poll::Pending,
                             };
                         }
-                        Poll::Ready(Err(_)) => return Poll::Ready(Err(Torn { side: Side::From })),
+                        Poll::Ready(Err(error)) => return Poll::Ready(Err(Torn::reading(error))),
                         Poll::Ready(Ok(())) => {}
                     }
                     if buffer.filled().is_empty() {
@@ -231,8 +255,7 @@ impl Pipe {
                         continue;
                     }
                     let rest = self.poll_write(cx, to, buffer.filled(), count);
-                    self.held
-                        .extend_from_slice(rest.map_err(|_| Torn { side: Side::To })?);
+                    self.held.extend_from_slice(rest.map_err(Torn::writing)?);
                 }
             }
         }

@@ -34,16 +34,12 @@ pub(super) async fn server_name(
                 Hello::Name(name) => return Ok(name),
                 Hello::Not(rule) => return Err(NoHello::Not(rule)),
                 Hello::Needs(all) => {
-                    while bytes.len() < all {
-                        // More may come at once than is needed; what does is bounded all the same.
-                        bytes.reserve(all - bytes.len());
-                        let room = MAX_BYTES - bytes.len();
-                        let mut limited = bytes::BufMut::limit(&mut bytes, room);
-                        match io.read_buf(&mut limited).await {
-                            Ok(0) | Err(_) => return Err(NoHello::Gone),
-                            // What is there may already be wrong, and nothing more may come.
-                            Ok(_) => break,
-                        }
+                    // More may come at once than is needed; what does is bounded all the same.
+                    bytes.reserve(all - bytes.len());
+                    let room = MAX_BYTES - bytes.len();
+                    let mut limited = bytes::BufMut::limit(&mut bytes, room);
+                    if matches!(io.read_buf(&mut limited).await, Ok(0) | Err(_)) {
+                        return Err(NoHello::Gone);
                     }
                 }
             }

@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use outrigger_tests::{Mesh, Sidecar, eventually};
+use outrigger_tests::{Caller, Mesh, Sidecar, eventually};
 use rcgen::{CertifiedKey, generate_simple_self_signed};
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use tokio::{
@@ -123,6 +123,22 @@ async fn until_heard(to: SocketAddr, said: &str, expected: &str) {
     .await;
 }
 
+/// The sum of all series of one name; 0 before there is one.
+async fn count(sidecar: &Sidecar, name: &str) -> f64 {
+    let metrics = Caller::through(sidecar.metrics);
+    let host = sidecar.metrics.to_string();
+    let reply = metrics.get(&host, "/stats/prometheus").await;
+    let text = String::from_utf8_lossy(&reply.body).into_owned();
+    let of_name = |line: &&str| {
+        let rest = line.strip_prefix(name);
+        rest.is_some_and(|rest| rest.starts_with(['{', ' ']))
+    };
+    let lines = text.lines().filter(of_name);
+    lines
+        .filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok())
+        .sum()
+}
+
 /// A caller's sidecar for which alone the document `Sidecar` of the test is.
 async fn shopper(mesh: &Mesh, egress: &str) -> Sidecar {
     mesh.apply(&format!(
@@ -157,8 +173,8 @@ async fn bytes_travel_under_mtls_from_a_port_of_localhost() {
     // Both sides count the connection and its bytes, and say that it was under mTLS.
     for sidecar in [&shopper, &db] {
         eventually("both sides count", async || {
-            let opened = sidecar.metric("istio_tcp_connections_opened_total").await;
-            let closed = sidecar.metric("istio_tcp_connections_closed_total").await;
+            let opened = count(sidecar, "istio_tcp_connections_opened_total").await;
+            let closed = count(sidecar, "istio_tcp_connections_closed_total").await;
             if opened >= 1.0 && closed >= 1.0 {
                 Ok(())
             } else {
@@ -166,8 +182,8 @@ async fn bytes_travel_under_mtls_from_a_port_of_localhost() {
             }
         })
         .await;
-        assert!(sidecar.metric("istio_tcp_received_bytes_total").await >= 8.0);
-        assert!(sidecar.metric("istio_tcp_sent_bytes_total").await >= 11.0);
+        assert!(count(sidecar, "istio_tcp_received_bytes_total").await >= 8.0);
+        assert!(count(sidecar, "istio_tcp_sent_bytes_total").await >= 11.0);
     }
     // Without a sidecar's certificate nothing gets in.
     let inbound = db.inbound.unwrap();
@@ -185,7 +201,7 @@ async fn bytes_travel_under_mtls_from_a_port_of_localhost() {
     })
     .await;
     eventually("the refusal is counted and logged", async || {
-        let counted = shopper.metric("outrigger_refusals_total").await;
+        let counted = count(&shopper, "outrigger_refusals_total").await;
         let log = shopper.process().log();
         let said = log.contains("connection refused")
             && log.contains("db.default.svc.cluster.local")
@@ -281,7 +297,7 @@ spec:
     );
     assert_eq!(tell(local, "GET / HTTP/1.1\r\n\r\n").await, "");
     eventually("both refusals are counted and logged", async || {
-        let counted = shopper.metric("outrigger_refusals_total").await;
+        let counted = count(&shopper, "outrigger_refusals_total").await;
         let log = shopper.process().log();
         let said = log.contains("no_route_connection")
             && log.contains("c.example.com")
@@ -352,4 +368,79 @@ spec:
     let of = |version: &str| heard.get(version).copied().unwrap_or(0);
     assert_eq!(of("v1") + of("v2"), 128, "{heard:?}");
     assert!((30..=34).contains(&of("v2")), "{heard:?}");
+}
+#[tokio::test(flavor = "multi_thread")]
+async fn a_sidecar_begins_tls_for_an_application_that_does_not() {
+    let mesh = Mesh::start().await;
+    let (server, pem) = tls_server("pay.example.com", true).await;
+    let certificates = tempfile::tempdir().unwrap();
+    let ca = certificates.path().join("ca.pem");
+    std::fs::write(&ca, pem).unwrap();
+    let rule = |names: &str| {
+        format!(
+            "\
+apiVersion: networking.istio.io/v1
+kind: DestinationRule
+metadata: {{name: pay}}
+spec:
+  host: pay.example.com
+  trafficPolicy:
+    tls: {{mode: SIMPLE, caCertificates: {}, sni: pay.example.com{names}}}
+",
+            ca.display()
+        )
+    };
+    mesh.apply(&format!(
+        "\
+apiVersion: networking.istio.io/v1
+kind: ServiceEntry
+metadata: {{name: pay}}
+spec:
+  hosts: [pay.example.com]
+  ports: [{{number: 80, name: http, protocol: HTTP, targetPort: {}}}]
+  resolution: STATIC
+  endpoints: [{{address: 127.0.0.1}}]
+---
+{}",
+        server.port(),
+        rule("")
+    ));
+    let directory = certificates.path().display().to_string();
+    let shopper = mesh.service("shopper").flag("--tls-files", &directory);
+    let shopper = shopper.start().await;
+    let caller = shopper.caller();
+    eventually("plain HTTP in, TLS out", async || {
+        let reply = caller.get("pay.example.com", "/").await;
+        if reply.status == 200 && reply.body == "paid" {
+            Ok(())
+        } else {
+            Err(reply.text())
+        }
+    })
+    .await;
+
+    mesh.apply(&rule(", subjectAltNames: [somebody.else]"));
+    eventually("another name is refused, and both are told", async || {
+        let reply = caller.get("pay.example.com", "/").await;
+        let text = reply.text();
+        let told = text.contains("somebody.else") && text.contains("pay.example.com");
+        if reply.reason() == Some("tls_failed") && told {
+            Ok(())
+        } else {
+            Err(text)
+        }
+    })
+    .await;
+
+    // A sidecar whose operator has not said so reads no file, and says which field it refuses.
+    let _careful = mesh.service("careful").start().await;
+    eventually("the refusal is in the status", async || {
+        let status = mesh.status().to_string();
+        if status.contains("--tls-files") && status.contains("trusted_ca") {
+            Ok(())
+        } else {
+            Err(status)
+        }
+    })
+    .await;
 }
