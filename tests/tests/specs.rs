@@ -17,5 +17,6 @@ mod specs {
     mod membership;
     mod protocols;
     mod refused_documents;
+    mod service_limits;
     mod tracing;
 }

@@ -96,3 +96,67 @@ fn text<'a>(from: &'a Struct, key: &str) -> Option<&'a str> {
         _ => None,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Instant;
+
+    use super::*;
+    use crate::translate::testing::{Given, node};
+
+    const REVIEWS: &str = "outbound|9080||reviews.default.svc.cluster.local";
+
+    fn limit(scoped: bool, kind: Kind, more: &str) -> Option<(String, u32)> {
+        let mut yaml = "\
+apiVersion: networking.istio.io/v1
+kind: DestinationRule
+metadata: { name: reviews }
+spec:
+  host: reviews
+  trafficPolicy: { connectionPool: { http: { http2MaxRequests: 100 } } }
+"
+        .to_owned();
+        if scoped {
+            yaml += "\
+---
+apiVersion: outrigger.dev/v1
+kind: DestinationPolicy
+metadata: { name: reviews }
+spec: { host: reviews, limits: { scope: SERVICE } }
+";
+        }
+        let given = Given::default()
+            .instance("reviews", 9080, "v1", "10.0.0.1")
+            .instance("ratings", 9080, "v1", "10.0.0.2")
+            .policy("f.yaml", &(yaml + more));
+        let pushed = Pushed {
+            shared: Arc::new(given.shared()),
+            since: Instant::now(),
+        };
+        let found = Visible::new(node()).limit(&pushed, REVIEWS, kind);
+        found.map(|(key, limit)| (key.rule.to_string(), limit))
+    }
+
+    #[test]
+    fn a_limit_is_leased_if_its_scope_is_the_service() {
+        let found = limit(true, Kind::Requests, "");
+        assert_eq!(
+            found,
+            Some(("DestinationRule default/reviews".to_owned(), 100))
+        );
+        assert_eq!(limit(true, Kind::Connections, ""), None, "it is not set");
+        assert_eq!(limit(false, Kind::Requests, ""), None);
+    }
+
+    #[test]
+    fn a_limit_of_a_cluster_that_the_node_does_not_see_is_not_leased() {
+        let elsewhere = "\
+---
+apiVersion: networking.istio.io/v1
+kind: Sidecar
+metadata: { name: default }
+spec: { egress: [{ hosts: [./ratings.default.svc.cluster.local] }] }
+";
+        assert_eq!(limit(true, Kind::Requests, elsewhere), None);
+    }
+}
