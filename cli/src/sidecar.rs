@@ -100,8 +100,8 @@ struct AppArgs {
     /// The service's port as clients name it. Default: the port of --app.
     #[arg(long, requires = "app", value_parser = clap::value_parser!(u16).range(1..), env = "OUTRIGGER_PORT")]
     port: Option<u16>,
-    /// What the application speaks: http, http2 or grpc.
-    #[arg(long, default_value = "http", value_parser = ["http", "http2", "grpc"], env = "OUTRIGGER_PROTOCOL")]
+    /// What the application speaks: http, http2, grpc, or tcp for anything else.
+    #[arg(long, default_value = "http", value_parser = ["http", "http2", "grpc", "tcp"], env = "OUTRIGGER_PROTOCOL")]
     protocol: String,
     /// Path that answers 2xx when the application is ready. Default: a TCP connection is enough.
     #[arg(

@@ -13,6 +13,7 @@ mod caller;
 mod cluster;
 mod endpoint;
 mod hosts;
+mod layer4;
 mod listener;
 mod locality;
 mod matching;

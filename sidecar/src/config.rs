@@ -72,7 +72,7 @@ pub struct App {
     pub address: SocketAddr,
     /// The service's port as clients name it. Default: the port of `address`.
     pub port: u16,
-    /// `http` (default), `http2` or `grpc`.
+    /// `http` (default), `http2`, `grpc` or `tcp`.
     pub protocol: String,
     /// When it counts as ready.
     pub readiness: Readiness,

@@ -89,6 +89,10 @@ async fn handle(
         .ok_or_else(|| Problem::new(Code::Draining, "this listener is being closed"))?;
     let table = match &listener.routes {
         RouteSource::Inline(table) => table,
+        RouteSource::Connections(_) => {
+            let message = "this listener takes connections of another protocol now";
+            return Err(Problem::new(Code::Draining, message));
+        }
         RouteSource::Named(slot) => snapshot.routes(*slot).ok_or_else(|| {
             let message = "the routes of this listener have not arrived from the control plane";
             Problem::new(Code::NoRouteHost, message)

@@ -22,6 +22,7 @@ mod run;
 #[cfg(test)]
 mod settings_for_tests;
 mod shared;
+mod tcp;
 mod telemetry;
 #[cfg(test)]
 mod testing;

@@ -28,6 +28,7 @@ use crate::{
 
 pub(crate) mod acquire;
 pub(crate) mod endpoint;
+pub(crate) mod exclusive;
 pub(crate) mod gate;
 pub(crate) mod lease;
 mod turns;
@@ -114,6 +115,7 @@ struct ClientTls {
     expected: Vec<String>,
     http1: Arc<ClientConfig>,
     http2: Arc<ClientConfig>,
+    other: Arc<ClientConfig>,
 }
 
 /// What the upstream is spoken to in.
@@ -238,12 +240,12 @@ impl ClusterPool {
         policy
     }
 
-    /// What mTLS to this cluster uses under the identity of now.
+    /// What mTLS to this cluster uses under the identity of now. No protocol = bytes.
     fn tls(
         &self,
         cluster: &Cluster,
         identity: &Identity,
-        protocol: Protocol,
+        protocol: Option<Protocol>,
     ) -> Result<Arc<ClientConfig>, Refusal> {
         let expected = cluster
             .config
@@ -255,21 +257,25 @@ impl ClusterPool {
             tls.generation == identity.generation && tls.expected.as_slice() == expected
         };
         if !cached.as_ref().is_some_and(fits) {
-            let make = |alpn| {
+            let make = |alpn: &[&[u8]]| {
                 tls::client_config(identity, expected, alpn)
                     .map_err(|error| Refusal::Protocol(error.to_string()))
             };
+            let other = cluster.config.tls.iter().flat_map(|tls| &tls.alpn);
+            let other: Vec<&[u8]> = other.map(String::as_bytes).collect();
             *cached = Some(ClientTls {
                 generation: identity.generation,
                 expected: expected.to_vec(),
-                http1: make(tls::ALPN_HTTP1)?,
-                http2: make(tls::ALPN_H2)?,
+                http1: make(&[tls::ALPN_HTTP1])?,
+                http2: make(&[tls::ALPN_H2])?,
+                other: make(&other)?,
             });
         }
         let tls = cached.as_ref().ok_or(Refusal::NoIdentity)?;
         Ok(Arc::clone(match protocol {
-            Protocol::Http1 => &tls.http1,
-            Protocol::Http2 => &tls.http2,
+            Some(Protocol::Http1) => &tls.http1,
+            Some(Protocol::Http2) => &tls.http2,
+            None => &tls.other,
         }))
     }
 

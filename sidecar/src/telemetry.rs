@@ -14,6 +14,7 @@ pub(crate) mod handles;
 pub(crate) mod metrics;
 pub(crate) mod propagate;
 pub(crate) mod span;
+mod tcp;
 
 pub(crate) use handles::{Ended, HandleCache, Handles};
 pub(crate) use metrics::Metrics;

@@ -182,6 +182,7 @@ pub(crate) fn mtls(accounts: &[&str]) -> Option<UpstreamTls> {
         validation: "ROOTCA".to_owned(),
         subject_alt_names: accounts.iter().map(|account| spiffe(account)).collect(),
         sni: "outbound_.80_._.reviews.default.svc.cluster.local".to_owned(),
+        ..UpstreamTls::default()
     })
 }
 

@@ -32,7 +32,7 @@ pub(crate) const ALPN_H2: &[u8] = b"h2";
 pub(crate) const ALPN_HTTP1: &[u8] = b"http/1.1";
 
 /// aws-lc-rs with AES-128-GCM first (the cheapest here) and X25519MLKEM768 first.
-fn provider() -> Arc<CryptoProvider> {
+pub(crate) fn provider() -> Arc<CryptoProvider> {
     let mut provider = aws_lc_rs::default_provider();
     provider
         .cipher_suites
@@ -70,7 +70,7 @@ pub(crate) fn server_config(
 pub(crate) fn client_config(
     identity: &Identity,
     expected: &[String],
-    alpn: &[u8],
+    alpn: &[&[u8]],
 ) -> Result<Arc<ClientConfig>, rustls::Error> {
     let verifier = ServerVerifier::new(identity, expected)?;
     let mut config = ClientConfig::builder_with_provider(provider())
@@ -82,7 +82,7 @@ pub(crate) fn client_config(
         ))));
     config.resumption = Resumption::disabled();
     config.enable_early_data = false;
-    config.alpn_protocols = vec![alpn.to_vec()];
+    config.alpn_protocols = alpn.iter().map(|name| name.to_vec()).collect();
     Ok(Arc::new(config))
 }
 

@@ -37,6 +37,7 @@ use crate::{
     },
     pool::{Gates, Pools},
     shared::Shared,
+    tcp::copy::SCRATCH,
     telemetry::{HandleCache, Telemetry},
     tls::server::ServerTls,
 };
@@ -144,6 +145,7 @@ pub(crate) fn start_with(
             gates: Arc::clone(&gates),
             workload: Arc::clone(&workload),
             handshakes: caps.handshakes(count),
+            drain_timeout: config.drain_timeout,
         };
         let runtime = runtime::Builder::new_current_thread()
             .enable_all()
@@ -238,6 +240,7 @@ struct WorkerSeed {
     gates: Arc<Gates>,
     workload: Arc<Workload>,
     handshakes: u32,
+    drain_timeout: Duration,
 }
 
 /// A worker's own reference to the snapshot.
@@ -261,6 +264,10 @@ pub(crate) struct Worker {
     pub(crate) pools: Rc<Pools>,
     pub(crate) handles: HandleCache,
     pub(crate) tls: ServerTls,
+    /// What bytes are read into on their way; borrowed for the moment between a read and a write.
+    pub(crate) scratch: RefCell<Box<[u8]>>,
+    /// How long a connection without requests may go on after it was told to end.
+    pub(crate) drain_timeout: Duration,
     handshakes: Handshakes,
     // Counted by itself: cloning the shared one would make all workers write to one cache line.
     snapshot: RefCell<Rc<View>>,
@@ -284,6 +291,8 @@ impl Worker {
             )),
             handles: HandleCache::new(&seed.telemetry, &seed.workload),
             tls: ServerTls::default(),
+            scratch: RefCell::new(vec![0; SCRATCH].into()),
+            drain_timeout: seed.drain_timeout,
             handshakes: Handshakes::new(seed.handshakes),
             snapshot: RefCell::new(Rc::new(View(seed.shared.snapshot.load()))),
             now: Rc::new(Cell::new(now)),

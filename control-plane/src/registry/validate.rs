@@ -186,13 +186,10 @@ fn protocol(text: &str) -> Result<Protocol, Refusal> {
         "" | "http" => Ok(Protocol::Http),
         "http2" => Ok(Protocol::Http2),
         "grpc" => Ok(Protocol::Grpc),
-        "tcp" => Err(Refusal::invalid(
-            "protocol",
-            "\"tcp\" is not supported yet; use http, http2 or grpc",
-        )),
+        "tcp" => Ok(Protocol::Tcp),
         other => Err(Refusal::invalid(
             "protocol",
-            format!("{other:?} is not known; use http, http2 or grpc"),
+            format!("{other:?} is not known; use http, http2, grpc or tcp"),
         )),
     }
 }
@@ -386,6 +383,23 @@ mod tests {
     }
 
     #[test]
+    fn an_application_may_speak_any_protocol() {
+        for (name, protocol) in [
+            ("http", Protocol::Http),
+            ("http2", Protocol::Http2),
+            ("grpc", Protocol::Grpc),
+            ("tcp", Protocol::Tcp),
+        ] {
+            let request = api::RegisterRequest {
+                protocol: name.into(),
+                ..request()
+            };
+            assert_eq!(parse(request).unwrap().protocol, protocol);
+            assert_eq!(protocol_text(protocol), name);
+        }
+    }
+
+    #[test]
     fn the_callers_address_stands_in_for_a_missing_one() {
         let made = parse(api::RegisterRequest {
             address: String::new(),
@@ -426,7 +440,7 @@ mod tests {
             ("port", |r| r.port = 0),
             ("port", |r| r.port = 65536),
             ("target_port", |r| r.target_port = 65536),
-            ("protocol", |r| r.protocol = "tcp".into()),
+            ("protocol", |r| r.protocol = "tls".into()),
             ("protocol", |r| r.protocol = "HTTP".into()),
             ("labels", |r| {
                 drop(r.labels.insert(String::new(), "v".into()));

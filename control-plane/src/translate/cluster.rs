@@ -7,7 +7,7 @@ mod own;
 
 use std::{sync::Arc, time::Duration};
 
-use outrigger_policy::{MergedDestinationRule, Mesh, Subset, TrafficPolicy};
+use outrigger_policy::{MergedDestinationRule, Mesh, Protocol, Subset, TrafficPolicy};
 use outrigger_proto::envoy::config::{
     cluster::v3::{
         Cluster,
@@ -93,6 +93,7 @@ impl Ruled<'_> {
             sni: format!("outbound_.{number}_.{subset_name}_.{service}"),
             identities: host.identities(),
             trust_domain: self.trust_domain,
+            alpn: alpn(port.protocol),
         };
         let (transport_socket, transport_socket_matches) =
             peer.sockets(policy.tls.as_ref().map(|at| &at.value));
@@ -119,6 +120,15 @@ impl Ruled<'_> {
             metadata: Some(metadata([(OUTRIGGER, own)])),
             ..Cluster::default()
         }
+    }
+}
+
+/// What mTLS to a port says it carries. HTTP's clients say themselves which version they speak.
+fn alpn(protocol: Protocol) -> &'static [&'static str] {
+    if protocol.is_http() {
+        &[]
+    } else {
+        &[tls::ALPN_ISTIO]
     }
 }
 

@@ -1,12 +1,14 @@
 //! LDS: the HTTP proxy port, a port for every egress listener of a `Sidecar` document, the inbound mTLS port.
-//! Each has one filter chain, and in it one connection manager whose last filter is the router.
+//! For HTTP each has one filter chain, and in it one connection manager whose last filter is the router; the chains of
+//! other protocols are `layer4`'s.
 
-use std::{net::SocketAddr, sync::Arc};
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 
+use outrigger_policy::Protocol;
 use outrigger_proto::envoy::{
     config::{
         core::v3::{Http1ProtocolOptions, TrafficDirection, TransportSocket},
-        listener::v3::{Filter, FilterChain, Listener, filter},
+        listener::v3::{Filter, FilterChain, Listener, ListenerFilter, filter, listener_filter},
         route::v3::{
             Route, RouteAction, RouteConfiguration, VirtualHost, route::Action,
             route_action::ClusterSpecifier,
@@ -14,6 +16,7 @@ use outrigger_proto::envoy::{
     },
     extensions::filters::{
         http::{cors::v3::Cors, fault::v3::HttpFault, router::v3::Router},
+        listener::tls_inspector::v3::TlsInspector,
         network::http_connection_manager::v3::{
             HttpConnectionManager, HttpFilter, Rds,
             http_connection_manager::{
@@ -27,8 +30,9 @@ use outrigger_proto::envoy::{
 use prost_types::Any;
 
 use super::{
-    any::{address, ads, any},
+    any::{address, ads, any, duration},
     cluster::inbound_name,
+    layer4,
     matching::everything,
     node::Inbound,
     tls,
@@ -44,6 +48,8 @@ pub(super) const FAULT: &str = "envoy.filters.http.fault";
 /// Type of its configuration, in the listener and in a route.
 pub(super) const HTTP_FAULT: &str = "envoy.extensions.filters.http.fault.v3.HTTPFault";
 const INBOUND: &str = "virtualInbound";
+/// For a connection to say its server name.
+const CLIENT_HELLO_TIMEOUT: Duration = Duration::from_secs(5);
 const CONNECTION_MANAGER: &str = "envoy.filters.network.http_connection_manager";
 
 /// A port for the application's outgoing calls; routes come by RDS.
@@ -68,9 +74,44 @@ pub(super) fn outbound(name: &str, listen: SocketAddr, routes: &str) -> Arc<Reso
     listener(name, listen, TrafficDirection::Outbound, &manager, None)
 }
 
+/// A port for the application's outgoing connections that are not HTTP, or not to be seen as such.
+pub(super) fn connections(
+    name: &str,
+    listen: SocketAddr,
+    protocol: Protocol,
+    chains: Vec<FilterChain>,
+) -> Arc<ResourceBytes> {
+    let mut listener = Listener {
+        name: name.to_owned(),
+        address: Some(address(listen)),
+        filter_chains: chains,
+        traffic_direction: TrafficDirection::Outbound as i32,
+        ..Listener::default()
+    };
+    if protocol == Protocol::Tls {
+        listener.listener_filters = vec![tls_inspector()];
+        listener.listener_filters_timeout = Some(duration(CLIENT_HELLO_TIMEOUT));
+    }
+    ResourceBytes::new(ResourceType::Listener, name, &listener)
+}
+
+fn tls_inspector() -> ListenerFilter {
+    ListenerFilter {
+        name: "envoy.filters.listener.tls_inspector".to_owned(),
+        config_type: Some(listener_filter::ConfigType::TypedConfig(any(
+            "envoy.extensions.filters.listener.tls_inspector.v3.TlsInspector",
+            &TlsInspector::default(),
+        ))),
+        ..ListenerFilter::default()
+    }
+}
+
 /// The port for calls from other sidecars. Only a certificate of the mesh gets in.
 pub(super) fn inbound(inbound: &Inbound) -> Arc<ResourceBytes> {
     let name = inbound_name(inbound.port);
+    if !inbound.protocol.is_http() {
+        return inbound_connections(inbound, &name);
+    }
     let action = RouteAction {
         cluster_specifier: Some(ClusterSpecifier::Cluster(name.clone())),
         // 0 = no limit: the caller's side has the timeout.
@@ -105,7 +146,7 @@ pub(super) fn inbound(inbound: &Inbound) -> Arc<ResourceBytes> {
         }),
         ..manager([])
     };
-    let tls = tls::downstream();
+    let tls = tls::downstream(&tls::ALPN_HTTP);
     listener(
         INBOUND,
         inbound.listen,
@@ -113,6 +154,23 @@ pub(super) fn inbound(inbound: &Inbound) -> Arc<ResourceBytes> {
         &manager,
         Some(tls),
     )
+}
+
+/// The same for an application that speaks anything else: mTLS in, bytes out.
+fn inbound_connections(inbound: &Inbound, cluster: &str) -> Arc<ResourceBytes> {
+    let chain = FilterChain {
+        filters: vec![layer4::inbound(cluster)],
+        transport_socket: Some(tls::downstream(&[tls::ALPN_ISTIO])),
+        ..FilterChain::default()
+    };
+    let listener = Listener {
+        name: INBOUND.to_owned(),
+        address: Some(address(inbound.listen)),
+        filter_chains: vec![chain],
+        traffic_direction: TrafficDirection::Inbound as i32,
+        ..Listener::default()
+    };
+    ResourceBytes::new(ResourceType::Listener, INBOUND, &listener)
 }
 
 fn filter(name: &str, config: Any) -> HttpFilter {

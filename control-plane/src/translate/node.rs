@@ -105,9 +105,10 @@ fn inbound(own: &Struct) -> Result<Option<Inbound>, String> {
         "http" => Protocol::Http,
         "http2" => Protocol::Http2,
         "grpc" => Protocol::Grpc,
+        "tcp" => Protocol::Tcp,
         other => {
             return Err(format!(
-                "node.metadata.OUTRIGGER.PROTOCOL is {other:?}; use \"http\", \"http2\" or \"grpc\""
+                "node.metadata.OUTRIGGER.PROTOCOL is {other:?}; use \"http\", \"http2\", \"grpc\" or \"tcp\""
             ));
         }
     };

@@ -9,12 +9,15 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
 };
 
-use outrigger_policy::{At, EgressHost, EgressListener, HostName, Mesh, ObjectKey, Sidecar};
+use outrigger_policy::{
+    At, EgressHost, EgressListener, HostName, Mesh, ObjectKey, Protocol, Sidecar,
+};
 use outrigger_proto::envoy::config::route::v3::{RouteConfiguration, VirtualHost};
 
 use super::{
     caller::{Caller, Selectors},
     hosts::{HostView, Hosts, remembered},
+    layer4::Layer4,
     listener::{self, HTTP_PROXY},
     locality::Place,
     node::NodeInfo,
@@ -193,7 +196,11 @@ impl Egress {
     }
 
     fn add_listener(&mut self, key: &ScopeKey, egress: &EgressListener, inputs: &Inputs<'_>) {
-        let Some(port) = egress.port.as_ref().map(|port| port.number) else {
+        let Some((port, protocol)) = egress
+            .port
+            .as_ref()
+            .map(|port| (port.number, port.protocol))
+        else {
             return;
         };
         let loopback = IpAddr::V4(Ipv4Addr::LOCALHOST);
@@ -204,18 +211,51 @@ impl Egress {
             .map_or(Ok(loopback), |bind| bind.parse());
         let bind = bind.unwrap_or(loopback);
         let name = format!("{bind}_{port}");
+        let hosts: Vec<_> = patterns(egress).collect();
+        if !protocol.is_http() {
+            let listen = (name.as_str(), SocketAddr::new(bind, port));
+            self.add_connections(key, listen, protocol, &hosts, inputs);
+            return;
+        }
         let routes = if bind == loopback {
             port.to_string()
         } else {
             name.clone()
         };
-        let hosts: Vec<_> = patterns(egress).collect();
         self.listeners.push(listener::outbound(
             &name,
             SocketAddr::new(bind, port),
             &routes,
         ));
         self.add_routes(key, &routes, &hosts, Some(port), inputs);
+    }
+
+    /// A port whose connections are not HTTP.
+    fn add_connections(
+        &mut self,
+        key: &ScopeKey,
+        (name, listen): (&str, SocketAddr),
+        protocol: Protocol,
+        hosts: &[EgressHost],
+        inputs: &Inputs<'_>,
+    ) {
+        let layer4 = Layer4 {
+            mesh: &inputs.world.mesh,
+            hosts: inputs.hosts,
+            caller: &key.caller,
+        };
+        let found = if protocol == Protocol::Tls {
+            layer4.tls(listen.port(), hosts)
+        } else {
+            layer4.tcp(listen.port(), hosts)
+        };
+        if found.chains.is_empty() {
+            // Nothing to lead to: a port that is not open says so sooner, and Envoy refuses a listener without chains.
+            return;
+        }
+        self.hosts.extend(found.destinations);
+        self.listeners
+            .push(listener::connections(name, listen, protocol, found.chains));
     }
 
     fn add_routes(
@@ -242,7 +282,9 @@ impl Egress {
                 Some((host, Arc::new(routes)))
             }
         });
-        let visible: Vec<(&HostName, Arc<HostRoutes>)> = visible.collect();
+        // A service without a port of HTTP has no routes; its connections are another listener's.
+        let routed = visible.filter(|(_, routes)| !routes.ports.is_empty());
+        let visible: Vec<(&HostName, Arc<HostRoutes>)> = routed.collect();
         for (host, routes) in &visible {
             self.hosts.insert((*host).clone());
             self.hosts.extend(routes.destinations.iter().cloned());

@@ -42,6 +42,8 @@ pub(super) struct Peer<'a> {
     /// The identities that may answer.
     pub(super) identities: BTreeSet<&'a str>,
     pub(super) trust_domain: &'a str,
+    /// What mesh mTLS says it carries.
+    pub(super) alpn: &'a [&'a str],
 }
 
 impl Peer<'_> {
@@ -101,6 +103,7 @@ impl Peer<'_> {
             validation_context_type: Some(ValidationContextType::CombinedValidationContext(
                 combined,
             )),
+            alpn_protocols: self.alpn.iter().map(|name| (*name).to_owned()).collect(),
             ..common()
         };
         let sni = tls.and_then(|tls| tls.sni.as_deref());
@@ -161,10 +164,15 @@ fn file(path: &str) -> DataSource {
     }
 }
 
+/// Application protocols of a port that speaks HTTP.
+pub(super) const ALPN_HTTP: [&str; 2] = ["h2", "http/1.1"];
+/// Istio's name for whatever is not HTTP, between sidecars.
+pub(super) const ALPN_ISTIO: &str = "istio";
+
 /// What an inbound listener asks of its peers: a certificate of the mesh.
-pub(super) fn downstream() -> TransportSocket {
+pub(super) fn downstream(alpn: &[&str]) -> TransportSocket {
     let common = CommonTlsContext {
-        alpn_protocols: vec!["h2".to_owned(), "http/1.1".to_owned()],
+        alpn_protocols: alpn.iter().map(|name| (*name).to_owned()).collect(),
         validation_context_type: Some(ValidationContextType::ValidationContextSdsSecretConfig(
             sds(ROOTCA),
         )),

@@ -14,6 +14,7 @@ mod tests;
 use std::{
     collections::BTreeMap,
     net::SocketAddr,
+    path::PathBuf,
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed},
@@ -46,17 +47,33 @@ pub enum UpstreamProtocol {
     AsDownstream,
 }
 
-/// mTLS towards the endpoints that have it.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// TLS towards the endpoints that have it: the mesh's mutual TLS, or with [`Self::outside`] that of other servers.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct UpstreamTls {
     /// SDS name of our certificate, e.g. `default`.
     pub certificate: String,
     /// SDS name of the trust bundle, e.g. `ROOTCA`.
     pub validation: String,
-    /// SPIFFE ids the server may have; empty = refuse every server (never "any").
+    /// SPIFFE ids the server may have; empty = refuse every server (never "any"). Of a server outside of the mesh:
+    /// DNS names of which it must have one; empty = [`Self::sni`].
     pub subject_alt_names: Vec<String>,
-    /// Server name, for observability only.
+    /// Server name; within the mesh for observability only.
     pub sni: String,
+    /// What a connection that is not HTTP offers as its application protocols.
+    pub alpn: Vec<String>,
+    /// The server is not one of the mesh.
+    pub outside: Option<Arc<OutsideTls>>,
+}
+
+/// What TLS to a server outside of the mesh is made of. Files are read, and read again, by the sidecar.
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct OutsideTls {
+    /// PEM file of roots; None = the system's.
+    pub roots: Option<PathBuf>,
+    /// PEM files of our certificate's chain and its key; None = we show none.
+    pub client: Option<(PathBuf, PathBuf)>,
+    /// Any server is taken for the right one (`insecureSkipVerify`).
+    pub unverified: bool,
 }
 
 /// Policy of a cluster, as CDS gave it.

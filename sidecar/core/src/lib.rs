@@ -12,6 +12,7 @@
 pub mod balance;
 pub mod breaker;
 pub mod cluster;
+pub mod connection;
 #[cfg(test)]
 mod fixture;
 pub mod keepalive;
@@ -25,9 +26,10 @@ pub use balance::{LbPolicy, SlowStart};
 pub use breaker::{Breaker, BreakerConfig, BreakerState, Breakers};
 pub use cluster::{
     Cluster, ClusterConfig, Endpoint, EndpointConfig, EndpointId, EndpointState, Health, InFlight,
-    Locality, LocalityPolicy, NoEndpoint, PickContext, Picked, RetryShare, TcpKeepalive,
-    UpstreamProtocol, UpstreamTls, Verdict,
+    Locality, LocalityPolicy, NoEndpoint, OutsideTls, PickContext, Picked, RetryShare,
+    TcpKeepalive, UpstreamProtocol, UpstreamTls, Verdict,
 };
+pub use connection::{ConnectionRoute, ConnectionRoutes, NameTwice};
 pub use keepalive::KeepAlive;
 pub use limits::{Limits, LimitsScope, Overflow, Permit, Thresholds};
 pub use outlier::{Outcome, OutlierConfig, Standing};

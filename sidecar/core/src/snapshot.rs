@@ -5,7 +5,7 @@
 
 use std::{collections::BTreeMap, net::SocketAddr, sync::Arc};
 
-use crate::{Cluster, RouteTable};
+use crate::{Cluster, ConnectionRoutes, RouteTable};
 
 /// Index of a cluster name; never reused for another name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -42,6 +42,8 @@ pub enum RouteSource {
     Named(RouteSlot),
     /// Inline in the listener.
     Inline(Arc<RouteTable>),
+    /// No requests: its connections are led as a whole.
+    Connections(Arc<ConnectionRoutes>),
 }
 
 /// A port to accept on.

@@ -6,9 +6,11 @@ use std::{
     pin::Pin,
     rc::Rc,
     task::{Context, Poll},
+    time::Duration,
 };
 
 use bytes::{Buf, Bytes};
+use socket2::SockRef;
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     net::TcpStream,
@@ -66,6 +68,22 @@ impl Io {
             first,
             listens: Some(Listens::Downstream(Rc::clone(connection))),
             ..self
+        }
+    }
+
+    /// Gives back bytes that were read.
+    pub(crate) fn before(self, first: Bytes) -> Self {
+        Self { first, ..self }
+    }
+
+    /// When it is closed, the peer sees a reset: it must not take what it has for all there was.
+    pub(crate) fn reset_on_close(&self) {
+        let stream = match &self.transport {
+            Transport::Plain(stream) => stream,
+            Transport::Tls(stream) => stream.get_ref().0,
+        };
+        if let Err(error) = SockRef::from(stream).set_linger(Some(Duration::ZERO)) {
+            tracing::debug!(%error, "socket options were refused");
         }
     }
 

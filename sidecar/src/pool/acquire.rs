@@ -208,7 +208,7 @@ impl Pools {
                 .ok_or_else(|| refused(Refusal::NoIdentity))?;
             generation = Some(identity.generation);
             expires = identity.not_after;
-            let config = pool.tls(cluster, &identity, target.protocol);
+            let config = pool.tls(cluster, &identity, Some(target.protocol));
             Some(config.map_err(refused)?)
         } else {
             None

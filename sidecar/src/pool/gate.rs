@@ -124,6 +124,14 @@ impl Gate {
         Some(self.wrap(self.limits.connections.try_acquire(false)?))
     }
 
+    /// As [`Self::try_slot`], for one that does not wait: a refusal is counted as one of the limit.
+    pub(crate) fn try_exclusive(self: &Arc<Self>) -> Option<Slot> {
+        if let Some(slot) = self.try_slot() {
+            return Some(slot);
+        }
+        Some(self.wrap(self.limits.connections.try_acquire(true)?))
+    }
+
     fn wrap(self: &Arc<Self>, permit: Permit) -> Slot {
         Slot {
             permit: Some(permit),

@@ -101,14 +101,22 @@ fn check_app(app: &App) -> Result<(), RunError> {
     if app.port == 0 {
         return bad("port", "0".to_owned(), "must be 1 to 65535");
     }
-    if !matches!(app.protocol.as_str(), "http" | "http2" | "grpc") {
+    if !matches!(app.protocol.as_str(), "http" | "http2" | "grpc" | "tcp") {
         return bad(
             "protocol",
             format!("{:?}", app.protocol),
-            "must be http, http2 or grpc",
+            "must be http, http2, grpc or tcp",
         );
     }
     let rules = &app.readiness;
+    if app.protocol == "tcp" && rules.http_path.is_some() {
+        let path = rules.http_path.clone().unwrap_or_default();
+        return bad(
+            "ready-path",
+            path,
+            "an application of protocol tcp answers no HTTP; leave it out, a connection is enough",
+        );
+    }
     if rules.interval.is_zero() || rules.timeout.is_zero() {
         return bad(
             "ready-interval",

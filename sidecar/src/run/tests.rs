@@ -13,7 +13,7 @@ fn refusal(change: impl FnOnce(&mut Config)) -> String {
 #[test]
 fn settings_that_cannot_be_are_refused_by_their_flag() {
     type Change = fn(&mut Config);
-    let table: [(Change, &str); 10] = [
+    let table: [(Change, &str); 11] = [
         (|_| (), "accepted"),
         (
             |c| c.outbound = "0.0.0.0:15080".parse().unwrap(),
@@ -41,8 +41,16 @@ fn settings_that_cannot_be_are_refused_by_their_flag() {
             "--port 0: must be 1 to 65535",
         ),
         (
-            |c| c.app.as_mut().unwrap().protocol = "tcp".to_owned(),
-            "--protocol \"tcp\": must be http, http2 or grpc",
+            |c| c.app.as_mut().unwrap().protocol = "udp".to_owned(),
+            "--protocol \"udp\": must be http, http2, grpc or tcp",
+        ),
+        (
+            |c| {
+                let app = c.app.as_mut().unwrap();
+                app.protocol = "tcp".to_owned();
+                app.readiness.http_path = Some("/health".to_owned());
+            },
+            "--ready-path /health: an application of protocol tcp answers no HTTP",
         ),
         (
             |c| c.app.as_mut().unwrap().readiness.http_path = Some("health".to_owned()),

@@ -2,7 +2,7 @@
 //! labels.
 
 use std::{
-    cell::RefCell,
+    cell::{OnceCell, RefCell},
     collections::{BTreeMap, BTreeSet},
     hash::BuildHasher as _,
     rc::Rc,
@@ -15,6 +15,7 @@ use prometheus::{Histogram, IntCounter};
 use super::{
     Telemetry,
     metrics::{BUCKET_LABELS, MAX_SERIES, REQUEST_LABELS},
+    tcp::TcpHandles,
 };
 use crate::{config::Workload, tls::svid};
 
@@ -33,6 +34,7 @@ pub(crate) struct Handles {
     duration: Option<Histogram>,
     request_bytes: Option<Histogram>,
     response_bytes: Option<Histogram>,
+    tcp: OnceCell<TcpHandles>,
 }
 
 /// What varies by response.
@@ -63,6 +65,12 @@ impl Handles {
                 histogram.observe(value);
             }
         }
+    }
+
+    /// Counters of connections with these labels.
+    pub(crate) fn tcp(&self) -> &TcpHandles {
+        self.tcp
+            .get_or_init(|| TcpHandles::new(&self.telemetry.metrics, &self.fixed))
     }
 
     fn count(&self, ended: Ended) {
@@ -127,6 +135,7 @@ impl Handles {
             response_bytes: get(&metrics.response_bytes),
             telemetry: Arc::clone(telemetry),
             by_response: RefCell::new(Vec::new()),
+            tcp: OnceCell::new(),
             fixed,
         }
     }

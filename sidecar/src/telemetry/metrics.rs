@@ -41,6 +41,19 @@ pub(crate) const REQUEST_LABELS: [&str; 26] = [
     "response_flags",
 ];
 
+/// Labels of connections that are not HTTP: a request's without its answer.
+const CONNECTION_LABELS: [&str; REQUEST_LABELS.len() - 2] = {
+    let mut labels = [""; REQUEST_LABELS.len() - 2];
+    let mut at = 0;
+    while at < labels.len() {
+        labels[at] = REQUEST_LABELS[at];
+        at += 1;
+    }
+    // After `request_protocol`.
+    labels[labels.len() - 1] = REQUEST_LABELS[REQUEST_LABELS.len() - 1];
+    labels
+};
+
 /// Labels of the histograms, all of them among [`REQUEST_LABELS`].
 pub(crate) const BUCKET_LABELS: [&str; 11] = [
     "reporter",
@@ -95,7 +108,11 @@ pub(crate) struct Metrics {
     pub(crate) duration: HistogramVec,
     pub(crate) request_bytes: HistogramVec,
     pub(crate) response_bytes: HistogramVec,
-    /// Own answers, by code and hop.
+    pub(crate) tcp_opened: IntCounterVec,
+    pub(crate) tcp_closed: IntCounterVec,
+    pub(crate) tcp_sent_bytes: IntCounterVec,
+    pub(crate) tcp_received_bytes: IntCounterVec,
+    /// Own answers and connections refused, by code and hop.
     pub(crate) refusals: IntCounterVec,
     /// TLS handshakes that were refused, by reason and side.
     pub(crate) tls_refusals: IntCounterVec,
@@ -145,9 +162,29 @@ impl Metrics {
             ),
             request_bytes: histogram("istio_request_bytes", "Request bodies.", &SIZE_BUCKETS),
             response_bytes: histogram("istio_response_bytes", "Response bodies.", &SIZE_BUCKETS),
+            tcp_opened: counters(
+                "istio_tcp_connections_opened_total",
+                "Connections of other protocols than HTTP that were opened.",
+                &CONNECTION_LABELS,
+            ),
+            tcp_closed: counters(
+                "istio_tcp_connections_closed_total",
+                "Those of them that have ended.",
+                &CONNECTION_LABELS,
+            ),
+            tcp_sent_bytes: counters(
+                "istio_tcp_sent_bytes_total",
+                "Bytes to the callers of such connections.",
+                &CONNECTION_LABELS,
+            ),
+            tcp_received_bytes: counters(
+                "istio_tcp_received_bytes_total",
+                "Bytes from the callers of such connections.",
+                &CONNECTION_LABELS,
+            ),
             refusals: counters(
                 "outrigger_refusals_total",
-                "Requests answered by the sidecar itself.",
+                "Requests answered by the sidecar itself, and connections that it closed for the same reasons.",
                 &["hop", "code"],
             ),
             tls_refusals: counters(

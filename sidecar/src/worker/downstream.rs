@@ -2,7 +2,7 @@
 
 use std::{io, rc::Rc, sync::Arc, time::Duration};
 
-use outrigger_core::DownstreamTls;
+use outrigger_core::{DownstreamTls, RouteSource};
 use tokio::{net::TcpStream, time::timeout};
 use tokio_rustls::{TlsAcceptor, TlsStream};
 
@@ -18,6 +18,7 @@ use crate::{
         serve,
     },
     listen::Accepted,
+    tcp,
     tls::{self, Refusal, svid},
 };
 
@@ -63,9 +64,19 @@ pub(super) async fn serve(worker: Rc<Worker>, accepted: Accepted) {
             }
         }
     };
+    let connections = match &listener.routes {
+        RouteSource::Connections(routes) => Some(Arc::clone(routes)),
+        RouteSource::Named(_) | RouteSource::Inline(_) => None,
+    };
     drop(snapshot);
     let connection = Rc::new(connection);
     let _watched = worker.watch(&connection);
+    if let Some(routes) = connections {
+        // Boxed, as below.
+        Box::pin(tcp::serve(&worker, &connection, transport, &routes)).await;
+        drop(load);
+        return;
+    }
     let mut stream = Io::new(transport);
     let first = tokio::select! {
         biased;

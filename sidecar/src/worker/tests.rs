@@ -289,7 +289,7 @@ async fn connections_beyond_their_number_are_closed_at_once() {
 }
 
 async fn tls_client(identity: &Identity, to: std::net::SocketAddr) -> TlsStream<TcpStream> {
-    let config = tls::client_config(identity, &[spiffe("reviews")], ALPN_H2).unwrap();
+    let config = tls::client_config(identity, &[spiffe("reviews")], &[ALPN_H2]).unwrap();
     let name = ServerName::try_from("reviews").unwrap();
     let stream = TcpStream::connect(to).await.unwrap();
     TlsConnector::from(config)
@@ -319,7 +319,7 @@ async fn a_peer_that_the_trust_bundle_left_during_its_handshake_is_refused() {
     let app = App::start("reviews").await;
     let (server, inbound) = Sidecar::inbound(authority.identity("reviews"), app.address).await;
     let frontend = authority.identity("frontend");
-    let config = tls::client_config(&frontend, &[spiffe("reviews")], ALPN_H2).unwrap();
+    let config = tls::client_config(&frontend, &[spiffe("reviews")], &[ALPN_H2]).unwrap();
     let name = ServerName::try_from("reviews").unwrap();
     let mut client = rustls::ClientConnection::new(config, name).unwrap();
     let mut stream = std::net::TcpStream::connect(inbound).unwrap();

@@ -8,6 +8,7 @@
 mod balancing;
 mod beyond;
 pub(crate) mod cluster;
+mod connections;
 pub(crate) mod endpoint;
 pub(crate) mod fields;
 mod limits;

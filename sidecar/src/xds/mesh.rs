@@ -125,6 +125,7 @@ impl Mesh {
                 Some(name),
             ),
             ParsedRoutes::Inline(table) => (RouteSource::Inline(Arc::new(table)), None),
+            ParsedRoutes::Connections(routes) => (RouteSource::Connections(Arc::new(routes)), None),
         };
         let listener = Listener {
             name: parsed.name.clone(),

@@ -128,24 +128,29 @@ pub(super) const SERVICE_PORT: Shape = Shape {
     not_yet: &[],
 };
 
-/// Istio's words for what is not HTTP, or is encrypted by the application.
-const OTHER_PROTOCOLS: [&str; 9] = [
-    "HTTPS",
-    "TLS",
-    "TCP",
-    "UDP",
-    "MONGO",
-    "MYSQL",
-    "REDIS",
-    "GRPC-WEB",
-    "HTTP_PROXY",
+/// In upper case; read in any.
+const PROTOCOLS: [(&str, Protocol); 9] = [
+    ("HTTP", Protocol::Http),
+    ("HTTP2", Protocol::Http2),
+    ("GRPC", Protocol::Grpc),
+    ("TCP", Protocol::Tcp),
+    // Istio's Envoy knows more of these only in filters that are off by default: bytes, then.
+    ("MONGO", Protocol::Tcp),
+    ("REDIS", Protocol::Tcp),
+    ("MYSQL", Protocol::Tcp),
+    ("TLS", Protocol::Tls),
+    // The application encrypts: only the server name can be seen.
+    ("HTTPS", Protocol::Tls),
 ];
+/// Istio's words for what is not carried.
+const OTHER_PROTOCOLS: [&str; 3] = ["UDP", "GRPC-WEB", "HTTP_PROXY"];
+const WANT_PROTOCOL: &str = "HTTP, HTTP2, GRPC, TCP or TLS";
 
 pub(super) fn service_port(d: &mut Decoder, item: Item<'_>, shape: &Shape) -> Option<ServicePort> {
     let fields = Fields::open(d, item, shape)?;
     let number = fields.required(d, "number", "a port from 1 to 65535", port);
     let name = fields.required(d, "name", "the port's name", dns_label);
-    let protocol = fields.required(d, "protocol", "HTTP, HTTP2 or GRPC", protocol);
+    let protocol = fields.required(d, "protocol", WANT_PROTOCOL, protocol);
     let target_port = fields.optional(d, "targetPort", port);
     Some(ServicePort {
         number: number?,
@@ -159,21 +164,18 @@ pub(super) fn service_port(d: &mut Decoder, item: Item<'_>, shape: &Shape) -> Op
 fn protocol(d: &mut Decoder, item: Item<'_>) -> Option<Protocol> {
     let found = text(d, item)?;
     let upper = found.to_ascii_uppercase();
-    let protocol = match upper.as_str() {
-        "HTTP" => Some(Protocol::Http),
-        "HTTP2" => Some(Protocol::Http2),
-        "GRPC" => Some(Protocol::Grpc),
-        _ => None,
-    };
-    if protocol.is_none() {
+    let known = PROTOCOLS.iter().find(|(name, _)| *name == upper);
+    if known.is_none() {
+        let names = PROTOCOLS.map(|(name, _)| name);
         let message = if OTHER_PROTOCOLS.contains(&upper.as_str()) {
-            format!("{found} is not supported yet; want a protocol: HTTP, HTTP2, GRPC")
+            let names = names.join(", ");
+            format!("{found} is not supported yet; want a protocol: {names}")
         } else {
-            unknown_word(&found, "a protocol", &["HTTP", "HTTP2", "GRPC"])
+            unknown_word(&found, "a protocol", &names)
         };
         d.refuse(item, message);
     }
-    protocol
+    known.map(|(_, protocol)| *protocol)
 }
 
 pub(super) const WORKLOAD: Shape = Shape {

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 
 use super::service_entry::service_port;
 use crate::{
-    At, EgressHost, EgressListener, Position, Sidecar,
+    At, EgressHost, EgressListener, Position, Protocol, Sidecar,
     decode::{
         Decoder, Fields, Item, Shape, at, dns_fault, enumeration, filled_list, filled_text,
         ip_address, refuse_twice, workload_selector,
@@ -96,12 +96,35 @@ fn listener(d: &mut Decoder, item: Item<'_>) -> Option<EgressListener> {
         (text, host.position.clone())
     };
     refuse_twice(d, &fields, ("hosts", ""), &hosts, name, "name each once");
+    if port
+        .as_ref()
+        .is_some_and(|port| port.protocol == Protocol::Tcp)
+    {
+        one_service(d, &fields, &hosts);
+    }
     Some(EgressListener {
         position: d.position(item),
         port,
         bind,
         hosts,
     })
+}
+
+/// Bytes do not say whom they are for: such a port leads to one service, which has to be named.
+fn one_service(d: &mut Decoder, fields: &Fields<'_>, hosts: &[At<EgressHost>]) {
+    let many = |host: &str| host.starts_with('*');
+    let message = match hosts {
+        [one] if !many(&one.value.host) => return,
+        [one] => format!(
+            "found {}; a TCP connection does not say which host it is for: name the one that this port leads to, or give the port protocol TLS, whose server name says it",
+            quoted(&one.value.host)
+        ),
+        hosts => format!(
+            "found {} hosts; a TCP connection does not say which one it is for: name one, give each host a port of its own, or give the port protocol TLS, whose server name says it",
+            hosts.len()
+        ),
+    };
+    fields.refuse(d, "hosts", message);
 }
 
 /// The address that a listener for the workload itself is bound to.

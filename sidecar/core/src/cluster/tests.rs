@@ -55,7 +55,7 @@ fn an_endpoint_whose_connections_cannot_stay_is_another_one() {
             certificate: "default".to_owned(),
             validation: "ROOTCA".to_owned(),
             subject_alt_names: vec!["spiffe://cluster.local/ns/default/sa/reviews".to_owned()],
-            sni: String::new(),
+            ..UpstreamTls::default()
         }),
         ..config(LbPolicy::LeastRequest)
     };

@@ -1,10 +1,10 @@
-//! `Listener` with its one HTTP connection manager → [`ParsedListener`].
+//! `Listener` with its one HTTP connection manager, or with TCP proxies (`connections`) → [`ParsedListener`].
 
 use std::net::SocketAddr;
 
-use outrigger_core::{Direction, DownstreamTls, RouteTable};
+use outrigger_core::{ConnectionRoutes, Direction, DownstreamTls, RouteTable};
 use outrigger_proto::envoy::{
-    config::listener::v3::{self as proto, filter, listener::ListenerSpecifier},
+    config::listener::v3::{self as proto, FilterChainMatch, filter, listener::ListenerSpecifier},
     extensions::filters::network::http_connection_manager::v3::{
         HttpConnectionManager, HttpFilter,
         http_connection_manager::{CodecType, ForwardClientCertDetails, RouteSpecifier},
@@ -14,8 +14,8 @@ use outrigger_proto::envoy::{
 use prost_types::Any;
 
 use super::{
-    Converted, direction, fields, must_be_ads, must_be_false, refuse, route, socket_address, tls,
-    unpack, unsupported,
+    Converted, connections, direction, fields, must_be_ads, must_be_false, refuse, route,
+    socket_address, tls, unpack, unsupported,
 };
 
 const HCM: &str =
@@ -38,6 +38,8 @@ pub(crate) enum ParsedRoutes {
     Named(String),
     /// In the listener.
     Inline(RouteTable),
+    /// Of connections, in the listener.
+    Connections(ConnectionRoutes),
 }
 
 pub(crate) fn convert(
@@ -55,16 +57,12 @@ pub(crate) fn convert(
         return refuse("bind_to_port", "false is not supported yet");
     }
     let address = socket_address("address", from.address.as_ref())?;
-    let [chain] = from.filter_chains.as_slice() else {
-        return refuse(
-            "filter_chains",
-            format!(
-                "has {} entries; exactly one is supported yet",
-                from.filter_chains.len()
-            ),
-        );
+    let (tls, routes) = if connections::is_meant(from) {
+        let (tls, routes) = connections::convert(from, slots)?;
+        (tls, ParsedRoutes::Connections(routes))
+    } else {
+        requests(from, slots)?
     };
-    let (tls, manager) = filter_chain(chain).map_err(|e| e.under("filter_chains[0]"))?;
     let direction = direction(from.traffic_direction, tls.is_some());
     // Plain text from others would skip every check of who they are.
     if direction == Direction::Inbound && tls.is_none() && !address.ip().is_loopback() {
@@ -82,9 +80,6 @@ pub(crate) fn convert(
             ),
         );
     }
-    let path = "filter_chains[0].filters[0].typed_config";
-    let routes = connection_manager(&manager, slots).map_err(|error| error.under(path))?;
-    check_client_certificate_header(&manager, tls.is_some()).map_err(|error| error.under(path))?;
     Ok(ParsedListener {
         name: from.name.clone(),
         address,
@@ -92,6 +87,43 @@ pub(crate) fn convert(
         tls,
         routes,
     })
+}
+
+/// The one connection manager of a listener for HTTP.
+fn requests(
+    from: &proto::Listener,
+    slots: &mut route::Slots<'_>,
+) -> Converted<(Option<DownstreamTls>, ParsedRoutes)> {
+    let [chain] = from.filter_chains.as_slice() else {
+        return refuse(
+            "filter_chains",
+            format!(
+                "has {} entries; with an HTTP connection manager exactly one is supported yet",
+                from.filter_chains.len()
+            ),
+        );
+    };
+    if !from.listener_filters.is_empty() {
+        return refuse(
+            "listener_filters",
+            "not supported yet with an HTTP connection manager",
+        );
+    }
+    if chain
+        .filter_chain_match
+        .as_ref()
+        .is_some_and(|found| *found != FilterChainMatch::default())
+    {
+        return refuse(
+            "filter_chains[0].filter_chain_match",
+            "not supported yet with an HTTP connection manager",
+        );
+    }
+    let (tls, manager) = filter_chain(chain).map_err(|e| e.under("filter_chains[0]"))?;
+    let path = "filter_chains[0].filters[0].typed_config";
+    let routes = connection_manager(&manager, slots).map_err(|error| error.under(path))?;
+    check_client_certificate_header(&manager, tls.is_some()).map_err(|error| error.under(path))?;
+    Ok((tls, routes))
 }
 
 fn filter_chain(

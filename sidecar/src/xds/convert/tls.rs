@@ -22,7 +22,9 @@ pub(crate) const CERTIFICATE: &str = "default";
 /// SDS name of the trust bundle.
 pub(crate) const BUNDLE: &str = "ROOTCA";
 /// Application protocols that a peer may be offered.
-const ALPN: [&str; 2] = ["h2", "http/1.1"];
+const ALPN: [&str; 3] = ["h2", "http/1.1", ISTIO];
+/// Istio's name, between sidecars, for what is not HTTP.
+pub(crate) const ISTIO: &str = "istio";
 /// Certificates in a bundle: old and new root of a rotation, and some to spare.
 const MAX_BUNDLE: usize = 64;
 
@@ -92,6 +94,8 @@ pub(super) fn upstream(any: &Any) -> Converted<UpstreamTls> {
         validation: BUNDLE.to_owned(),
         subject_alt_names: common.names,
         sni: context.sni,
+        alpn: common.alpn,
+        outside: None,
     })
 }
 
@@ -160,7 +164,7 @@ fn read_common(from: &CommonTlsContext) -> Converted<Common> {
         if !ALPN.contains(&protocol.as_str()) {
             return refuse(
                 format!("alpn_protocols[{index}]"),
-                format!("{protocol:?} is not supported yet; one of h2, http/1.1"),
+                format!("{protocol:?} is not supported yet; one of h2, http/1.1, istio"),
             );
         }
     }

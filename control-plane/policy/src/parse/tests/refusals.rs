@@ -347,15 +347,15 @@ fn a_service_entry_is_refused_in_words_that_help() {
                 ],
             ),
             (
-                "{hosts: [a], resolution: STATIC, location: MESH_INTERN, ports: [{number: 80, name: A, protocol: TCP}, {number: 81, name: b, protocol: HTP, targetPort: 0}, {number: 82}]}",
+                "{hosts: [a], resolution: STATIC, location: MESH_INTERN, ports: [{number: 80, name: A, protocol: UDP}, {number: 81, name: b, protocol: HTP, targetPort: 0}, {number: 82}]}",
                 &[
                     "f:4:50: spec.location: found \"MESH_INTERN\", want a location: MESH_EXTERNAL, MESH_INTERNAL; did you mean \"MESH_INTERNAL\"?",
                     "f:4:90: spec.ports[0].name: found \"A\": 'A' cannot be in it; lower-case letters, digits and - can",
-                    "f:4:103: spec.ports[0].protocol: TCP is not supported yet; want a protocol: HTTP, HTTP2, GRPC",
-                    "f:4:141: spec.ports[1].protocol: found \"HTP\", want a protocol: HTTP, HTTP2, GRPC; did you mean \"HTTP\"?",
+                    "f:4:103: spec.ports[0].protocol: UDP is not supported yet; want a protocol: HTTP, HTTP2, GRPC, TCP, MONGO, REDIS, MYSQL, TLS, HTTPS",
+                    "f:4:141: spec.ports[1].protocol: found \"HTP\", want a protocol: HTTP, HTTP2, GRPC, TCP, MONGO, REDIS, MYSQL, TLS, HTTPS; did you mean \"HTTP\"?",
                     "f:4:158: spec.ports[1].targetPort: found the number 0, want a whole number from 1 to 65535",
                     "f:4:162: spec.ports[2].name: missing; want the port's name",
-                    "f:4:162: spec.ports[2].protocol: missing; want HTTP, HTTP2 or GRPC",
+                    "f:4:162: spec.ports[2].protocol: missing; want HTTP, HTTP2, GRPC, TCP or TLS",
                 ],
             ),
             (
@@ -439,6 +439,13 @@ fn a_sidecar_is_refused_in_words_that_help() {
                 "{egress: [{port: {number: 1, name: a, protocol: HTTP}, bind: 0.0.0.0, hosts: [./a]}]}",
                 &[
                     "f:4:68: spec.egress[0].bind: found \"0.0.0.0\"; others could call with this workload's identity: an address that is not loopback is not supported yet, want 127.0.0.1 or ::1",
+                ],
+            ),
+            (
+                "{egress: [{port: {number: 1, name: a, protocol: TCP}, hosts: [./*]}, {port: {number: 2, name: b, protocol: mysql}, hosts: [./a, ./b]}, {port: {number: 3, name: c, protocol: TLS}, hosts: [./*, ./b]}]}",
+                &[
+                    "f:4:68: spec.egress[0].hosts: found \"*\"; a TCP connection does not say which host it is for: name the one that this port leads to, or give the port protocol TLS, whose server name says it",
+                    "f:4:129: spec.egress[1].hosts: found 2 hosts; a TCP connection does not say which one it is for: name one, give each host a port of its own, or give the port protocol TLS, whose server name says it",
                 ],
             ),
             (

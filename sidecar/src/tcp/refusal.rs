@@ -1,0 +1,186 @@
+//! Connections that are not led on. Their caller sees a close and nothing else: why, is in a line of the log and in a
+//! counter.
+
+use std::{net::SocketAddr, sync::Arc, time::Duration};
+
+use outrigger_core::{Cluster, Direction, NoEndpoint};
+
+use super::peek::NoHello;
+use crate::{connect::ConnectError, worker::connection::Connection};
+
+/// What went wrong, as operators search for it. A closed set; the names are those of requests where there is such a one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Code {
+    NoRouteConnection,
+    ClusterUnknown,
+    NoEndpoints,
+    NoHealthyEndpoints,
+    OverflowConnections,
+    BreakerOpen,
+    ConnectFailed,
+    TlsFailed,
+    ClientHelloTimeout,
+    ClientHelloInvalid,
+}
+
+impl Code {
+    pub(super) fn as_str(self) -> &'static str {
+        match self {
+            Self::NoRouteConnection => "no_route_connection",
+            Self::ClusterUnknown => "cluster_unknown",
+            Self::NoEndpoints => "no_endpoints",
+            Self::NoHealthyEndpoints => "no_healthy_endpoints",
+            Self::OverflowConnections => "overflow_connections",
+            Self::BreakerOpen => "breaker_open",
+            Self::ConnectFailed => "connect_failed",
+            Self::TlsFailed => "tls_failed",
+            Self::ClientHelloTimeout => "client_hello_timeout",
+            Self::ClientHelloInvalid => "client_hello_invalid",
+        }
+    }
+
+    /// Envoy's flag for it.
+    pub(super) fn flags(self) -> &'static str {
+        match self {
+            Self::NoRouteConnection | Self::ClientHelloTimeout | Self::ClientHelloInvalid => "NR",
+            Self::ClusterUnknown => "NC",
+            Self::NoEndpoints | Self::NoHealthyEndpoints => "UH",
+            Self::OverflowConnections | Self::BreakerOpen => "UO",
+            Self::ConnectFailed | Self::TlsFailed => "UF",
+        }
+    }
+}
+
+/// A connection that is closed.
+#[derive(Clone, Debug)]
+pub(super) struct Refused {
+    pub(super) code: Code,
+    pub(super) message: String,
+    /// Whose it would have been.
+    pub(super) endpoint: Option<SocketAddr>,
+    pub(super) attempts: u32,
+}
+
+impl Refused {
+    pub(super) fn new(code: Code, message: impl Into<String>) -> Self {
+        Self {
+            code,
+            message: message.into(),
+            endpoint: None,
+            attempts: 0,
+        }
+    }
+
+    /// None: it left by itself, and there is nothing to tell.
+    pub(super) fn no_hello(why: &NoHello) -> Option<Self> {
+        match why {
+            NoHello::Gone => None,
+            NoHello::Late(within) => Some(Self::late(*within)),
+            NoHello::Not(rule) => Some(Self::new(
+                Code::ClientHelloInvalid,
+                format!("this port takes TLS only: {rule}"),
+            )),
+        }
+    }
+
+    fn late(within: Duration) -> Self {
+        let message =
+            format!("no whole ClientHello within {within:?}, which would say the server name");
+        Self::new(Code::ClientHelloTimeout, message)
+    }
+
+    pub(super) fn no_route(server_name: Option<&str>) -> Self {
+        let message = match server_name {
+            Some(name) => format!("nothing on this port has the server name {name:?}"),
+            None => "the connection names no server, and every route of this port asks for one"
+                .to_owned(),
+        };
+        Self::new(Code::NoRouteConnection, message)
+    }
+
+    pub(super) fn overflow(cluster: &Cluster) -> Self {
+        let message = format!(
+            "{} connections to {} are open (maxConnections)",
+            cluster.limits.connections.limit(),
+            cluster.config.service
+        );
+        Self::new(Code::OverflowConnections, message)
+    }
+
+    pub(super) fn no_endpoint(cluster: &Cluster, none: NoEndpoint) -> Self {
+        let service = &cluster.config.service;
+        match none {
+            NoEndpoint::Empty => {
+                Self::new(Code::NoEndpoints, format!("{service} has no endpoints"))
+            }
+            NoEndpoint::Unhealthy | NoEndpoint::Exhausted => Self::new(
+                Code::NoHealthyEndpoints,
+                format!(
+                    "none of the {} endpoints of {service} is healthy",
+                    cluster.endpoints.len()
+                ),
+            ),
+            NoEndpoint::BreakerOpen { .. } => Self::new(
+                Code::BreakerOpen,
+                format!("the circuit breaker of {service} is open (circuitBreaker)"),
+            ),
+        }
+    }
+
+    pub(super) fn not_connected(error: &ConnectError, endpoint: SocketAddr, attempts: u32) -> Self {
+        let code = match error {
+            ConnectError::Tls(..) => Code::TlsFailed,
+            ConnectError::Tcp(..) | ConnectError::Timeout(..) | ConnectError::Handshake(..) => {
+                Code::ConnectFailed
+            }
+        };
+        Self {
+            endpoint: Some(endpoint),
+            attempts,
+            ..Self::new(code, error.to_string())
+        }
+    }
+}
+
+/// What is known of a connection when it is refused.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct About<'a> {
+    pub(super) connection: &'a Connection,
+    pub(super) server_name: Option<&'a str>,
+    pub(super) cluster: Option<&'a Cluster>,
+    pub(super) policy: Option<&'a Arc<str>>,
+}
+
+impl About<'_> {
+    /// `inbound` or `outbound`.
+    pub(super) fn hop(&self) -> &'static str {
+        match self.connection.bound.direction {
+            Direction::Inbound => "inbound",
+            Direction::Outbound => "outbound",
+        }
+    }
+
+    /// One line for each.
+    pub(super) fn log(&self, refused: &Refused) {
+        let service = self.cluster.map(|cluster| cluster.config.service.as_str());
+        let by_cluster = self
+            .cluster
+            .and_then(|cluster| cluster.config.position.as_ref());
+        let policy = self.policy.or(by_cluster);
+        let peer = self.connection.peer.as_ref();
+        tracing::warn!(
+            code = refused.code.as_str(),
+            hop = self.hop(),
+            listener = %self.connection.bound.name,
+            remote = %self.connection.remote,
+            peer = peer.map(|peer| &*peer.svid.id),
+            server_name = self.server_name,
+            service,
+            endpoint = refused.endpoint.map(|endpoint| endpoint.to_string()),
+            attempts = refused.attempts,
+            policy = policy.map(|position| &**position),
+            reason = %refused.message,
+            "connection refused"
+        );
+    }
+}

@@ -1,0 +1,139 @@
+//! How a connection comes by its endpoint: one that takes it, out of as many as its route lets it try. Nothing of it
+//! has been sent until one has.
+
+use std::{net::IpAddr, sync::Arc};
+
+use outrigger_core::{
+    Cluster, ClusterSlot, ConnectionRoute, Direction, Endpoint, EndpointId, InFlight, Outcome,
+    PickContext, Picked,
+};
+
+use super::refusal::Refused;
+use crate::{
+    connect::{ConnectError, Opened},
+    http::io::Io,
+    pool::exclusive::Exclusive,
+    tls::Refusal,
+    worker::Worker,
+};
+
+/// Where a connection goes.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Target<'a> {
+    pub(super) slot: ClusterSlot,
+    pub(super) cluster: &'a Arc<Cluster>,
+    pub(super) route: &'a ConnectionRoute,
+    pub(super) source: IpAddr,
+    pub(super) direction: Direction,
+}
+
+/// An endpoint's connection, and what is held as long as it is open.
+#[derive(Debug)]
+pub(super) struct Upstream {
+    pub(super) io: Io,
+    pub(super) endpoint: Arc<Endpoint>,
+    _in_flight: InFlight,
+    _exclusive: Exclusive,
+}
+
+/// Opens one, or says why there is none.
+pub(super) async fn open(worker: &Worker, target: Target<'_>) -> Result<Upstream, Refused> {
+    let cluster = target.cluster;
+    let exclusive = worker.pools.exclusive(target.slot, cluster);
+    let exclusive = exclusive.ok_or_else(|| Refused::overflow(cluster))?;
+    let hash = target.route.hash(target.source);
+    let mut tried: Vec<EndpointId> = Vec::new();
+    let mut last = None;
+    for attempt in 1..=target.route.attempts {
+        let picked = cluster.pick(&mut PickContext {
+            hash,
+            tried: &tried,
+            previous_priorities: &[],
+            now: worker.shared.now(),
+            rng: &mut worker.rng.borrow_mut(),
+        });
+        let picked = match picked {
+            Ok(picked) => picked,
+            Err(none) => return Err(last.unwrap_or_else(|| Refused::no_endpoint(cluster, none))),
+        };
+        if attempt > 1 {
+            worker.handles.count_retry("again");
+        }
+        tried.push(picked.endpoint.id);
+        let mut choice = Choice {
+            worker,
+            cluster,
+            picked,
+            told: false,
+        };
+        let endpoint = Arc::clone(&choice.picked.endpoint);
+        let in_flight = endpoint.begin();
+        match exclusive.connect(&worker.pools, cluster, &endpoint).await {
+            Ok(Opened { transport, .. }) => {
+                choice.tell(CONNECTED);
+                return Ok(Upstream {
+                    io: Io::new(transport),
+                    endpoint,
+                    _in_flight: in_flight,
+                    _exclusive: exclusive,
+                });
+            }
+            Err(error) => {
+                if target.direction == Direction::Inbound {
+                    // The application took no connection: its readiness is checked at once.
+                    worker.shared.app_unreachable.notify_one();
+                }
+                // That we hold no certificate says nothing of the endpoint.
+                if !matches!(error, ConnectError::Tls(_, Refusal::NoIdentity)) {
+                    choice.tell(Outcome::LocalError);
+                }
+                let address = endpoint.config.address;
+                last = Some(Refused::not_connected(&error, address, attempt));
+            }
+        }
+    }
+    Err(last
+        .unwrap_or_else(|| Refused::no_endpoint(cluster, outrigger_core::NoEndpoint::Exhausted)))
+}
+
+/// What ejection is told of an endpoint that took a connection: what it does with it, nobody sees.
+const CONNECTED: Outcome = Outcome::Status(200);
+
+/// An endpoint that was chosen. Given back unused if nothing was told of it.
+struct Choice<'a> {
+    worker: &'a Worker,
+    cluster: &'a Cluster,
+    picked: Picked,
+    told: bool,
+}
+
+impl Choice<'_> {
+    fn tell(&mut self, outcome: Outcome) {
+        self.told = true;
+        let now = self.worker.shared.now();
+        let verdict = self.cluster.report(&self.picked, outcome, now);
+        if verdict.breaker_opened {
+            tracing::info!(
+                cluster = %self.cluster.config.name,
+                endpoint = %self.picked.endpoint.config.address,
+                "circuit breaker opened"
+            );
+        }
+        if verdict.ejected {
+            self.worker.telemetry.metrics.ejections.inc();
+            tracing::info!(
+                cluster = %self.cluster.config.name,
+                endpoint = %self.picked.endpoint.config.address,
+                "endpoint ejected"
+            );
+        }
+    }
+}
+
+impl Drop for Choice<'_> {
+    fn drop(&mut self) {
+        if !self.told {
+            self.cluster.unused(&self.picked, self.worker.shared.now());
+        }
+    }
+}
