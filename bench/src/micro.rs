@@ -151,6 +151,7 @@ fn picks(bench: &mut Bench) -> anyhow::Result<()> {
         ("least request", LbPolicy::LeastRequest),
         ("round robin", LbPolicy::RoundRobin),
         ("random", LbPolicy::Random),
+        ("peak EWMA", fixture::EWMA),
         ("ring hash", fixture::RING),
         ("maglev", fixture::MAGLEV),
     ];

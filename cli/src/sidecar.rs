@@ -173,6 +173,15 @@ struct ListenArgs {
 #[derive(Args, Debug)]
 #[command(next_help_heading = "Tuning")]
 struct TuningArgs {
+    /// Directory below which DestinationRules may name TLS files: caCertificates, clientCertificate, privateKey,
+    /// caCrl. Repeatable. Default: none may be named.
+    #[arg(
+        long,
+        value_name = "DIR",
+        env = "OUTRIGGER_TLS_FILES",
+        value_delimiter = ','
+    )]
+    tls_files: Vec<PathBuf>,
     /// Worker threads; 0 is one per core.
     #[arg(long, default_value_t = 0, value_name = "N", env = "OUTRIGGER_WORKERS")]
     workers: usize,
@@ -275,6 +284,7 @@ fn config(args: SidecarArgs) -> Result<Config, Failure> {
         admin: listen.admin,
         metrics: listen.metrics,
         readiness: listen.readiness,
+        tls_files: tuning.tls_files,
         workers: tuning.workers,
         otlp_endpoint: otlp::endpoint(tuning.otlp_endpoint)?,
         trace_sampling: tuning.trace_sampling,

@@ -32,6 +32,8 @@ pub struct Config {
     pub metrics: SocketAddr,
     /// Readiness (`/healthz/ready`). Default `0.0.0.0:15021`.
     pub readiness: SocketAddr,
+    /// Directories below which DestinationRules may name TLS files of this machine. Default none. Absolute.
+    pub tls_files: Vec<PathBuf>,
     /// Worker threads; 0 = one per core.
     pub workers: usize,
     /// OTLP over gRPC, e.g. `http://127.0.0.1:4317`; None = no spans are made.

@@ -1,8 +1,8 @@
-//! Opens a connection to an endpoint: TCP, then mTLS where the endpoint has it. The cluster's connect timeout covers both.
+//! Opens a connection to an endpoint: TCP, then TLS where the endpoint has it. The cluster's connect timeout covers both.
 
 use std::{fmt, io, net::SocketAddr, sync::Arc, time::Duration};
 
-use outrigger_core::{Cluster, Endpoint};
+use outrigger_core::{Cluster, Endpoint, TcpKeepalive as Probes};
 use rustls::ClientConfig;
 use rustls_pki_types::ServerName;
 use socket2::{SockRef, TcpKeepalive};
@@ -11,7 +11,7 @@ use tokio_rustls::{TlsConnector, TlsStream};
 
 use crate::{
     http::io::Transport,
-    tls::{Refusal, Svid, svid},
+    tls::{ALPN_H2, Refusal, Svid, svid},
 };
 
 /// Why there is no connection. The request provably was not sent.
@@ -34,7 +34,7 @@ impl fmt::Display for ConnectError {
             Self::Timeout(to, after) => {
                 write!(f, "connecting to {to}: no connection within {after:?}")
             }
-            Self::Tls(to, refusal) => write!(f, "mTLS to {to}: {refusal}"),
+            Self::Tls(to, refusal) => write!(f, "TLS to {to}: {refusal}"),
             Self::Handshake(to, error) => write!(f, "HTTP/2 to {to}: {error}"),
         }
     }
@@ -70,7 +70,7 @@ async fn open_unbounded(
     let stream = TcpStream::connect(to)
         .await
         .map_err(|error| ConnectError::Tcp(to, error.to_string()))?;
-    tune(&stream);
+    tune(&stream, &cluster.config.tcp_keepalive);
     let Some(config) = tls else {
         return Ok(Opened {
             transport: Transport::Plain(stream),
@@ -79,10 +79,23 @@ async fn open_unbounded(
     };
     let refused = |refusal| ConnectError::Tls(to, refusal);
     let name = server_name(cluster, to);
+    let wants_h2 = config.alpn_protocols == [ALPN_H2];
     let stream = TlsConnector::from(config)
         .connect(name, stream)
         .await
         .map_err(|error| refused(Refusal::of(&error)))?;
+    if cluster.config.mesh_tls().is_none() {
+        // Without a word on it, a server outside of the mesh speaks HTTP/1.1.
+        if wants_h2 && stream.get_ref().1.alpn_protocol() != Some(ALPN_H2) {
+            let reason =
+                "the server does not agree to HTTP/2 (ALPN h2), which the port's protocol asks for";
+            return Err(refused(Refusal::Protocol(reason.to_owned())));
+        }
+        return Ok(Opened {
+            transport: Transport::Tls(Box::new(TlsStream::Client(stream))),
+            peer: None,
+        });
+    }
     let peer = stream
         .get_ref()
         .1
@@ -107,11 +120,11 @@ fn server_name(cluster: &Cluster, to: SocketAddr) -> ServerName<'static> {
 }
 
 /// No delay for small writes; dead peers are noticed.
-pub(crate) fn tune(stream: &TcpStream) {
+pub(crate) fn tune(stream: &TcpStream, probes: &Probes) {
     let keepalive = TcpKeepalive::new()
-        .with_time(Duration::from_secs(60))
-        .with_interval(Duration::from_secs(10))
-        .with_retries(6);
+        .with_time(probes.time)
+        .with_interval(probes.interval)
+        .with_retries(probes.probes);
     let socket = SockRef::from(stream);
     let tuned: io::Result<()> = socket
         .set_tcp_nodelay(true)

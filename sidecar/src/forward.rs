@@ -1,6 +1,6 @@
 //! The way of one request: checked, routed, sent, answered. `inbound` adds what is particular to that direction.
 
-use std::{convert::Infallible, rc::Rc, sync::Arc};
+use std::{convert::Infallible, rc::Rc, sync::Arc, time::SystemTime};
 
 use http::{
     HeaderMap, HeaderValue, Request, Response, Version,
@@ -9,8 +9,8 @@ use http::{
 };
 use hyper::body::Incoming;
 use outrigger_core::{
-    Action, Cluster, ClusterSlot, Direction, NoRoute, RequestView, Route, RouteSource, RouteTable,
-    WeightedCluster,
+    Action, Cluster, ClusterSlot, Direction, Facts, NoRoute, RequestView, Route, RouteSource,
+    RouteTable, WeightedCluster, retry::is_idempotent,
 };
 use tokio::time::timeout;
 
@@ -25,7 +25,10 @@ use crate::{
 };
 
 pub(crate) mod attempt;
+mod before;
 pub(crate) mod call;
+pub(crate) mod chain;
+mod deadline;
 pub(crate) mod finish;
 pub(crate) mod redirect;
 pub(crate) mod tries;
@@ -48,15 +51,26 @@ pub(crate) async fn serve(
     // it is asked to; it will not be.
     let drains = parts.version != Version::HTTP_2 && !parts.headers.contains_key(EXPECT);
     let call = Call::begin(&worker, &connection, &parts, incoming);
-    let response = match handle(&call, parts, introduction).await {
+    let mut response = match handle(&call, parts, introduction).await {
         Ok(response) => response,
         Err(problem) => {
             if drains {
                 call.upload.drain().await;
             }
-            call.refuse(&problem)
+            // An earlier try may have reached the application, whatever the last one did.
+            call.refuse(&if call.maybe_sent.get() {
+                problem.maybe_sent()
+            } else {
+                problem
+            })
         }
     };
+    if let Some(features) = call.features.get() {
+        // Own answers too: or else a browser would not show them.
+        if let (Some(cors), Some(origin)) = (&features.cors, &*call.origin.borrow()) {
+            cors.mark(origin, response.headers_mut());
+        }
+    }
     Ok(response.map(|body| body.holding(active)))
 }
 
@@ -100,6 +114,12 @@ async fn handle(
     };
     let route = find(table, &parts, &authority)?;
     *call.policy.borrow_mut() = route.position.clone();
+    if let Some(features) = &route.features {
+        let features = call.features.get_or_init(|| Arc::clone(features));
+        if let Some(response) = before::look(call, features, &parts, &authority).await? {
+            return Ok(response);
+        }
+    }
     let Action::Forward(choice) = &route.action else {
         return Ok(direct(call, &parts, &authority, route));
     };
@@ -128,27 +148,31 @@ async fn within_timeout(
     plan: Plan<'_>,
     parts: Parts,
 ) -> Result<Response<DownBody>, Problem> {
-    let Some(limit) = plan.route.timeout else {
+    let Some(limit) = plan.limit else {
         return tries::run(call, &plan, parts).await;
     };
+    let over = || {
+        // What is dropped with the run learns from this why.
+        call.timed_out.set(Some(limit.code));
+        let within = limit.within;
+        let message = match limit.code {
+            Code::Timeout => format!("no response within the route's timeout of {within:?}"),
+            _ => format!("no response within {within:?}, and the caller waits no longer"),
+        };
+        Problem::new(limit.code, message)
+    };
+    let left = limit.left();
+    if left.is_zero() {
+        return Err(over());
+    }
     let mut run = Box::pin(tries::run(call, &plan, parts));
-    match timeout(limit, run.as_mut()).await {
+    match timeout(left, run.as_mut()).await {
         Ok(response) => response,
-        Err(_elapsed) => {
-            // What is dropped with `run` learns from this why.
-            call.timed_out.set(true);
-            let message = format!("no response within the route's timeout of {limit:?}");
-            let problem = Problem::new(Code::Timeout, message);
-            Err(if call.maybe_sent.get() {
-                problem.maybe_sent()
-            } else {
-                problem
-            })
-        }
+        Err(_elapsed) => Err(over()),
     }
 }
 
-fn view<'a>(parts: &'a Parts, authority: &'a HeaderValue) -> RequestView<'a> {
+pub(crate) fn view<'a>(parts: &'a Parts, authority: &'a HeaderValue) -> RequestView<'a> {
     RequestView {
         method: &parts.method,
         // Checked at the door: ASCII.
@@ -205,8 +229,24 @@ fn direct(
     authority: &HeaderValue,
     route: &Route,
 ) -> Response<DownBody> {
-    let mut response = redirect::answer(&route.action, parts, authority);
-    route.response_headers.apply(response.headers_mut());
+    let mut response = redirect::answer(route, parts, authority);
+    if !route.response_headers.is_empty() {
+        let facts = Facts {
+            method: call.method.as_str(),
+            path: view(parts, authority).path_and_query,
+            authority: authority.to_str().unwrap_or_default(),
+            request: Some(&parts.headers),
+            status: Some(response.status().as_u16()),
+            route: &route.name,
+            remote: Some(call.connection.remote),
+            local: call.connection.local,
+            hostname: &call.worker.shared.hostname,
+            started: Some(SystemTime::now()),
+            ..Facts::default()
+        };
+        let edits = &route.response_headers;
+        edits.apply(response.headers_mut(), &facts);
+    }
     call.answered_directly(response.status().as_u16());
     response
 }
@@ -233,8 +273,14 @@ fn plan<'a>(
         let client = Some(call.connection.remote.ip());
         hash = route.hash_with_cookie(&request, client, Some(&value));
     }
-    upstream::edit(parts, route, weighted);
+    upstream::edit(call, parts, authority, route, weighted);
+    let retry = &route.retry;
+    let idempotent = !call.grpc && is_idempotent(&call.method);
     Plan {
+        limit: call.limit(route.timeout),
+        idempotent,
+        repeats: retry.may_repeat() && (idempotent || !retry.implied),
+        asked: upstream::Asked::of(parts, route, weighted),
         slot: weighted.cluster,
         cluster,
         route,

@@ -12,30 +12,35 @@ use std::{
     collections::BTreeMap,
     rc::Rc,
     sync::{Arc, Mutex, PoisonError},
+    time::Duration,
 };
 
-use outrigger_core::{Cluster, ClusterSlot, Endpoint, EndpointId, Moment, Snapshot, UpstreamTls};
+use outrigger_core::{
+    Cluster, ClusterConfig, ClusterSlot, Endpoint, EndpointId, Moment, Snapshot, TcpKeepalive,
+    UpstreamTls,
+};
 use prometheus::IntCounter;
-use rustls::ClientConfig;
 use tokio::sync::mpsc;
 
 use crate::{
-    shared::{Identity, Shared},
+    shared::Shared,
     telemetry::Telemetry,
-    tls::{self, Refusal},
     worker::{Command, PoolStats},
 };
 
+mod about;
 pub(crate) mod acquire;
 pub(crate) mod endpoint;
 pub(crate) mod exclusive;
 pub(crate) mod gate;
 pub(crate) mod lease;
+mod tls;
 mod turns;
 
 use endpoint::EndpointPool;
 use gate::Gate;
 use lease::Http1;
+use tls::ClientTls;
 
 /// All gates of the process, by cluster slot.
 #[derive(Debug)]
@@ -106,16 +111,24 @@ pub(crate) struct ClusterPool {
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Policy {
     tls: Option<UpstreamTls>,
+    max_duration: Option<Duration>,
+    tcp_keepalive: TcpKeepalive,
 }
 
-/// TLS configurations of a cluster under one identity.
-#[derive(Debug)]
-struct ClientTls {
-    generation: u64,
-    expected: Vec<String>,
-    http1: Arc<ClientConfig>,
-    http2: Arc<ClientConfig>,
-    other: Arc<ClientConfig>,
+impl Policy {
+    fn of(config: &ClusterConfig) -> Self {
+        Self {
+            tls: config.tls.clone(),
+            max_duration: config.max_connection_duration,
+            tcp_keepalive: config.tcp_keepalive,
+        }
+    }
+
+    fn is_of(&self, config: &ClusterConfig) -> bool {
+        self.tls == config.tls
+            && self.max_duration == config.max_connection_duration
+            && self.tcp_keepalive == config.tcp_keepalive
+    }
 }
 
 /// What the upstream is spoken to in.
@@ -214,7 +227,7 @@ impl ClusterPool {
         if let Some(pool) = self.endpoints.borrow().get(&endpoint.id) {
             return Rc::clone(pool);
         }
-        let pool = Rc::new(EndpointPool::new(endpoint.id));
+        let pool = Rc::new(EndpointPool::new(endpoint));
         self.endpoints
             .borrow_mut()
             .insert(endpoint.id, Rc::clone(&pool));
@@ -228,55 +241,14 @@ impl ClusterPool {
             if Arc::ptr_eq(of, cluster) {
                 return Rc::clone(policy);
             }
-            if policy.tls == cluster.config.tls {
+            if policy.is_of(&cluster.config) {
                 *of = Arc::clone(cluster);
                 return Rc::clone(policy);
             }
         }
-        let policy = Rc::new(Policy {
-            tls: cluster.config.tls.clone(),
-        });
+        let policy = Rc::new(Policy::of(&cluster.config));
         *known = Some((Arc::clone(cluster), Rc::clone(&policy)));
         policy
-    }
-
-    /// What mTLS to this cluster uses under the identity of now. No protocol = bytes.
-    fn tls(
-        &self,
-        cluster: &Cluster,
-        identity: &Identity,
-        protocol: Option<Protocol>,
-    ) -> Result<Arc<ClientConfig>, Refusal> {
-        let expected = cluster
-            .config
-            .tls
-            .as_ref()
-            .map_or(&[][..], |tls| &tls.subject_alt_names);
-        let mut cached = self.tls.borrow_mut();
-        let fits = |tls: &ClientTls| {
-            tls.generation == identity.generation && tls.expected.as_slice() == expected
-        };
-        if !cached.as_ref().is_some_and(fits) {
-            let make = |alpn: &[&[u8]]| {
-                tls::client_config(identity, expected, alpn)
-                    .map_err(|error| Refusal::Protocol(error.to_string()))
-            };
-            let other = cluster.config.tls.iter().flat_map(|tls| &tls.alpn);
-            let other: Vec<&[u8]> = other.map(String::as_bytes).collect();
-            *cached = Some(ClientTls {
-                generation: identity.generation,
-                expected: expected.to_vec(),
-                http1: make(&[tls::ALPN_HTTP1])?,
-                http2: make(&[tls::ALPN_H2])?,
-                other: make(&other)?,
-            });
-        }
-        let tls = cached.as_ref().ok_or(Refusal::NoIdentity)?;
-        Ok(Arc::clone(match protocol {
-            Some(Protocol::Http1) => &tls.http1,
-            Some(Protocol::Http2) => &tls.http2,
-            None => &tls.other,
-        }))
     }
 
     fn keep_only(&self, worker: usize, cluster: &Arc<Cluster>) {
@@ -330,5 +302,7 @@ impl ClusterPool {
     }
 }
 
+#[cfg(test)]
+mod keep_alive_tests;
 #[cfg(test)]
 mod tests;

@@ -10,7 +10,11 @@ use std::{sync::Arc, time::Duration};
 
 use http_body_util::Empty;
 use hyper_util::rt::{TokioExecutor, TokioIo};
-use tokio::{net::TcpStream, sync::watch};
+use tokio::{
+    net::TcpStream,
+    sync::watch,
+    time::{Instant, sleep_until},
+};
 
 use crate::{App, Readiness, shared::Shared, vitals::Vitals};
 
@@ -53,6 +57,8 @@ pub(crate) struct Judge {
     health: AppHealth,
     successes: u32,
     failures: u32,
+    /// Nobody listened at the last check that failed.
+    was_gone: bool,
 }
 
 impl Judge {
@@ -62,6 +68,7 @@ impl Judge {
             health: AppHealth::Unknown,
             successes: 0,
             failures: 0,
+            was_gone: false,
         }
     }
 
@@ -79,6 +86,7 @@ impl Judge {
             }
         } else {
             self.successes = 0;
+            self.was_gone = check == Check::Refused;
             self.failures = self.failures.saturating_add(1);
             let is_over =
                 check == Check::Refused || self.failures >= self.rules.unhealthy_threshold;
@@ -89,11 +97,14 @@ impl Judge {
         self.health
     }
 
-    /// When to check next. What came back is asked again soon, so that it does not wait for whole intervals.
+    /// When to check next. An application that was started again is asked again soon, so that it does not wait for whole
+    /// intervals; one that was there all the time, and did not answer well, has to do so for as long as was written.
     pub(crate) fn pause(&self) -> Duration {
         match self.health {
             AppHealth::Unknown => STARTING.min(self.rules.interval),
-            AppHealth::Unhealthy if self.successes > 0 => STARTING.min(self.rules.interval),
+            AppHealth::Unhealthy if self.successes > 0 && self.was_gone => {
+                STARTING.min(self.rules.interval)
+            }
             AppHealth::Healthy | AppHealth::Unhealthy => self.rules.interval,
         }
     }
@@ -109,6 +120,8 @@ pub(crate) async fn watch(
     let mut judge = Judge::new(app.readiness.clone());
     let mut is_said = false;
     loop {
+        // From begin to begin: a check that waits for its timeout does not delay the next.
+        let began = Instant::now();
         let check = check(&app).await;
         let now = judge.observe(check);
         let was = health.send_replace(now);
@@ -123,7 +136,7 @@ pub(crate) async fn watch(
             tracing::warn!(app = %app.address, ?check, "application has not answered yet");
         }
         tokio::select! {
-            () = tokio::time::sleep(judge.pause()) => {}
+            () = sleep_until(began + judge.pause()) => {}
             () = shared.app_unreachable.notified() => {}
         }
     }

@@ -32,6 +32,7 @@ use crate::{
     register::{self, Registered, Registrar},
     shared::Shared,
     telemetry::Telemetry,
+    tls::files::{Allowed, LOOK_EVERY},
     vitals::Vitals,
     worker::{self, ListenerState, Workers},
     xds::{
@@ -93,7 +94,7 @@ pub enum RunError {
 /// [`RunError`].
 pub fn run(config: Config) -> Result<(), RunError> {
     check::check(&config)?;
-    let shared = Shared::new();
+    let shared = Shared::new(Allowed::new(&config.tls_files));
     let control = Arc::new(Control::new(&config, Arc::clone(&shared))?);
     let sockets = Sockets::bind(&config, control.is_tls() && config.app.is_some())?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -148,6 +149,7 @@ async fn supervise(
         tasks.spawn(admin::serve(listener, port, Arc::clone(&site)));
     }
     tasks.spawn(sweep(Arc::clone(&shared)));
+    tasks.spawn(reread(Arc::clone(&shared)));
     let mut sidecar = Sidecar {
         config,
         shared,
@@ -179,6 +181,23 @@ async fn sweep(shared: Arc<Shared>) {
     loop {
         second.tick().await;
         worker::sweep(&shared);
+    }
+}
+
+/// Looks whether TLS files have changed.
+async fn reread(shared: Arc<Shared>) {
+    let mut look = tokio::time::interval(LOOK_EVERY);
+    look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        look.tick().await;
+        let shared = Arc::clone(&shared);
+        // A disk that hangs must not hold a thread of the control side.
+        let read = tokio::task::spawn_blocking(move || {
+            shared.tls_files.follow(&shared.snapshot.load());
+        });
+        if let Err(error) = read.await {
+            tracing::warn!(%error, "TLS files were not looked at");
+        }
     }
 }
 
@@ -285,7 +304,9 @@ impl Sidecar {
             inbound: self.addresses.inbound,
         };
         let node = node::node(&self.config.workload, self.config.app.as_ref(), ip, ports);
-        let engine = Arc::new(Mutex::new(Engine::new(node, self.control.is_tls())));
+        let tls_files = Allowed::new(&self.config.tls_files);
+        let engine = Engine::new(node, self.control.is_tls()).allowing(tls_files);
+        let engine = Arc::new(Mutex::new(engine));
         self.site.engine.get_or_init(|| Arc::clone(&engine));
         let (sender, receiver) = watch::channel(false);
         let client = Client {

@@ -25,6 +25,7 @@ pub(crate) fn config() -> Config {
         admin: free,
         metrics: free,
         readiness: free,
+        tls_files: Vec::new(),
         workers: 1,
         otlp_endpoint: None,
         trace_sampling: 1.0,

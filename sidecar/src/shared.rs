@@ -9,7 +9,14 @@ use std::sync::{
 use arc_swap::{ArcSwap, ArcSwapOption};
 use outrigger_core::{Moment, Snapshot};
 use rustls::{RootCertStore, sign::CertifiedKey};
-use tokio::sync::{Notify, watch};
+use tokio::{
+    sync::{Notify, watch},
+    time::Instant,
+};
+
+use crate::forward::chain::Chains;
+
+use crate::tls::files::{Allowed, TlsFiles};
 
 /// The newest snapshot and its version number.
 #[derive(Debug)]
@@ -71,24 +78,33 @@ pub(crate) struct Shared {
     pub(crate) snapshot: SnapshotCell,
     /// None until the first certificate.
     pub(crate) identity: ArcSwapOption<Identity>,
+    /// What connections to servers outside of the mesh are made with.
+    pub(crate) tls_files: TlsFiles,
     /// No new work; finish the old.
     pub(crate) draining: AtomicBool,
     /// Notified once when draining starts.
     pub(crate) drain: watch::Sender<bool>,
     /// Notified by a worker that could not connect to the application: check its readiness now.
     pub(crate) app_unreachable: Notify,
-    started: std::time::Instant,
+    /// What requests of one trace know of each other.
+    pub(crate) chains: Chains,
+    /// This machine's name.
+    pub(crate) hostname: String,
+    started: Instant,
 }
 
 impl Shared {
-    pub(crate) fn new() -> Arc<Self> {
+    pub(crate) fn new(files: Allowed) -> Arc<Self> {
         Arc::new(Self {
+            tls_files: TlsFiles::new(files),
             snapshot: SnapshotCell::new(),
             identity: ArcSwapOption::empty(),
             draining: AtomicBool::new(false),
             drain: watch::Sender::new(false),
             app_unreachable: Notify::new(),
-            started: std::time::Instant::now(),
+            chains: Chains::default(),
+            hostname: hostname(),
+            started: Instant::now(),
         })
     }
 
@@ -96,4 +112,9 @@ impl Shared {
     pub(crate) fn now(&self) -> Moment {
         Moment(u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX))
     }
+}
+
+fn hostname() -> String {
+    let name = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    name.trim_end().to_owned()
 }

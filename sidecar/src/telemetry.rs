@@ -9,6 +9,7 @@ use tokio::{
 
 use crate::Config;
 
+pub(crate) mod breakers;
 mod export;
 pub(crate) mod handles;
 pub(crate) mod metrics;

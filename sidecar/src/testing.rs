@@ -27,6 +27,7 @@ use crate::{
     listen::caps::Caps,
     shared::{Identity, Shared},
     telemetry::Telemetry,
+    tls::files::Allowed,
     worker::{self, ListenerState, Workers},
 };
 
@@ -66,6 +67,13 @@ impl Leaf {
         Self { params }
     }
 
+    /// For a server that has a name.
+    pub(crate) fn named(name: &str) -> Self {
+        Self::with_uris(&[]).and(|params| {
+            params.subject_alt_names = vec![SanType::DnsName(name.try_into().unwrap())];
+        })
+    }
+
     pub(crate) fn and(mut self, change: impl FnOnce(&mut CertificateParams)) -> Self {
         change(&mut self.params);
         self
@@ -93,6 +101,18 @@ impl Authority {
         let private = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(key.serialize_der()));
         let signing = aws_lc_rs::sign::any_supported_type(&private).unwrap();
         Arc::new(CertifiedKey::new(vec![certificate.der().clone()], signing))
+    }
+
+    /// Its certificate.
+    pub(crate) fn pem(&self) -> String {
+        self.0.pem()
+    }
+
+    /// Chain and key of a leaf, in PEM.
+    pub(crate) fn sign_pem(&self, leaf: &Leaf) -> (String, String) {
+        let key = KeyPair::generate().unwrap();
+        let certificate = leaf.params.signed_by(&key, &self.0).unwrap();
+        (certificate.pem(), key.serialize_pem())
     }
 
     /// An identity of trust domain `cluster.local`, whose bundle is this authority.
@@ -142,6 +162,7 @@ pub(crate) fn config() -> Config {
         admin: any,
         metrics: any,
         readiness: any,
+        tls_files: Vec::new(),
         workers: 2,
         otlp_endpoint: None,
         trace_sampling: 1.0,
@@ -208,22 +229,17 @@ pub(crate) fn route(builder: &mut SnapshotBuilder, cluster: &str) -> Route {
         request_headers: HeaderEdits::default(),
         response_headers: HeaderEdits::default(),
     };
+    let matches = RouteMatch {
+        path: PathMatch::Prefix("/".to_owned()),
+        case_sensitive: true,
+        headers: Vec::new(),
+        query_parameters: Vec::new(),
+    };
+    let action = Action::Forward(ClusterChoice::new(vec![weighted]).unwrap());
     Route {
         name: "default".to_owned(),
         position: Some("canary.yaml:12:5".into()),
-        matches: RouteMatch {
-            path: PathMatch::Prefix("/".to_owned()),
-            case_sensitive: true,
-            headers: Vec::new(),
-            query_parameters: Vec::new(),
-        },
-        action: Action::Forward(ClusterChoice::new(vec![weighted]).unwrap()),
-        timeout: None,
-        request_headers: HeaderEdits::default(),
-        response_headers: HeaderEdits::default(),
-        hash_policies: Vec::new(),
-        prefix_rewrite: None,
-        host_rewrite: None,
+        ..Route::new(matches, action)
     }
 }
 
@@ -254,7 +270,7 @@ impl Sidecar {
         prebound: Vec<std::net::TcpListener>,
         caps: Caps,
     ) -> Self {
-        let shared = Shared::new();
+        let shared = Shared::new(Allowed::new(&config.tls_files));
         shared.identity.store(identity.map(Arc::new));
         let telemetry = Telemetry::start(config);
         let workers = worker::start_with(&shared, config, prebound, &telemetry, caps).unwrap();

@@ -17,6 +17,8 @@ use rustls_pki_types::{CertificateDer, UnixTime};
 
 use crate::shared::Identity;
 
+pub(crate) mod files;
+pub(crate) mod outside;
 pub(crate) mod refusal;
 pub(crate) mod server;
 pub(crate) mod svid;

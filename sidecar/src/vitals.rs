@@ -231,7 +231,7 @@ mod tests {
         let vitals = Vitals::new(&Registry::new(), true, true);
         vitals.configured.store(true, Ordering::Relaxed);
         vitals.set_app(AppHealth::Healthy);
-        let shared = Shared::new();
+        let shared = Shared::new(crate::tls::files::Allowed::default());
         let identity = Authority::new().identity("reviews");
         vitals.set_certificate(identity.not_after, identity.not_after - 720);
         shared.identity.store(Some(Arc::new(identity)));
@@ -282,6 +282,9 @@ mod tests {
     fn without_an_identity_to_come_none_is_waited_for() {
         let vitals = Vitals::new(&Registry::new(), false, false);
         vitals.configured.store(true, Ordering::Relaxed);
-        assert_eq!(vitals.ready(&Shared::new(), 0), Ready::Yes(Vec::new()));
+        assert_eq!(
+            vitals.ready(&Shared::new(crate::tls::files::Allowed::default()), 0),
+            Ready::Yes(Vec::new())
+        );
     }
 }

@@ -135,6 +135,7 @@ pub(crate) fn start_with(
             connections: Arc::new(AtomicUsize::new(0)),
         })
         .collect();
+    crate::telemetry::breakers::register(telemetry, shared);
     let gates = Arc::new(Gates::new(senders.into()));
     let workload = Arc::new(config.workload.clone());
     for (number, commands) in receivers.into_iter().enumerate() {

@@ -71,6 +71,13 @@ impl<'a> Service<'a> {
         self.flag("--protocol", "grpc")
     }
 
+    /// An application that speaks neither, which is ready when it can be connected to.
+    #[must_use]
+    pub fn tcp_app_at(mut self, address: SocketAddr) -> Self {
+        self.app = Some(address);
+        self.flag("--protocol", "tcp")
+    }
+
     /// Any flag of `outrigger sidecar`.
     #[must_use]
     pub fn flag(mut self, flag: &str, value: &str) -> Self {

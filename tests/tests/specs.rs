@@ -9,6 +9,7 @@
 
 mod specs {
     mod connection_limits;
+    mod connections;
     mod control_plane_outage;
     mod demo;
     mod identity;

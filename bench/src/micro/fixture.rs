@@ -15,6 +15,9 @@ pub(super) const RING: LbPolicy = LbPolicy::RingHash {
     minimum_ring_size: 1024,
     maximum_ring_size: 8_388_608,
 };
+pub(super) const EWMA: LbPolicy = LbPolicy::PeakEwma {
+    decay: Duration::from_secs(10),
+};
 pub(super) const MAGLEV: LbPolicy = LbPolicy::Maglev { table_size: 65_537 };
 
 pub(super) const OUTLIER: OutlierConfig = OutlierConfig {
@@ -134,15 +137,7 @@ fn anything() -> RouteMatch {
 fn route(matches: RouteMatch, cluster: ClusterSlot) -> Route {
     Route {
         name: "default".to_owned(),
-        position: None,
-        matches,
-        action: Action::Forward(choice(vec![weighted(cluster, 1)])),
-        timeout: None,
-        request_headers: HeaderEdits::default(),
-        response_headers: HeaderEdits::default(),
-        hash_policies: Vec::new(),
-        prefix_rewrite: None,
-        host_rewrite: None,
+        ..Route::new(matches, Action::Forward(choice(vec![weighted(cluster, 1)])))
     }
 }
 

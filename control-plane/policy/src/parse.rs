@@ -7,6 +7,9 @@
 //! Knows Istio's fields: those that work here, those that do not yet, and so what is a typing error.
 //! Whether documents fit each other is `mesh`'s business.
 
+mod client_tls;
+mod connection_pool;
+mod consistent_hash;
 mod destination;
 mod destination_policy;
 mod destination_rule;
@@ -20,6 +23,8 @@ mod http_mirror;
 mod http_retries;
 mod http_route;
 mod layer4;
+mod load_balancer;
+mod outlier_detection;
 mod service_entry;
 mod share;
 mod sidecar;

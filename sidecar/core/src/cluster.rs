@@ -72,6 +72,10 @@ pub struct OutsideTls {
     pub roots: Option<PathBuf>,
     /// PEM files of our certificate's chain and its key; None = we show none.
     pub client: Option<(PathBuf, PathBuf)>,
+    /// PEM file of revocation lists; None = nothing is revoked.
+    pub revoked: Option<PathBuf>,
+    /// TLS 1.2 will do.
+    pub tls12: bool,
     /// Any server is taken for the right one (`insecureSkipVerify`).
     pub unverified: bool,
 }
@@ -153,6 +157,14 @@ impl Default for ClusterConfig {
             tls: None,
             position: None,
         }
+    }
+}
+
+impl ClusterConfig {
+    /// TLS of the mesh: mutual, between identities.
+    #[must_use]
+    pub fn mesh_tls(&self) -> Option<&UpstreamTls> {
+        self.tls.as_ref().filter(|tls| tls.outside.is_none())
     }
 }
 

@@ -47,6 +47,14 @@ impl KeepAlive {
         self.survived_ms.fetch_min(idle_ms, Relaxed);
     }
 
+    /// The server said that it keeps idle connections so long. Its word is as good as a connection that has lived so
+    /// long, but not as good as one that was closed before.
+    pub fn promised(&self, ms: u64) {
+        if self.closed_ms.load(Relaxed) == 0 && self.survived_ms.load(Relaxed) < ms {
+            self.survived_ms.fetch_max(ms, Relaxed);
+        }
+    }
+
     /// A connection that has been idle so long is open.
     pub fn survived(&self, idle_ms: u64) {
         let closed = self.closed_ms.load(Relaxed);
@@ -101,6 +109,16 @@ mod tests {
         assert_eq!(known.usable_ms(), 29_000);
         known.closed_after(60_000);
         assert_eq!(known.usable_ms(), 59_000);
+    }
+
+    #[test]
+    fn a_promise_is_believed_until_it_is_broken() {
+        let known = KeepAlive::default();
+        known.promised(60_000);
+        assert_eq!(known.usable_ms(), 59_000);
+        known.closed_after(5000);
+        known.promised(60_000);
+        assert_eq!(known.usable_ms(), 4000);
     }
 
     #[test]

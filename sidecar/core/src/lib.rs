@@ -33,10 +33,14 @@ pub use connection::{ConnectionRoute, ConnectionRoutes, NameTwice};
 pub use keepalive::KeepAlive;
 pub use limits::{Limits, LimitsScope, Overflow, Permit, Thresholds};
 pub use outlier::{Outcome, OutlierConfig, Standing};
-pub use retry::{Progress, RetryBudget, RetryDecision, RetryPermit, RetryPolicy, StopReason};
+pub use retry::{
+    Progress, RetryBudget, RetryDecision, RetryOn, RetryPermit, RetryPolicy, StopReason,
+};
 pub use route::{
-    Action, ClusterChoice, HashCookie, HashPolicy, HeaderEdits, HeaderMatch, NoRoute, PathMatch,
-    RequestView, Route, RouteMatch, RouteTable, StringMatch, VirtualHost, WeightedCluster,
+    Abort, Action, ClusterChoice, Cors, CorsVerdict, Edit, Facts, Fault, Features, Format,
+    HashCookie, HashPolicy, HeaderEdits, HeaderMatch, Hedge, Mirror, NoRoute, PathMatch, Positions,
+    RedirectPath, RequestView, Rewrite, Route, RouteMatch, RouteTable, Share, StringMatch,
+    Substitution, VirtualHost, WeightedCluster,
 };
 pub use snapshot::{
     ClusterSlot, Direction, DownstreamTls, Listener, RouteSlot, RouteSource, Snapshot,

@@ -231,10 +231,12 @@ impl Ejector {
         let endpoint = &picked.endpoint;
         let state = &endpoint.state;
         if state.ejected_until.load(Relaxed) != 0 {
-            return picked
-                .leave
-                .probe
-                .is_some_and(|probe| end_probe(config, state, probe, outcome, now));
+            let Some(probe) = picked.leave.probe else {
+                return false;
+            };
+            let ejects = end_probe(config, state, probe, outcome, now);
+            self.changed();
+            return ejects;
         }
         if !outcome.is_failure() {
             state.reset_counters();

@@ -1,16 +1,26 @@
 //! Whether a request that failed is sent again, when, and how many may be at once.
 //!
-//! Only what is provably unsent is: then any method may be, as no server has seen it. The budget keeps
-//! retries from multiplying the load of a cluster that is down. Pure: the caller waits and sends.
-//! Source: Envoy `RetryPolicy`, `RetryBudget`.
+//! ```text
+//!   provably unsent ────────────────────────────────────────────────┐
+//!   broken off, timed out, answered ─► a condition that was written ├─► attempts ─► body ─► endpoint ─► budget ─► again
+//!                                      (implied: idempotent only) ──┘
+//! ```
+//! What is provably unsent may be sent again with any method, as no server has seen it. What a server may have seen is
+//! sent again where the document says so; where nobody wrote the conditions, only if that is harmless. Pure: the caller
+//! waits and sends. Source: Envoy `RetryPolicy`, `RetryBudget`.
 
-use std::{
-    sync::{
-        Arc,
-        atomic::{AtomicU32, AtomicU64, Ordering::Relaxed},
-    },
-    time::Duration,
-};
+mod budget;
+mod conditions;
+#[cfg(test)]
+mod tests;
+
+use std::{sync::Arc, time::Duration};
+
+use http::{HeaderMap, HeaderName, Method};
+
+use crate::Moment;
+pub use budget::{RetryBudget, RetryPermit};
+pub use conditions::RetryOn;
 
 /// How far an attempt came.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -18,97 +28,237 @@ pub enum Progress {
     /// No byte of the request can have been processed: connect failed, stream refused (h2
     /// `REFUSED_STREAM`, or above a GOAWAY's last stream), connection closed before the first byte left.
     Unsent,
-    /// The server may have seen it. Never sent again on our own account.
+    /// The server may have seen it, and it broke off before an answer.
     MaybeSent,
+    /// The server may have seen it, and did not answer within the time of one try.
+    TimedOut,
+    /// A limit of ours: another try would meet the same one.
+    Limited,
 }
 
-/// How often and how soon.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// How often, how soon, and after what.
+#[derive(Clone, Debug, PartialEq)]
 pub struct RetryPolicy {
-    /// The first one included. Default 2.
+    /// The first one included. Default 2. With 1 nothing is ever sent twice.
     pub attempts: u32,
-    /// Upper end of the first wait; doubles with each, up to ten times. Default 25 ms (Envoy).
+    /// What else than "provably unsent" is retried. Default nothing.
+    pub on: RetryOn,
+    /// For [`RetryOn::STATUS_CODES`].
+    pub codes: Vec<u16>,
+    /// Nobody wrote the conditions: what a server may have seen is sent again only with idempotent methods.
+    pub implied: bool,
+    /// Of one try, from its start to the head of its answer. None = only the whole request is limited.
+    pub per_try_timeout: Option<Duration>,
+    /// Upper end of the first wait; doubles with each. Default 25 ms (Envoy).
     pub base_interval: Duration,
+    /// Upper end of every wait. Default ten times the base (Envoy).
+    pub max_interval: Duration,
+    /// Endpoints that this request has tried are left out. Default true.
+    pub other_host: bool,
+    /// Where no untried endpoint is left, a tried one is tried again (as Envoy does). Default false: a document has to
+    /// ask for it.
+    pub same_host_at_last: bool,
+    /// After every so many tries, other priorities than the tried ones come first. None = priorities as they are.
+    pub other_priority_every: Option<u32>,
 }
 
 impl Default for RetryPolicy {
     fn default() -> Self {
         Self {
             attempts: 2,
+            on: RetryOn::NOTHING,
+            codes: Vec::new(),
+            implied: false,
+            per_try_timeout: None,
             base_interval: Duration::from_millis(25),
+            max_interval: Duration::from_millis(250),
+            other_host: true,
+            same_host_at_last: false,
+            other_priority_every: None,
         }
     }
+}
+
+/// An attempt that did not bring what the caller wants.
+#[derive(Clone, Copy, Debug)]
+pub enum Failure<'a> {
+    /// No answer.
+    Without(Progress),
+    /// An answer, by its head.
+    Answered(u16, &'a HeaderMap),
+}
+
+/// All that a decision looks at.
+#[derive(Clone, Copy, Debug)]
+pub struct Tried<'a> {
+    /// How the last attempt failed.
+    pub failure: Failure<'a>,
+    /// Sending the request twice does what sending it once does; see [`is_idempotent`].
+    pub idempotent: bool,
+    /// Attempts so far.
+    pub made: u32,
+    /// The body can be sent again.
+    pub replayable: bool,
+    /// There is an endpoint for another attempt.
+    pub endpoint_left: bool,
 }
 
 /// What to do after a failed attempt.
 #[derive(Debug)]
 pub enum RetryDecision {
-    /// Send again, to another endpoint, `after` this time, holding `permit` until the attempt has ended.
+    /// Send again, `after` this time, holding `permit` until the attempt has ended.
     Again {
         /// Between zero and the interval (full jitter), so that callers that failed together part.
         after: Duration,
         /// A share of the budget.
         permit: RetryPermit,
     },
-    /// Answer with the error.
+    /// Answer with what there is.
     Stop(StopReason),
 }
 
 /// Why there is no further attempt.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum StopReason {
-    /// The server may have seen the request.
+    /// The server may have seen the request, and no condition covers how it failed.
     MaybeSent,
+    /// A condition covers it, but nobody wrote it and the method is not idempotent.
+    NotIdempotent,
+    /// A limit of ours, which every attempt would meet.
+    Limited,
+    /// Retries are switched off.
+    Off,
     /// All attempts were used.
     Attempts,
+    /// The body is no longer at hand.
+    Body,
+    /// No endpoint is left.
+    Endpoints,
     /// Too many retries are in flight already.
     Budget,
+    /// Too many requests were repeated in the last ten seconds.
+    Window,
+    /// A hop further down has retried already.
+    Below,
 }
 
-/// Retries in flight of a cluster, exact over all workers: at most 20 % of the requests in flight, but 3
-/// always (Envoy), unless [`Self::set_share`] says otherwise.
-#[derive(Debug)]
-pub struct RetryBudget {
-    /// Of a million requests in flight.
-    per_million: AtomicU32,
-    least: AtomicU32,
-    used: AtomicU32,
-    total: AtomicU64,
-    refused: AtomicU64,
+impl StopReason {
+    /// A label.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::MaybeSent => "maybe_sent",
+            Self::NotIdempotent => "not_idempotent",
+            Self::Limited => "limited",
+            Self::Off => "off",
+            Self::Attempts => "attempts",
+            Self::Body => "body",
+            Self::Endpoints => "no_endpoint",
+            Self::Budget => "budget",
+            Self::Window => "budget_window",
+            Self::Below => "exhausted_below",
+        }
+    }
+
+    /// A retry was due and is used up: hops above need not try again (they would multiply).
+    #[must_use]
+    pub fn is_exhaustion(self) -> bool {
+        match self {
+            Self::MaybeSent | Self::NotIdempotent | Self::Limited | Self::Off => false,
+            Self::Attempts
+            | Self::Body
+            | Self::Endpoints
+            | Self::Budget
+            | Self::Window
+            | Self::Below => true,
+        }
+    }
 }
 
-/// One retry in flight; ends on drop.
-#[derive(Debug)]
-#[must_use = "a dropped permit is given back at once"]
-pub struct RetryPermit(Arc<RetryBudget>);
-
-const PER_MILLION: u32 = 200_000;
-const ALWAYS_ALLOWED: u32 = 3;
-const LARGEST_FACTOR: u32 = 10;
+/// On an answer: hops below have retried as often as they may.
+pub const EXHAUSTED: HeaderName = HeaderName::from_static("x-outrigger-retries");
 
 impl RetryPolicy {
-    /// Decides after `made` attempts, the last of which came as far as `progress`. `in_flight` counts the
-    /// cluster's requests now, this one included.
+    /// Whether an answer can be a reason to send again, so that its head has to be looked at.
+    #[must_use]
+    pub fn reads_answers(&self) -> bool {
+        self.attempts > 1 && self.on.reads_answers()
+    }
+
+    /// Whether something that a server may have seen can be sent again.
+    #[must_use]
+    pub fn may_repeat(&self) -> bool {
+        self.attempts > 1 && self.on != RetryOn::NOTHING
+    }
+
+    /// Whether this answer is one that the conditions name, retries being possible or not.
+    #[must_use]
+    pub fn names(&self, status: u16, headers: &HeaderMap) -> bool {
+        self.on.answered(status, headers, &self.codes)
+    }
+
+    /// Decides. `in_flight` counts the cluster's requests now, this one included.
     pub fn decide(
         &self,
-        progress: Progress,
-        made: u32,
+        tried: &Tried<'_>,
         budget: &Arc<RetryBudget>,
         in_flight: u32,
+        now: Moment,
         rng: &mut fastrand::Rng,
     ) -> RetryDecision {
-        if progress == Progress::MaybeSent {
-            return RetryDecision::Stop(StopReason::MaybeSent);
+        let seen = match self.due(tried) {
+            Ok(seen) => seen,
+            Err(reason) => return RetryDecision::Stop(reason),
+        };
+        let Some(permit) = budget.try_acquire(in_flight) else {
+            return RetryDecision::Stop(StopReason::Budget);
+        };
+        if seen && !budget.try_repeat(now) {
+            return RetryDecision::Stop(StopReason::Window);
         }
-        if made >= self.attempts {
-            return RetryDecision::Stop(StopReason::Attempts);
+        RetryDecision::Again {
+            after: self.interval(tried.made).mul_f64(rng.f64()),
+            permit,
         }
-        match budget.try_acquire(in_flight) {
-            Some(permit) => RetryDecision::Again {
-                after: self.interval(made).mul_f64(rng.f64()),
-                permit,
-            },
-            None => RetryDecision::Stop(StopReason::Budget),
+    }
+
+    /// Apart from budgets; Ok(whether a server may have seen the request).
+    fn due(&self, tried: &Tried<'_>) -> Result<bool, StopReason> {
+        let seen = match tried.failure {
+            Failure::Without(Progress::Unsent) => false,
+            Failure::Without(Progress::Limited) => return Err(StopReason::Limited),
+            Failure::Without(Progress::MaybeSent | Progress::TimedOut) => {
+                self.allows(self.on.broken(), tried.idempotent)?;
+                true
+            }
+            Failure::Answered(status, headers) => {
+                self.allows(self.names(status, headers), tried.idempotent)?;
+                if headers.contains_key(EXHAUSTED) {
+                    return Err(StopReason::Below);
+                }
+                true
+            }
+        };
+        if self.attempts <= 1 {
+            return Err(StopReason::Off);
+        }
+        if tried.made >= self.attempts {
+            return Err(StopReason::Attempts);
+        }
+        if !tried.replayable {
+            return Err(StopReason::Body);
+        }
+        if !tried.endpoint_left {
+            return Err(StopReason::Endpoints);
+        }
+        Ok(seen)
+    }
+
+    fn allows(&self, named: bool, idempotent: bool) -> Result<(), StopReason> {
+        match (named, self.implied && !idempotent) {
+            (false, _) => Err(StopReason::MaybeSent),
+            (true, true) => Err(StopReason::NotIdempotent),
+            (true, false) => Ok(()),
         }
     }
 
@@ -118,73 +268,16 @@ impl RetryPolicy {
             .checked_shl(made.saturating_sub(1))
             .unwrap_or(u32::MAX);
         self.base_interval
-            .saturating_mul(factor.min(LARGEST_FACTOR))
+            .saturating_mul(factor)
+            .min(self.max_interval)
     }
 }
 
-impl Default for RetryBudget {
-    fn default() -> Self {
-        Self {
-            per_million: AtomicU32::new(PER_MILLION),
-            least: AtomicU32::new(ALWAYS_ALLOWED),
-            used: AtomicU32::default(),
-            total: AtomicU64::default(),
-            refused: AtomicU64::default(),
-        }
-    }
+/// RFC 9110 section 9.2.2. gRPC uses POST for everything.
+#[must_use]
+pub fn is_idempotent(method: &Method) -> bool {
+    matches!(
+        *method,
+        Method::GET | Method::HEAD | Method::OPTIONS | Method::TRACE | Method::PUT | Method::DELETE
+    )
 }
-
-impl RetryBudget {
-    /// Changes the budget: a percentage (0 to 100) of the requests in flight, and so many always.
-    #[expect(
-        clippy::cast_possible_truncation,
-        clippy::cast_sign_loss,
-        reason = "0 to a million"
-    )]
-    pub fn set_share(&self, percent: f64, least: u32) {
-        let per_million = (percent.clamp(0.0, 100.0) * 10_000.0).round() as u32;
-        self.per_million.store(per_million, Relaxed);
-        self.least.store(least, Relaxed);
-    }
-
-    /// One more retry, or None if the budget is used up.
-    #[must_use]
-    pub fn try_acquire(self: &Arc<Self>, in_flight: u32) -> Option<RetryPermit> {
-        let share = u64::from(in_flight) * u64::from(self.per_million.load(Relaxed)) / 1_000_000;
-        let allowed = share.max(u64::from(self.least.load(Relaxed)));
-        let more = |used: u32| (u64::from(used) < allowed).then_some(used + 1);
-        if self.used.fetch_update(Relaxed, Relaxed, more).is_err() {
-            self.refused.fetch_add(1, Relaxed);
-            return None;
-        }
-        self.total.fetch_add(1, Relaxed);
-        Some(RetryPermit(Arc::clone(self)))
-    }
-
-    /// Retries in flight.
-    #[must_use]
-    pub fn used(&self) -> u32 {
-        self.used.load(Relaxed)
-    }
-
-    /// Retries since start.
-    #[must_use]
-    pub fn total(&self) -> u64 {
-        self.total.load(Relaxed)
-    }
-
-    /// Refused since start.
-    #[must_use]
-    pub fn refused(&self) -> u64 {
-        self.refused.load(Relaxed)
-    }
-}
-
-impl Drop for RetryPermit {
-    fn drop(&mut self) {
-        self.0.used.fetch_sub(1, Relaxed);
-    }
-}
-
-#[cfg(test)]
-mod tests;

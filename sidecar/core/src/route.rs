@@ -4,9 +4,14 @@
 //! `find` allocates nothing. Source: Envoy `RouteConfiguration`; exact host before longest `*.suffix`
 //! before longest `prefix.*` before `*`.
 
+mod cors;
 mod edit;
+mod fault;
+mod features;
+mod format;
 mod hash;
 mod matching;
+mod rewrite;
 pub(crate) mod split;
 mod table;
 #[cfg(test)]
@@ -19,8 +24,14 @@ use std::{
 
 use http::{HeaderMap, HeaderName, HeaderValue, Method};
 
-use crate::ClusterSlot;
+use crate::{ClusterSlot, RetryPolicy};
+pub use cors::{Cors, CorsVerdict};
+pub use edit::{Edit, HeaderEdits};
+pub use fault::{Abort, Fault, Share};
+pub use features::{Features, Hedge, Mirror, Positions};
+pub use format::{Facts, Format, FormatError};
 pub use hash::HashCookie;
+pub use rewrite::{Rewrite, Substitution};
 
 /// What routing looks at.
 #[derive(Clone, Copy, Debug)]
@@ -86,10 +97,41 @@ pub struct Route {
     pub response_headers: HeaderEdits,
     /// What a consistent hash is made of; the first that yields a value and is `terminal` ends it.
     pub hash_policies: Vec<HashPolicy>,
-    /// Replaces the matched prefix (or whole path of an exact match).
-    pub prefix_rewrite: Option<String>,
+    /// Changes the path.
+    pub rewrite: Option<Rewrite>,
     /// Replaces the authority.
     pub host_rewrite: Option<HeaderValue>,
+    /// Whether and when the request is sent again.
+    pub retry: RetryPolicy,
+    /// The upstream is told how many attempts there were (`x-envoy-attempt-count`).
+    pub tells_attempts: bool,
+    /// So is the downstream.
+    pub answers_attempts: bool,
+    /// What few routes have. Apart, so that the others pay one branch for all of it.
+    pub features: Option<Arc<Features>>,
+}
+
+impl Route {
+    /// A route that does this and nothing else, with the default retries.
+    #[must_use]
+    pub fn new(matches: RouteMatch, action: Action) -> Self {
+        Self {
+            name: String::new(),
+            position: None,
+            matches,
+            action,
+            timeout: None,
+            request_headers: HeaderEdits::default(),
+            response_headers: HeaderEdits::default(),
+            hash_policies: Vec::new(),
+            rewrite: None,
+            host_rewrite: None,
+            retry: RetryPolicy::default(),
+            tells_attempts: false,
+            answers_attempts: false,
+            features: None,
+        }
+    }
 }
 
 /// All parts must hold.
@@ -161,8 +203,8 @@ pub enum Action {
         host: Option<String>,
         /// New port.
         port: Option<u16>,
-        /// New path; replaces the whole path.
-        path: Option<String>,
+        /// New path.
+        path: RedirectPath,
         /// Drop the query.
         strip_query: bool,
         /// 301, 302, 303, 307 or 308.
@@ -175,6 +217,17 @@ pub enum Action {
         /// Body.
         body: Arc<[u8]>,
     },
+}
+
+/// The path of a redirect.
+#[derive(Clone, Debug)]
+pub enum RedirectPath {
+    /// The request's.
+    Same,
+    /// This one. If it has a query, the request's is dropped.
+    Whole(String),
+    /// The request's, rewritten.
+    Rewritten(Rewrite),
 }
 
 /// One cluster, or several with weights. Made by [`ClusterChoice::new`].
@@ -201,17 +254,6 @@ pub struct WeightedCluster {
     pub request_headers: HeaderEdits,
     /// Edits after the route's.
     pub response_headers: HeaderEdits,
-}
-
-/// Compiled header edits, applied in this order.
-#[derive(Clone, Debug, Default)]
-pub struct HeaderEdits {
-    /// Remove.
-    pub remove: Vec<HeaderName>,
-    /// Overwrite.
-    pub set: Vec<(HeaderName, HeaderValue)>,
-    /// Append.
-    pub add: Vec<(HeaderName, HeaderValue)>,
 }
 
 /// What a consistent hash is made of.

@@ -1,9 +1,15 @@
 //! `/clusters`: limits, connections and endpoints of every cluster, in Envoy's text form or as JSON.
 
-use std::{collections::BTreeMap, sync::atomic::Ordering};
+use std::{
+    collections::BTreeMap,
+    sync::atomic::{AtomicU64, Ordering},
+};
 
 use http::StatusCode;
-use outrigger_core::{Cluster, Endpoint, Health, Moment, limits::Gauge};
+use outrigger_core::{
+    BreakerState, Cluster, Endpoint, Health, LbPolicy, Moment, breaker::BreakerCounts,
+    limits::Gauge,
+};
 use serde_json::{Value, json};
 
 use super::{Page, Query, Site, json as json_page, text};
@@ -69,6 +75,29 @@ fn as_text(cluster: &Cluster, pool: Option<&PoolStats>, now: Moment) -> String {
         line(format!("cx_idle::{}", pool.idle));
         line(format!("rq_waiting::{}", pool.waiting));
     }
+    if let Some(breaker) = &cluster.config.breaker {
+        let breakers = &cluster.breakers;
+        if breaker.for_service {
+            line(format!(
+                "breaker::state::{}",
+                word(breakers.service.state())
+            ));
+        }
+        for (scope, counts) in [
+            ("service", &breakers.service_counts),
+            ("endpoint", &breakers.endpoint_counts),
+        ] {
+            let (opened, refused) = (&counts.opened, &counts.refused);
+            line(format!(
+                "breaker::{scope}_opened::{}",
+                opened.load(Ordering::Relaxed)
+            ));
+            line(format!(
+                "breaker::{scope}_refused::{}",
+                refused.load(Ordering::Relaxed)
+            ));
+        }
+    }
     for endpoint in &cluster.endpoints {
         let config = &endpoint.config;
         let address = config.address;
@@ -92,8 +121,63 @@ fn as_text(cluster: &Cluster, pool: Option<&PoolStats>, now: Moment) -> String {
         line(format!("{address}::sub_zone::{}", config.locality.sub_zone));
         line(format!("{address}::priority::{}", config.priority));
         line(format!("{address}::mtls::{}", config.mtls));
+        line(format!(
+            "{address}::idle_usable_ms::{}",
+            state.keep_alive.usable_ms()
+        ));
+        if let Some(expected) = expected_ms(cluster, endpoint, now) {
+            line(format!("{address}::expected_ms::{expected:.3}"));
+        }
+        if breaks(cluster) {
+            line(format!(
+                "{address}::breaker::{}",
+                word(state.breaker.state())
+            ));
+        }
     }
     lines
+}
+
+fn breaks(cluster: &Cluster) -> bool {
+    let breaker = cluster.config.breaker.as_ref();
+    breaker.is_some_and(|breaker| breaker.for_endpoints)
+}
+
+fn word(state: BreakerState) -> &'static str {
+    match state {
+        BreakerState::Closed { .. } => "closed",
+        BreakerState::HalfOpen { .. } => "half_open",
+        BreakerState::Open { .. } => "open",
+    }
+}
+
+/// What peak EWMA expects of it.
+fn expected_ms(cluster: &Cluster, endpoint: &Endpoint, now: Moment) -> Option<f32> {
+    let LbPolicy::PeakEwma { decay } = cluster.config.lb else {
+        return None;
+    };
+    let micros = endpoint.state.expected_micros(decay, now)?;
+    Some(micros / 1000.0)
+}
+
+fn breaker_json(cluster: &Cluster) -> Option<Value> {
+    let breaker = cluster.config.breaker.as_ref()?;
+    let breakers = &cluster.breakers;
+    let service = breaker.for_service.then(|| word(breakers.service.state()));
+    let sum = |of: fn(&BreakerCounts) -> &AtomicU64| {
+        [&breakers.service_counts, &breakers.endpoint_counts]
+            .map(|counts| of(counts).load(Ordering::Relaxed))
+            .iter()
+            .sum::<u64>()
+    };
+    Some(json!({
+        "consecutive_failures": breaker.consecutive_failures,
+        "reset_timeout_ms": u64::try_from(breaker.reset_timeout.as_millis()).unwrap_or(u64::MAX),
+        "position": breaker.position.as_deref(),
+        "service": service,
+        "opened": sum(|counts| &counts.opened),
+        "refused": sum(|counts| &counts.refused),
+    }))
 }
 
 /// Envoy's words.
@@ -133,7 +217,7 @@ fn as_json(cluster: &Cluster, pool: Option<&PoolStats>, now: Moment) -> Value {
     let endpoints: Vec<Value> = cluster
         .endpoints
         .iter()
-        .map(|endpoint| endpoint_json(endpoint, now))
+        .map(|endpoint| endpoint_json(cluster, endpoint, now))
         .collect();
     json!({
         "name": config.name,
@@ -147,11 +231,12 @@ fn as_json(cluster: &Cluster, pool: Option<&PoolStats>, now: Moment) -> Value {
             "idle": pool.idle,
             "waiting": pool.waiting,
         })),
+        "breaker": breaker_json(cluster),
         "endpoints": endpoints,
     })
 }
 
-fn endpoint_json(endpoint: &Endpoint, now: Moment) -> Value {
+fn endpoint_json(cluster: &Cluster, endpoint: &Endpoint, now: Moment) -> Value {
     let config = &endpoint.config;
     let state = &endpoint.state;
     let locality = &config.locality;
@@ -161,6 +246,10 @@ fn endpoint_json(endpoint: &Endpoint, now: Moment) -> Value {
         "ejected": is_ejected(endpoint, now),
         "weight": config.weight,
         "priority": config.priority,
+        "locality_weight": config.locality_weight,
+        "breaker": breaks(cluster).then(|| word(state.breaker.state())),
+        "expected_ms": expected_ms(cluster, endpoint, now),
+        "idle_usable_ms": state.keep_alive.usable_ms(),
         "mtls": config.mtls,
         "labels": config.labels,
         "locality": {"region": locality.region, "zone": locality.zone, "sub_zone": locality.sub_zone},

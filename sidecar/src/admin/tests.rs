@@ -1,7 +1,9 @@
 use std::sync::atomic::Ordering;
 
 use http_body_util::BodyExt as _;
-use outrigger_core::{Cluster, EndpointConfig, SnapshotBuilder};
+use outrigger_core::{
+    BreakerConfig, Cluster, EndpointConfig, Outcome, PickContext, SnapshotBuilder,
+};
 use outrigger_proto::envoy::{
     config::core::v3::Node,
     service::discovery::v3::{DeltaDiscoveryResponse, Resource},
@@ -25,7 +27,7 @@ use crate::{
 };
 
 async fn site() -> Arc<Site> {
-    let shared = Shared::new();
+    let shared = Shared::new(crate::tls::files::Allowed::default());
     let config = config();
     let telemetry = Telemetry::start(&config);
     let workers = worker::start(&shared, &config, Vec::new(), &telemetry).unwrap();
@@ -191,6 +193,48 @@ async fn clusters_show_limits_and_endpoints() {
     assert_eq!(shown["limits"]["requests"]["limit"], Value::Null);
     assert_eq!(shown["endpoints"][0]["address"], "10.0.0.1:80");
     assert_eq!(shown["endpoints"][0]["ejected"], false);
+    assert_eq!(shown["breaker"], Value::Null);
+}
+
+#[tokio::test]
+async fn clusters_show_their_circuit_breakers() {
+    let site = site().await;
+    let mut parsed = convert::cluster::convert(&cluster(CLUSTER)).unwrap();
+    parsed.config.breaker = Some(BreakerConfig {
+        consecutive_failures: 1,
+        reset_timeout: Duration::from_secs(30),
+        for_endpoints: true,
+        for_service: true,
+        position: Some("dp.yaml:7:3".into()),
+    });
+    let endpoints = convert::endpoint::convert(&assignment(CLUSTER, &[("10.0.0.1", 80)])).unwrap();
+    let built = Cluster::new(parsed.config, endpoints, None);
+    let mut context = PickContext {
+        hash: None,
+        tried: &[],
+        previous_priorities: &[],
+        now: site.shared.now(),
+        rng: &mut fastrand::Rng::with_seed(1),
+    };
+    let picked = built.pick(&mut context).unwrap();
+    built.report(&picked, Outcome::LocalError, site.shared.now());
+    let mut builder = SnapshotBuilder::default();
+    builder.set_cluster(CLUSTER, Some(Arc::new(built)));
+    site.shared.snapshot.publish(builder.build());
+    let plain = get(&site, "/clusters").await;
+    for line in [
+        "breaker::state::open",
+        "breaker::endpoint_opened::1",
+        "10.0.0.1:80::breaker::open",
+    ] {
+        assert!(plain.contains(&format!("{CLUSTER}::{line}\n")), "{plain}");
+    }
+    let json: Value = serde_json::from_str(&get(&site, "/clusters?format=json").await).unwrap();
+    let shown = &json["clusters"][0];
+    assert_eq!(shown["breaker"]["service"], "open");
+    assert_eq!(shown["breaker"]["opened"], 2);
+    assert_eq!(shown["breaker"]["position"], "dp.yaml:7:3");
+    assert_eq!(shown["endpoints"][0]["breaker"], "open");
 }
 
 #[tokio::test]

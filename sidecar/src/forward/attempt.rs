@@ -1,10 +1,21 @@
 //! One try of a request at one endpoint.
 
-use std::{cell::Cell, rc::Rc, sync::Arc, time::SystemTime};
+use std::{
+    cell::Cell,
+    net::SocketAddr,
+    rc::Rc,
+    sync::Arc,
+    time::{Duration, Instant, SystemTime},
+};
 
-use http::{Method, Request, Response, StatusCode, request::Parts};
-use hyper::body::Incoming;
-use outrigger_core::{Cluster, Direction, Endpoint, InFlight, Outcome, Picked, Progress};
+use bytes::Bytes;
+use http::{Request, Response, StatusCode, request::Parts};
+use http_body_util::BodyExt as _;
+use hyper::body::{Body as _, Incoming};
+use outrigger_core::{
+    Cluster, Direction, Endpoint, InFlight, Outcome, Picked, Progress, retry::is_idempotent,
+};
+use tokio::time::timeout;
 
 use super::{
     call::{Call, Told},
@@ -38,8 +49,12 @@ pub(crate) struct Attempt {
     reached: Cell<bool>,
     /// Apart from the last sending, the application may have seen the request.
     sent_before: bool,
+    /// What was sent last, the application may have seen.
+    sent: Cell<bool>,
     /// The ejection rules know the outcome.
     reported: bool,
+    /// The request's head, before it is sent, and while it may be needed again.
+    head: Option<Parts>,
     _in_flight: InFlight,
 }
 
@@ -48,11 +63,37 @@ pub(crate) struct Attempt {
 pub(crate) struct Answered {
     pub(crate) response: Response<Incoming>,
     pub(crate) lease: Lease,
-    /// The request's head, kept while a further try is possible.
-    pub(crate) spare: Option<Parts>,
 }
 
+/// Most bytes, and longest time, that an answer which nobody gets is read for, to keep its connection.
+const DISCARDED: usize = 64 * 1024;
+const DISCARDED_WITHIN: Duration = Duration::from_secs(1);
+
 impl Answered {
+    /// Ends an answer that is not passed on: the connection is kept if the rest of it is short and comes soon.
+    pub(crate) fn discard(self, cluster: &Arc<Cluster>) {
+        let mut body = self.response.into_body();
+        if body.is_end_stream() {
+            self.lease.release(cluster);
+            return;
+        }
+        let (lease, cluster) = (self.lease, Arc::clone(cluster));
+        tokio::task::spawn_local(async move {
+            let mut left = DISCARDED;
+            let read = async {
+                while let Some(frame) = body.frame().await {
+                    let size = frame.ok()?.data_ref().map_or(0, Bytes::len);
+                    left = left.checked_sub(size)?;
+                }
+                Some(())
+            };
+            if let Ok(Some(())) = timeout(DISCARDED_WITHIN, read).await {
+                drop(body);
+                lease.release(&cluster);
+            }
+        });
+    }
+
     /// A sidecar, known by its certificate, says that its application has not seen the request.
     pub(crate) fn says_unsent(&self, call: &Call) -> bool {
         call.direction == Direction::Outbound
@@ -66,8 +107,6 @@ impl Answered {
 pub(crate) struct Failed {
     pub(crate) problem: Problem,
     pub(crate) progress: Progress,
-    /// The request's head, for the next try.
-    pub(crate) head: Option<Parts>,
 }
 
 impl Attempt {
@@ -76,7 +115,7 @@ impl Attempt {
         cluster: &Arc<Cluster>,
         picked: Picked,
         number: u32,
-        head: &mut Parts,
+        mut head: Parts,
     ) -> Self {
         Self {
             call: Rc::clone(call),
@@ -87,20 +126,43 @@ impl Attempt {
             ended: false,
             reached: Cell::new(false),
             sent_before: false,
+            sent: Cell::new(false),
             reported: false,
+            head: Some(head),
             _in_flight: picked.endpoint.begin(),
             picked,
         }
     }
 
-    /// Sends the request and waits for the head of its response.
+    /// Sends the request and waits for the head of its response, as long as one try may last.
     pub(crate) async fn run(
         &mut self,
         plan: &Plan<'_>,
-        head: Parts,
         may_try_again: bool,
     ) -> Result<Answered, Failed> {
-        let mut head = head;
+        let Some(limit) = plan.route.retry.per_try_timeout else {
+            return self.send(plan, may_try_again).await;
+        };
+        match timeout(limit, self.send(plan, may_try_again)).await {
+            Ok(ended) => ended,
+            Err(_elapsed) => Err(self.timed_out(limit)),
+        }
+    }
+
+    /// The request's head, if it was kept.
+    pub(crate) fn take_head(&mut self) -> Option<Parts> {
+        self.head.take()
+    }
+
+    pub(crate) fn address(&self) -> SocketAddr {
+        self.picked.endpoint.config.address
+    }
+
+    pub(crate) fn number(&self) -> u32 {
+        self.number
+    }
+
+    async fn send(&mut self, plan: &Plan<'_>, may_try_again: bool) -> Result<Answered, Failed> {
         let mut fresh = false;
         loop {
             let target = Target {
@@ -114,70 +176,75 @@ impl Attempt {
             let pools = Rc::clone(&self.call.worker.pools);
             let mut lease = match pools.acquire(target).await {
                 Ok(lease) => lease,
-                Err(error) => return Err(self.not_connected(&error, head)),
+                Err(error) => return Err(self.not_connected(&error)),
             };
             self.reached.set(true);
-            let spare = self
-                .keeps_head(&lease, plan, may_try_again)
-                .then(|| head.clone());
+            let spare = if self.keeps_head(&lease, plan, may_try_again) {
+                self.head.clone()
+            } else {
+                None
+            };
+            let Some(head) = std::mem::replace(&mut self.head, spare) else {
+                return Err(self.without_head());
+            };
             let request = Request::from_parts(head, self.call.upload.next_try());
+            let sent = plan.cluster.measures().then(Instant::now);
             // Cancelled from here on, hyper may have sent it.
             self.sent_before = self.call.maybe_sent.replace(true);
+            self.sent.set(true);
             let mut error = match lease.send(request).await {
                 Ok(response) if response.status() == StatusCode::SWITCHING_PROTOCOLS => {
                     return Err(self.unasked_upgrade());
                 }
                 Ok(response) => {
-                    return Ok(Answered {
-                        response,
-                        lease,
-                        spare,
-                    });
+                    self.measured(sent, response.status());
+                    return Ok(Answered { response, lease });
                 }
                 Err(error) => error,
             };
             let back = error.take_message().map(|request| request.into_parts().0);
             let given_back = back.is_some();
+            if given_back {
+                self.head = back;
+            }
             let error = error.into_error();
             let silent = !lease.heard() && closed_before_answer(&error);
             // A pooled connection that its server had closed meanwhile says nothing about the server.
-            let stale = lease.reused && !fresh && (given_back || (self.may_repeat() && silent));
-            match (stale, back.or(spare)) {
-                (true, Some(again)) => {
-                    if given_back {
-                        self.was_not_sent();
-                    }
-                    head = again;
-                    fresh = true;
-                }
-                (_, head) => {
-                    let heard = lease.heard() && !given_back;
-                    return Err(self.broken(&error, given_back, heard, head));
-                }
+            let repeats = plan.route.retry.attempts > 1 && self.may_repeat() && silent;
+            let stale = lease.reused && !fresh && (given_back || repeats);
+            if !stale || self.head.is_none() {
+                let heard = lease.heard() && !given_back;
+                return Err(self.broken(&error, given_back, heard));
             }
+            if given_back {
+                self.was_not_sent();
+            }
+            fresh = true;
+        }
+    }
+
+    /// Tells peak EWMA how long the head of an answer took. (What a failure counts for, it learns from the report.)
+    fn measured(&self, sent: Option<Instant>, status: StatusCode) {
+        if let Some(sent) = sent
+            && !status.is_server_error()
+        {
+            let now = self.call.worker.shared.now();
+            self.cluster.observe(&self.picked, sent.elapsed(), now);
         }
     }
 
     /// Without a body and idempotent: a repeat on a new connection is harmless (RFC 9110 section 9.2.2).
     fn may_repeat(&self) -> bool {
-        let idempotent = [
-            Method::GET,
-            Method::HEAD,
-            Method::OPTIONS,
-            Method::TRACE,
-            Method::PUT,
-            Method::DELETE,
-        ];
-        self.call.upload.is_empty() && idempotent.contains(&self.call.method)
+        self.call.upload.is_empty() && is_idempotent(&self.call.method)
     }
 
     /// The head may be needed again after hyper has taken it.
     fn keeps_head(&self, lease: &Lease, plan: &Plan<'_>, may_try_again: bool) -> bool {
         let refusable = plan.protocol == crate::pool::Protocol::Http2 || lease.is_mtls();
-        (may_try_again && refusable) || (lease.reused && self.may_repeat())
+        (may_try_again && (refusable || plan.repeats)) || (lease.reused && self.may_repeat())
     }
 
-    fn not_connected(&mut self, error: &NoConnection, head: Parts) -> Failed {
+    fn not_connected(&mut self, error: &NoConnection) -> Failed {
         let to = self.picked.endpoint.config.address;
         let (code, progress, message) = match error {
             NoConnection::QueueFull => {
@@ -189,7 +256,7 @@ impl Attempt {
                     limits.pending.limit(),
                 );
                 // Another endpoint of the same cluster has the same limit: no reason to try it.
-                (Code::OverflowPending, Progress::MaybeSent, message)
+                (Code::OverflowPending, Progress::Limited, message)
             }
             NoConnection::NoneFree(within) => {
                 let message = format!(
@@ -197,7 +264,7 @@ impl Attempt {
                     self.cluster.limits.connections.limit(),
                     self.cluster.config.service,
                 );
-                (Code::OverflowPending, Progress::MaybeSent, message)
+                (Code::OverflowPending, Progress::Limited, message)
             }
             NoConnection::Connect(error) => {
                 let code = match error {
@@ -215,7 +282,33 @@ impl Attempt {
         Failed {
             problem: Problem::new(code, message).at(to, self.number),
             progress,
-            head: Some(head),
+        }
+    }
+
+    /// One try took longer than it may.
+    fn timed_out(&mut self, limit: Duration) -> Failed {
+        let to = self.picked.endpoint.config.address;
+        if self.reached.get() {
+            self.report(Outcome::LocalError);
+        }
+        self.end_with(Code::PerTryTimeout);
+        let message = format!("{to} did not answer within {limit:?}, the time of one try");
+        Failed {
+            problem: Problem::new(Code::PerTryTimeout, message).at(to, self.number),
+            progress: if self.sent.get() {
+                Progress::TimedOut
+            } else {
+                Progress::Unsent
+            },
+        }
+    }
+
+    /// Cannot be: nobody takes the head before it is sent.
+    fn without_head(&mut self) -> Failed {
+        self.end_with(Code::UpstreamReset);
+        Failed {
+            problem: Problem::new(Code::UpstreamReset, "the request's head is gone"),
+            progress: Progress::Limited,
         }
     }
 
@@ -229,18 +322,11 @@ impl Attempt {
                 .at(to, self.number)
                 .maybe_sent(),
             progress: Progress::MaybeSent,
-            head: None,
         }
     }
 
     /// `heard`: a part of a response had come.
-    fn broken(
-        &mut self,
-        error: &hyper::Error,
-        given_back: bool,
-        heard: bool,
-        head: Option<Parts>,
-    ) -> Failed {
+    fn broken(&mut self, error: &hyper::Error, given_back: bool, heard: bool) -> Failed {
         let to = self.picked.endpoint.config.address;
         let unsent = given_back || refused_stream(error);
         if unsent {
@@ -272,13 +358,13 @@ impl Attempt {
             } else {
                 Progress::MaybeSent
             },
-            head,
         }
     }
 
     /// The application provably has not seen what was sent last.
     pub(crate) fn was_not_sent(&self) {
         self.call.maybe_sent.set(self.sent_before);
+        self.sent.set(false);
     }
 
     /// Tells the ejection rules, unless they were told.
@@ -338,11 +424,11 @@ impl Attempt {
 impl Drop for Attempt {
     fn drop(&mut self) {
         if !self.ended {
-            if self.call.timed_out.get() {
+            if let Some(code) = self.call.timed_out.get() {
                 if self.reached.get() {
                     self.report(Outcome::LocalError);
                 }
-                self.end_with(Code::Timeout);
+                self.end_with(code);
             } else {
                 self.close_span(Told {
                     error: Some("downstream_gone"),

@@ -1,24 +1,31 @@
 //! What is known of one request from its head to its end, shared by its tries.
 
 use std::{
-    cell::{Cell, RefCell},
+    cell::{Cell, OnceCell, RefCell},
     rc::Rc,
     sync::Arc,
     time::{Duration, Instant, SystemTime},
 };
 
-use http::{HeaderMap, Method, Response, Version, request::Parts};
+use http::{HeaderMap, HeaderValue, Method, Response, Version, request::Parts};
 use hyper::body::Incoming;
-use outrigger_core::{Cluster, ClusterSlot, Direction, Endpoint};
+use outrigger_core::{
+    Cluster, ClusterSlot, Direction, Endpoint, Facts, Features, Positions, Route, WeightedCluster,
+    retry::EXHAUSTED,
+};
 
-use super::{Destination, is_grpc};
+use super::{Destination, deadline, is_grpc};
 use crate::{
     http::{
-        answer::{self, Problem},
+        answer::{self, Code, Problem},
         body::DownBody,
         replay::Upload,
     },
-    telemetry::{Ended, Handles, Span, Trace, propagate::TraceContext, span::Kind},
+    telemetry::{
+        Ended, Handles, Span, Trace,
+        propagate::{self, TraceContext},
+        span::Kind,
+    },
     worker::{Worker, connection::Connection},
 };
 
@@ -30,15 +37,32 @@ pub(crate) struct Call {
     pub(crate) direction: Direction,
     pub(crate) method: Method,
     pub(crate) grpc: bool,
+    http2: bool,
     pub(crate) upload: Upload,
     /// Line of YAML that decided.
     pub(crate) policy: RefCell<Option<Arc<str>>>,
-    /// The route's timeout ended it.
-    pub(crate) timed_out: Cell<bool>,
+    /// The time of the whole request is over: what of.
+    pub(crate) timed_out: Cell<Option<Code>>,
+    /// What its route has beside the usual.
+    pub(crate) features: OnceCell<Arc<Features>>,
+    /// Of a browser's request, for whose answer there is a CORS policy.
+    pub(crate) origin: RefCell<Option<HeaderValue>>,
+    /// A fault has delayed it.
+    pub(crate) delayed: Cell<bool>,
+    /// Its retries are used up, here or further down.
+    exhausted: Cell<bool>,
     /// The application may have seen it.
     pub(crate) maybe_sent: Cell<bool>,
     destination: RefCell<Option<Destination>>,
     started: Instant,
+    /// From when the route's timeout counts.
+    clock: Cell<Instant>,
+    /// Until when the caller waits, if that is known.
+    deadline: Option<Instant>,
+    /// Of the trace that it is part of.
+    trace_id: Option<u128>,
+    /// The deadline is in the memory of its trace.
+    remembered: bool,
     trace: Option<Traced>,
     /// Tries that have a span of their own.
     spans: Cell<u32>,
@@ -62,6 +86,43 @@ pub(crate) struct Told {
     pub(crate) status: Option<u16>,
     pub(crate) grpc_status: Option<u16>,
     pub(crate) error: Option<&'static str>,
+}
+
+/// Until when a request may last.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Limit {
+    pub(crate) until: Instant,
+    /// From its beginning.
+    pub(crate) within: Duration,
+    /// [`Code::Timeout`] or [`Code::DeadlineExceeded`].
+    pub(crate) code: Code,
+}
+
+impl Limit {
+    pub(crate) fn left(&self) -> Duration {
+        self.until.saturating_duration_since(Instant::now())
+    }
+}
+
+/// The line of YAML of the setting behind an own answer.
+fn line(positions: &Positions, code: Code) -> Option<&Arc<str>> {
+    match code {
+        Code::Timeout => positions.timeout.as_ref(),
+        Code::PerTryTimeout => positions.retries.as_ref(),
+        Code::FaultInjected => positions.fault.as_ref(),
+        _ => None,
+    }
+}
+
+impl Drop for Call {
+    fn drop(&mut self) {
+        if let (Direction::Inbound, Some(trace)) = (self.direction, self.trace_id) {
+            let chains = &self.worker.shared.chains;
+            if self.remembered || !chains.is_empty() {
+                chains.end(trace, self.remembered);
+            }
+        }
+    }
 }
 
 impl Call {
@@ -96,18 +157,57 @@ impl Call {
                 version: parts.version,
             }
         });
+        let (direction, grpc) = (connection.bound.direction, is_grpc(&parts.headers));
+        let trace_id = match (&trace, direction) {
+            // What we made up here, the application passes on.
+            (Some(traced), Direction::Inbound) => Some(traced.trace.id()),
+            (Some(traced), Direction::Outbound) => traced.trace.came(),
+            (None, _) => propagate::extract(&parts.headers)
+                .parent
+                .map(|parent| parent.trace_id),
+        };
+        let started = Instant::now();
+        let chains = &worker.shared.chains;
+        let mut deadline = deadline::announced(&parts.headers, grpc).map(|wait| started + wait);
+        let mut remembered = false;
+        match (direction, trace_id) {
+            (Direction::Inbound, Some(trace)) => {
+                if let Some(deadline) = deadline {
+                    remembered = chains.begin(trace, deadline, started);
+                    if !remembered {
+                        worker.handles.count_feature("trace_memory_full");
+                    }
+                }
+            }
+            (Direction::Outbound, Some(trace)) if !chains.is_empty() => {
+                deadline = match (deadline, chains.deadline(trace)) {
+                    (Some(a), Some(b)) => Some(a.min(b)),
+                    (a, b) => a.or(b),
+                };
+            }
+            _ => {}
+        }
         Rc::new(Self {
             worker: Rc::clone(worker),
             connection: Rc::clone(connection),
-            direction: connection.bound.direction,
+            direction,
             method: parts.method.clone(),
-            grpc: is_grpc(&parts.headers),
+            grpc,
+            http2: parts.version == Version::HTTP_2,
             upload: Upload::new(incoming),
             policy: RefCell::new(None),
-            timed_out: Cell::new(false),
+            timed_out: Cell::new(None),
+            features: OnceCell::new(),
+            origin: RefCell::new(None),
+            delayed: Cell::new(false),
+            exhausted: Cell::new(false),
             maybe_sent: Cell::new(false),
             destination: RefCell::new(None),
-            started: Instant::now(),
+            started,
+            clock: Cell::new(started),
+            deadline,
+            trace_id,
+            remembered,
             trace,
             spans: Cell::new(0),
         })
@@ -117,9 +217,106 @@ impl Call {
         *self.destination.borrow_mut() = Some((slot, Arc::clone(cluster)));
     }
 
-    /// What is left of `limit`, counted from the head of the request.
-    pub(crate) fn time_left(&self, limit: Option<Duration>) -> Option<Duration> {
-        limit.map(|limit| limit.saturating_sub(self.started.elapsed()))
+    /// The time for the whole request, and what it is the time of: the route's timeout, or less if the caller waits less.
+    pub(crate) fn limit(&self, timeout: Option<Duration>) -> Option<Limit> {
+        let by_route = timeout.map(|timeout| Limit {
+            until: self.clock.get() + timeout,
+            within: timeout,
+            code: Code::Timeout,
+        });
+        let Some(until) = self.deadline else {
+            return by_route;
+        };
+        let by_caller = Limit {
+            until,
+            within: until.saturating_duration_since(self.started),
+            code: Code::DeadlineExceeded,
+        };
+        Some(match by_route {
+            Some(by_route) if by_route.until <= until => by_route,
+            _ => by_caller,
+        })
+    }
+
+    /// How much longer the caller waits, if that is known.
+    pub(crate) fn caller_waits(&self) -> Option<Duration> {
+        let until = self.deadline?;
+        Some(until.saturating_duration_since(Instant::now()))
+    }
+
+    /// The route's timeout counts from now.
+    pub(crate) fn restart_clock(&self) {
+        self.clock.set(Instant::now());
+    }
+
+    /// What a request whose time is over is counted as.
+    pub(crate) fn ends_with(&self) -> &'static str {
+        self.timed_out.get().unwrap_or(Code::Timeout).as_str()
+    }
+
+    /// Nothing that hops above could do would help: they are told so.
+    pub(crate) fn exhaust(&self) {
+        self.exhausted.set(true);
+        if let (Direction::Outbound, Some(trace)) = (self.direction, self.trace_id) {
+            let chains = &self.worker.shared.chains;
+            if !chains.exhaust(trace, Instant::now()) {
+                self.worker.handles.count_feature("trace_memory_full");
+            }
+        }
+    }
+
+    /// Marks an answer, ours or the upstream's, if hops above need not try again.
+    pub(crate) fn mark_exhausted(&self, failed: bool, headers: &mut HeaderMap) {
+        if !failed {
+            return;
+        }
+        match self.direction {
+            // A hop below says it, of an answer that nothing here would repeat.
+            Direction::Outbound if !self.exhausted.get() && headers.contains_key(EXHAUSTED) => {
+                self.exhaust();
+            }
+            Direction::Outbound => {}
+            Direction::Inbound => {
+                let chains = &self.worker.shared.chains;
+                let knows = |trace| !chains.is_empty() && chains.is_exhausted(trace);
+                self.exhausted.set(self.trace_id.is_some_and(knows));
+            }
+        }
+        if self.exhausted.get() {
+            headers.insert(EXHAUSTED, HeaderValue::from_static("exhausted"));
+        }
+    }
+
+    /// What headers are made from, but for the request's own head.
+    pub(crate) fn facts<'a>(
+        &'a self,
+        route: &'a Route,
+        weighted: &'a WeightedCluster,
+    ) -> Facts<'a> {
+        let edits = [
+            &weighted.request_headers,
+            &weighted.response_headers,
+            &route.request_headers,
+            &route.response_headers,
+        ];
+        let connection = &self.connection;
+        Facts {
+            remote: Some(connection.remote),
+            local: connection.local,
+            peer_uri: connection.peer.as_ref().map(|peer| &*peer.svid.id),
+            protocol: match self.http2 {
+                true => "HTTP/2",
+                false => "HTTP/1.1",
+            },
+            cluster: &weighted.name,
+            route: &route.name,
+            started: edits
+                .iter()
+                .any(|edits| edits.reads_time())
+                .then(|| SystemTime::now() - self.started.elapsed()),
+            hostname: &self.worker.shared.hostname,
+            ..Facts::default()
+        }
     }
 
     /// Makes the receiver of `headers` a child of this request: of its SERVER span inbound, of a new CLIENT span, which is
@@ -143,23 +340,28 @@ impl Call {
     pub(crate) fn refuse(&self, problem: &Problem) -> Response<DownBody> {
         let destination = self.destination.borrow();
         let policy = self.policy.borrow();
-        let response = answer::problem(
+        let line = self
+            .features
+            .get()
+            .and_then(|f| line(&f.positions, problem.code));
+        let mut response = answer::problem(
             problem,
             &answer::Context {
                 direction: self.direction,
                 grpc: self.grpc,
                 service: destination.as_ref().map(|(_, c)| c.config.service.as_str()),
-                policy: policy.as_ref(),
+                policy: line.or(policy.as_ref()),
             },
         );
         let code = problem.code;
+        self.mark_exhausted(self.exhausted.get(), response.headers_mut());
         let hop = match self.direction {
             Direction::Inbound => "inbound",
             Direction::Outbound => "outbound",
         };
         self.worker.handles.count_refusal(hop, code.as_str());
         let status = response.status().as_u16();
-        let grpc_status = self.grpc.then(|| code.grpc_status());
+        let grpc_status = self.grpc.then(|| problem.grpc_status());
         let ended = Ended {
             grpc: self.grpc,
             status,
@@ -226,6 +428,10 @@ impl Call {
 
     /// Counts the request.
     pub(crate) fn record(&self, handles: &Handles, ended: Ended, response_bytes: u64) {
+        let prefix = self.features.get().and_then(|f| f.stat_prefix.as_ref());
+        if let Some(prefix) = prefix {
+            self.worker.handles.count_prefix(prefix, ended.status);
+        }
         let millis = self.started.elapsed().as_secs_f64() * 1000.0;
         handles.record(ended, millis, self.upload.bytes(), response_bytes);
     }

@@ -11,7 +11,11 @@ use super::{
     attempt::Attempt,
     call::{Call, Told},
 };
-use crate::{http::answer::GRPC_STATUS, pool::lease::Lease, telemetry::Ended};
+use crate::{
+    http::answer::{Code, GRPC_STATUS},
+    pool::lease::Lease,
+    telemetry::Ended,
+};
 
 /// How the body of a response ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -19,9 +23,9 @@ pub(crate) enum Ending {
     Complete,
     /// The upstream broke off.
     UpstreamBroke,
-    /// The route's timeout, while the upstream kept us waiting.
+    /// The request's time was over while the upstream kept us waiting.
     Timeout,
-    /// The route's timeout, while the downstream did not take what had come.
+    /// The request's time was over while the downstream did not take what had come.
     TimeoutDownstream,
     /// The downstream left before the end.
     DownstreamGone,
@@ -81,6 +85,16 @@ impl Exchange {
         })
     }
 
+    /// By its head, it is an answer that a retry might have made up for.
+    pub(crate) fn failed(&self) -> bool {
+        self.status >= 500 || self.grpc_status.is_some_and(|status| status != 0)
+    }
+
+    /// The time of the whole request is over.
+    pub(crate) fn times_out(&self, code: Code) {
+        self.call.timed_out.set(Some(code));
+    }
+
     pub(crate) fn frame(&mut self, frame: &Frame<Bytes>) {
         if let Some(data) = frame.data_ref() {
             self.received += data.len() as u64;
@@ -92,9 +106,10 @@ impl Exchange {
     /// Reports, counts, and gives the connection back if it can be used again.
     pub(crate) fn finish(mut self, ending: Ending) {
         let (flags, error) = match ending {
+            Ending::Complete if self.call.delayed.get() => ("DI", None),
             Ending::Complete => ("-", None),
             Ending::UpstreamBroke => ("UPE", Some("upstream_closed")),
-            Ending::Timeout | Ending::TimeoutDownstream => ("UT", Some("timeout")),
+            Ending::Timeout | Ending::TimeoutDownstream => ("UT", Some(self.call.ends_with())),
             Ending::DownstreamGone => ("DC", Some("downstream_gone")),
         };
         match ending {
@@ -127,12 +142,12 @@ impl Exchange {
     }
 }
 
-fn grpc_status(headers: &HeaderMap) -> Option<u16> {
+pub(crate) fn grpc_status(headers: &HeaderMap) -> Option<u16> {
     headers.get(GRPC_STATUS)?.to_str().ok()?.trim().parse().ok()
 }
 
 /// As Envoy maps them, for ejection.
-fn http_of_grpc(status: u16) -> u16 {
+pub(crate) fn http_of_grpc(status: u16) -> u16 {
     match status {
         0 => 200,
         1 => 499,

@@ -1,18 +1,16 @@
 //! Answers that a route gives by itself.
 
+use std::borrow::Cow;
+
 use bytes::Bytes;
 use http::{HeaderValue, Response, request::Parts};
-use outrigger_core::Action;
+use outrigger_core::{Action, RedirectPath, Route};
 
 use crate::http::{answer, body::DownBody};
 
 /// The answer to a redirect or direct response.
-pub(crate) fn answer(
-    action: &Action,
-    parts: &Parts,
-    authority: &HeaderValue,
-) -> Response<DownBody> {
-    match action {
+pub(crate) fn answer(route: &Route, parts: &Parts, authority: &HeaderValue) -> Response<DownBody> {
+    match &route.action {
         Action::DirectResponse { status, body } => {
             answer::direct(*status, None, Bytes::copy_from_slice(body))
         }
@@ -34,13 +32,26 @@ pub(crate) fn answer(
                 (None, None, "http") => own_port,
                 _ => None,
             };
-            let path = path.as_deref().unwrap_or_else(|| parts.uri.path());
             let mut location = format!("{scheme}://{name}");
             if let Some(port) = port {
                 location.push_str(&format!(":{port}"));
             }
-            location.push_str(path);
-            if let (Some(query), false) = (parts.uri.query(), *strip_query) {
+            let asked = parts.uri.path_and_query().map_or("/", |path| path.as_str());
+            let (path, query) = match path {
+                RedirectPath::Same => (Cow::Borrowed(parts.uri.path()), parts.uri.query()),
+                // A query that was written stays, whatever the request has (Envoy).
+                RedirectPath::Whole(path) if path.contains('?') => {
+                    location.push_str(path);
+                    return answer::direct(*status, Some(&location), Bytes::new());
+                }
+                RedirectPath::Whole(path) => (Cow::Borrowed(path.as_str()), parts.uri.query()),
+                RedirectPath::Rewritten(rewrite) => {
+                    let path = asked.split('?').next().unwrap_or(asked);
+                    (route.rewritten(rewrite, path), parts.uri.query())
+                }
+            };
+            location.push_str(&path);
+            if let (Some(query), false) = (query, *strip_query) {
                 location.push('?');
                 location.push_str(query);
             }

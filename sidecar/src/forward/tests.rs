@@ -23,8 +23,14 @@ use crate::{
     },
 };
 
+mod balancing;
 mod bodies;
+mod breaker;
+mod chaos;
+mod deadlines;
 mod ejection;
+mod features;
+mod retries;
 
 async fn plain(endpoints: Vec<EndpointConfig>) -> (Sidecar, SocketAddr) {
     Sidecar::outbound(&config(), None, cluster("reviews"), endpoints, |_| {}).await
@@ -261,7 +267,7 @@ async fn of_two_edits_of_a_header_the_routes_has_the_last_word() {
     let set = |value: &'static str| HeaderEdits {
         set: vec![(
             HeaderName::from_static("x-level"),
-            HeaderValue::from_static(value),
+            HeaderValue::from_static(value).into(),
         )],
         ..HeaderEdits::default()
     };

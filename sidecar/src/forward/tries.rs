@@ -1,18 +1,20 @@
-//! The tries of one request: another endpoint each time, and only what is provably unsent.
+//! The tries of one request: another endpoint each time, as the route's retry rules say.
 
 use std::{rc::Rc, sync::Arc};
 
 use http::{HeaderValue, Response, request::Parts};
 use outrigger_core::{
     Cluster, ClusterSlot, EndpointId, Moment, NoEndpoint, Outcome, PickContext, Picked, Progress,
-    RetryDecision, RetryPolicy, Route, StopReason, WeightedCluster,
+    RetryDecision, RetryPolicy, Route, WeightedCluster,
+    retry::{Failure, Tried},
 };
 
 use super::{
-    attempt::{Answered, Attempt},
-    call::{Call, Told},
-    finish::{Exchange, Held},
-    upstream,
+    attempt::{Answered, Attempt, Failed},
+    call::{Call, Limit, Told},
+    deadline,
+    finish::{Exchange, Held, grpc_status, http_of_grpc},
+    upstream::{self, ATTEMPT_COUNT},
 };
 use crate::{
     http::{
@@ -34,15 +36,57 @@ pub(crate) struct Plan<'a> {
     /// Cookies to set on the response.
     pub(crate) cookies: Vec<HeaderValue>,
     pub(crate) protocol: Protocol,
+    /// None = it may last for ever.
+    pub(crate) limit: Option<Limit>,
+    /// Sent twice, it does what it does once.
+    pub(crate) idempotent: bool,
+    /// What the application may have seen can be due for another try.
+    pub(crate) repeats: bool,
+    /// For an answer whose headers speak of the request.
+    pub(crate) asked: Option<Box<upstream::Asked>>,
 }
 
 /// What the last try left.
 enum Last {
     Nothing,
-    Problem(Problem),
-    /// A sidecar's answer that its application has not seen the request.
+    Problem(Problem, Progress),
+    /// An answer that another try may make up for.
     // Boxed: the rare case would make every request's future larger.
-    Answer(Box<(Answered, Attempt)>),
+    Answer(Box<Kept>),
+}
+
+/// An answer that is not passed on yet.
+struct Kept {
+    answered: Answered,
+    attempt: Attempt,
+    /// A sidecar says that its application has not seen the request.
+    unsent: bool,
+}
+
+impl Last {
+    fn failure(&self) -> Failure<'_> {
+        match self {
+            Self::Nothing => Failure::Without(Progress::Limited),
+            Self::Problem(_, progress) => Failure::Without(*progress),
+            Self::Answer(kept) if kept.unsent => Failure::Without(Progress::Unsent),
+            Self::Answer(kept) => {
+                let response = &kept.answered.response;
+                Failure::Answered(response.status().as_u16(), response.headers())
+            }
+        }
+    }
+
+    /// Another try begins: this one's answer is nobody's.
+    fn discard(self, cluster: &Arc<Cluster>) {
+        if let Self::Answer(kept) = self {
+            kept.attempt.end(Told {
+                status: Some(kept.answered.response.status().as_u16()),
+                error: Some(if kept.unsent { "unsent" } else { "retried" }),
+                ..Told::default()
+            });
+            kept.answered.discard(cluster);
+        }
+    }
 }
 
 /// Sends the request until something answers.
@@ -52,6 +96,7 @@ pub(crate) async fn run(
     mut head: Parts,
 ) -> Result<Response<DownBody>, Problem> {
     let cluster = plan.cluster;
+    let policy = &plan.route.retry;
     let request = cluster.limits.requests.try_acquire(true).ok_or_else(|| {
         let message = format!(
             "{} requests to {} are in flight (http2MaxRequests)",
@@ -64,72 +109,152 @@ pub(crate) async fn run(
         _request: request,
         retry: None,
     };
+    if plan.repeats {
+        cluster.retries.count_request(call.worker.shared.now());
+    }
     upstream::address(&mut head, plan.protocol);
-    let policy = RetryPolicy::default();
     let mut tried: Vec<EndpointId> = Vec::new();
     let mut last = Last::Nothing;
     let mut made = 0;
     loop {
-        let picked = match pick(call, plan, &tried) {
+        let picked = match pick(call, plan, &mut tried) {
             Ok(picked) => picked,
             Err(none) => {
+                call.exhaust();
                 let problem = no_endpoint(call, plan, none);
                 return settle(call, plan, held, last, Some(problem));
             }
         };
-        if let Last::Answer(answer) = std::mem::replace(&mut last, Last::Nothing) {
-            let (answered, attempt) = *answer;
-            attempt.end(Told {
-                status: Some(answered.response.status().as_u16()),
-                error: Some("unsent"),
-                ..Told::default()
-            });
-            drop(answered.response);
-            answered.lease.release(cluster);
-        }
+        std::mem::replace(&mut last, Last::Nothing).discard(cluster);
         made += 1;
         tried.push(picked.endpoint.id);
-        let mut attempt = Attempt::begin(call, cluster, picked, made, &mut head);
-        let may_try_again = made < policy.attempts && cluster.endpoints.len() > tried.len();
+        announce(call, plan, &mut head, made);
+        let mut attempt = Attempt::begin(call, cluster, picked, made, head);
+        let endpoint_left =
+            policy.same_host_at_last || !policy.other_host || cluster.endpoints.len() > tried.len();
+        let may_try_again = made < policy.attempts && endpoint_left;
         if !may_try_again {
             call.upload.keep_no_more();
         }
-        let (progress, next) = match attempt.run(plan, head, may_try_again).await {
-            Ok(mut answered) => {
-                if !answered.says_unsent(call) {
-                    return Ok(deliver(call, plan, held, attempt, answered));
-                }
-                attempt.was_not_sent();
-                // gRPC says it with status 200.
-                attempt.report(Outcome::Status(503));
-                let spare = answered.spare.take();
-                last = Last::Answer(Box::new((answered, attempt)));
-                (Progress::Unsent, spare)
+        let ended = attempt.run(plan, may_try_again).await;
+        let next = attempt.take_head();
+        last = match judge(call, policy, attempt, ended) {
+            Verdict::Deliver(attempt, answered) => {
+                return Ok(deliver(call, plan, held, attempt, answered));
             }
-            Err(failed) => {
-                last = Last::Problem(failed.problem);
-                (failed.progress, failed.head)
-            }
+            Verdict::Failed(last) => last,
         };
-        let next = next.filter(|_| may_try_again && call.upload.can_be_sent_again());
-        let Some(next) = next else {
-            return settle(call, plan, held, last, None);
+        let tried_once = Tried {
+            failure: last.failure(),
+            idempotent: plan.idempotent,
+            made,
+            replayable: next.is_some() && call.upload.can_be_sent_again(),
+            endpoint_left,
         };
-        head = next;
-        if !again(call, plan, &mut held, progress, made).await {
-            return settle(call, plan, held, last, None);
+        let again = again(call, plan, &mut held, &tried_once).await;
+        match next {
+            Some(next) if again => head = next,
+            _ => return settle(call, plan, held, last, None),
         }
     }
 }
 
-fn pick(call: &Call, plan: &Plan<'_>, tried: &[EndpointId]) -> Result<Picked, NoEndpoint> {
-    plan.cluster.pick(&mut PickContext {
-        hash: plan.hash,
-        tried,
-        previous_priorities: &[],
-        now: call.worker.shared.now(),
-        rng: &mut call.worker.rng.borrow_mut(),
-    })
+/// What a try's end means.
+// An answer is what most requests come to.
+#[expect(clippy::large_enum_variant, reason = "made and taken apart at once")]
+enum Verdict {
+    Deliver(Attempt, Answered),
+    Failed(Last),
+}
+
+fn judge(
+    call: &Call,
+    policy: &RetryPolicy,
+    mut attempt: Attempt,
+    ended: Result<Answered, Failed>,
+) -> Verdict {
+    let answered = match ended {
+        Ok(answered) => answered,
+        Err(failed) => return Verdict::Failed(Last::Problem(failed.problem, failed.progress)),
+    };
+    let unsent = answered.says_unsent(call);
+    let (status, headers) = (
+        answered.response.status().as_u16(),
+        answered.response.headers(),
+    );
+    if unsent {
+        attempt.was_not_sent();
+        // gRPC says it with status 200.
+        attempt.report(Outcome::Status(503));
+    } else if policy.reads_answers() && policy.names(status, headers) {
+        let grpc = call.grpc.then(|| grpc_status(headers)).flatten();
+        attempt.report(Outcome::Status(grpc.map_or(status, http_of_grpc)));
+    } else {
+        return Verdict::Deliver(attempt, answered);
+    }
+    Verdict::Failed(Last::Answer(Box::new(Kept {
+        answered,
+        attempt,
+        unsent,
+    })))
+}
+
+/// What the next hop is told about this try.
+fn announce(call: &Call, plan: &Plan<'_>, head: &mut Parts, made: u32) {
+    if plan.route.tells_attempts {
+        head.headers.insert(ATTEMPT_COUNT, HeaderValue::from(made));
+    }
+    let whole = plan.limit.map(|limit| limit.left());
+    let left = match (whole, plan.route.retry.per_try_timeout) {
+        (Some(whole), Some(one)) => Some(whole.min(one)),
+        (whole, one) => whole.or(one),
+    };
+    if let Some(left) = left {
+        deadline::announce(&mut head.headers, left, call.grpc);
+    }
+}
+
+fn pick(call: &Call, plan: &Plan<'_>, tried: &mut Vec<EndpointId>) -> Result<Picked, NoEndpoint> {
+    let policy = &plan.route.retry;
+    let previous_priorities = previous_priorities(plan, tried);
+    let attempt = |tried: &[EndpointId]| {
+        plan.cluster.pick(&mut PickContext {
+            hash: plan.hash,
+            tried,
+            previous_priorities: &previous_priorities,
+            now: call.worker.shared.now(),
+            rng: &mut call.worker.rng.borrow_mut(),
+        })
+    };
+    if !policy.other_host {
+        return attempt(&[]);
+    }
+    match attempt(tried) {
+        Err(NoEndpoint::Exhausted) if policy.same_host_at_last => {
+            // From the beginning, but not the same one twice running.
+            let newest = tried.pop();
+            tried.clear();
+            tried.extend(newest);
+            match attempt(tried) {
+                Err(NoEndpoint::Exhausted) => attempt(&[]),
+                picked => picked,
+            }
+        }
+        picked => picked,
+    }
+}
+
+/// The priorities tried so far, if it is time to leave them out. Those of the last, incomplete round still count as one.
+fn previous_priorities(plan: &Plan<'_>, tried: &[EndpointId]) -> Vec<u32> {
+    let every = plan.route.retry.other_priority_every;
+    let Some(every) = every.and_then(|every| usize::try_from(every).ok()) else {
+        return Vec::new();
+    };
+    let rounds = tried.get(..tried.len() / every.max(1) * every);
+    let endpoints = &plan.cluster.endpoints;
+    let of = |id: &EndpointId| endpoints.iter().find(|endpoint| endpoint.id == *id);
+    let rounds = rounds.unwrap_or_default().iter().filter_map(of);
+    rounds.map(|endpoint| endpoint.config.priority).collect()
 }
 
 fn no_endpoint(call: &Call, plan: &Plan<'_>, none: NoEndpoint) -> Problem {
@@ -180,19 +305,15 @@ fn breaker_open(
 }
 
 /// Asks the retry rules; waits as they say.
-async fn again(
-    call: &Rc<Call>,
-    plan: &Plan<'_>,
-    held: &mut Held,
-    progress: Progress,
-    made: u32,
-) -> bool {
+async fn again(call: &Rc<Call>, plan: &Plan<'_>, held: &mut Held, tried: &Tried<'_>) -> bool {
     let cluster = plan.cluster;
-    let decision = RetryPolicy::default().decide(
-        progress,
-        made,
+    // The last retry has ended.
+    held.retry = None;
+    let decision = plan.route.retry.decide(
+        tried,
         &cluster.retries,
         cluster.limits.requests.used(),
+        call.worker.shared.now(),
         &mut call.worker.rng.borrow_mut(),
     );
     let (outcome, wait) = match decision {
@@ -201,11 +322,17 @@ async fn again(
                 held.retry = Some((permit, limit));
                 ("again", Some(after))
             }
-            None => (Code::OverflowRetries.as_str(), None),
+            None => {
+                call.exhaust();
+                (Code::OverflowRetries.as_str(), None)
+            }
         },
-        RetryDecision::Stop(StopReason::MaybeSent) => ("maybe_sent", None),
-        RetryDecision::Stop(StopReason::Attempts) => ("attempts", None),
-        RetryDecision::Stop(StopReason::Budget) => ("budget", None),
+        RetryDecision::Stop(reason) => {
+            if reason.is_exhaustion() {
+                call.exhaust();
+            }
+            (reason.as_str(), None)
+        }
     };
     call.worker.handles.count_retry(outcome);
     if let Some(after) = wait {
@@ -223,11 +350,8 @@ fn settle(
     none: Option<Problem>,
 ) -> Result<Response<DownBody>, Problem> {
     match (last, none) {
-        (Last::Answer(answer), _) => {
-            let (answered, attempt) = *answer;
-            Ok(deliver(call, plan, held, attempt, answered))
-        }
-        (Last::Problem(problem), _) | (Last::Nothing, Some(problem)) => Err(problem),
+        (Last::Answer(kept), _) => Ok(deliver(call, plan, held, kept.attempt, kept.answered)),
+        (Last::Problem(problem, _), _) | (Last::Nothing, Some(problem)) => Err(problem),
         (Last::Nothing, None) => Err(Problem::new(Code::NoEndpoints, "no endpoint was tried")),
     }
 }
@@ -246,14 +370,11 @@ fn deliver(
         answered.lease.about().peer_keeps_for(seconds);
     }
     let status = head.status.as_u16();
+    let (endpoint, attempts) = (attempt.address(), attempt.number());
     let exchange = Exchange::new(call, attempt, answered.lease, held, status, &head.headers);
-    upstream::answer(
-        &mut head,
-        call.direction,
-        plan.route,
-        plan.weighted,
-        &plan.cookies,
-    );
-    let left = call.time_left(plan.route.timeout);
-    Response::from_parts(head, DownBody::upstream(incoming, Box::new(exchange), left))
+    upstream::answer(call, &mut head, plan, endpoint, attempts);
+    call.mark_exhausted(exchange.failed(), &mut head.headers);
+    let left = plan.limit.map(|limit| (limit.left(), limit.code));
+    let body = DownBody::upstream(incoming, Box::new(exchange), left);
+    Response::from_parts(head, body)
 }

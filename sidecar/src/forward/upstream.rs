@@ -1,13 +1,16 @@
 //! Heads as they cross: the request's on its way up, the response's on its way down.
 
+use std::net::SocketAddr;
+
 use http::{
-    HeaderValue, Uri, Version,
+    HeaderMap, HeaderName, HeaderValue, Uri, Version,
     header::{HOST, SET_COOKIE},
     request, response,
     uri::{Authority, PathAndQuery, Scheme},
 };
-use outrigger_core::{Cluster, Direction, Route, UpstreamProtocol, WeightedCluster};
+use outrigger_core::{Cluster, Direction, Facts, Route, UpstreamProtocol, WeightedCluster};
 
+use super::{call::Call, tries::Plan};
 use crate::{
     http::headers::{self, REASON, UNSENT},
     pool::Protocol,
@@ -15,17 +18,40 @@ use crate::{
 
 /// What the cluster is spoken to in.
 pub(crate) fn protocol(cluster: &Cluster, came_by_http2: bool) -> Protocol {
+    let tls = cluster.config.tls.as_ref();
+    let is_mesh = tls.is_none_or(|tls| tls.outside.is_none());
     match cluster.config.protocol {
         UpstreamProtocol::Http1 => Protocol::Http1,
         UpstreamProtocol::Http2 => Protocol::Http2,
-        UpstreamProtocol::AsDownstream if came_by_http2 => Protocol::Http2,
+        // Outside of the mesh an HTTP port speaks HTTP/1.1; HTTP/2 is what a port has to be declared for.
+        UpstreamProtocol::AsDownstream if came_by_http2 && is_mesh => Protocol::Http2,
         UpstreamProtocol::AsDownstream => Protocol::Http1,
     }
 }
 
 /// What the route and the chosen cluster change.
-pub(crate) fn edit(parts: &mut request::Parts, route: &Route, weighted: &WeightedCluster) {
-    if route.prefix_rewrite.is_some() {
+pub(crate) fn edit(
+    call: &Call,
+    parts: &mut request::Parts,
+    authority: &HeaderValue,
+    route: &Route,
+    weighted: &WeightedCluster,
+) {
+    let edits = [&weighted.request_headers, &route.request_headers];
+    if edits.iter().any(|edits| !edits.is_empty()) {
+        let path = parts.uri.path_and_query().map_or("/", PathAndQuery::as_str);
+        let facts = Facts {
+            method: parts.method.as_str(),
+            path,
+            authority: authority.to_str().unwrap_or_default(),
+            ..call.facts(route, weighted)
+        };
+        // Envoy's order, so that the route has the last word.
+        for edits in edits {
+            edits.apply(&mut parts.headers, &facts);
+        }
+    }
+    if route.rewrite.is_some() {
         let old = parts.uri.path_and_query().map_or("/", PathAndQuery::as_str);
         let new = route.rewrite_path(old).into_owned();
         // A rewrite that makes no valid path is left out; the control plane refuses such documents.
@@ -36,11 +62,33 @@ pub(crate) fn edit(parts: &mut request::Parts, route: &Route, weighted: &Weighte
     if let Some(host) = &route.host_rewrite {
         parts.headers.insert(HOST, host.clone());
     }
-    // Envoy's order, so that the route has the last word.
-    for edits in [&weighted.request_headers, &route.request_headers] {
-        if !edits.is_empty() {
-            edits.apply(&mut parts.headers);
-        }
+}
+
+/// The head as it was sent, for an answer whose headers speak of it.
+#[derive(Debug)]
+pub(crate) struct Asked {
+    path: String,
+    authority: HeaderValue,
+    headers: HeaderMap,
+}
+
+impl Asked {
+    /// None where no header does.
+    pub(crate) fn of(
+        parts: &request::Parts,
+        route: &Route,
+        weighted: &WeightedCluster,
+    ) -> Option<Box<Self>> {
+        let edits = [&weighted.response_headers, &route.response_headers];
+        edits.iter().any(|edits| edits.reads_request()).then(|| {
+            let path = parts.uri.path_and_query().map_or("/", PathAndQuery::as_str);
+            let empty = HeaderValue::from_static("");
+            Box::new(Self {
+                path: path.to_owned(),
+                authority: parts.headers.get(HOST).cloned().unwrap_or(empty),
+                headers: parts.headers.clone(),
+            })
+        })
     }
 }
 
@@ -69,14 +117,15 @@ pub(crate) fn address(parts: &mut request::Parts, protocol: Protocol) {
     }
 }
 
-/// Cleans and edits the head of a response.
+/// Cleans and edits the head of a response from `endpoint`.
 pub(crate) fn answer(
+    call: &Call,
     head: &mut response::Parts,
-    direction: Direction,
-    route: &Route,
-    weighted: &WeightedCluster,
-    cookies: &[HeaderValue],
+    plan: &Plan<'_>,
+    endpoint: SocketAddr,
+    attempts: u32,
 ) {
+    let direction = call.direction;
     // The server side of the connection writes its own version.
     head.version = Version::HTTP_11;
     headers::strip_hop_by_hop(&mut head.headers);
@@ -85,12 +134,35 @@ pub(crate) fn answer(
         // Ours to say, not the application's.
         head.headers.remove(REASON);
     }
-    for edits in [&weighted.response_headers, &route.response_headers] {
-        if !edits.is_empty() {
-            edits.apply(&mut head.headers);
+    if plan.route.answers_attempts {
+        head.headers
+            .insert(ATTEMPT_COUNT, HeaderValue::from(attempts));
+    }
+    let edits = [
+        &plan.weighted.response_headers,
+        &plan.route.response_headers,
+    ];
+    if edits.iter().any(|edits| !edits.is_empty()) {
+        let asked = plan.asked.as_deref();
+        let facts = Facts {
+            method: call.method.as_str(),
+            path: asked.map_or("", |asked| &asked.path),
+            authority: asked
+                .and_then(|asked| asked.authority.to_str().ok())
+                .unwrap_or_default(),
+            request: asked.map(|asked| &asked.headers),
+            status: Some(head.status.as_u16()),
+            upstream: Some(endpoint),
+            ..call.facts(plan.route, plan.weighted)
+        };
+        for edits in edits {
+            edits.apply(&mut head.headers, &facts);
         }
     }
-    for cookie in cookies {
+    for cookie in &plan.cookies {
         head.headers.append(SET_COOKIE, cookie.clone());
     }
 }
+
+/// How often a request was sent, this time included.
+pub(crate) const ATTEMPT_COUNT: HeaderName = HeaderName::from_static("x-envoy-attempt-count");

@@ -32,6 +32,9 @@ pub(crate) enum Code {
     UpstreamReset,
     UpstreamClosed,
     Timeout,
+    PerTryTimeout,
+    DeadlineExceeded,
+    FaultInjected,
     BadRequest,
     NotSupported,
     Draining,
@@ -54,6 +57,9 @@ impl Code {
             Self::UpstreamReset => "upstream_reset",
             Self::UpstreamClosed => "upstream_closed",
             Self::Timeout => "timeout",
+            Self::PerTryTimeout => "per_try_timeout",
+            Self::DeadlineExceeded => "deadline_exceeded",
+            Self::FaultInjected => "fault_injected",
             Self::BadRequest => "bad_request",
             Self::NotSupported => "not_supported",
             Self::Draining => "draining",
@@ -63,7 +69,9 @@ impl Code {
     pub(crate) fn status(self) -> StatusCode {
         match self {
             Self::NoRouteHost | Self::NoRoutePath => StatusCode::NOT_FOUND,
-            Self::Timeout => StatusCode::GATEWAY_TIMEOUT,
+            Self::Timeout | Self::PerTryTimeout | Self::DeadlineExceeded => {
+                StatusCode::GATEWAY_TIMEOUT
+            }
             Self::BadRequest => StatusCode::BAD_REQUEST,
             Self::NotSupported => StatusCode::NOT_IMPLEMENTED,
             _ => StatusCode::SERVICE_UNAVAILABLE,
@@ -73,7 +81,7 @@ impl Code {
     /// Status of gRPC: 4 deadline, 12 unimplemented (as gRPC maps 404), 13 internal (as it maps 400), 14 unavailable.
     pub(crate) fn grpc_status(self) -> u16 {
         match self {
-            Self::Timeout => 4,
+            Self::Timeout | Self::PerTryTimeout | Self::DeadlineExceeded => 4,
             Self::NoRouteHost | Self::NoRoutePath | Self::NotSupported => 12,
             Self::BadRequest => 13,
             _ => 14,
@@ -93,7 +101,8 @@ impl Code {
             Self::ConnectFailed | Self::TlsFailed => "UF",
             Self::UpstreamReset => "UR",
             Self::UpstreamClosed => "UC",
-            Self::Timeout => "UT",
+            Self::Timeout | Self::PerTryTimeout | Self::DeadlineExceeded => "UT",
+            Self::FaultInjected => "FI",
             Self::BadRequest | Self::NotSupported => "DPE",
             Self::Draining => "DT",
         }
@@ -109,6 +118,17 @@ pub(crate) struct Problem {
     pub(crate) attempt: u32,
     /// The application provably has not seen the request.
     pub(crate) unsent: bool,
+    /// Other than the code's own.
+    instead: Option<Instead>,
+}
+
+/// A status that a document asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Instead {
+    /// 200 to 599.
+    pub(crate) status: u16,
+    /// For gRPC callers.
+    pub(crate) grpc: u16,
 }
 
 impl Problem {
@@ -119,7 +139,27 @@ impl Problem {
             endpoint: None,
             attempt: 0,
             unsent: true,
+            instead: None,
         }
+    }
+
+    /// With another status than the code's.
+    pub(crate) fn answered(self, instead: Instead) -> Self {
+        Self {
+            instead: Some(instead),
+            ..self
+        }
+    }
+
+    fn status(&self) -> StatusCode {
+        self.instead
+            .and_then(|instead| StatusCode::from_u16(instead.status).ok())
+            .unwrap_or_else(|| self.code.status())
+    }
+
+    pub(crate) fn grpc_status(&self) -> u16 {
+        self.instead
+            .map_or_else(|| self.code.grpc_status(), |instead| instead.grpc)
     }
 
     pub(crate) fn at(self, endpoint: SocketAddr, attempt: u32) -> Self {
@@ -196,19 +236,19 @@ pub(crate) fn problem(problem: &Problem, context: &Context<'_>) -> Response<Down
     if context.grpc {
         let headers = response.headers_mut();
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
-        headers.insert(GRPC_STATUS, HeaderValue::from(problem.code.grpc_status()));
+        headers.insert(GRPC_STATUS, HeaderValue::from(problem.grpc_status()));
         if let Ok(message) = HeaderValue::from_str(&percent_encoded(&body)) {
             headers.insert(GRPC_MESSAGE, message);
         }
     } else {
-        *response.status_mut() = problem.code.status();
+        *response.status_mut() = problem.status();
         let headers = response.headers_mut();
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
         *response.body_mut() = DownBody::own(Bytes::from(body));
     }
     let headers = response.headers_mut();
     let passing = [StatusCode::SERVICE_UNAVAILABLE, StatusCode::GATEWAY_TIMEOUT];
-    if inbound && problem.unsent && passing.contains(&problem.code.status()) {
+    if inbound && problem.unsent && passing.contains(&problem.status()) {
         headers.insert(UNSENT, reason.clone());
     }
     headers.insert(REASON, reason);

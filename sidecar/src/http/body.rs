@@ -16,7 +16,7 @@ use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 use tokio::task::AbortHandle;
 
-use super::BoxError;
+use super::{BoxError, answer::Code};
 use crate::{
     forward::finish::{Ending, Exchange},
     worker::connection::ActiveRequest,
@@ -70,11 +70,12 @@ impl DownBody {
         }
     }
 
-    /// Streams `incoming`; `exchange` learns how it ends. `left` is what remains of the route's timeout.
+    /// Streams `incoming`; `exchange` learns how it ends. `left` is what remains of the request's time, and what it is
+    /// the time of.
     pub(crate) fn upstream(
         incoming: Incoming,
         exchange: Box<Exchange>,
-        left: Option<Duration>,
+        left: Option<(Duration, Code)>,
     ) -> Self {
         let mut streaming = Streaming {
             incoming,
@@ -82,8 +83,8 @@ impl DownBody {
         };
         streaming.finish_at_end();
         let kind = match left {
-            Some(left) if streaming.exchange.is_some() => {
-                Kind::Limited(Limited::new(streaming, left))
+            Some((left, code)) if streaming.exchange.is_some() => {
+                Kind::Limited(Limited::new(streaming, left, code))
             }
             _ => Kind::Upstream(streaming),
         };
@@ -139,7 +140,7 @@ impl Streaming {
 }
 
 impl Limited {
-    fn new(streaming: Streaming, left: Duration) -> Self {
+    fn new(streaming: Streaming, left: Duration, code: Code) -> Self {
         let shared = Rc::new(RefCell::new(Shared {
             streaming: Some(streaming),
             waiting: None,
@@ -148,7 +149,7 @@ impl Limited {
         let timer = tokio::task::spawn_local(async move {
             tokio::time::sleep(left).await;
             if let Some(shared) = weak.upgrade() {
-                time_out(&shared);
+                time_out(&shared, code);
             }
         });
         Self {
@@ -160,7 +161,9 @@ impl Limited {
     fn poll_frame(&self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
         let mut shared = self.shared.borrow_mut();
         let Some(streaming) = &mut shared.streaming else {
-            return Poll::Ready(Some(Err("the route's timeout ended the response".into())));
+            return Poll::Ready(Some(Err(
+                "the time for the request ended with the response on its way".into(),
+            )));
         };
         let polled = streaming.poll_frame(cx);
         if streaming.exchange.is_none() {
@@ -177,12 +180,15 @@ impl Drop for Limited {
     }
 }
 
-fn time_out(shared: &RefCell<Shared>) {
+fn time_out(shared: &RefCell<Shared>, code: Code) {
     let (streaming, waiting) = {
         let mut shared = shared.borrow_mut();
         (shared.streaming.take(), shared.waiting.take())
     };
     if let Some(mut streaming) = streaming {
+        if let Some(exchange) = &streaming.exchange {
+            exchange.times_out(code);
+        }
         streaming.finish(match &waiting {
             Some(_) => Ending::Timeout,
             None => Ending::TimeoutDownstream,

@@ -188,7 +188,7 @@ fn token(secret: &str, pinned: &Authority) -> String {
 }
 
 fn issuer(url: String, join_token: String) -> (Issuer, Arc<Shared>) {
-    let shared = Shared::new();
+    let shared = Shared::new(crate::tls::files::Allowed::default());
     let config = Config {
         control_plane: url,
         join_token: Some(join_token.clone()),

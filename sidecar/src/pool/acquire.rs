@@ -8,15 +8,15 @@ use outrigger_core::{Cluster, ClusterSlot, Endpoint, Permit};
 
 use super::{
     ClusterPool, Policy, Pools, Protocol,
+    about::About,
     endpoint::{EndpointPool, Judge},
     gate::{Grant, Slot, Wait},
-    lease::{About, Http1, Lease, give_back},
+    lease::{Http1, Lease, give_back},
     turns::Opens,
 };
 use crate::{
     connect::{self, ConnectError},
     http::{MAX_HEADER_BYTES, READ_BUFFER, io::Io},
-    tls::Refusal,
 };
 
 pub(super) mod http2;
@@ -61,7 +61,10 @@ impl Pools {
 
     fn judge<'a>(&self, target: Target<'a>, policy: &'a Rc<Policy>) -> Judge<'a> {
         // Only connections that are encrypted ask for the generation.
-        let generation = match (&target.cluster.config.tls, target.endpoint.config.mtls) {
+        let generation = match (
+            target.cluster.config.mesh_tls(),
+            target.endpoint.config.mtls,
+        ) {
             (Some(_), true) => self.shared.identity.load().as_ref().map(|i| i.generation),
             _ => None,
         };
@@ -121,10 +124,12 @@ impl Pools {
             .handshake(io)
             .await
             .map_err(|error| handshake_failed(target, &error))?;
+        let ended = about.ended(&self.shared);
         tokio::task::spawn_local(async move {
             if let Err(error) = connection.await {
                 tracing::debug!(%error, "upstream connection ended");
             }
+            ended();
             // Held until the socket is closed: the limit counts sockets.
             drop(slot);
         });
@@ -195,24 +200,19 @@ impl Pools {
         pool: &ClusterPool,
     ) -> Result<(TokioIo<Io>, About), NoConnection> {
         let cluster = target.cluster;
-        let mut generation = None;
-        let mut expires = u64::MAX;
-        let tls = if cluster.config.tls.is_some() && target.endpoint.config.mtls {
-            let refused = |refusal| {
+        let chosen = pool
+            .client_tls(
+                &self.shared,
+                cluster,
+                target.endpoint,
+                Some(target.protocol),
+            )
+            .map_err(|refusal| {
                 NoConnection::Connect(ConnectError::Tls(target.endpoint.config.address, refusal))
-            };
-            let identity = self
-                .shared
-                .identity
-                .load_full()
-                .ok_or_else(|| refused(Refusal::NoIdentity))?;
-            generation = Some(identity.generation);
-            expires = identity.not_after;
-            let config = pool.tls(cluster, &identity, Some(target.protocol));
-            Some(config.map_err(refused)?)
-        } else {
-            None
-        };
+            })?;
+        let generation = chosen.as_ref().and_then(|chosen| chosen.generation);
+        let mut expires = chosen.as_ref().map_or(u64::MAX, |chosen| chosen.expires);
+        let tls = chosen.map(|chosen| chosen.config);
         target.reached.set(true);
         let opened = connect::open(cluster, target.endpoint, tls)
             .await
@@ -222,7 +222,9 @@ impl Pools {
             expires = expires.min(peer.not_after);
         }
         let now = self.shared.now();
-        let about = About::new(cluster, Rc::clone(policy), generation, expires, now);
+        let encrypted = generation.map(|generation| (generation, expires));
+        let state = &target.endpoint.state;
+        let about = About::new(cluster, state, Rc::clone(policy), encrypted, now);
         let io = Io::new(opened.transport).telling(about.heard());
         Ok((TokioIo::new(io), about))
     }

@@ -3,10 +3,11 @@
 use std::{
     cell::{Cell, RefCell},
     rc::Rc,
+    sync::Arc,
     time::Duration,
 };
 
-use outrigger_core::{Cluster, Endpoint, EndpointId, Moment};
+use outrigger_core::{Cluster, Endpoint, EndpointId, EndpointState, Moment};
 use tokio::sync::Notify;
 
 use super::{
@@ -21,6 +22,8 @@ use super::{
 #[derive(Debug)]
 pub(crate) struct EndpointPool {
     pub(crate) id: EndpointId,
+    /// What all workers know of it.
+    state: Arc<EndpointState>,
     /// The endpoint is gone: nothing is pooled any more.
     closed: Cell<bool>,
     /// Last in, first out: what is not needed ages and is retired.
@@ -45,9 +48,10 @@ pub(crate) struct Judge<'a> {
 }
 
 impl EndpointPool {
-    pub(crate) fn new(id: EndpointId) -> Self {
+    pub(crate) fn new(endpoint: &Endpoint) -> Self {
         Self {
-            id,
+            id: endpoint.id,
+            state: Arc::clone(&endpoint.state),
             closed: Cell::new(false),
             idle: RefCell::new(Vec::new()),
             shared: RefCell::new(Vec::new()),
@@ -61,6 +65,11 @@ impl EndpointPool {
     pub(crate) fn take_idle(&self, gate: &Gate, worker: usize, judge: Judge<'_>) -> Option<Http1> {
         loop {
             let connection = self.idle.borrow_mut().pop()?;
+            if connection.only_watched(judge) && gate.has_room() {
+                // And so are all those below it. What becomes of it shows how long this server keeps connections.
+                self.idle.borrow_mut().push(connection);
+                return None;
+            }
             gate.not_spare(worker);
             if connection.fit(judge) {
                 return Some(connection);
@@ -96,7 +105,7 @@ impl EndpointPool {
         });
         let least = shared
             .iter()
-            .filter(|connection| connection.has_room(judge.now))
+            .filter(|connection| connection.has_room(judge))
             .min_by_key(|connection| connection.streams())?;
         let another = !least.is_roomy() && self.opening.borrow().is_none() && gate.has_room();
         (!another).then(|| Rc::clone(least))
@@ -120,8 +129,16 @@ impl EndpointPool {
         unix_now: u64,
         generation: Option<u64>,
     ) {
+        let usable_ms = self.state.keep_alive.usable_ms();
+        // From the one that has been idle longest.
+        let mut watched = false;
         self.idle.borrow_mut().retain(|connection| {
-            let keep = connection.worth_keeping(now, unix_now, generation);
+            let mut keep = connection.worth_keeping(now, unix_now, generation);
+            let idle_ms = connection.idle_ms(now);
+            if keep && idle_ms >= usable_ms {
+                keep = !std::mem::replace(&mut watched, true);
+                self.state.keep_alive.survived(idle_ms);
+            }
             if !keep {
                 gate.not_spare(worker);
             }

@@ -7,10 +7,7 @@ use std::{rc::Rc, sync::Arc};
 use outrigger_core::{Cluster, ClusterSlot, Endpoint};
 
 use super::{ClusterPool, Pools, gate::Slot};
-use crate::{
-    connect::{self, ConnectError, Opened},
-    tls::Refusal,
-};
+use crate::connect::{self, ConnectError, Opened};
 
 /// The right to one connection, until dropped.
 #[derive(Debug)]
@@ -36,15 +33,9 @@ impl Exclusive {
         cluster: &Arc<Cluster>,
         endpoint: &Endpoint,
     ) -> Result<Opened, ConnectError> {
-        let tls = if cluster.config.tls.is_some() && endpoint.config.mtls {
-            let refused = |refusal| ConnectError::Tls(endpoint.config.address, refusal);
-            let identity = pools.shared.identity.load_full();
-            let identity = identity.ok_or_else(|| refused(Refusal::NoIdentity))?;
-            let config = self.pool.tls(cluster, &identity, None);
-            Some(config.map_err(refused)?)
-        } else {
-            None
-        };
+        let refused = |refusal| ConnectError::Tls(endpoint.config.address, refusal);
+        let chosen = self.pool.client_tls(&pools.shared, cluster, endpoint, None);
+        let tls = chosen.map_err(refused)?.map(|chosen| chosen.config);
         let opened = connect::open(cluster, endpoint, tls).await?;
         pools.opened.inc();
         Ok(opened)

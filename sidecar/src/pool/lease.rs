@@ -15,7 +15,8 @@ use hyper_util::rt::TokioIo;
 use outrigger_core::{Cluster, Moment};
 
 use super::{
-    ClusterPool, Policy, Pools,
+    ClusterPool, Pools,
+    about::{About, millis},
     endpoint::{EndpointPool, Judge},
     gate::{Claim, Grant},
 };
@@ -32,84 +33,6 @@ const YIELD_AGAIN_MS: u64 = 10_000;
 
 /// The connection that hyper drives, alive until it is closed.
 pub(super) type Driven = RefCell<http2::Connection<TokioIo<Io>, UpBody, LocalExec>>;
-
-/// What both protocols' connections know.
-#[derive(Debug)]
-pub(crate) struct About {
-    /// Policy that it was opened under. Not the whole cluster: with that, an idle connection would keep all that a
-    /// snapshot held for as long as itself.
-    policy: Rc<Policy>,
-    mtls: bool,
-    /// Identity that it was opened under; None = plain text.
-    generation: Option<u64>,
-    /// Unix seconds.
-    expires: u64,
-    idle_since: Cell<Moment>,
-    /// The cluster's idle timeout, or less if the peer said so.
-    idle_limit_ms: Cell<u64>,
-    requests: Cell<u32>,
-    /// Bytes have come since the last request was sent.
-    heard: Rc<Cell<bool>>,
-}
-
-impl About {
-    pub(crate) fn new(
-        cluster: &Cluster,
-        policy: Rc<Policy>,
-        generation: Option<u64>,
-        expires: u64,
-        now: Moment,
-    ) -> Self {
-        Self {
-            policy,
-            mtls: generation.is_some(),
-            generation,
-            expires,
-            idle_since: Cell::new(now),
-            idle_limit_ms: Cell::new(millis(cluster.config.idle_timeout)),
-            requests: Cell::new(0),
-            heard: Rc::default(),
-        }
-    }
-
-    /// The policy of now is the one that it was opened under.
-    fn fits(&self, judge: Judge<'_>) -> bool {
-        let wants_mtls = judge.cluster.config.tls.is_some() && judge.endpoint.config.mtls;
-        if wants_mtls != self.mtls || (self.mtls && self.generation != judge.generation) {
-            return false;
-        }
-        Rc::ptr_eq(&self.policy, judge.policy) || self.policy == *judge.policy
-    }
-
-    fn used_up(&self, cluster: &Cluster) -> bool {
-        let most = cluster.config.max_requests_per_connection;
-        most.is_some_and(|most| self.requests.get() >= most.max(1))
-    }
-
-    fn is_old(&self, now: Moment) -> bool {
-        now.0.saturating_sub(self.idle_since.get().0) >= self.idle_limit_ms.get()
-    }
-
-    /// The peer said how long it keeps idle connections; ours is retired a second (or half of it) before.
-    pub(crate) fn peer_keeps_for(&self, seconds: u64) {
-        let theirs = seconds.saturating_mul(1000);
-        let ours = if theirs > 2000 {
-            theirs - 1000
-        } else {
-            theirs / 2
-        };
-        self.idle_limit_ms.set(self.idle_limit_ms.get().min(ours));
-    }
-
-    /// For the transport to set.
-    pub(crate) fn heard(&self) -> &Rc<Cell<bool>> {
-        &self.heard
-    }
-
-    fn one_more(&self) {
-        self.requests.set(self.requests.get().saturating_add(1));
-    }
-}
 
 /// An HTTP/1.1 connection.
 #[derive(Debug)]
@@ -128,12 +51,33 @@ impl Http1 {
     }
 
     pub(crate) fn fit(&self, judge: Judge<'_>) -> bool {
-        self.sender.is_ready() && self.about.fits(judge) && !self.about.is_old(judge.now)
+        self.only_watched_or_fit(judge) && !self.is_risky(judge)
+    }
+
+    /// It would be fit, but has been idle for so long that its server may be closing it.
+    pub(crate) fn only_watched(&self, judge: Judge<'_>) -> bool {
+        self.is_risky(judge) && self.only_watched_or_fit(judge)
+    }
+
+    fn is_risky(&self, judge: Judge<'_>) -> bool {
+        self.about.idle_ms(judge.now) >= judge.endpoint.state.keep_alive.usable_ms()
+    }
+
+    fn only_watched_or_fit(&self, judge: Judge<'_>) -> bool {
+        self.sender.is_ready()
+            && self.about.fits(judge)
+            && !self.about.is_old(judge.now)
+            && judge.now < self.about.ends
+    }
+
+    pub(crate) fn idle_ms(&self, now: Moment) -> u64 {
+        self.about.idle_ms(now)
     }
 
     pub(crate) fn worth_keeping(&self, now: Moment, unix: u64, generation: Option<u64>) -> bool {
         !self.sender.is_closed()
             && !self.about.is_old(now)
+            && now < self.about.ends
             && unix < self.about.expires
             && (self.about.generation.is_none() || self.about.generation == generation)
     }
@@ -175,9 +119,10 @@ impl Http2 {
         self.streams.get() < ROOMY_STREAMS
     }
 
-    /// One more stream is within what the peer allows, and is not held back for a waiter elsewhere.
-    pub(crate) fn has_room(&self, now: Moment) -> bool {
-        if self.is_yielding(now) {
+    /// One more stream is within what the cluster and the peer allow, and is not held back for a waiter elsewhere.
+    pub(crate) fn has_room(&self, judge: Judge<'_>) -> bool {
+        let most = judge.cluster.config.max_concurrent_streams;
+        if self.is_yielding(judge.now) || most.is_some_and(|most| self.streams.get() >= most) {
             return false;
         }
         let Some(driven) = self.driven.upgrade() else {
@@ -219,12 +164,13 @@ impl Http2 {
     pub(crate) fn fit(&self, judge: Judge<'_>) -> bool {
         !self.sender.borrow().is_closed()
             && self.about.fits(judge)
-            && !self.about.used_up(judge.cluster)
+            && !self.about.used_up(judge.cluster, judge.now)
     }
 
     pub(crate) fn worth_keeping(&self, now: Moment, unix: u64, generation: Option<u64>) -> bool {
         !self.sender.borrow().is_closed()
             && (self.streams.get() > 0 || !self.about.is_old(now))
+            && now < self.about.ends
             && unix < self.about.expires
             && (self.about.generation.is_none() || self.about.generation == generation)
     }
@@ -286,7 +232,7 @@ impl Lease {
         endpoint: Rc<EndpointPool>,
     ) -> Self {
         let reused = connection.about.requests.get() > 0;
-        connection.about.one_more();
+        connection.about.one_more(pools.shared.now());
         Self {
             reused,
             kind: Kind::Http1 {
@@ -305,7 +251,7 @@ impl Lease {
         endpoint: Rc<EndpointPool>,
     ) -> Self {
         let reused = connection.about.requests.get() > 0;
-        connection.about.one_more();
+        connection.about.one_more(pools.shared.now());
         connection.streams.set(connection.streams.get() + 1);
         Self {
             reused,
@@ -346,7 +292,11 @@ impl Lease {
         match &mut self.kind {
             Kind::Http1 { connection, .. } => {
                 connection.about.heard.set(false);
-                connection.sender.try_send_request(request).await
+                let sent = connection.sender.try_send_request(request).await;
+                if sent.is_err() && self.reused && !connection.about.heard.get() {
+                    connection.about.was_closed();
+                }
+                sent
             }
             Kind::Http2(stream) => {
                 let sent = stream
@@ -370,7 +320,8 @@ impl Lease {
         else {
             return;
         };
-        if connection.about.used_up(policy) || connection.sender.is_closed() {
+        let now = pools.shared.now();
+        if connection.about.used_up(policy, now) || connection.sender.is_closed() {
             return;
         }
         if connection.sender.is_ready() {
@@ -393,7 +344,7 @@ pub(crate) fn give_back(
     endpoint: &Rc<EndpointPool>,
     connection: Http1,
 ) {
-    connection.about.idle_since.set(pools.shared.now());
+    connection.about.begins_rest(pools.shared.now());
     let mut connection = connection;
     loop {
         match cluster.gate.claim(pools.worker, endpoint.id) {
@@ -415,8 +366,4 @@ pub(crate) fn give_back(
             }
         }
     }
-}
-
-fn millis(duration: Duration) -> u64 {
-    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }

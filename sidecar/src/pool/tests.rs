@@ -411,6 +411,27 @@ async fn as_many_http2_connections_are_opened_as_the_peer_allows_few_streams() {
 }
 
 #[tokio::test]
+async fn no_connection_has_more_streams_than_the_cluster_allows() {
+    let app = App::start("reviews").await;
+    app.hold();
+    let mut reviews = http2(UNLIMITED);
+    reviews.max_concurrent_streams = Some(3);
+    let endpoints = vec![endpoint(app.address, false)];
+    let (_sidecar, proxy) =
+        Sidecar::outbound(&one_worker(), None, reviews, endpoints, |_| {}).await;
+    let mut callers = Vec::new();
+    for n in 1..10 {
+        callers.push(tokio::spawn(async move { get(proxy, "/").await }));
+        app.until_requests(n).await;
+    }
+    assert_eq!(app.connections(), 3);
+    app.let_go();
+    for caller in callers {
+        assert_eq!(caller.await.unwrap().status, 200);
+    }
+}
+
+#[tokio::test]
 async fn a_request_without_a_stream_waits_for_one_but_not_for_ever() {
     let app = App::with_streams("reviews", 1).await;
     let endpoints = vec![endpoint(app.address, false)];

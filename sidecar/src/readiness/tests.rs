@@ -66,6 +66,44 @@ fn two_successes_in_a_row_bring_it_back_and_one_does_not() {
     );
 }
 
+/// Health after every check, at the moments at which checks begin; `answers` says how each ends.
+fn timeline(answers: &[(u64, Check)]) -> Vec<(u64, AppHealth)> {
+    let mut judge = judge();
+    let mut now = Duration::ZERO;
+    let mut seen = Vec::new();
+    for (at, check) in answers {
+        assert_eq!(now, Duration::from_secs(*at), "when the next check begins");
+        seen.push((*at, judge.observe(*check)));
+        now += judge.pause();
+    }
+    seen
+}
+
+#[test]
+fn every_ten_seconds_three_failures_end_at_00_40_and_two_successes_at_01_00() {
+    use AppHealth::{Healthy, Unhealthy};
+    use Check::{Failure, Success};
+    let seen = timeline(&[
+        (0, Success),
+        (10, Success),
+        (20, Failure),
+        (30, Failure),
+        (40, Failure),
+        (50, Success),
+        (60, Success),
+    ]);
+    let want = [
+        (0, Healthy),
+        (10, Healthy),
+        (20, Healthy),
+        (30, Healthy),
+        (40, Unhealthy),
+        (50, Unhealthy),
+        (60, Healthy),
+    ];
+    assert_eq!(seen, want);
+}
+
 #[test]
 fn it_is_asked_often_until_it_starts_and_while_it_comes_back() {
     let mut judge = judge();
@@ -155,7 +193,7 @@ async fn a_refused_connection_of_live_traffic_is_checked_at_once() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let mut app = asked(listener.local_addr().unwrap(), None);
     app.readiness.interval = Duration::from_secs(3600);
-    let shared = Shared::new();
+    let shared = Shared::new(crate::tls::files::Allowed::default());
     let vitals = Arc::new(Vitals::new(&Registry::new(), true, false));
     let (sender, mut health) = watch::channel(AppHealth::Unknown);
     let task = tokio::spawn(watch(app, Arc::clone(&shared), Arc::clone(&vitals), sender));

@@ -104,7 +104,9 @@ impl Rig {
         let ip = "10.0.0.7".parse().unwrap();
         let inbound = "0.0.0.0:15006".parse().unwrap();
         let registrar = Registrar {
-            control: Arc::new(Control::new(&config, Shared::new()).unwrap()),
+            control: Arc::new(
+                Control::new(&config, Shared::new(crate::tls::files::Allowed::default())).unwrap(),
+            ),
             vitals: Arc::clone(&vitals),
             registration: registration(&config, &app(), ip, inbound),
             heartbeat_interval,
@@ -184,7 +186,9 @@ async fn who_was_never_registered_says_no_goodbye() {
         ..config()
     };
     let registrar = Registrar {
-        control: Arc::new(Control::new(&config, Shared::new()).unwrap()),
+        control: Arc::new(
+            Control::new(&config, Shared::new(crate::tls::files::Allowed::default())).unwrap(),
+        ),
         vitals: Arc::new(Vitals::new(&prometheus::Registry::new(), true, false)),
         registration: RegisterRequest::default(),
         heartbeat_interval: NEVER,

@@ -50,6 +50,17 @@ pub(super) fn check(config: &Config) -> Result<(), RunError> {
             expected: "must be shorter than --lease-ttl, best a third of it",
         });
     }
+    let not_absolute = config
+        .tls_files
+        .iter()
+        .find(|directory| !directory.is_absolute());
+    if let Some(directory) = not_absolute {
+        return Err(RunError::Setting {
+            flag: "tls-files",
+            value: directory.display().to_string(),
+            expected: "must be an absolute path of a directory",
+        });
+    }
     check_workload(config)?;
     config.app.as_ref().map_or(Ok(()), check_app)
 }

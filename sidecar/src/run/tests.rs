@@ -13,7 +13,11 @@ fn refusal(change: impl FnOnce(&mut Config)) -> String {
 #[test]
 fn settings_that_cannot_be_are_refused_by_their_flag() {
     type Change = fn(&mut Config);
-    let table: [(Change, &str); 11] = [
+    let table: [(Change, &str); 12] = [
+        (
+            |c| c.tls_files = vec!["certs".into()],
+            "--tls-files certs: must be an absolute path",
+        ),
         (|_| (), "accepted"),
         (
             |c| c.outbound = "0.0.0.0:15080".parse().unwrap(),
@@ -88,7 +92,7 @@ fn plain_text_to_another_machine_is_refused() {
             control_plane: url.to_owned(),
             ..config()
         };
-        Control::new(&config, Shared::new())
+        Control::new(&config, Shared::new(Allowed::default()))
             .map_or_else(|error| error.to_string(), |_| "accepted".to_owned())
     };
     assert_eq!(of("http://127.0.0.1:15010"), "accepted");
@@ -106,7 +110,7 @@ fn a_join_token_must_pin_the_root() {
             join_token: Some(token.to_owned()),
             ..config()
         };
-        Control::new(&config, Shared::new()).is_ok()
+        Control::new(&config, Shared::new(Allowed::default())).is_ok()
     };
     assert!(of(&format!("secret.{}", "ab".repeat(32))));
     assert!(!of("secret"));

@@ -15,8 +15,8 @@ pub(super) enum Code {
     ClusterUnknown,
     NoEndpoints,
     NoHealthyEndpoints,
-    OverflowConnections,
     BreakerOpen,
+    OverflowConnections,
     ConnectFailed,
     TlsFailed,
     ClientHelloTimeout,
@@ -30,8 +30,8 @@ impl Code {
             Self::ClusterUnknown => "cluster_unknown",
             Self::NoEndpoints => "no_endpoints",
             Self::NoHealthyEndpoints => "no_healthy_endpoints",
-            Self::OverflowConnections => "overflow_connections",
             Self::BreakerOpen => "breaker_open",
+            Self::OverflowConnections => "overflow_connections",
             Self::ConnectFailed => "connect_failed",
             Self::TlsFailed => "tls_failed",
             Self::ClientHelloTimeout => "client_hello_timeout",
@@ -45,7 +45,7 @@ impl Code {
             Self::NoRouteConnection | Self::ClientHelloTimeout | Self::ClientHelloInvalid => "NR",
             Self::ClusterUnknown => "NC",
             Self::NoEndpoints | Self::NoHealthyEndpoints => "UH",
-            Self::OverflowConnections | Self::BreakerOpen => "UO",
+            Self::BreakerOpen | Self::OverflowConnections => "UO",
             Self::ConnectFailed | Self::TlsFailed => "UF",
         }
     }
@@ -59,6 +59,8 @@ pub(super) struct Refused {
     /// Whose it would have been.
     pub(super) endpoint: Option<SocketAddr>,
     pub(super) attempts: u32,
+    /// The line that decided, where it is neither the route's nor the cluster's.
+    policy: Option<Arc<str>>,
 }
 
 impl Refused {
@@ -68,6 +70,7 @@ impl Refused {
             message: message.into(),
             endpoint: None,
             attempts: 0,
+            policy: None,
         }
     }
 
@@ -120,10 +123,18 @@ impl Refused {
                     cluster.endpoints.len()
                 ),
             ),
-            NoEndpoint::BreakerOpen { .. } => Self::new(
-                Code::BreakerOpen,
-                format!("the circuit breaker of {service} is open (circuitBreaker)"),
-            ),
+            NoEndpoint::BreakerOpen { of_service, .. } => {
+                let message = if of_service {
+                    format!("the circuit breaker of {service} is open")
+                } else {
+                    format!("the circuit breakers of all healthy endpoints of {service} are open")
+                };
+                let breaker = cluster.config.breaker.as_ref();
+                Self {
+                    policy: breaker.and_then(|breaker| breaker.position.clone()),
+                    ..Self::new(Code::BreakerOpen, message)
+                }
+            }
         }
     }
 
@@ -166,7 +177,7 @@ impl About<'_> {
         let by_cluster = self
             .cluster
             .and_then(|cluster| cluster.config.position.as_ref());
-        let policy = self.policy.or(by_cluster);
+        let policy = refused.policy.as_ref().or(self.policy).or(by_cluster);
         let peer = self.connection.peer.as_ref();
         tracing::warn!(
             code = refused.code.as_str(),

@@ -83,8 +83,9 @@ pub(super) async fn open(worker: &Worker, target: Target<'_>) -> Result<Upstream
                     // The application took no connection: its readiness is checked at once.
                     worker.shared.app_unreachable.notify_one();
                 }
-                // That we hold no certificate says nothing of the endpoint.
-                if !matches!(error, ConnectError::Tls(_, Refusal::NoIdentity)) {
+                // That we have nothing to show says nothing of the endpoint.
+                let ours = Refusal::is_ours;
+                if !matches!(&error, ConnectError::Tls(_, refusal) if ours(refusal)) {
                     choice.tell(Outcome::LocalError);
                 }
                 let address = endpoint.config.address;

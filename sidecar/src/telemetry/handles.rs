@@ -22,6 +22,10 @@ use crate::{config::Workload, tls::svid};
 /// Kinds of responses that one destination is counted by.
 const RESPONSES: usize = 64;
 
+/// Names that routes may be counted under.
+const PREFIXES: usize = 500;
+const CLASSES: [&str; 6] = ["none", "1xx", "2xx", "3xx", "4xx", "5xx"];
+
 const FIXED: usize = REQUEST_LABELS.len() - 4;
 
 /// Handles of one label set.
@@ -167,6 +171,10 @@ pub(crate) struct HandleCache {
     refusals: RefCell<BTreeMap<(&'static str, &'static str), IntCounter>>,
     /// By outcome.
     retries: RefCell<BTreeMap<&'static str, IntCounter>>,
+    /// By event, a closed set.
+    features: RefCell<BTreeMap<&'static str, IntCounter>>,
+    /// By a route's `stat_prefix` and hundreds of the status.
+    prefixes: RefCell<BTreeMap<Arc<str>, [Option<IntCounter>; 6]>>,
 }
 
 impl HandleCache {
@@ -181,6 +189,8 @@ impl HandleCache {
             made: RefCell::new(BTreeSet::new()),
             refusals: RefCell::new(BTreeMap::new()),
             retries: RefCell::new(BTreeMap::new()),
+            features: RefCell::new(BTreeMap::new()),
+            prefixes: RefCell::new(BTreeMap::new()),
         }
     }
 
@@ -192,7 +202,48 @@ impl HandleCache {
         });
     }
 
-    /// Counts a request that was provably unsent, by what was done.
+    /// Counts what a route's feature did.
+    pub(crate) fn count_feature(&self, event: &'static str) {
+        let family = &self.telemetry.metrics.features;
+        count(&self.features, event, || {
+            family.get_metric_with_label_values(&[event]).ok()
+        });
+    }
+
+    /// Counts a request under its route's own name.
+    pub(crate) fn count_prefix(&self, prefix: &Arc<str>, status: u16) {
+        let class = usize::from(status / 100).min(5);
+        let mut known = self.prefixes.borrow_mut();
+        if !known.contains_key(prefix) {
+            let room = known.len() < PREFIXES;
+            let key = if room {
+                Arc::clone(prefix)
+            } else {
+                "other".into()
+            };
+            if !room {
+                self.telemetry.metrics.series_folded.inc();
+            }
+            let family = &self.telemetry.metrics.prefixes;
+            let counters = CLASSES.map(|class| {
+                let labels = [&*key, class];
+                family.get_metric_with_label_values(&labels).ok()
+            });
+            if !room {
+                if let Some(Some(counter)) = counters.get(class) {
+                    counter.inc();
+                }
+                return;
+            }
+            known.insert(key, counters);
+        }
+        let counters = known.get(prefix).and_then(|counters| counters.get(class));
+        if let Some(Some(counter)) = counters {
+            counter.inc();
+        }
+    }
+
+    /// Counts what was decided about a try that failed.
     pub(crate) fn count_retry(&self, outcome: &'static str) {
         let family = &self.telemetry.metrics.retries;
         count(&self.retries, outcome, || {
@@ -221,7 +272,7 @@ impl HandleCache {
         if let Some(handles) = self.outbound.borrow().get(&key) {
             return Rc::clone(handles);
         }
-        let mtls = cluster.config.tls.is_some() && endpoint.config.mtls;
+        let mtls = cluster.config.mesh_tls().is_some() && endpoint.config.mtls;
         let labels = &endpoint.config.labels;
         let handles = self.make(Parties {
             direction: Direction::Outbound,

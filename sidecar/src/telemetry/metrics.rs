@@ -121,7 +121,12 @@ pub(crate) struct Metrics {
     /// Connections that could not be taken, by reason: see [`Metrics::not_accepted`].
     not_accepted: IntCounterVec,
     pub(crate) connections: IntGauge,
+    /// Failed tries, by what was decided.
     pub(crate) retries: IntCounterVec,
+    /// What faults, CORS, mirrors and hedges did.
+    pub(crate) features: IntCounterVec,
+    /// Requests by a route's `stat_prefix`.
+    pub(crate) prefixes: IntCounterVec,
     pub(crate) ejections: IntCounter,
     pub(crate) upstream_connections: IntCounter,
     pub(crate) series_folded: IntCounter,
@@ -209,8 +214,18 @@ impl Metrics {
             ),
             retries: counters(
                 "outrigger_retries_total",
-                "Requests that were provably unsent, and what was done.",
+                "Tries that failed, and what was done: again, or why not.",
                 &["outcome"],
+            ),
+            features: counters(
+                "outrigger_route_features_total",
+                "What faults, CORS policies, mirrors, hedges and the memory of traces did.",
+                &["event"],
+            ),
+            prefixes: counters(
+                "outrigger_route_requests_total",
+                "Requests of routes with a statPrefix.",
+                &["stat_prefix", "response_code_class"],
             ),
             ejections: counter(
                 "outrigger_ejections_total",

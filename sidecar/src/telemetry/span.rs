@@ -70,6 +70,15 @@ impl Trace {
         }
     }
 
+    /// Its id, if it was not made up here.
+    pub(crate) fn came(&self) -> Option<u128> {
+        self.came.parent.map(|parent| parent.trace_id)
+    }
+
+    pub(crate) fn id(&self) -> u128 {
+        self.trace_id
+    }
+
     /// A child span's context.
     pub(crate) fn child(&self, rng: &mut fastrand::Rng) -> TraceContext {
         TraceContext {

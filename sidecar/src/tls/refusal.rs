@@ -30,6 +30,8 @@ pub(crate) enum Refusal {
     },
     /// We hold no identity yet.
     NoIdentity,
+    /// The files that a connection is to be made with cannot be used.
+    Files(String),
     /// Anything else: versions, cipher suites, alerts of the peer.
     Protocol(String),
 }
@@ -47,8 +49,14 @@ impl Refusal {
             Self::TrustDomain(_) => "trust_domain",
             Self::UnexpectedPeer { .. } => "unexpected_peer",
             Self::NoIdentity => "no_identity",
+            Self::Files(_) => "files",
             Self::Protocol(_) => "protocol",
         }
+    }
+
+    /// The fault is on this side: the peer was not even asked.
+    pub(crate) fn is_ours(&self) -> bool {
+        matches!(self, Self::NoIdentity | Self::Files(_))
     }
 
     /// The reason behind what a handshake failed with.
@@ -100,6 +108,7 @@ impl fmt::Display for Refusal {
                 write!(f, "the server is {found}, expected {expected}")
             }
             Self::NoIdentity => f.write_str("this sidecar holds no certificate yet"),
+            Self::Files(reason) => f.write_str(reason),
             Self::Protocol(reason) => write!(f, "TLS failed: {reason}"),
         }
     }

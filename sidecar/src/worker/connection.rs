@@ -46,6 +46,8 @@ pub(crate) struct Peer {
 pub(crate) struct Connection {
     pub(crate) bound: Arc<Bound>,
     pub(crate) remote: std::net::SocketAddr,
+    /// Where it was accepted.
+    pub(crate) local: Option<std::net::SocketAddr>,
     pub(crate) peer: Option<Peer>,
     /// Our own SPIFFE id on this connection.
     pub(crate) own_id: Option<Arc<str>>,
@@ -70,6 +72,7 @@ impl Connection {
         Self {
             bound,
             remote,
+            local: None,
             peer: None,
             own_id: None,
             expires: None,

@@ -2,7 +2,7 @@
 
 use std::{io, rc::Rc, sync::Arc, time::Duration};
 
-use outrigger_core::{DownstreamTls, RouteSource};
+use outrigger_core::{DownstreamTls, RouteSource, TcpKeepalive};
 use tokio::{net::TcpStream, time::timeout};
 use tokio_rustls::{TlsAcceptor, TlsStream};
 
@@ -42,12 +42,13 @@ pub(super) async fn serve(worker: Rc<Worker>, accepted: Accepted) {
             return;
         }
     };
-    tune(&stream);
+    tune(&stream, &TcpKeepalive::default());
     let snapshot = worker.snapshot();
     let Some(listener) = snapshot.listeners.get(&bound.name) else {
         return;
     };
     let mut connection = Connection::new(bound, remote, Rc::clone(&worker.now));
+    connection.local = stream.local_addr().ok();
     let (transport, alpn) = match &listener.tls {
         None => (Transport::Plain(stream), None),
         Some(tls) => {

@@ -177,6 +177,7 @@ impl Client {
             self.store.set_bundle(bundle);
         }
         if let Some(snapshot) = snapshot {
+            self.shared.tls_files.follow(&snapshot);
             self.shared.snapshot.publish(snapshot);
         }
         for (kind, tally) in tallies {

@@ -10,10 +10,13 @@ mod beyond;
 pub(crate) mod cluster;
 mod connections;
 pub(crate) mod endpoint;
+mod features;
 pub(crate) mod fields;
 mod limits;
 pub(crate) mod listener;
 mod matches;
+pub(crate) mod outside_tls;
+mod retry;
 pub(crate) mod route;
 #[cfg(test)]
 mod tests;

@@ -30,6 +30,7 @@ use super::{
     mesh::Mesh,
     state::{Kind, Status, TypeState},
 };
+use crate::tls::files::Allowed;
 
 /// Resources of one type.
 const MAX_RESOURCES: usize = 100_000;
@@ -55,6 +56,7 @@ pub(crate) struct Engine {
     types: [TypeState; 5],
     mesh: Mesh,
     bundle: Option<Vec<CertificateDer<'static>>>,
+    tls_files: Allowed,
     tallies: BTreeMap<Kind, Tally>,
 }
 
@@ -67,8 +69,14 @@ impl Engine {
             types: Kind::ALL.map(TypeState::new),
             mesh: Mesh::default(),
             bundle: None,
+            tls_files: Allowed::default(),
             tallies: BTreeMap::new(),
         }
+    }
+
+    /// Lets clusters name files below these directories.
+    pub(crate) fn allowing(self, tls_files: Allowed) -> Self {
+        Self { tls_files, ..self }
     }
 
     /// First requests of a new stream.
@@ -252,6 +260,7 @@ impl Engine {
                 let cluster: Cluster = convert::unpack(any, message)?;
                 same_name(name, "name", &cluster.name)?;
                 let mut cluster = convert::cluster::convert(&cluster)?;
+                convert::outside_tls::check_files(&cluster, &self.tls_files)?;
                 if let LocalityPolicy::ZoneAware { .. } = cluster.config.localities {
                     cluster.config.own_locality = own_locality(&self.node);
                 }

@@ -2,9 +2,9 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
-use outrigger_core::{Snapshot, SnapshotBuilder};
+use outrigger_core::{LocalityPolicy, Snapshot, SnapshotBuilder};
 use outrigger_proto::envoy::{
-    config::core::v3::Node,
+    config::core::v3::{Locality, Node},
     service::discovery::v3::{DeltaDiscoveryRequest, DeltaDiscoveryResponse, Resource},
 };
 use prost::Message;
@@ -34,8 +34,12 @@ struct Story {
 
 impl Story {
     fn connected() -> Self {
+        Self::of(Node::default())
+    }
+
+    fn of(node: Node) -> Self {
         let mut story = Self {
-            engine: Engine::new(Node::default(), true),
+            engine: Engine::new(node, true),
             now: Instant::now(),
             nonce: 0,
             sent: Vec::new(),
@@ -608,4 +612,64 @@ async fn a_long_list_of_refusals_is_cut() {
     story.answer(Kind::Cluster, resources, &[]);
     assert!(story.nacks[0].len() < 5000);
     assert!(story.nacks[0].ends_with("more"), "{}", story.nacks[0]);
+}
+
+#[test]
+fn a_zone_aware_cluster_knows_where_this_sidecar_runs() {
+    let own = |zone: &str| Node {
+        locality: Some(Locality {
+            region: "eu".to_owned(),
+            zone: zone.to_owned(),
+            sub_zone: "rack-7".to_owned(),
+        }),
+        ..Node::default()
+    };
+    let zone = |name: &str| {
+        let locality = Locality {
+            region: "eu".to_owned(),
+            zone: name.to_owned(),
+            ..Locality::default()
+        };
+        let port = if name == "a" { 1 } else { 2 };
+        let mut group = assignment(R, &[("10.0.0.1", port)]).endpoints.remove(0);
+        group.locality = Some(locality);
+        group
+    };
+    for (here, port) in [("a", 1), ("b", 2)] {
+        let mut story = Story::of(own(here));
+        let mut message = cluster(R);
+        let ours = message.metadata.as_mut().unwrap();
+        let ours = ours.filter_metadata.get_mut("outrigger").unwrap();
+        let minimum = prost_types::Struct {
+            fields: BTreeMap::from([(
+                "minimum_endpoints".to_owned(),
+                prost_types::value::Kind::NumberValue(2.0).into(),
+            )]),
+        };
+        let minimum = prost_types::value::Kind::StructValue(minimum);
+        ours.fields.insert("zone_aware".to_owned(), minimum.into());
+        let resources = vec![resource(Kind::Cluster, R, "1", &message)];
+        story.answer(Kind::Cluster, resources, &[]);
+        let mut both = assignment(R, &[]);
+        both.endpoints = vec![zone("a"), zone("b")];
+        let resources = vec![resource(Kind::Endpoint, R, "1", &both)];
+        story.answer(Kind::Endpoint, resources, &[]);
+        assert_eq!(story.nacks, Vec::<String>::new());
+        let (_, cluster) = story.snapshot.clusters().next().unwrap();
+        let zones = LocalityPolicy::ZoneAware {
+            minimum_endpoints: 2,
+        };
+        assert_eq!(cluster.config.localities, zones);
+        for seed in 0..20 {
+            let mut context = outrigger_core::PickContext {
+                hash: None,
+                tried: &[],
+                previous_priorities: &[],
+                now: outrigger_core::Moment(1),
+                rng: &mut fastrand::Rng::with_seed(seed),
+            };
+            let picked = cluster.pick(&mut context).unwrap();
+            assert_eq!(picked.endpoint.config.address.port(), port);
+        }
+    }
 }

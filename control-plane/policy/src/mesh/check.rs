@@ -1,5 +1,7 @@
 //! Whether what the documents refer to is there: subsets, hosts, ports, workloads.
 
+mod effects;
+
 use std::{collections::BTreeMap, sync::Arc};
 
 use super::{
@@ -23,7 +25,7 @@ pub(super) fn check(mesh: &Mesh, input: &MeshInput<'_>, found: &mut Found) {
     for object in input.objects {
         match &object.spec {
             Spec::VirtualService(spec) => checker.virtual_service(object, spec),
-            Spec::DestinationRule(spec) => checker.known(object, &spec.host, "spec.host"),
+            Spec::DestinationRule(spec) => checker.destination_rule(object, spec),
             Spec::DestinationPolicy(spec) => checker.destination_policy(object, spec),
             Spec::Sidecar(spec) => checker.sidecar(object, spec),
             Spec::ServiceEntry(_) | Spec::WorkloadEntry(_) => {}
@@ -62,6 +64,7 @@ impl Checker<'_> {
     fn virtual_service(&mut self, object: &Arc<Object>, spec: &VirtualService) {
         let from = Origin { object, spec };
         for (index, rule) in spec.rules() {
+            self.retries(rule.retries.as_ref(), &format!("spec.http[{index}]"));
             if let HttpAction::Route(destinations) = &rule.action {
                 for (number, to) in destinations.iter().enumerate() {
                     let path = format!("spec.http[{index}].route[{number}].destination");
@@ -74,6 +77,8 @@ impl Checker<'_> {
             }
         }
         for rule in &spec.delegations {
+            let path = format!("spec.http[{}]", rule.index);
+            self.retries(rule.settings.retries.as_ref(), &path);
             for (number, to) in rule.settings.mirrors.iter().enumerate() {
                 let path = format!("spec.http[{}].mirrors[{number}].destination", rule.index);
                 self.destination(from, (&to.host, to.subset.as_ref(), to.port), &path);
@@ -149,6 +154,7 @@ impl Checker<'_> {
 
     fn destination_policy(&mut self, object: &Arc<Object>, spec: &DestinationPolicy) {
         self.known(object, &spec.host, "spec.host");
+        self.beside_rules(object, spec);
         let host = self.mesh.host(&spec.host.value, &object.key.namespace);
         let Some(subset) = &spec.subset else {
             return;

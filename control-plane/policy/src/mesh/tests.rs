@@ -1,11 +1,13 @@
+mod clients;
+mod delegates;
+mod effects;
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::Arc,
 };
 
-use crate::{
-    HostName, HttpAction, LoadBalancer, Mesh, MeshInput, Object, ParseLimits, Position, Spec, parse,
-};
+use crate::{HostName, HttpAction, Mesh, MeshInput, Object, ParseLimits, Position, Spec, parse};
 
 /// Documents in the order of their application, and hosts that have registered.
 #[derive(Default)]
@@ -25,8 +27,13 @@ impl World {
     /// A short document: kind, namespace/name and spec, of which the latter starts at 4:7.
     fn apply(self, file: &str, kind: &str, name: &str, spec: &str) -> Self {
         let (namespace, name) = name.split_once('/').unwrap_or(("shop", name));
+        let version = if kind == "DestinationPolicy" {
+            "outrigger.dev/v1"
+        } else {
+            "networking.istio.io/v1"
+        };
         let text = format!(
-            "apiVersion: networking.istio.io/v1\nkind: {kind}\n\
+            "apiVersion: {version}\nkind: {kind}\n\
              metadata: {{name: {name}, namespace: {namespace}}}\nspec: {spec}\n"
         );
         self.with(file, &text)

@@ -1,32 +1,57 @@
-//! `DestinationRule`: balancing, limits, ejection, TLS and subsets of one host.
-//! Source: Istio `networking/v1` DestinationRule; bounds of the rings from Envoy.
+//! `DestinationRule`: for which host and clients, its subsets, and its policy, of which each part has a file of its own.
+//! Source: Istio `networking/v1` DestinationRule.
 
-use super::virtual_service::everywhere;
-use crate::{
-    Balancer, ClientTls, ConnectionPool, DestinationRule, HashAlgorithm, HashKey, LoadBalancer,
-    OutlierDetection, Subset, TlsMode, TrafficPolicy,
-    decode::{
-        Decoder, Fields, Item, Shape, boolean, dns_label, duration, enumeration, filled_text, host,
-        integer, integer32, label_map, list, positive, positive_duration, refuse_twice, text,
-    },
-    yaml::quoted,
+use std::collections::BTreeMap;
+
+use super::{
+    client_tls, connection_pool, destination::port, load_balancer, outlier_detection,
+    visibility::export_to,
 };
-use std::time::Duration;
+use crate::{
+    DestinationRule, ExportTo, RetryBudget, Subset, TrafficPolicy,
+    decode::{
+        Decoder, Fields, Item, Shape, dns_label, host, integer32, label_map, list, number,
+        refuse_twice,
+    },
+};
 
 pub(super) const DESTINATION_RULE: Shape = Shape {
     what: "a DestinationRule's spec",
-    fields: &["host", "trafficPolicy", "subsets", "exportTo"],
-    not_yet: &["workloadSelector"],
+    fields: &[
+        "host",
+        "trafficPolicy",
+        "subsets",
+        "exportTo",
+        "workloadSelector",
+    ],
+    not_yet: &[],
 };
 pub(super) const SUBSET: Shape = Shape {
     what: "a subset",
     fields: &["name", "labels", "trafficPolicy"],
     not_yet: &[],
 };
+/// Other kinds call it `labels`.
+pub(super) const SELECTOR: Shape = Shape {
+    what: "a DestinationRule's workload selector",
+    fields: &["matchLabels"],
+    not_yet: &[],
+};
 
-pub(super) fn decode(d: &mut Decoder, item: Item<'_>) -> Option<DestinationRule> {
+/// Reads the spec of a document in `namespace`.
+pub(super) fn decode(d: &mut Decoder, item: Item<'_>, namespace: &str) -> Option<DestinationRule> {
     let fields = Fields::open(d, item, &DESTINATION_RULE)?;
-    fields.optional(d, "exportTo", everywhere);
+    let export_to = fields
+        .optional(d, "exportTo", |d, item| export_to(d, item, namespace))
+        .unwrap_or_default();
+    let workload_selector = fields.optional_at(d, "workloadSelector", selector);
+    if workload_selector.is_some()
+        && matches!(&export_to, ExportTo::Only(names) if !names.contains(namespace))
+    {
+        let message = "has no effect: it selects workloads of the document's own namespace, and exportTo leaves \
+                       that out; add \".\" to it";
+        fields.refuse(d, "workloadSelector", message);
+    }
     let host = fields.required_at(d, "host", "the host that the rule is for", |d, item| {
         host(d, item, true)
     });
@@ -43,9 +68,19 @@ pub(super) fn decode(d: &mut Decoder, item: Item<'_>) -> Option<DestinationRule>
         host: host?,
         traffic_policy,
         subsets,
-        export_to: crate::ExportTo::All,
-        workload_selector: None,
+        export_to,
+        workload_selector,
     })
+}
+
+fn selector(d: &mut Decoder, item: Item<'_>) -> Option<BTreeMap<String, String>> {
+    let selector = Fields::open(d, item, &SELECTOR)?;
+    let labels = selector.required(d, "matchLabels", "labels to select by", label_map)?;
+    if labels.is_empty() {
+        let message = "found none, which would select everything; name one";
+        selector.refuse(d, "matchLabels", message);
+    }
+    Some(labels)
 }
 
 fn subset(d: &mut Decoder, item: Item<'_>) -> Option<Subset> {
@@ -62,330 +97,82 @@ fn subset(d: &mut Decoder, item: Item<'_>) -> Option<Subset> {
 
 pub(super) const TRAFFIC_POLICY: Shape = Shape {
     what: "a traffic policy",
-    fields: &["loadBalancer", "connectionPool", "outlierDetection", "tls"],
-    not_yet: &[
-        "portLevelSettings",
-        "tunnel",
-        "proxyProtocol",
+    fields: &[
+        "loadBalancer",
+        "connectionPool",
+        "outlierDetection",
+        "tls",
         "retryBudget",
+        "portLevelSettings",
     ],
+    not_yet: &["tunnel", "proxyProtocol"],
 };
 
 fn traffic_policy(d: &mut Decoder, item: Item<'_>) -> Option<TrafficPolicy> {
     let fields = Fields::open(d, item, &TRAFFIC_POLICY)?;
-    Some(TrafficPolicy {
-        load_balancer: fields.optional_at(d, "loadBalancer", load_balancer),
-        connection_pool: fields.optional_at(d, "connectionPool", connection_pool),
-        outlier_detection: fields.optional_at(d, "outlierDetection", outlier_detection),
-        tls: fields.optional_at(d, "tls", tls),
-        ..TrafficPolicy::default()
-    })
-}
-
-pub(super) const LOAD_BALANCER: Shape = Shape {
-    what: "a load balancer",
-    fields: &["simple", "consistentHash"],
-    not_yet: &["localityLbSetting", "warmup", "warmupDurationSecs"],
-};
-
-fn load_balancer(d: &mut Decoder, item: Item<'_>) -> Option<LoadBalancer> {
-    let fields = Fields::open(d, item, &LOAD_BALANCER)?;
-    if fields.present(LOAD_BALANCER.fields).len() > 1 {
-        fields.exactly_one(d, LOAD_BALANCER.fields);
-    }
-    let words = [
-        ("UNSPECIFIED", 0),
-        ("LEAST_REQUEST", 0),
-        ("LEAST_CONN", 0),
-        ("ROUND_ROBIN", 1),
-        ("RANDOM", 2),
-    ];
-    let simple = fields.optional(d, "simple", |d, item| {
-        enumeration(d, item, "a load balancer", &words, &["PASSTHROUGH"])
-    });
-    let hash = fields.optional(d, "consistentHash", consistent_hash);
-    if fields.has("consistentHash") {
-        return hash;
-    }
-    Some(simple_balancer(match simple {
-        Some(1) => Balancer::RoundRobin,
-        Some(2) => Balancer::Random,
-        _ => Balancer::LeastRequest,
-    }))
-}
-
-fn simple_balancer(algorithm: Balancer) -> LoadBalancer {
-    LoadBalancer {
-        algorithm,
-        ..LoadBalancer::default()
-    }
-}
-
-pub(super) const CONSISTENT_HASH: Shape = Shape {
-    what: "a consistent hash",
-    fields: &[
-        "httpHeaderName",
-        "httpCookie",
-        "useSourceIp",
-        "httpQueryParameterName",
-        "ringHash",
-        "maglev",
-        "minimumRingSize",
-    ],
-    not_yet: &[],
-};
-const HASH_KEYS: [&str; 4] = [
-    "httpHeaderName",
-    "httpCookie",
-    "useSourceIp",
-    "httpQueryParameterName",
-];
-const ALGORITHMS: [&str; 3] = ["ringHash", "maglev", "minimumRingSize"];
-pub(super) const RING: Shape = Shape {
-    what: "a ring hash",
-    fields: &["minimumRingSize"],
-    not_yet: &[],
-};
-pub(super) const MAGLEV: Shape = Shape {
-    what: "a Maglev hash",
-    fields: &["tableSize"],
-    not_yet: &[],
-};
-
-const SMALLEST_RING: u64 = 1_024; // Istio's default
-const LARGEST_RING: u64 = 8_388_608; // Envoy's bound
-const TABLE_SIZE: u64 = 65_537; // Envoy's default
-const LARGEST_TABLE: u64 = 5_000_011; // Envoy's bound
-
-fn consistent_hash(d: &mut Decoder, item: Item<'_>) -> Option<LoadBalancer> {
-    let fields = Fields::open(d, item, &CONSISTENT_HASH)?;
-    let one_key = fields.exactly_one(d, &HASH_KEYS);
-    let header = fields.optional(d, "httpHeaderName", |d, item| {
-        let name = filled_text(d, item)?;
-        if let Some(fault) = crate::decode::header_name_fault(&name) {
-            d.refuse(item, fault);
-        }
-        Some(HashKey::Header(name))
-    });
-    let cookie = fields.optional(d, "httpCookie", cookie);
-    let source = fields.optional(d, "useSourceIp", |d, item| {
-        if boolean(d, item)? {
-            return Some(HashKey::SourceIp);
-        }
-        d.refuse(
-            item,
-            "found false; want true, or one of the other keys instead",
-        );
-        None
-    });
-    let parameter = fields
-        .optional(d, "httpQueryParameterName", filled_text)
-        .map(HashKey::QueryParameter);
-    if fields.present(&ALGORITHMS).len() > 1 {
-        fields.exactly_one(d, &ALGORITHMS);
-    }
-    let algorithm = algorithm(d, &fields);
-    let key = header.or(cookie).or(source).or(parameter)?;
-    one_key.then(|| simple_balancer(Balancer::ConsistentHash { key, algorithm }))
-}
-
-fn algorithm(d: &mut Decoder, fields: &Fields<'_>) -> HashAlgorithm {
-    let size = |d: &mut Decoder, item: Item<'_>| integer(d, item, 1..=LARGEST_RING);
-    let ring = fields.optional(d, "ringHash", |d, item| {
-        Fields::open(d, item, &RING)?.optional(d, "minimumRingSize", size)
-    });
-    let old = fields.optional(d, "minimumRingSize", size);
-    let table = fields.optional(d, "maglev", |d, item| {
-        Fields::open(d, item, &MAGLEV)?.optional(d, "tableSize", |d, item| {
-            let size = integer(d, item, 2..=LARGEST_TABLE)?;
-            if !is_prime(size) {
-                d.refuse(
-                    item,
-                    format!("found {size}, want a prime number such as {TABLE_SIZE}"),
-                );
-            }
-            Some(size)
+    let ports = fields.optional(d, "portLevelSettings", |d, item| {
+        list(d, item, |d, item| {
+            Some((of_port(d, item)?, d.position(item)))
         })
     });
-    if fields.has("maglev") {
-        return HashAlgorithm::Maglev {
-            table_size: table.unwrap_or(TABLE_SIZE),
-        };
-    }
-    HashAlgorithm::RingHash {
-        minimum_ring_size: ring.or(old).unwrap_or(SMALLEST_RING),
-    }
-}
-
-fn is_prime(n: u64) -> bool {
-    n >= 2
-        && (2..)
-            .take_while(|i| i * i <= n)
-            .all(|i| !n.is_multiple_of(i))
-}
-
-pub(super) const COOKIE: Shape = Shape {
-    what: "a cookie",
-    fields: &["name", "path", "ttl"],
-    not_yet: &["attributes"],
-};
-
-fn cookie(d: &mut Decoder, item: Item<'_>) -> Option<HashKey> {
-    let fields = Fields::open(d, item, &COOKIE)?;
-    let name = fields.required(d, "name", "the cookie's name", |d, item| {
-        let name = filled_text(d, item)?;
-        if let Some(fault) = crate::decode::header_name_fault(&name) {
-            d.refuse(item, fault.replace("header name", "cookie name"));
-        }
-        Some(name)
-    });
-    let path = fields.optional(d, "path", |d, item| {
-        let path = text(d, item)?;
-        if path.contains(|c: char| c.is_control() || c == ';') {
-            d.refuse(
-                item,
-                format!("found {}; a cookie's path has no semicolon", quoted(&path)),
-            );
-        }
-        Some(path)
-    });
-    Some(HashKey::Cookie {
-        path: path.unwrap_or_default(),
-        ttl: fields.optional(d, "ttl", duration),
-        name: name?,
-        attributes: Vec::new(),
+    let ports = ports.unwrap_or_default();
+    let number = |((port, _), position): &((u16, TrafficPolicy), _)| {
+        (port.to_string(), crate::Position::clone(position))
+    };
+    let place = ("portLevelSettings", ".port.number");
+    refuse_twice(d, &fields, place, &ports, number, "put both together");
+    Some(TrafficPolicy {
+        retry_budget: fields.optional_at(d, "retryBudget", retry_budget),
+        ports: ports.into_iter().map(|(of_port, _)| of_port).collect(),
+        ..parts(d, &fields)
     })
 }
 
-pub(super) const CONNECTION_POOL: Shape = Shape {
-    what: "a connection pool",
-    fields: &["tcp", "http"],
+/// What the whole policy and one port's have.
+fn parts(d: &mut Decoder, fields: &Fields<'_>) -> TrafficPolicy {
+    TrafficPolicy {
+        load_balancer: fields.optional_at(d, "loadBalancer", load_balancer::decode),
+        connection_pool: fields.optional_at(d, "connectionPool", connection_pool::decode),
+        outlier_detection: fields.optional_at(d, "outlierDetection", outlier_detection::decode),
+        tls: fields.optional_at(d, "tls", client_tls::decode),
+        ..TrafficPolicy::default()
+    }
+}
+
+pub(super) const PORT_LEVEL: Shape = Shape {
+    what: "a setting of a port",
+    fields: &[
+        "port",
+        "loadBalancer",
+        "connectionPool",
+        "outlierDetection",
+        "tls",
+    ],
     not_yet: &[],
 };
-pub(super) const TCP: Shape = Shape {
-    what: "a connection pool's tcp",
-    fields: &["maxConnections", "connectTimeout"],
-    not_yet: &["tcpKeepalive", "maxConnectionDuration", "idleTimeout"],
-};
-pub(super) const HTTP: Shape = Shape {
-    what: "a connection pool's http",
-    fields: &[
-        "http1MaxPendingRequests",
-        "http2MaxRequests",
-        "maxRequestsPerConnection",
-        "maxRetries",
-        "idleTimeout",
-    ],
-    not_yet: &[
-        "h2UpgradePolicy",
-        "useClientProtocol",
-        "maxConcurrentStreams",
-    ],
-};
-/// Istio's bound.
-const MOST_REQUESTS: u32 = 1 << 29;
 
-fn connection_pool(d: &mut Decoder, item: Item<'_>) -> Option<ConnectionPool> {
-    let fields = Fields::open(d, item, &CONNECTION_POOL)?;
-    let mut pool = ConnectionPool::default();
-    fields.optional(d, "tcp", |d, item| {
-        let tcp = Fields::open(d, item, &TCP)?;
-        pool.max_connections = tcp.optional(d, "maxConnections", positive);
-        pool.connect_timeout = tcp.optional(d, "connectTimeout", positive_duration);
-        Some(())
-    });
-    fields.optional(d, "http", |d, item| {
-        let http = Fields::open(d, item, &HTTP)?;
-        pool.http1_max_pending_requests = http.optional(d, "http1MaxPendingRequests", positive);
-        pool.http2_max_requests = http.optional(d, "http2MaxRequests", positive);
-        pool.max_requests_per_connection = http
-            .optional(d, "maxRequestsPerConnection", |d, item| {
-                integer32(d, item, 0..=MOST_REQUESTS)
-            })
-            .filter(|&most| most > 0);
-        pool.max_retries = http.optional(d, "maxRetries", positive);
-        pool.idle_timeout = http.optional(d, "idleTimeout", positive_duration);
-        Some(())
-    });
-    Some(pool)
+fn of_port(d: &mut Decoder, item: Item<'_>) -> Option<(u16, TrafficPolicy)> {
+    let fields = Fields::open(d, item, &PORT_LEVEL)?;
+    let number = fields.required(d, "port", "the port, as {number: 80}", port);
+    let policy = parts(d, &fields);
+    Some((number?, policy))
 }
 
-pub(super) const OUTLIER_DETECTION: Shape = Shape {
-    what: "an outlier detection",
-    fields: &[
-        "consecutive5xxErrors",
-        "consecutiveGatewayErrors",
-        "interval",
-        "baseEjectionTime",
-        "maxEjectionPercent",
-        "minHealthPercent",
-    ],
-    not_yet: &[
-        "consecutiveErrors",
-        "consecutiveLocalOriginFailures",
-        "splitExternalLocalOriginErrors",
-    ],
+pub(super) const RETRY_BUDGET: Shape = Shape {
+    what: "a retry budget",
+    fields: &["percent", "minRetryConcurrency"],
+    not_yet: &[],
 };
 
-fn outlier_detection(d: &mut Decoder, item: Item<'_>) -> Option<OutlierDetection> {
-    let fields = Fields::open(d, item, &OUTLIER_DETECTION)?;
-    let count = |d: &mut Decoder, item: Item<'_>| integer32(d, item, 0..=i32::MAX.unsigned_abs());
-    let percent = |d: &mut Decoder, item: Item<'_>| integer32(d, item, 0..=100);
-    let time = |d: &mut Decoder, name: &str, default: u64| {
-        fields
-            .optional(d, name, positive_duration)
-            .unwrap_or_else(|| Duration::from_secs(default))
-    };
-    Some(OutlierDetection {
-        interval: time(d, "interval", 10),
-        base_ejection_time: time(d, "baseEjectionTime", 30),
-        consecutive_5xx_errors: fields
-            .optional(d, "consecutive5xxErrors", count)
-            .unwrap_or(5),
-        consecutive_gateway_errors: fields
-            .optional(d, "consecutiveGatewayErrors", count)
-            .unwrap_or(0),
-        max_ejection_percent: fields
-            .optional(d, "maxEjectionPercent", percent)
-            .unwrap_or(10),
-        min_health_percent: fields.optional(d, "minHealthPercent", percent).unwrap_or(0),
-        split_external_local_origin_errors: false,
-        consecutive_local_origin_failures: 5,
-    })
-}
-
-pub(super) const TLS: Shape = Shape {
-    what: "tls",
-    fields: &["mode"],
-    not_yet: &[
-        "clientCertificate",
-        "privateKey",
-        "caCertificates",
-        "caCrl",
-        "credentialName",
-        "subjectAltNames",
-        "sni",
-        "insecureSkipVerify",
-    ],
-};
-
-fn tls(d: &mut Decoder, item: Item<'_>) -> Option<ClientTls> {
-    let words = [
-        ("ISTIO_MUTUAL", TlsMode::IstioMutual),
-        ("DISABLE", TlsMode::Disable),
-    ];
-    let fields = Fields::open(d, item, &TLS)?;
-    let mode = fields.required(d, "mode", "ISTIO_MUTUAL or DISABLE", |d, item| {
-        enumeration(d, item, "a mode", &words, &["SIMPLE", "MUTUAL"])
+/// Defaults as Envoy's.
+fn retry_budget(d: &mut Decoder, item: Item<'_>) -> Option<RetryBudget> {
+    let fields = Fields::open(d, item, &RETRY_BUDGET)?;
+    let percent = fields.optional(d, "percent", |d, item| number(d, item, 0.0..=100.0));
+    let least = fields.optional(d, "minRetryConcurrency", |d, item| {
+        integer32(d, item, 0..=i32::MAX.unsigned_abs())
     });
-    Some(ClientTls {
-        mode: mode?,
-        client_certificate: None,
-        private_key: None,
-        ca_certificates: None,
-        ca_crl: None,
-        subject_alt_names: Vec::new(),
-        sni: None,
-        insecure_skip_verify: false,
+    Some(RetryBudget {
+        percent: percent.unwrap_or(20.0),
+        min_retry_concurrency: least.unwrap_or(3),
     })
 }

@@ -182,7 +182,9 @@ pub(super) fn object(
             Kind::VirtualService => {
                 virtual_service::decode(d, item, namespace).map(Spec::VirtualService)
             }
-            Kind::DestinationRule => destination_rule::decode(d, item).map(Spec::DestinationRule),
+            Kind::DestinationRule => {
+                destination_rule::decode(d, item, namespace).map(Spec::DestinationRule)
+            }
             Kind::DestinationPolicy => {
                 destination_policy::decode(d, item).map(Spec::DestinationPolicy)
             }

@@ -2,6 +2,9 @@ mod documents;
 mod mutation;
 mod reference;
 mod refusals;
+mod refusals_of_connections;
+mod refusals_of_destinations;
+mod refusals_of_requests;
 
 use crate::{Object, ParseLimits, parse};
 
@@ -25,9 +28,16 @@ fn errors(text: &str) -> Vec<String> {
 
 /// A document of `kind` whose spec is `spec`, a flow mapping on line 4.
 fn document(kind: &str, spec: &str) -> String {
-    format!(
-        "apiVersion: networking.istio.io/v1\nkind: {kind}\nmetadata: {{name: a}}\nspec: {spec}\n"
-    )
+    let version = api_version(kind);
+    format!("apiVersion: {version}\nkind: {kind}\nmetadata: {{name: a}}\nspec: {spec}\n")
+}
+
+fn api_version(kind: &str) -> &'static str {
+    if kind == "DestinationPolicy" {
+        "outrigger.dev/v1"
+    } else {
+        "networking.istio.io/v1"
+    }
 }
 
 macro_rules! spec_of {

@@ -47,10 +47,15 @@ pub(super) fn decode(d: &mut Decoder, item: Item<'_>, namespace: &str) -> Option
         let message = "missing; want a list of rules, here or under tls or tcp";
         fields.refuse(d, "http", message);
     }
-    let (http, delegations) = fields
+    let (mut http, delegations) = fields
         .optional(d, "http", |d, item| http(d, item, &export_to))
         .unwrap_or_default();
-    if !fields.has("hosts") {
+    if fields.has("hosts") {
+        // Zero is Istio's way to say "none". In a delegate it still has to undo the other's.
+        for rule in &mut http {
+            rule.timeout = rule.timeout.filter(|timeout| !timeout.is_zero());
+        }
+    } else {
         refuse_in_a_delegate(d, &fields, &delegations);
     }
     let hosts = hosts.unwrap_or_default();

@@ -36,6 +36,14 @@ fn seeded(seed: u64) -> fastrand::Rng {
     fastrand::Rng::with_seed(seed)
 }
 
+/// Another in every run, shown if the test fails.
+#[expect(clippy::print_stdout, reason = "to run the same again")]
+fn seed() -> u64 {
+    let seed = fastrand::u64(..);
+    println!("seed {seed}");
+    seed
+}
+
 /// Where each of `n` keys goes.
 fn keys(cluster: &Cluster, n: u64) -> Vec<u16> {
     (0..n)

@@ -154,7 +154,9 @@ impl Tier {
     }
 
     fn parts(&self, candidates: &Candidates<'_>) -> Vec<u64> {
-        if self.localities == LocalityPolicy::Weighted {
+        // Where no locality has a weight, nothing is said about them (Envoy).
+        let is_weighted = self.groups.iter().any(|group| group.weight > 0);
+        if self.localities == LocalityPolicy::Weighted && is_weighted {
             let part = |group: &Group| {
                 let able = shares::capability(group.in_service(candidates), group.all);
                 // Of 2^32 parts of a weight, so many that no sum overflows.

@@ -2,7 +2,7 @@ use std::sync::{Arc, atomic::Ordering::Relaxed};
 
 use super::{Cluster, ClusterConfig, EndpointConfig, Health, NoEndpoint, UpstreamTls};
 use crate::{
-    LbPolicy, OutlierConfig, Thresholds,
+    LbPolicy, OutlierConfig, RetryShare, Thresholds,
     fixture::{cluster, config, ejecting, endpoint, outlier, secs},
 };
 
@@ -103,6 +103,25 @@ fn a_lower_priority_is_used_only_when_the_higher_has_nothing_left() {
     let none = [(1, 0, Unhealthy), (2, 1, Unhealthy)];
     assert_eq!(pick(&none, &[]), Err(NoEndpoint::Unhealthy));
     assert_eq!(pick(&[], &[]), Err(NoEndpoint::Empty));
+}
+
+#[test]
+fn a_retry_budget_is_the_clusters_and_changes_live() {
+    let with = |percent, least, previous: Option<&Cluster>| {
+        let config = ClusterConfig {
+            retry_share: RetryShare { percent, least },
+            ..config(LbPolicy::LeastRequest)
+        };
+        Cluster::new(config, Vec::new(), previous)
+    };
+    let most = |cluster: &Cluster| {
+        let held: Vec<_> = std::iter::from_fn(|| cluster.retries.try_acquire(40)).collect();
+        held.len()
+    };
+    let before = with(50.0, 1, None);
+    assert_eq!(most(&before), 20);
+    assert_eq!(most(&with(2.5, 0, Some(&before))), 1);
+    assert_eq!(most(&with(0.0, 7, Some(&before))), 7);
 }
 
 #[test]

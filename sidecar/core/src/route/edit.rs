@@ -1,10 +1,44 @@
-//! What a route changes on a message: headers and the path. Never decides anything.
+//! What a route changes on a message's headers. Never decides anything.
 
-use std::borrow::Cow;
+use http::{HeaderMap, HeaderName, HeaderValue};
 
-use http::HeaderMap;
+use super::format::{Facts, Format};
 
-use super::{HeaderEdits, PathMatch, Route, matching::split_path};
+/// Compiled header edits, applied in this order.
+#[derive(Clone, Debug, Default)]
+pub struct HeaderEdits {
+    /// Remove.
+    pub remove: Vec<HeaderName>,
+    /// Overwrite.
+    pub set: Vec<(HeaderName, Edit)>,
+    /// Append.
+    pub add: Vec<(HeaderName, Edit)>,
+}
+
+/// The value of a header that is set or added.
+#[derive(Clone, Debug)]
+pub enum Edit {
+    /// Always the same.
+    Plain(HeaderValue),
+    /// Made from the request; empty, it is left out.
+    // Boxed: few headers have one, and all would be as large.
+    Format(Box<Format>),
+}
+
+impl From<HeaderValue> for Edit {
+    fn from(value: HeaderValue) -> Self {
+        Self::Plain(value)
+    }
+}
+
+impl Edit {
+    fn value(&self, headers: &HeaderMap, facts: &Facts<'_>) -> Option<HeaderValue> {
+        match self {
+            Self::Plain(value) => Some(value.clone()),
+            Self::Format(format) => format.value(headers, facts),
+        }
+    }
+}
 
 impl HeaderEdits {
     /// Nothing to do.
@@ -13,48 +47,43 @@ impl HeaderEdits {
         self.remove.is_empty() && self.set.is_empty() && self.add.is_empty()
     }
 
+    /// A value is made from the request's headers: whoever edits an answer has to keep them.
+    #[must_use]
+    pub fn reads_request(&self) -> bool {
+        self.formats().any(Format::reads_request)
+    }
+
+    /// A value is made from the time.
+    #[must_use]
+    pub fn reads_time(&self) -> bool {
+        self.formats().any(Format::reads_time)
+    }
+
+    fn formats(&self) -> impl Iterator<Item = &Format> {
+        self.set
+            .iter()
+            .chain(&self.add)
+            .filter_map(|(_, edit)| match edit {
+                Edit::Plain(_) => None,
+                Edit::Format(format) => Some(&**format),
+            })
+    }
+
     /// Removes, then overwrites, then appends (Envoy's order). A message that is full already
     /// (32,768 headers, the map's bound) gets no more.
-    pub fn apply(&self, headers: &mut HeaderMap) {
+    pub fn apply(&self, headers: &mut HeaderMap, facts: &Facts<'_>) {
         for name in &self.remove {
             headers.remove(name);
         }
-        for (name, value) in &self.set {
-            headers.try_insert(name.clone(), value.clone()).ok();
+        for (name, edit) in &self.set {
+            if let Some(value) = edit.value(headers, facts) {
+                headers.try_insert(name.clone(), value).ok();
+            }
         }
-        for (name, value) in &self.add {
-            headers.try_append(name.clone(), value.clone()).ok();
-        }
-    }
-}
-
-impl Route {
-    /// The path and query to send on, after `prefix_rewrite`.
-    ///
-    /// A prefix is replaced as written (Envoy: `/a` to `/` makes `//b` of `/a/b`); only a
-    /// [`PathMatch::SeparatedPrefix`] joins without a double slash (Gateway API). An exact or regex match
-    /// is replaced as a whole. The query stays. Meant for a request that this route matched; another
-    /// one's path stays as it is.
-    #[must_use]
-    pub fn rewrite_path<'a>(&self, path_and_query: &'a str) -> Cow<'a, str> {
-        let Some(new) = &self.prefix_rewrite else {
-            return Cow::Borrowed(path_and_query);
-        };
-        let (path, query) = split_path(path_and_query);
-        let rest = match &self.matches.path {
-            PathMatch::Exact(_) | PathMatch::Regex(_) => Some(""),
-            PathMatch::Prefix(prefix) => path.get(prefix.len()..),
-            PathMatch::SeparatedPrefix(prefix) => path.get(prefix.len()..).map(|rest| {
-                if new.ends_with('/') {
-                    rest.strip_prefix('/').unwrap_or(rest)
-                } else {
-                    rest
-                }
-            }),
-        };
-        match rest {
-            Some(rest) => Cow::Owned([new, rest, query].concat()),
-            None => Cow::Borrowed(path_and_query),
+        for (name, edit) in &self.add {
+            if let Some(value) = edit.value(headers, facts) {
+                headers.try_append(name.clone(), value).ok();
+            }
         }
     }
 }

@@ -50,15 +50,20 @@ impl RouteMatch {
         let headers = self.headers.iter_mut().map(|header| &mut header.value);
         let queries = self.query_parameters.iter_mut().map(|(_, value)| value);
         for value in headers.chain(queries) {
-            if let StringMatch::Regex(regex) = value {
-                *regex = anchored(regex.clone());
-            }
+            value.anchor();
         }
     }
 }
 
 impl HeaderMatch {
-    fn holds(&self, request: &RequestView<'_>) -> bool {
+    /// The same condition, whose regex matches as a whole however it was built.
+    #[must_use]
+    pub fn whole(mut self) -> Self {
+        self.value.anchor();
+        self
+    }
+
+    pub(super) fn holds(&self, request: &RequestView<'_>) -> bool {
         let value = header_value(request, &self.name);
         let value = match value {
             None if self.treat_missing_as_empty => Some(Cow::Borrowed(&b""[..])),
@@ -82,7 +87,20 @@ impl StringMatch {
         Regex::new(pattern).map(|regex| Self::Regex(anchored(regex)))
     }
 
-    fn holds(&self, value: Option<&[u8]>) -> bool {
+    /// The same condition, whose regex matches as a whole however it was built.
+    #[must_use]
+    pub fn whole(mut self) -> Self {
+        self.anchor();
+        self
+    }
+
+    fn anchor(&mut self) {
+        if let Self::Regex(regex) = self {
+            *regex = anchored(regex.clone());
+        }
+    }
+
+    pub(super) fn holds(&self, value: Option<&[u8]>) -> bool {
         let Some(value) = value else {
             return matches!(self, Self::Present(false));
         };

@@ -1,34 +1,32 @@
+mod cors;
 mod edit;
+mod fault;
+mod format;
 mod hash;
+mod rewrite;
 mod split;
 
 use http::{HeaderMap, HeaderName, HeaderValue, Method};
 
 use super::{
-    Action, HeaderEdits, HeaderMatch, NoRoute, PathMatch, RequestView, Route, RouteMatch,
-    RouteTable, StringMatch, VirtualHost,
+    Action, HeaderMatch, NoRoute, PathMatch, RequestView, Route, RouteMatch, RouteTable,
+    StringMatch, VirtualHost,
 };
 
 fn route(name: &str, path: PathMatch) -> Route {
+    let matches = RouteMatch {
+        path,
+        case_sensitive: true,
+        headers: Vec::new(),
+        query_parameters: Vec::new(),
+    };
+    let action = Action::DirectResponse {
+        status: 200,
+        body: [].into(),
+    };
     Route {
         name: name.to_owned(),
-        position: None,
-        matches: RouteMatch {
-            path,
-            case_sensitive: true,
-            headers: Vec::new(),
-            query_parameters: Vec::new(),
-        },
-        action: Action::DirectResponse {
-            status: 200,
-            body: [].into(),
-        },
-        timeout: None,
-        request_headers: HeaderEdits::default(),
-        response_headers: HeaderEdits::default(),
-        hash_policies: Vec::new(),
-        prefix_rewrite: None,
-        host_rewrite: None,
+        ..Route::new(matches, action)
     }
 }
 

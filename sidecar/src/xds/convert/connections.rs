@@ -280,3 +280,6 @@ fn hashes_source(from: &[HashPolicy]) -> Converted<bool> {
         ),
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -21,6 +21,12 @@ use super::{
 const HCM: &str =
     "envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager";
 
+/// Filters that do what a route's `typed_per_filter_config` says.
+const ROUTES_CONFIGURE: [&str; 2] = [
+    "envoy.extensions.filters.http.cors.v3.Cors",
+    "envoy.extensions.filters.http.fault.v3.HTTPFault",
+];
+
 /// An accepted listener.
 #[derive(Debug)]
 pub(crate) struct ParsedListener {
@@ -188,19 +194,26 @@ fn connection_manager(
     }
 }
 
-/// The router, last; any other must be optional or switched off.
+/// The router, last; before it those that routes configure; any other must be optional or switched off.
 fn http_filters(filters: &[HttpFilter]) -> Converted<()> {
     let mut is_last_router = false;
     for (index, filter) in filters.iter().enumerate() {
         let path = format!("http_filters[{index}]");
-        let type_url = match &filter.config_type {
-            Some(http_filter::ConfigType::TypedConfig(any)) => any.type_url.as_str(),
-            Some(http_filter::ConfigType::ConfigDiscovery(_)) | None => "",
+        let (type_url, config) = match &filter.config_type {
+            Some(http_filter::ConfigType::TypedConfig(any)) => (any.type_url.as_str(), &*any.value),
+            Some(http_filter::ConfigType::ConfigDiscovery(_)) | None => ("", &[][..]),
         };
         is_last_router = fields::type_name(type_url) == fields::ROUTER && !filter.disabled;
         if is_last_router {
             if index + 1 != filters.len() {
                 return refuse(path, "the router must be the last filter");
+            }
+        } else if ROUTES_CONFIGURE.contains(&fields::type_name(type_url)) {
+            if !config.is_empty() && !filter.disabled {
+                return refuse(
+                    format!("{path}.typed_config"),
+                    "must be empty; routes say what to do, in typed_per_filter_config",
+                );
             }
         } else if !filter.is_optional && !filter.disabled {
             return refuse(

@@ -1,7 +1,7 @@
 //! Conditions of a route, and edits of headers.
 
 use http::{HeaderName, HeaderValue};
-use outrigger_core::{HeaderEdits, HeaderMatch, PathMatch, RouteMatch, StringMatch};
+use outrigger_core::{Edit, Format, HeaderEdits, HeaderMatch, PathMatch, RouteMatch, StringMatch};
 use outrigger_proto::envoy::{
     config::{
         core::v3::{HeaderValueOption, header_value_option::HeaderAppendAction},
@@ -79,7 +79,7 @@ fn separated(prefix: &str) -> Converted<PathMatch> {
     Ok(PathMatch::SeparatedPrefix(prefix.to_owned()))
 }
 
-fn header_match(from: &proto::HeaderMatcher) -> Converted<HeaderMatch> {
+pub(super) fn header_match(from: &proto::HeaderMatcher) -> Converted<HeaderMatch> {
     use header_matcher::HeaderMatchSpecifier as Spec;
     let name = from.name.to_ascii_lowercase();
     if !PSEUDO_HEADERS.contains(&name.as_str()) && HeaderName::from_bytes(name.as_bytes()).is_err()
@@ -117,7 +117,7 @@ fn query_match(from: &proto::QueryParameterMatcher) -> Converted<(String, String
     Ok((from.name.clone(), value))
 }
 
-fn string_match(from: &StringMatcher) -> Converted<StringMatch> {
+pub(super) fn string_match(from: &StringMatcher) -> Converted<StringMatch> {
     let ignore_case = from.ignore_case;
     Ok(match &from.match_pattern {
         Some(MatchPattern::Exact(text)) => StringMatch::Exact(text.clone(), ignore_case),
@@ -141,6 +141,20 @@ fn string_match(from: &StringMatcher) -> Converted<StringMatch> {
             );
         }
     })
+}
+
+/// For parts of a string.
+pub(super) fn search(path: &str, text: &str) -> Converted<regex::Regex> {
+    if text.is_empty() {
+        return refuse(path, "is empty");
+    }
+    regex::RegexBuilder::new(text)
+        .size_limit(REGEX_SIZE_LIMIT)
+        .build()
+        .map_err(|error| {
+            let message = format!("{text:?} is not a regular expression: {error}");
+            FieldError::new(path, message)
+        })
 }
 
 /// Anchored, because xDS means the whole string.
@@ -189,15 +203,18 @@ fn header_edit(option: &HeaderValueOption, edits: &mut HeaderEdits) -> Converted
         return refuse("header", "missing");
     };
     let name = header_name("header.key", &header.key)?;
-    let raw = if header.raw_value.is_empty() {
-        header.value.as_bytes()
+    let (field, raw) = if header.raw_value.is_empty() {
+        ("header.value", header.value.as_str())
     } else {
-        header.raw_value.as_slice()
+        let text = std::str::from_utf8(&header.raw_value)
+            .map_err(|error| FieldError::new("header.raw_value", error.to_string()))?;
+        ("header.raw_value", text)
     };
     if raw.is_empty() && !option.keep_empty_value {
         return refuse("header.value", "is empty and keep_empty_value is not set");
     }
-    let value = literal(raw)?;
+    let value =
+        value(raw, option.keep_empty_value).map_err(|message| FieldError::new(field, message))?;
     match HeaderAppendAction::try_from(option.append_action) {
         Ok(HeaderAppendAction::AppendIfExistsOrAdd) => edits.add.push((name, value)),
         Ok(HeaderAppendAction::OverwriteIfExistsOrAdd) => edits.set.push((name, value)),
@@ -217,21 +234,15 @@ fn header_edit(option: &HeaderValueOption, edits: &mut HeaderEdits) -> Converted
     Ok(())
 }
 
-/// A value without command operators: `%%` is a percent sign, `%REQ(x)%` is refused.
-fn literal(raw: &[u8]) -> Converted<HeaderValue> {
-    let mut plain = Vec::with_capacity(raw.len());
-    let mut bytes = raw.iter();
-    while let Some(byte) = bytes.next() {
-        if *byte == b'%' && bytes.next() != Some(&b'%') {
-            return refuse(
-                "header.value",
-                "command operators (%...%) are not supported yet; write %% for a percent sign",
-            );
-        }
-        plain.push(*byte);
+/// A value, with its command operators compiled.
+fn value(text: &str, keep_empty: bool) -> Result<Edit, String> {
+    match Format::parse(text, keep_empty) {
+        Ok(Ok(format)) => Ok(Edit::Format(Box::new(format))),
+        Ok(Err(plain)) => HeaderValue::from_str(&plain)
+            .map(Edit::Plain)
+            .map_err(|error| error.to_string()),
+        Err(error) => Err(error.to_string()),
     }
-    HeaderValue::from_bytes(&plain)
-        .map_err(|error| FieldError::new("header.value", error.to_string()))
 }
 
 /// About one connection, or where a message ends (RFC 9110 section 7.6.1, RFC 9112 section 6).

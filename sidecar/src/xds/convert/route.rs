@@ -4,23 +4,29 @@ use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use http::{HeaderName, HeaderValue};
 use outrigger_core::{
-    Action, ClusterChoice, ClusterSlot, HashPolicy, HeaderEdits, Route, RouteTable, VirtualHost,
-    WeightedCluster,
+    Action, ClusterChoice, ClusterSlot, Features, HashPolicy, HeaderEdits, RedirectPath, Rewrite,
+    Route, RouteTable, Substitution, VirtualHost, WeightedCluster,
 };
-use outrigger_proto::envoy::config::{
-    core::v3::{DataSource, data_source},
-    route::v3::{
-        self as proto,
-        redirect_action::{PathRewriteSpecifier, RedirectResponseCode, SchemeRewriteSpecifier},
-        route::Action as ProtoAction,
-        route_action::{
-            ClusterSpecifier, HostRewriteSpecifier,
-            hash_policy::{self, PolicySpecifier},
+use outrigger_proto::envoy::{
+    config::{
+        core::v3::{DataSource, data_source},
+        route::v3::{
+            self as proto,
+            redirect_action::{PathRewriteSpecifier, RedirectResponseCode, SchemeRewriteSpecifier},
+            route::Action as ProtoAction,
+            route_action::{
+                ClusterSpecifier, HostRewriteSpecifier,
+                hash_policy::{self, PolicySpecifier},
+            },
         },
     },
+    r#type::matcher::v3::RegexMatchAndSubstitute,
 };
 
-use super::{Converted, FieldError, duration, matches, must_be_false, ours, refuse, unsupported};
+use super::{
+    Converted, FieldError, duration, features, matches, must_be_false, ours, refuse, retry,
+    unsupported,
+};
 
 /// What xDS says of a route without `timeout`; `0s` switches it off.
 const DEFAULT_TIMEOUT: Duration = Duration::from_secs(15);
@@ -74,7 +80,12 @@ fn virtual_host(
     }
     let mut routes = Vec::with_capacity(from.routes.len());
     for (index, route) in from.routes.iter().enumerate() {
-        routes.push(convert_route(route, slots).map_err(|e| e.under(format!("routes[{index}]")))?);
+        let route = convert_route(route, slots).map_err(|e| e.under(format!("routes[{index}]")))?;
+        routes.push(Route {
+            tells_attempts: from.include_request_attempt_count,
+            answers_attempts: from.include_attempt_count_in_response,
+            ..route
+        });
     }
     Ok(VirtualHost {
         name: from.name.clone(),
@@ -84,15 +95,13 @@ fn virtual_host(
 }
 
 fn convert_route(from: &proto::Route, slots: &mut Slots<'_>) -> Converted<Route> {
+    let nothing = Action::DirectResponse {
+        status: 500,
+        body: Arc::default(),
+    };
     let mut route = Route {
         name: from.name.clone(),
         position: ours(from.metadata.as_ref()).position,
-        matches: matches::route_match(from.r#match.as_ref())?,
-        action: Action::DirectResponse {
-            status: 500,
-            body: Arc::default(),
-        },
-        timeout: None,
         request_headers: matches::header_edits(
             "request",
             &from.request_headers_to_add,
@@ -103,13 +112,21 @@ fn convert_route(from: &proto::Route, slots: &mut Slots<'_>) -> Converted<Route>
             &from.response_headers_to_add,
             &from.response_headers_to_remove,
         )?,
-        hash_policies: Vec::new(),
-        prefix_rewrite: None,
-        host_rewrite: None,
+        ..Route::new(matches::route_match(from.r#match.as_ref())?, nothing)
     };
+    let mut features = features::convert(from)?;
+    let implied = features::flag(features::metadata(from.metadata.as_ref()), "retry_implied");
     match &from.action {
         Some(ProtoAction::Route(action)) => {
-            forward(action, &mut route, slots).map_err(|error| error.under("route"))?;
+            forward(action, &mut route, &mut features, slots)
+                .and_then(|()| {
+                    if let Some(policy) = &action.retry_policy {
+                        route.retry = retry::convert(policy, implied)
+                            .map_err(|error| error.under("retry_policy"))?;
+                    }
+                    Ok(())
+                })
+                .map_err(|error| error.under("route"))?;
         }
         Some(ProtoAction::Redirect(action)) => {
             route.action = redirect(action).map_err(|error| error.under("redirect"))?;
@@ -127,10 +144,16 @@ fn convert_route(from: &proto::Route, slots: &mut Slots<'_>) -> Converted<Route>
             );
         }
     }
+    route.features = (!features.is_empty()).then(|| Arc::new(features));
     Ok(route)
 }
 
-fn forward(from: &proto::RouteAction, route: &mut Route, slots: &mut Slots<'_>) -> Converted<()> {
+fn forward(
+    from: &proto::RouteAction,
+    route: &mut Route,
+    features: &mut Features,
+    slots: &mut Slots<'_>,
+) -> Converted<()> {
     route.action = Action::Forward(match &from.cluster_specifier {
         Some(ClusterSpecifier::Cluster(name)) => single(name, slots)?,
         Some(ClusterSpecifier::WeightedClusters(weighted)) => {
@@ -154,7 +177,13 @@ fn forward(from: &proto::RouteAction, route: &mut Route, slots: &mut Slots<'_>) 
         None => Some(DEFAULT_TIMEOUT),
         Some(timeout) => Some(duration("timeout", timeout)?).filter(|timeout| !timeout.is_zero()),
     };
-    route.prefix_rewrite = Some(from.prefix_rewrite.clone()).filter(|prefix| !prefix.is_empty());
+    features.mirrors = features::mirrors(&from.request_mirror_policies, slots)?;
+    route.rewrite = match (&from.regex_rewrite, from.prefix_rewrite.as_str()) {
+        (None, "") => None,
+        (None, prefix) => Some(Rewrite::Prefix(prefix.to_owned())),
+        (Some(rewrite), "") => Some(regex_rewrite(rewrite)?),
+        (Some(_), _) => return refuse("regex_rewrite", "prefix_rewrite is set too; write one"),
+    };
     if let Some(HostRewriteSpecifier::HostRewriteLiteral(host)) = &from.host_rewrite_specifier {
         let host = HeaderValue::from_str(host)
             .map_err(|error| FieldError::new("host_rewrite_literal", error.to_string()))?;
@@ -169,6 +198,14 @@ fn forward(from: &proto::RouteAction, route: &mut Route, slots: &mut Slots<'_>) 
         }
     }
     Ok(())
+}
+
+fn regex_rewrite(from: &RegexMatchAndSubstitute) -> Converted<Rewrite> {
+    let text = from.pattern.as_ref().map_or("", |pattern| &pattern.regex);
+    let pattern = matches::search("regex_rewrite.pattern.regex", text)?;
+    let substitution = Substitution::parse(&from.substitution, &pattern)
+        .map_err(|error| FieldError::new("regex_rewrite.substitution", error))?;
+    Ok(Rewrite::Regex(pattern, substitution))
 }
 
 fn single(name: &str, slots: &mut Slots<'_>) -> Converted<ClusterChoice> {
@@ -277,10 +314,16 @@ fn cookie_policy(from: &hash_policy::Cookie) -> Converted<HashPolicy> {
 
 fn redirect(from: &proto::RedirectAction) -> Converted<Action> {
     let path = match &from.path_rewrite_specifier {
-        Some(PathRewriteSpecifier::PathRedirect(path)) => Some(path.clone()),
-        Some(PathRewriteSpecifier::PrefixRewrite(_)) => return unsupported("prefix_rewrite"),
-        Some(PathRewriteSpecifier::RegexRewrite(_)) => return unsupported("regex_rewrite"),
-        None => None,
+        Some(PathRewriteSpecifier::PathRedirect(path)) if !path.is_empty() => {
+            RedirectPath::Whole(path.clone())
+        }
+        Some(PathRewriteSpecifier::PrefixRewrite(prefix)) => {
+            RedirectPath::Rewritten(Rewrite::Prefix(prefix.clone()))
+        }
+        Some(PathRewriteSpecifier::RegexRewrite(rewrite)) => {
+            RedirectPath::Rewritten(regex_rewrite(rewrite)?)
+        }
+        Some(PathRewriteSpecifier::PathRedirect(_)) | None => RedirectPath::Same,
     };
     let scheme = match &from.scheme_rewrite_specifier {
         Some(SchemeRewriteSpecifier::HttpsRedirect(true)) => Some("https".to_owned()),

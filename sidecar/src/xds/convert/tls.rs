@@ -15,7 +15,9 @@ use outrigger_proto::envoy::{
 use prost_types::Any;
 use rustls_pki_types::{CertificateDer, pem::PemObject as _};
 
-use super::{Converted, FieldError, must_be_ads, refuse, route::inline, unpack, unsupported};
+use super::{
+    Converted, FieldError, must_be_ads, outside_tls, refuse, route::inline, unpack, unsupported,
+};
 
 /// SDS name of our own certificate.
 pub(crate) const CERTIFICATE: &str = "default";
@@ -88,6 +90,9 @@ fn downstream_context(any: &Any) -> Converted<DownstreamTls> {
 
 pub(super) fn upstream(any: &Any) -> Converted<UpstreamTls> {
     let context: UpstreamTlsContext = unpack(any, &format!("{PACKAGE}.tls.v3.UpstreamTlsContext"))?;
+    if outside_tls::is_meant(&context) {
+        return outside_tls::convert(&context);
+    }
     let common = common(context.common_tls_context.as_ref())?;
     Ok(UpstreamTls {
         certificate: CERTIFICATE.to_owned(),

@@ -127,7 +127,7 @@ impl Rig {
             control_plane: format!("http://{address}"),
             ..config()
         };
-        let shared = Shared::new();
+        let shared = Shared::new(crate::tls::files::Allowed::default());
         let (configured, watch) = watch::channel(false);
         let client = Client {
             engine: Arc::new(Mutex::new(Engine::new(

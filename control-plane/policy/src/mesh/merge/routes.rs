@@ -1,6 +1,6 @@
 //! The rules of all VirtualServices for one host, in the order in which they are tried.
 
-use std::sync::Arc;
+use std::{collections::BTreeMap, sync::Arc};
 
 use super::{Found, named};
 use crate::{
@@ -99,15 +99,15 @@ fn ordered<'a>(
 fn refuse_same_names(documents: &[Document<'_>], found: &mut Found) {
     let mut by_age = documents.to_vec();
     by_age.sort_by_key(|document| found.age(document.object));
-    let mut seen: Vec<(&str, Document<'_>)> = Vec::new();
+    let mut seen: BTreeMap<String, Vec<Document<'_>>> = BTreeMap::new();
     for document in by_age {
-        let before = seen.len();
         for (index, name) in plain_names(&document.spec.tls) {
-            let same = |(other, of): &&(&str, Document<'_>)| {
-                other.eq_ignore_ascii_case(&name.value)
+            let others = seen.entry(name.value.to_ascii_lowercase()).or_default();
+            let same = |of: &&Document<'_>| {
+                of.object.key != document.object.key
                     && of.spec.export_to.meets(&document.spec.export_to)
             };
-            if let Some((_, other)) = seen.iter().take(before).find(same) {
+            if let Some(other) = others.iter().find(same) {
                 let message = format!(
                     "{:?} is routed already, in {}; keep one of them, or give one a further match",
                     name.value,
@@ -115,7 +115,7 @@ fn refuse_same_names(documents: &[Document<'_>], found: &mut Found) {
                 );
                 found.error(&name.position, format!("spec.tls[{index}]"), message);
             } else {
-                seen.push((&name.value, document));
+                others.push(document);
             }
         }
     }

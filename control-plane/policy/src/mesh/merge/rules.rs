@@ -11,7 +11,9 @@ use std::{
 };
 
 use super::{Found, named};
-use crate::{DestinationRule, ExportTo, HostName, MergedDestinationRule, Object, TrafficPolicy};
+use crate::{
+    DestinationRule, ExportTo, HostName, MergedDestinationRule, Object, Subset, TrafficPolicy,
+};
 
 /// A document.
 type Document<'a> = (&'a Arc<Object>, &'a DestinationRule);
@@ -108,7 +110,7 @@ pub(super) fn merge(
 struct Kept<'a> {
     document: Document<'a>,
     policy: bool,
-    subsets: Vec<usize>,
+    subsets: BTreeMap<&'a str, &'a Subset>,
 }
 
 impl Kept<'_> {
@@ -119,9 +121,12 @@ impl Kept<'_> {
 
 /// Whether one client could have both rules at once, so that they have to be merged.
 fn together_for_some(a: &DestinationRule, b: &DestinationRule) -> bool {
-    let selector =
-        |rule: &DestinationRule| rule.workload_selector.as_ref().map(|s| s.value.clone());
-    selector(a) == selector(b) && a.export_to.meets(&b.export_to)
+    let same = match (&a.workload_selector, &b.workload_selector) {
+        (Some(a), Some(b)) => a.value == b.value,
+        (None, None) => true,
+        _ => false,
+    };
+    same && a.export_to.meets(&b.export_to)
 }
 
 /// Refuses what an older document for the same clients says already. Oldest first.
@@ -132,12 +137,12 @@ fn without_contradictions<'a>(
 ) -> Vec<Kept<'a>> {
     let mut kept: Vec<Kept<'a>> = Vec::new();
     for (object, rule) in by_age {
-        let others = || {
-            kept.iter()
-                .filter(|other| together_for_some(rule, other.rule()))
-        };
+        let others: Vec<&Kept<'_>> = kept
+            .iter()
+            .filter(|other| together_for_some(rule, other.rule()))
+            .collect();
         let has_policy = !rule.traffic_policy.is_empty();
-        let policy_of = others().find(|other| has_policy && other.policy);
+        let policy_of = others.iter().find(|other| has_policy && other.policy);
         if let Some(other) = policy_of {
             let position = rule.traffic_policy.position();
             let message = format!(
@@ -148,11 +153,11 @@ fn without_contradictions<'a>(
             found.error(position, "spec.trafficPolicy", message);
         }
         let policy = has_policy && policy_of.is_none();
-        let mut subsets = Vec::new();
+        let mut subsets = BTreeMap::new();
         for (index, subset) in rule.subsets.iter().enumerate() {
             let name = subset.name.value.as_str();
-            let Some(other) = others().find(|other| other.has_subset(name)) else {
-                subsets.push(index);
+            let Some(other) = others.iter().find(|other| other.subsets.contains_key(name)) else {
+                subsets.insert(name, subset);
                 continue;
             };
             let message = format!(
@@ -171,14 +176,6 @@ fn without_contradictions<'a>(
     kept
 }
 
-impl Kept<'_> {
-    fn has_subset(&self, name: &str) -> bool {
-        let own = self.subsets.iter();
-        own.filter_map(|index| self.rule().subsets.get(*index))
-            .any(|subset| subset.name.value == name)
-    }
-}
-
 /// One rule out of documents that do not contradict each other: all subsets, and the policy of the one that has one.
 /// By name, so that the result does not depend on which document came first. None = no documents.
 fn together(host: &HostName, kept: &[&Kept<'_>]) -> Option<MergedDestinationRule> {
@@ -190,9 +187,8 @@ fn together(host: &HostName, kept: &[&Kept<'_>]) -> Option<MergedDestinationRule
         if kept.policy {
             traffic_policy = kept.rule().traffic_policy.clone();
         }
-        let own = kept.subsets.iter();
-        for subset in own.filter_map(|index| kept.rule().subsets.get(*index)) {
-            subsets.insert(subset.name.value.clone(), subset.clone());
+        for (name, subset) in &kept.subsets {
+            subsets.insert(*name, (*subset).clone());
         }
     }
     let first = by_name.first()?.rule();

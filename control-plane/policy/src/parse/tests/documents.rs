@@ -4,8 +4,8 @@ use std::{collections::BTreeMap, time::Duration};
 
 use super::{EVERYTHING, document, one, spec_of};
 use crate::{
-    ConnectionPool, HashAlgorithm, HashKey, HttpAction, Kind, LoadBalancer, ParseLimits, Spec,
-    StringMatch, parse, parse_again, parse_bytes,
+    ConnectionPool, HashAlgorithm, HashKey, HttpAction, Kind, ParseLimits, Spec, StringMatch,
+    parse, parse_again, parse_bytes,
 };
 
 /// The operator's own documents, as they are.
@@ -118,7 +118,10 @@ fn every_effective_field_is_accepted() {
         kinds,
         [
             Kind::VirtualService,
+            Kind::VirtualService,
+            Kind::VirtualService,
             Kind::DestinationRule,
+            Kind::DestinationPolicy,
             Kind::ServiceEntry,
             Kind::ServiceEntry,
             Kind::WorkloadEntry,

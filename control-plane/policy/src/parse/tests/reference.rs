@@ -9,8 +9,11 @@ use crate::{
     decode::{SELECTOR, Shape},
     parse,
     parse::{
-        destination_rule as rule, envelope, http_match, http_route as route,
-        service_entry as entry, sidecar, virtual_service,
+        client_tls, connection_pool as pool, consistent_hash as hash, destination,
+        destination_policy as policy, destination_rule as rule, envelope, http_answer as answer,
+        http_cors, http_fault as fault, http_headers, http_match, http_mirror, http_retries,
+        http_route as route, layer4, load_balancer as balancer, outlier_detection,
+        service_entry as entry, share, sidecar, virtual_service,
     },
     report::{Mark, Report},
     yaml::{self, Node, Value},
@@ -112,9 +115,15 @@ fn accepted() -> BTreeMap<Kind, Vec<String>> {
 /// Whether `path` is what the row is about: `*` stands for one key.
 fn covers(row: &str, path: &str) -> bool {
     let (row, path): (Vec<&str>, Vec<&str>) = (row.split('.').collect(), path.split('.').collect());
-    // Subsets repeat the fields of the host's policy.
+    // Subsets repeat the fields of the host's policy, and ports some of them.
     let path = if path.starts_with(&["spec", "subsets[]", "trafficPolicy"]) && path.len() > 3 {
         [&["spec"], &path[2..]].concat()
+    } else {
+        path
+    };
+    let port = ["spec", "trafficPolicy", "portLevelSettings[]"];
+    let path = if path.starts_with(&port) && path.len() > 4 && path[3] != "port" {
+        [&port[..2], &path[3..]].concat()
     } else {
         path
     };
@@ -171,7 +180,8 @@ fn each_accepted_field_is_marked_effective() {
 /// A document that has only this field.
 fn document_with(row: &Row) -> String {
     let mut text = format!(
-        "apiVersion: networking.istio.io/v1\nkind: {}\n",
+        "apiVersion: {}\nkind: {}\n",
+        super::api_version(row.kind.as_str()),
         row.kind.as_str()
     );
     let mut end = String::new();
@@ -211,74 +221,110 @@ fn each_field_marked_not_supported_yet_is_refused_in_these_words() {
 
 #[test]
 fn each_field_that_the_program_knows_is_in_the_reference() {
-    use Kind::{DestinationRule, ServiceEntry, Sidecar, VirtualService, WorkloadEntry};
-    const HASH: &str = "spec.trafficPolicy.loadBalancer.consistentHash";
+    use Kind::{
+        DestinationPolicy, DestinationRule, ServiceEntry, Sidecar, VirtualService, WorkloadEntry,
+    };
     let at = |kind, path: &str, shape: &'static Shape| (kind, path.to_owned(), shape);
-    let mut shapes = vec![
-        at(VirtualService, "metadata", &envelope::METADATA),
+    let mut shapes = vec![at(VirtualService, "metadata", &envelope::METADATA)];
+    let http: &[(&str, &'static Shape)] = &[
+        ("", &route::ROUTE),
+        (".match[]", &http_match::MATCH),
+        (".route[]", &route::WEIGHTED),
+        (".route[].destination", &destination::DESTINATION),
+        (".route[].destination.port", &destination::PORT),
+        (".delegate", &route::DELEGATE),
+        (".rewrite", &answer::REWRITE),
+        (".rewrite.uriRegexRewrite", &answer::REGEX_REWRITE),
+        (".redirect", &answer::REDIRECT),
+        (".directResponse", &answer::DIRECT_RESPONSE),
+        (".directResponse.body", &answer::BODY),
+        (".retries", &http_retries::RETRIES),
+        (".fault", &fault::FAULT),
+        (".fault.delay", &fault::DELAY),
+        (".fault.delay.percentage", &share::PERCENTAGE),
+        (".fault.abort", &fault::ABORT),
+        (".fault.abort.percentage", &share::PERCENTAGE),
+        (".mirror", &destination::DESTINATION),
+        (".mirror.port", &destination::PORT),
+        (".mirrorPercentage", &share::PERCENTAGE),
+        (".mirrors[]", &http_mirror::MIRROR),
+        (".mirrors[].destination", &destination::DESTINATION),
+        (".mirrors[].destination.port", &destination::PORT),
+        (".mirrors[].percentage", &share::PERCENTAGE),
+        (".corsPolicy", &http_cors::CORS),
+    ];
+    for (path, shape) in http {
+        shapes.push(at(VirtualService, &format!("spec.http[]{path}"), shape));
+    }
+    for (list, matches) in [("tls", &layer4::TLS_MATCH), ("tcp", &layer4::TCP_MATCH)] {
+        let path = |rest: &str| format!("spec.{list}[]{rest}");
+        shapes.extend([
+            at(VirtualService, &path(""), &layer4::ROUTE),
+            at(VirtualService, &path(".match[]"), matches),
+            at(VirtualService, &path(".route[]"), &destination::WEIGHTED),
+            at(
+                VirtualService,
+                &path(".route[].destination"),
+                &destination::DESTINATION,
+            ),
+        ]);
+    }
+    let traffic: &[(&str, &'static Shape)] = &[
+        ("", &rule::TRAFFIC_POLICY),
+        (".portLevelSettings[]", &rule::PORT_LEVEL),
+        (".portLevelSettings[].port", &destination::PORT),
+        (".retryBudget", &rule::RETRY_BUDGET),
+        (".loadBalancer", &balancer::LOAD_BALANCER),
+        (".loadBalancer.warmup", &balancer::WARMUP),
+        (".loadBalancer.localityLbSetting", &balancer::LOCALITY),
+        (
+            ".loadBalancer.localityLbSetting.distribute[]",
+            &balancer::DISTRIBUTE,
+        ),
+        (
+            ".loadBalancer.localityLbSetting.failover[]",
+            &balancer::FAILOVER,
+        ),
+        (".loadBalancer.consistentHash", &hash::CONSISTENT_HASH),
+        (".loadBalancer.consistentHash.ringHash", &hash::RING),
+        (".loadBalancer.consistentHash.maglev", &hash::MAGLEV),
+        (".loadBalancer.consistentHash.httpCookie", &hash::COOKIE),
+        (
+            ".loadBalancer.consistentHash.httpCookie.attributes[]",
+            &hash::ATTRIBUTE,
+        ),
+        (".connectionPool", &pool::CONNECTION_POOL),
+        (".connectionPool.tcp", &pool::TCP),
+        (".connectionPool.tcp.tcpKeepalive", &pool::KEEPALIVE),
+        (".connectionPool.http", &pool::HTTP),
+        (".outlierDetection", &outlier_detection::OUTLIER_DETECTION),
+        (".tls", &client_tls::TLS),
+    ];
+    for (path, shape) in traffic {
+        shapes.push(at(
+            DestinationRule,
+            &format!("spec.trafficPolicy{path}"),
+            shape,
+        ));
+    }
+    let own: &[(&str, &'static Shape)] = &[
+        ("", &policy::DESTINATION_POLICY),
+        (".balancer", &policy::BALANCER),
+        (".balancer.peakEwma", &policy::PEAK_EWMA),
+        (".zoneAware", &policy::ZONE_AWARE),
+        (".boundedLoad", &policy::BOUNDED_LOAD),
+        (".circuitBreaker", &policy::CIRCUIT_BREAKER),
+        (".limits", &policy::LIMITS),
+        (".hedging", &policy::HEDGING),
+    ];
+    for (path, shape) in own {
+        shapes.push(at(DestinationPolicy, &format!("spec{path}"), shape));
+    }
+    shapes.extend([
         at(VirtualService, "spec", &virtual_service::VIRTUAL_SERVICE),
-        at(VirtualService, "spec.http[]", &route::ROUTE),
-        at(VirtualService, "spec.http[].match[]", &http_match::MATCH),
-        at(VirtualService, "spec.http[].route[]", &route::WEIGHTED),
-        at(
-            VirtualService,
-            "spec.http[].route[].destination",
-            &route::DESTINATION,
-        ),
-        at(
-            VirtualService,
-            "spec.http[].route[].destination.port",
-            &route::PORT,
-        ),
-        at(VirtualService, "spec.http[].rewrite", &route::REWRITE),
-        at(VirtualService, "spec.http[].redirect", &route::REDIRECT),
-        at(
-            VirtualService,
-            "spec.http[].directResponse",
-            &route::DIRECT_RESPONSE,
-        ),
-        at(
-            VirtualService,
-            "spec.http[].directResponse.body",
-            &route::BODY,
-        ),
         at(DestinationRule, "spec", &rule::DESTINATION_RULE),
+        at(DestinationRule, "spec.workloadSelector", &rule::SELECTOR),
         at(DestinationRule, "spec.subsets[]", &rule::SUBSET),
-        at(DestinationRule, "spec.trafficPolicy", &rule::TRAFFIC_POLICY),
-        at(
-            DestinationRule,
-            "spec.trafficPolicy.loadBalancer",
-            &rule::LOAD_BALANCER,
-        ),
-        at(DestinationRule, HASH, &rule::CONSISTENT_HASH),
-        at(DestinationRule, &format!("{HASH}.ringHash"), &rule::RING),
-        at(DestinationRule, &format!("{HASH}.maglev"), &rule::MAGLEV),
-        at(
-            DestinationRule,
-            &format!("{HASH}.httpCookie"),
-            &rule::COOKIE,
-        ),
-        at(
-            DestinationRule,
-            "spec.trafficPolicy.connectionPool",
-            &rule::CONNECTION_POOL,
-        ),
-        at(
-            DestinationRule,
-            "spec.trafficPolicy.connectionPool.tcp",
-            &rule::TCP,
-        ),
-        at(
-            DestinationRule,
-            "spec.trafficPolicy.connectionPool.http",
-            &rule::HTTP,
-        ),
-        at(
-            DestinationRule,
-            "spec.trafficPolicy.outlierDetection",
-            &rule::OUTLIER_DETECTION,
-        ),
-        at(DestinationRule, "spec.trafficPolicy.tls", &rule::TLS),
         at(ServiceEntry, "spec", &entry::SERVICE_ENTRY),
         at(ServiceEntry, "spec.ports[]", &entry::SERVICE_PORT),
         at(ServiceEntry, "spec.endpoints[]", &entry::WORKLOAD),
@@ -289,16 +335,16 @@ fn each_field_that_the_program_knows_is_in_the_reference() {
         at(Sidecar, "spec.outboundTrafficPolicy", &sidecar::POLICY),
         at(Sidecar, "spec.egress[]", &sidecar::LISTENER),
         at(Sidecar, "spec.egress[].port", &sidecar::PORT),
-    ];
+    ]);
     for place in ["spec.http[]", "spec.http[].route[]"] {
         shapes.push(at(
             VirtualService,
             &format!("{place}.headers"),
-            &route::HEADERS,
+            &http_headers::HEADERS,
         ));
         for way in ["request", "response"] {
             let path = format!("{place}.headers.{way}");
-            shapes.push(at(VirtualService, &path, &route::OPERATIONS));
+            shapes.push(at(VirtualService, &path, &http_headers::OPERATIONS));
         }
     }
     let rows = rows();

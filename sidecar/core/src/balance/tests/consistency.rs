@@ -5,12 +5,6 @@ use std::sync::atomic::Ordering::Relaxed;
 use super::*;
 use crate::{EndpointId, OutlierConfig, fixture::outlier};
 
-fn seed() -> u64 {
-    let seed = fastrand::u64(..);
-    println!("seed {seed}");
-    seed
-}
-
 /// So many endpoints of small weights; their common divisor does not hang on one of them.
 fn some(rng: &mut fastrand::Rng, count: u16) -> Vec<EndpointConfig> {
     let weights: Vec<(u16, u32)> = (1..=count)

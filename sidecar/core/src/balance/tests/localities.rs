@@ -126,6 +126,22 @@ fn an_ejection_spills_at_once_and_its_end_takes_back() {
     assert!((below_100(&cluster) - 0.7).abs() < 0.02);
     cluster.fail(2, 5, secs(1));
     assert!(below_100(&cluster) < 0.001);
+    // Their time is over: both are asked, and answer well.
+    let mut rng = seeded(2);
+    let mut back = 0;
+    while back < 2 {
+        let mut context = PickContext {
+            hash: None,
+            tried: &[],
+            previous_priorities: &[],
+            now: secs(31),
+            rng: &mut rng,
+        };
+        let picked = cluster.pick(&mut context).unwrap();
+        back += u32::from(picked.endpoint.config.priority == 0);
+        cluster.report(&picked, crate::fixture::OK, secs(31));
+    }
+    assert!((below_100(&cluster) - 1.0).abs() < 0.001);
 }
 
 #[test]
@@ -180,6 +196,18 @@ fn localities_get_their_weights_whatever_they_consist_of() {
             assert!((found - want).abs() < 0.015, "{policy:?} {out}: {found}");
         }
     }
+}
+
+#[test]
+fn localities_without_any_weight_count_by_their_endpoints() {
+    let config = ClusterConfig {
+        localities: LocalityPolicy::Weighted,
+        ..config(LbPolicy::Random)
+    };
+    let a = (0..3).map(|n| at(1 + n, "a", 0, Health::Healthy));
+    let b = (0..1).map(|n| at(101 + n, "b", 0, Health::Healthy));
+    let found = below_100(&Cluster::new(config, a.chain(b).collect(), None));
+    assert!((found - 0.75).abs() < 0.015, "{found}");
 }
 
 #[test]

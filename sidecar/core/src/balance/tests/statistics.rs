@@ -26,12 +26,6 @@ fn chi_squared(counts: &BTreeMap<u16, usize>, parts: &[(u16, f64)]) -> f64 {
         .sum()
 }
 
-fn seed() -> u64 {
-    let seed = fastrand::u64(..);
-    println!("seed {seed}");
-    seed
-}
-
 #[test]
 fn equal_endpoints_get_equal_shares_under_every_balancer() {
     let mut rng = seeded(seed());

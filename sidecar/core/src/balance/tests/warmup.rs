@@ -95,7 +95,7 @@ fn an_endpoint_that_was_unhealthy_warms_up_again() {
     let all = |last: EndpointConfig| (1..=3).map(endpoint).chain([last]).collect();
     let without = Cluster::new(cluster.config.clone(), all(sick), Some(&cluster));
     without.sweep(secs(900));
-    let back = Cluster::new(cluster.config.clone(), all(endpoint(4)), Some(&without));
+    let back = Cluster::new(cluster.config, all(endpoint(4)), Some(&without));
     let got = share(counts(&back, secs(1000))[&4], PICKS);
     assert!((got - 0.1 / 3.1).abs() < 0.01, "{got}");
     let got = share(counts(&back, secs(1100))[&4], PICKS);

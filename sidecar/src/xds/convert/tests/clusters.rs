@@ -237,6 +237,34 @@ fn connections_have_their_ages_streams_and_keepalive() {
 }
 
 #[test]
+fn an_explicit_protocol_is_spoken_whatever_came_in() {
+    use upstreams::http_protocol_options::{
+        ExplicitHttpConfig, UpstreamProtocolOptions, explicit_http_config::ProtocolConfig,
+    };
+    for (explicit, want) in [
+        (
+            ProtocolConfig::HttpProtocolOptions(Default::default()),
+            UpstreamProtocol::Http1,
+        ),
+        (
+            ProtocolConfig::Http2ProtocolOptions(Default::default()),
+            UpstreamProtocol::Http2,
+        ),
+    ] {
+        let options = upstreams::HttpProtocolOptions {
+            upstream_protocol_options: Some(UpstreamProtocolOptions::ExplicitHttpConfig(
+                ExplicitHttpConfig {
+                    protocol_config: Some(explicit),
+                },
+            )),
+            ..Default::default()
+        };
+        let found = config_of(|c| c.typed_extension_protocol_options = http_options(&options));
+        assert_eq!(found.protocol, want);
+    }
+}
+
+#[test]
 fn local_errors_are_split_where_it_says_so() {
     let split_local = |detection: OutlierDetection| {
         let found = config_of(|c| c.outlier_detection = Some(detection));

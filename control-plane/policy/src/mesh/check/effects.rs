@@ -1,0 +1,164 @@
+//! Settings that fit their document, and have no effect beside what others say; or that contradict it.
+
+use std::sync::Arc;
+
+use super::Checker;
+use crate::{
+    At, Balancer, DestinationPolicy, DestinationRule, LoadBalancer, Object, Retries, TrafficPolicy,
+    mesh::merge::named,
+};
+
+impl Checker<'_> {
+    /// Conditions that need something which an operator cannot write, or nobody sends.
+    pub(super) fn retries(&mut self, retries: Option<&At<Retries>>, rule: &str) {
+        let Some(retries) = retries else {
+            return;
+        };
+        let Some(on) = &retries.value.retry_on else {
+            return;
+        };
+        for condition in &on.conditions {
+            let why = match condition.as_str() {
+                "retriable-status-codes" if on.status_codes.is_empty() => {
+                    "no status code is in the list; write one, such as 503"
+                }
+                "retriable-headers" => {
+                    "it needs names of headers, which a request has in x-envoy-retriable-header-names"
+                }
+                "http3-post-connect-failure" => "HTTP/3 is not spoken to upstreams",
+                _ => continue,
+            };
+            let message = format!("{condition} has no effect: {why}");
+            let path = format!("{rule}.retries.retryOn");
+            self.found.warn(&retries.position, path, message);
+        }
+    }
+
+    /// What of a rule's policies has no effect beside the rest of it.
+    pub(super) fn destination_rule(&mut self, object: &Arc<Object>, spec: &DestinationRule) {
+        self.known(object, &spec.host, "spec.host");
+        self.policy(
+            object,
+            spec,
+            &spec.traffic_policy,
+            None,
+            "spec.trafficPolicy",
+        );
+        for (index, subset) in spec.subsets.iter().enumerate() {
+            let path = format!("spec.subsets[{index}].trafficPolicy");
+            let name = subset.name.value.as_str();
+            self.policy(object, spec, &subset.traffic_policy, Some(name), &path);
+        }
+    }
+
+    fn policy(
+        &mut self,
+        object: &Arc<Object>,
+        spec: &DestinationRule,
+        written: &TrafficPolicy,
+        subset: Option<&str>,
+        path: &str,
+    ) {
+        let effective = spec.effective_policy(subset);
+        self.failover(written, effective.outlier_detection.is_some(), path);
+        if let (Some(budget), Some(pool)) = (&effective.retry_budget, &effective.connection_pool)
+            && pool.value.max_retries.is_some()
+            && (written.retry_budget.is_some() || written.connection_pool.is_some())
+        {
+            let message = format!(
+                "has no effect beside the retryBudget at {}; remove one of them",
+                budget.position
+            );
+            let path = format!("{path}.connectionPool.http.maxRetries");
+            self.found.warn(&pool.position, path, message);
+        }
+        let host = self.mesh.host(&spec.host.value, &object.key.namespace);
+        for (index, (port, policy)) in written.ports.iter().enumerate() {
+            let path = format!("{path}.portLevelSettings[{index}]");
+            self.failover(policy, policy.outlier_detection.is_some(), &path);
+            let place = At {
+                value: spec.host.value.clone(),
+                position: policy.position().unwrap_or(&spec.host.position).clone(),
+            };
+            self.port(&host, *port, &place, &format!("{path}.port.number"));
+        }
+    }
+
+    /// Without ejection nothing ever fails over (Istio).
+    fn failover(&mut self, policy: &TrafficPolicy, ejects: bool, path: &str) {
+        let Some(balancer) = policy.load_balancer.as_ref().filter(|_| !ejects) else {
+            return;
+        };
+        let Some(setting) = balancer.value.locality.as_ref().filter(|each| each.enabled) else {
+            return;
+        };
+        if setting.failover.is_empty() && setting.failover_priority.is_empty() {
+            return;
+        }
+        let message = "has no effect without outlierDetection, which says when an endpoint has failed; add that";
+        let path = format!("{path}.loadBalancer.localityLbSetting");
+        self.found
+            .warn(&balancer.position, path, message.to_owned());
+    }
+
+    /// What of a DestinationPolicy does not go with the DestinationRules for its host.
+    pub(super) fn beside_rules(&mut self, object: &Arc<Object>, spec: &DestinationPolicy) {
+        let host = self.mesh.host(&spec.host.value, &object.key.namespace);
+        let subset = spec.subset.as_ref().map(|subset| subset.value.as_str());
+        let mesh = self.mesh;
+        let rules: Vec<_> = mesh.destination_rules_of(&host).collect();
+        let policies = || {
+            rules.iter().flat_map(|merged| {
+                // Without a subset it is for all of them.
+                let every = merged
+                    .rule
+                    .subsets
+                    .iter()
+                    .map(|each| each.name.value.as_str());
+                let names = every.filter(|name| subset.is_none_or(|subset| subset == *name));
+                let own = subset.is_none().then_some(None);
+                own.into_iter()
+                    .chain(names.map(Some))
+                    .map(|name| (*merged, merged.rule.effective_policy(name)))
+            })
+        };
+        let hashed = policies().find_map(|(merged, policy)| {
+            let balancer = policy.load_balancer.filter(hashes)?;
+            Some((merged, balancer))
+        });
+        if let (Some(own), Some((merged, balancer))) = (&spec.balancer, &hashed)
+            && let Some(rule) = merged.sources.first()
+        {
+            if self.found.newer(rule, object) {
+                let message = format!(
+                    "hashes consistently, and {} chooses another balancer for {host}; keep one of them",
+                    named(object)
+                );
+                let path = "spec.trafficPolicy.loadBalancer.consistentHash";
+                self.found.error(&balancer.position, path, message);
+            } else {
+                let message = format!(
+                    "chooses a balancer for {host}, and {} hashes consistently; keep one of them",
+                    named(rule)
+                );
+                self.found.error(&own.position, "spec.balancer", message);
+            }
+        }
+        if let Some(bound) = spec.bounded_load.as_ref().filter(|_| hashed.is_none()) {
+            let message =
+                format!("has no effect: no DestinationRule hashes requests to {host} consistently");
+            self.found
+                .warn(&bound.position, "spec.boundedLoad", message);
+        }
+        let limited = policies().any(|(_, policy)| policy.connection_pool.is_some());
+        if let Some(limits) = spec.service_limits.as_ref().filter(|_| !limited) {
+            let message =
+                format!("has no effect: no DestinationRule has a connectionPool for {host}");
+            self.found.warn(&limits.position, "spec.limits", message);
+        }
+    }
+}
+
+fn hashes(balancer: &At<LoadBalancer>) -> bool {
+    matches!(balancer.value.algorithm, Balancer::ConsistentHash { .. })
+}
