@@ -10,7 +10,7 @@ use serde_json::json;
 
 use crate::{
     client::{self, ConnectArgs},
-    diagnostic,
+    diagnostic, effect,
     failure::Failure,
     output::{Output, OutputArgs, print, print_json},
     source,
@@ -86,6 +86,7 @@ pub(crate) fn show(
             "dry_run": dry_run,
             "applied": answer.applied.iter().map(applied_json).collect::<Vec<_>>(),
             "diagnostics": answer.diagnostics.iter().map(diagnostic::to_json).collect::<Vec<_>>(),
+            "effects": answer.effects.iter().map(effect::to_json).collect::<Vec<_>>(),
         }))?;
     } else {
         diagnostic::report(&answer.diagnostics, files);
@@ -108,6 +109,11 @@ pub(crate) fn show(
         let mut text = String::new();
         for applied in &answer.applied {
             text.push_str(&format!("{}{suffix}\n", line(applied)));
+            let own = answer
+                .effects
+                .iter()
+                .find(|effect| effect.object == applied.object);
+            text.push_str(&own.map(effect::render).unwrap_or_default());
         }
         text.push_str(&format!("revision {}{suffix}\n", answer.revision));
         print(&text)?;

@@ -3,9 +3,10 @@
 use clap::{Parser, Subcommand};
 
 use crate::{
-    apply::ApplyArgs, completions::CompletionsArgs, control_plane::ControlPlaneArgs,
-    delete::DeleteArgs, demo::DemoArgs, get::GetArgs, logging::LogArgs, sidecar::SidecarArgs,
-    status::StatusArgs, token::TokenArgs, version::VersionArgs,
+    analyze::AnalyzeArgs, apply::ApplyArgs, completions::CompletionsArgs,
+    control_plane::ControlPlaneArgs, delete::DeleteArgs, demo::DemoArgs, explain::ExplainArgs,
+    get::GetArgs, logging::LogArgs, sidecar::SidecarArgs, status::StatusArgs, token::TokenArgs,
+    version::VersionArgs, why::WhyArgs,
 };
 
 /// A service mesh: Istio's policy documents in, canaries over mutual TLS out.
@@ -31,6 +32,9 @@ pub(crate) enum Command {
     ControlPlane(Box<ControlPlaneArgs>),
     Sidecar(Box<SidecarArgs>),
     Apply(ApplyArgs),
+    Analyze(AnalyzeArgs),
+    Explain(ExplainArgs),
+    Why(Box<WhyArgs>),
     Get(GetArgs),
     Delete(DeleteArgs),
     Status(StatusArgs),
@@ -49,6 +53,9 @@ impl Command {
             Self::ControlPlane(_) | Self::Sidecar(_) => "info",
             Self::Demo(_)
             | Self::Apply(_)
+            | Self::Analyze(_)
+            | Self::Explain(_)
+            | Self::Why(_)
             | Self::Get(_)
             | Self::Delete(_)
             | Self::Status(_)

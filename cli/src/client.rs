@@ -77,10 +77,14 @@ impl DataDirArgs {
     }
 }
 
+/// A connection whose calls show the operator's token.
+pub(crate) type Credentialed = InterceptedService<Channel, Token>;
+
 /// The operator's side of a control plane.
 #[derive(Debug)]
 pub(crate) struct Admin {
-    client: AdminClient<InterceptedService<Channel, Token>>,
+    client: AdminClient<Credentialed>,
+    channel: Credentialed,
     address: Address,
 }
 
@@ -114,6 +118,16 @@ impl Admin {
         self.answer(answer)
     }
 
+    /// The same connection, with the operator's token, for other services.
+    pub(crate) fn channel(&self) -> Credentialed {
+        self.channel.clone()
+    }
+
+    /// What a refusal of such a service means.
+    pub(crate) fn refusal(&self, status: &Status) -> anyhow::Error {
+        refused(status, &self.address)
+    }
+
     fn answer<T>(&self, answer: Result<Response<T>, Status>) -> anyhow::Result<T> {
         answer
             .map(Response::into_inner)
@@ -123,7 +137,7 @@ impl Admin {
 
 /// Puts the admin token into every call.
 #[derive(Clone, Debug)]
-struct Token(Option<MetadataValue<Ascii>>);
+pub(crate) struct Token(Option<MetadataValue<Ascii>>);
 
 impl Interceptor for Token {
     fn call(&mut self, mut request: Request<()>) -> Result<Request<()>, Status> {
@@ -218,9 +232,14 @@ impl ConnectArgs {
             (endpoint.connect_with_connector(connector).await, None)
         };
         let channel = channel.map_err(|error| self.unreachable(&error))?;
-        let client = AdminClient::with_interceptor(channel, Token(token))
+        let token = Token(token);
+        let client = AdminClient::with_interceptor(channel.clone(), token.clone())
             .max_decoding_message_size(MAX_ANSWER);
-        Ok(Admin { client, address })
+        Ok(Admin {
+            client,
+            channel: InterceptedService::new(channel, token),
+            address,
+        })
     }
 
     fn tls(&self) -> anyhow::Result<ClientConfig> {

@@ -144,6 +144,7 @@ fn not_in_force(object: &ObjectRef, position: Option<Position>) -> Diagnostic {
             "{} {}/{} was not in force",
             object.kind, object.namespace, object.name
         ),
+        code: outrigger_policy::Code::NotInForce.to_string(),
     }
 }
 

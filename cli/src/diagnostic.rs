@@ -23,6 +23,11 @@ pub(crate) fn report(remarks: &[Diagnostic], files: &[SourceFile]) {
     }
 }
 
+/// The same as text.
+pub(crate) fn rendered(remarks: &[Diagnostic], files: &[SourceFile]) -> String {
+    remarks.iter().map(|remark| render(remark, files)).collect()
+}
+
 /// The same for programs.
 pub(crate) fn to_json(remark: &Diagnostic) -> Value {
     let place = remark.position.clone().unwrap_or_default();
@@ -33,6 +38,7 @@ pub(crate) fn to_json(remark: &Diagnostic) -> Value {
         "column": place.column,
         "path": remark.path,
         "message": remark.message,
+        "code": remark.code,
     })
 }
 
@@ -41,6 +47,7 @@ pub(crate) fn from_policy(remark: &outrigger_policy::Diagnostic) -> Diagnostic {
         severity: match remark.severity {
             outrigger_policy::Severity::Error => Severity::Error.into(),
             outrigger_policy::Severity::Warning => Severity::Warning.into(),
+            outrigger_policy::Severity::Info => Severity::Info.into(),
         },
         position: Some(Position {
             file: remark.position.file.to_string(),
@@ -49,6 +56,7 @@ pub(crate) fn from_policy(remark: &outrigger_policy::Diagnostic) -> Diagnostic {
         }),
         path: remark.path.clone(),
         message: remark.message.clone(),
+        code: remark.code.to_string(),
     }
 }
 
@@ -56,6 +64,7 @@ fn severity(remark: &Diagnostic) -> &'static str {
     match remark.severity() {
         Severity::Error => "error",
         Severity::Warning => "warning",
+        Severity::Info => "info",
     }
 }
 
@@ -71,6 +80,9 @@ fn render(remark: &Diagnostic, files: &[SourceFile]) -> String {
     push(&place_of(&place));
     push(&remark.path);
     text.push_str(&remark.message);
+    if !remark.code.is_empty() {
+        text.push_str(&format!(" [{}]", remark.code));
+    }
     text.push('\n');
     if let Some(excerpt) = excerpt(&place, files) {
         text.push_str(&excerpt);
@@ -130,6 +142,7 @@ mod tests {
             }),
             path: "spec.weight".to_owned(),
             message: "\"ten\" is not a number".to_owned(),
+            code: String::new(),
         }
     }
 

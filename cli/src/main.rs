@@ -1,5 +1,6 @@
 //! `outrigger`: the one binary. Parses the command line, sets up logging, runs one command, says how it ended.
 
+mod analyze;
 mod apply;
 mod args;
 mod client;
@@ -9,6 +10,8 @@ mod delete;
 mod demo;
 mod diagnostic;
 mod duration;
+mod effect;
+mod explain;
 mod failure;
 mod get;
 mod kind;
@@ -22,6 +25,7 @@ mod source;
 mod status;
 mod token;
 mod version;
+mod why;
 
 use std::process::ExitCode;
 
@@ -47,6 +51,9 @@ fn run(cli: Cli) -> Result<(), Failure> {
         Command::ControlPlane(args) => control_plane::run(*args),
         Command::Sidecar(args) => sidecar::run(*args),
         Command::Apply(args) => apply::run(&args),
+        Command::Analyze(args) => analyze::run(&args),
+        Command::Why(args) => why::run(&args),
+        Command::Explain(args) => explain::run(&args),
         Command::Get(args) => get::run(&args),
         Command::Delete(args) => delete::run(&args),
         Command::Status(args) => status::run(&args),

@@ -2,7 +2,8 @@
 
 use clap::Args;
 use outrigger_proto::outrigger::v1::{
-    ClientStatus, InstanceStatus, ResourceTypeStatus, ServiceStatus, StatusResponse,
+    ClientStatus, InstanceStatus, ResourceTypeStatus, ServiceLimitStatus, ServiceStatus,
+    StatusResponse,
 };
 use serde_json::{Value, json};
 
@@ -63,7 +64,10 @@ fn text(status: &StatusResponse) -> String {
         services(&status.services),
         instances(&status.services),
         sidecars(status),
-    ] {
+    ]
+    .into_iter()
+    .chain(limits(&status.limits))
+    {
         text.push('\n');
         text.push_str(&part);
     }
@@ -149,6 +153,35 @@ fn sidecars(status: &StatusResponse) -> String {
     or_none(&table, "no sidecars are connected\n")
 }
 
+/// Limits of scope SERVICE; nothing if there are none.
+fn limits(limits: &[ServiceLimitStatus]) -> Option<String> {
+    let mut table = Table::new(&[
+        "SERVICE LIMIT",
+        "CLUSTER",
+        "LIMIT",
+        "SHARES",
+        "SIDECARS",
+        "IN USE",
+        "BY",
+    ]);
+    for limit in limits {
+        table.row(vec![
+            limit.name.clone(),
+            limit.cluster.clone(),
+            limit.limit.to_string(),
+            limit.leased.to_string(),
+            if limit.silent > 0 {
+                format!("{} ({} silent)", limit.sidecars, limit.silent)
+            } else {
+                limit.sidecars.to_string()
+            },
+            limit.in_use.to_string(),
+            limit.rule.clone(),
+        ]);
+    }
+    (!table.is_empty()).then(|| table.render())
+}
+
 fn or_none(table: &Table, none: &str) -> String {
     if table.is_empty() {
         none.to_owned()
@@ -232,7 +265,21 @@ fn to_json(status: &StatusResponse) -> Value {
         "documents": status.object_counts,
         "services": status.services.iter().map(service_json).collect::<Vec<_>>(),
         "sidecars": status.clients.iter().map(|client| client_json(client, status.revision)).collect::<Vec<_>>(),
+        "service_limits": status.limits.iter().map(limit_json).collect::<Vec<_>>(),
         "warnings": status.warnings.iter().map(diagnostic::to_json).collect::<Vec<_>>(),
+    })
+}
+
+fn limit_json(limit: &ServiceLimitStatus) -> Value {
+    json!({
+        "name": limit.name,
+        "cluster": limit.cluster,
+        "document": limit.rule,
+        "limit": limit.limit,
+        "shares": limit.leased,
+        "sidecars": limit.sidecars,
+        "silent_sidecars": limit.silent,
+        "in_use": limit.in_use,
     })
 }
 

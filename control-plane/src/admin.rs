@@ -13,6 +13,7 @@ use crate::{
     clients::Clients,
     metrics::Metrics,
     policies::{self, Outcome, Policies, What},
+    quota::server::Leases,
     refusal::Refusal,
     registry::Registry,
     spiffe::check_label,
@@ -39,6 +40,7 @@ pub(crate) struct AdminService {
     pub(crate) registry: Arc<Registry>,
     pub(crate) identity: IdentityService,
     pub(crate) clients: Arc<Clients>,
+    pub(crate) leases: Arc<Leases>,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) started: SystemTime,
 }

@@ -13,6 +13,7 @@ mod metrics;
 mod policies;
 mod publish;
 mod push;
+mod quota;
 mod refusal;
 mod registry;
 mod run;

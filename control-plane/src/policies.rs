@@ -16,8 +16,8 @@ use std::{
 
 use arc_swap::ArcSwap;
 use outrigger_policy::{
-    Diagnostic, HostName, Kind, Mesh, MeshInput, Object, ObjectKey, ParseLimits, Position,
-    Severity, parse_again,
+    Analysis, Code, Diagnostic, Effect, HostName, Kind, Mesh, MeshInput, Object, ObjectKey,
+    ParseLimits, Position, Severity, analyze, effects, parse_again,
 };
 use tokio::sync::{Mutex, Notify};
 
@@ -147,6 +147,14 @@ impl Policies {
         let known = before.errors_with(&registered, &self.domain);
         let after = InForce::build(next, objects, refused, registered, &self.domain);
         let mut diagnostics = after.diagnostics_for(&request.file_names(), &known);
+        let touched = plan.in_force();
+        let findings = after.findings(&touched);
+        diagnostics.extend(
+            findings
+                .iter()
+                .filter(|one| one.severity == Severity::Warning)
+                .cloned(),
+        );
         if diagnostics
             .iter()
             .any(|remark| remark.severity == Severity::Error)
@@ -157,8 +165,9 @@ impl Policies {
         if let Err(diagnostic) = after.check_size() {
             return Ok(Outcome::refused(before.revision, vec![diagnostic]));
         }
+        let effects = after.effects(&touched, &findings);
         if request.dry_run {
-            return Ok(plan.outcome(before.revision, diagnostics));
+            return Ok(plan.outcome(before.revision, diagnostics, effects));
         }
         let (changed, moved) = plan.records(&before, &after, &request.author, now_ms);
         if !changed.is_empty() || !moved.is_empty() {
@@ -171,7 +180,7 @@ impl Policies {
             self.in_force.store(Arc::new(after));
             self.changed.notify_one();
         }
-        Ok(plan.outcome(next, diagnostics))
+        Ok(plan.outcome(next, diagnostics, effects))
     }
 
     /// Builds the mesh anew for other registered hosts. Blocks.
@@ -250,6 +259,32 @@ impl InForce {
             .collect()
     }
 
+    /// What is odd about these documents, beyond the mesh's own remarks.
+    fn findings(&self, touched: &BTreeSet<ObjectKey>) -> Vec<Diagnostic> {
+        let objects: Vec<Arc<Object>> = self
+            .objects
+            .values()
+            .map(|held| Arc::clone(&held.object))
+            .collect();
+        analyze(&Analysis {
+            mesh: &self.mesh,
+            objects: &objects,
+            inventory: None,
+            only: Some(touched),
+        })
+    }
+
+    /// What comes of these documents. What one type of client does not follow would come in among `findings`.
+    fn effects(&self, touched: &BTreeSet<ObjectKey>, findings: &[Diagnostic]) -> Vec<Effect> {
+        let objects: Vec<Arc<Object>> = touched
+            .iter()
+            .filter_map(|key| self.objects.get(key))
+            .map(|held| Arc::clone(&held.object))
+            .collect();
+        let found: Vec<Diagnostic> = self.remarks.iter().chain(findings).cloned().collect();
+        effects(&objects, &found)
+    }
+
     fn check_size(&self) -> Result<(), Diagnostic> {
         let bytes: usize = self
             .objects
@@ -267,6 +302,7 @@ impl InForce {
             return Ok(());
         };
         Err(error(
+            Code::TooLarge,
             Position {
                 file: "".into(),
                 line: 0,
@@ -283,7 +319,7 @@ fn held(record: &Record) -> Result<Held, Diagnostic> {
         line: record.line,
         column: record.column,
     };
-    let nothing = || error(start.clone(), "nothing was read".to_owned());
+    let nothing = || error(Code::Syntax, start.clone(), "nothing was read".to_owned());
     let objects = parse_again(
         &start,
         &record.yaml,
@@ -306,8 +342,9 @@ fn id(key: &ObjectKey) -> String {
 }
 
 /// A diagnostic of ours.
-fn error(position: Position, message: String) -> Diagnostic {
+fn error(code: Code, position: Position, message: String) -> Diagnostic {
     Diagnostic {
+        code,
         severity: Severity::Error,
         position,
         path: String::new(),

@@ -20,6 +20,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
+use outrigger_proto::outrigger::v1::quota_server::QuotaServer;
 use serde::Serialize;
 use time::OffsetDateTime;
 use tokio::{
@@ -43,6 +44,11 @@ use crate::{
     policies::Policies,
     publish::Publisher,
     push,
+    quota::{
+        self,
+        metrics::QuotaMetrics,
+        server::{Leases, QuotaService},
+    },
     registry::{Limits, Registry, service as registry_service, service::RegistryService},
     server::{self, Listener, Serves, auth::Authenticator, routes, tls},
     spiffe,
@@ -365,6 +371,10 @@ impl Parts {
         let clients = Arc::new(Clients::default());
         let (pushed, push) = push::start(world);
         let push = tasks.spawn(push);
+        let quota_metrics = QuotaMetrics::new(self.metrics.registry())
+            .map_err(|error| start("metrics cannot be registered", error))?;
+        let leases = Leases::new(pushed.clone(), quota_metrics);
+        tasks.spawn(Arc::clone(&leases).run());
         let xds_metrics = xds::metrics::XdsMetrics::new(self.metrics.registry())
             .map_err(|error| start("metrics cannot be registered", error))?;
         let xds = xds::server::Xds::new(pushed, Arc::clone(&clients), xds_metrics);
@@ -379,10 +389,13 @@ impl Parts {
             registry: Arc::clone(&self.registry.registry),
             identity: identity.clone(),
             clients,
+            leases: Arc::clone(&leases),
             metrics: self.metrics,
             started: SystemTime::now(),
         };
-        let xds = xds.add_services(Routes::default());
+        let quota = QuotaServer::new(QuotaService(leases));
+        let quota = quota.max_decoding_message_size(quota::server::MAX_REQUEST_BYTES);
+        let xds = xds.add_services(Routes::default()).add_service(quota);
         Ok((routes::main(admin, self.registry, identity, xds), push))
     }
 }

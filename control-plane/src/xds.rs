@@ -2,6 +2,7 @@
 //! the tonic streams and services that carry them ([`server`]).
 //! Rules: the xDS protocol text, and what real clients do where it is silent.
 
+pub(crate) mod claim;
 pub(crate) mod delta;
 pub(crate) mod metrics;
 pub(crate) mod server;

@@ -206,7 +206,7 @@ fn find<'a>(
     Ok(route)
 }
 
-fn unknown_host(table: &RouteTable, authority: &str) -> String {
+pub(crate) fn unknown_host(table: &RouteTable, authority: &str) -> String {
     let ports: Vec<String> = table
         .ports_of(authority)
         .iter()

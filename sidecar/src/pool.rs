@@ -71,6 +71,17 @@ impl Gates {
         }
     }
 
+    /// Makes connections follow limits that are shares, and may have changed.
+    pub(crate) fn follow_shares(&self) {
+        let gates = self.gates.lock().unwrap_or_else(PoisonError::into_inner);
+        let shared = gates
+            .values()
+            .filter(|gate| gate.limits.connections.share().is_some());
+        for gate in shared {
+            gate.limit_changed();
+        }
+    }
+
     pub(crate) fn stats(&self) -> Vec<PoolStats> {
         let gates = self.gates.lock().unwrap_or_else(PoisonError::into_inner);
         gates
@@ -199,16 +210,17 @@ impl Pools {
                 // The limit may have been raised: nothing else would tell those who wait.
                 pool.gate.grant();
             }
-            if pool.gate.contended() {
+            if pool.gate.contended() || pool.gate.over() > 0 {
                 pool.shed(self.worker, now);
             }
         }
     }
 
-    /// Gives up one connection of the cluster, if somebody still waits.
+    /// Gives up one connection of the cluster, if somebody still waits, or there are more than the limit.
     pub(crate) fn shed(&self, slot: ClusterSlot) {
         let pool = self.clusters.borrow().get(&slot).cloned();
-        if let Some(pool) = pool.filter(|pool| pool.gate.contended()) {
+        let wanted = |pool: &Rc<ClusterPool>| pool.gate.contended() || pool.gate.over() > 0;
+        if let Some(pool) = pool.filter(wanted) {
             pool.shed(self.worker, self.shared.now());
         }
     }
@@ -287,9 +299,10 @@ impl ClusterPool {
             return;
         };
         let connect_timeout = cluster.config.connect_timeout;
+        let over = usize::try_from(self.gate.over()).unwrap_or(usize::MAX);
         endpoints.values().any(|endpoint| {
             // Who waits for the very connections that would yield needs no other.
-            yielding < self.gate.waiting_elsewhere(worker, endpoint.id)
+            yielding < self.gate.waiting_elsewhere(worker, endpoint.id).max(over)
                 && endpoint.shed_shared(now, connect_timeout)
         });
     }

@@ -17,6 +17,7 @@ use std::{
     time::Duration,
 };
 
+use outrigger_proto::envoy::config::core::v3::Node;
 use tokio::{
     signal::unix::{Signal, SignalKind, signal},
     sync::{Notify, oneshot, watch},
@@ -28,6 +29,7 @@ use crate::{
     admin::{self, Port, Site},
     control::{Control, ControlPlaneError},
     identity::{IdentityStore, Issuer, chain},
+    quota::{self, client::Shares},
     readiness::{self, AppHealth},
     register::{self, Registered, Registrar},
     shared::Shared,
@@ -151,6 +153,8 @@ async fn supervise(
     tasks.spawn(sweep(Arc::clone(&shared)));
     tasks.spawn(reread(Arc::clone(&shared)));
     let mut sidecar = Sidecar {
+        shares: Shares::new(&shared),
+        give_up: None,
         config,
         shared,
         control,
@@ -236,6 +240,9 @@ struct Sidecar {
     addresses: Addresses,
     /// Ended with the sidecar.
     tasks: JoinSet<()>,
+    shares: Shares,
+    /// Gives up all shares, and tells when it has.
+    give_up: Option<oneshot::Sender<oneshot::Sender<()>>>,
     /// Tells the registrar to say goodbye.
     leave: Option<(oneshot::Sender<()>, tokio::task::JoinHandle<Registered>)>,
 }
@@ -305,9 +312,10 @@ impl Sidecar {
         };
         let node = node::node(&self.config.workload, self.config.app.as_ref(), ip, ports);
         let tls_files = Allowed::new(&self.config.tls_files);
-        let engine = Engine::new(node, self.control.is_tls()).allowing(tls_files);
+        let engine = Engine::new(node.clone(), self.control.is_tls()).allowing(tls_files);
         let engine = Arc::new(Mutex::new(engine));
         self.site.engine.get_or_init(|| Arc::clone(&engine));
+        self.start_leases(node);
         let (sender, receiver) = watch::channel(false);
         let client = Client {
             engine,
@@ -321,6 +329,20 @@ impl Sidecar {
         receiver
     }
 
+    /// Shares of limits, as soon as a cluster has such limits.
+    fn start_leases(&mut self, node: Node) {
+        let client = quota::client::Client::new(
+            self.shares.clone(),
+            Arc::clone(&self.control),
+            Arc::clone(&self.workers),
+            node,
+            &self.telemetry.metrics.registry,
+        );
+        let (give_up, left) = oneshot::channel();
+        self.give_up = Some(give_up);
+        self.tasks.spawn(client.run(left));
+    }
+
     /// First configuration applied, listeners bound; then the ready line.
     async fn wait_until_configured(
         &self,
@@ -329,6 +351,7 @@ impl Sidecar {
         if configured.wait_for(|configured| *configured).await.is_err() {
             return Err(io::Error::other("the configuration task ended").into());
         }
+        self.shares.settled().await;
         let wanted: Vec<String> = self
             .shared
             .snapshot
@@ -404,6 +427,13 @@ impl Sidecar {
         }
         if let Some(registered) = registered {
             registered.deregister().await;
+        }
+        if let Some(give_up) = self.give_up.take() {
+            let (tell, told) = oneshot::channel();
+            if give_up.send(tell).is_ok() {
+                // Without a goodbye the shares are free when the lease is over.
+                drop(tokio::time::timeout(FLUSH_TIMEOUT, told).await);
+            }
         }
         self.telemetry.flush(FLUSH_TIMEOUT).await;
         self.tasks.abort_all();

@@ -193,6 +193,11 @@ impl Workers {
         self.gates.stats()
     }
 
+    /// To be called after shares of limits may have changed.
+    pub(crate) fn follow_shares(&self) {
+        self.gates.follow_shares();
+    }
+
     /// Stops accepting, ends every connection after its last response (`Connection: close`, GOAWAY), waits at most
     /// `timeout`, then ends the threads. Says how many connections were cut off.
     pub(crate) async fn drain(&self, timeout: Duration) -> usize {

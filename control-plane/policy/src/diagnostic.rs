@@ -2,6 +2,8 @@
 
 use std::{fmt, sync::Arc};
 
+use crate::Code;
+
 /// A place in an operator's file. Lines and columns count from 1, columns in characters.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Position {
@@ -24,14 +26,18 @@ impl fmt::Display for Position {
 pub enum Severity {
     /// Nothing of this call is applied.
     Error,
-    /// Applied; the operator should know.
+    /// Applied; it hardly does what was meant.
     Warning,
+    /// Applied; good to know.
+    Info,
 }
 
 /// One remark about one place. Displays as
 /// `mesh.yaml:14:15: spec.subsets[1].name: "v2" is used twice; name each subset once`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Diagnostic {
+    /// What kind of mistake it is.
+    pub code: Code,
     /// Refused, or only remarked upon.
     pub severity: Severity,
     /// Where.

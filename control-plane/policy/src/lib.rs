@@ -8,6 +8,8 @@
 //! Pure: no file, clock, network or environment. A setting is effective, or refused with its
 //! position and the words "not supported yet"; nothing is dropped.
 
+mod analyze;
+mod code;
 mod decode;
 mod diagnostic;
 mod mesh;
@@ -18,6 +20,11 @@ mod spec;
 mod suggest;
 mod yaml;
 
+pub use analyze::{
+    Analysis, ClientFacts, Effect, Effective, EndpointFacts, Inventory, ServiceFacts, analyze,
+    effects,
+};
+pub use code::{Code, Example, Story, UnknownCode};
 pub use diagnostic::{Diagnostic, Position, Severity};
 pub use mesh::{
     Client, HostName, MergedDestinationRule, MergedVirtualService, Mesh, MeshInput, NamespaceRules,

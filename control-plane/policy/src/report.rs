@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use crate::{Diagnostic, Position, Severity};
+use crate::{Code, Diagnostic, Position, Severity};
 
 /// Errors kept for one file. More would not be read, and a generated file could have a million.
 pub(crate) const MAX_ERRORS: usize = 50;
@@ -87,11 +87,13 @@ impl Report {
         message: impl Into<String>,
     ) {
         if self.errors.len() < MAX_ERRORS {
+            let message = message.into();
             self.errors.push(Diagnostic {
+                code: Code::of_refusal(&path, &message),
                 severity: Severity::Error,
                 position,
                 path,
-                message: message.into(),
+                message,
             });
         }
     }

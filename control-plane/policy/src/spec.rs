@@ -27,6 +27,10 @@ pub struct At<T> {
 /// Content of a document.
 #[derive(Clone, Debug, PartialEq)]
 #[expect(missing_docs, reason = "each variant is documented at its type")]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "one a document, which is shared behind an Arc"
+)]
 pub enum Spec {
     VirtualService(VirtualService),
     DestinationRule(DestinationRule),

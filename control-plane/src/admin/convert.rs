@@ -1,6 +1,6 @@
 //! Between what the policies say and what the messages say.
 
-use outrigger_policy::{Diagnostic, ObjectKey, Position, Severity};
+use outrigger_policy::{Diagnostic, Effect, Effective, ObjectKey, Position, Severity};
 use outrigger_proto::outrigger::v1 as api;
 
 use super::time;
@@ -27,6 +27,22 @@ pub(super) fn outcome(outcome: Outcome) -> api::ApplyResponse {
             })
             .collect(),
         diagnostics: outcome.diagnostics.iter().map(diagnostic).collect(),
+        effects: outcome.effects.iter().map(effect).collect(),
+    }
+}
+
+fn effect(effect: &Effect) -> api::Effect {
+    api::Effect {
+        object: Some(object_ref(&effect.key, effect.api_version.clone())),
+        state: match effect.effective {
+            Effective::Yes => api::effect::State::Effective,
+            Effective::Partly => api::effect::State::Partly,
+            Effective::Shadowed => api::effect::State::Shadowed,
+            Effective::MatchesNothing => api::effect::State::MatchesNothing,
+            Effective::NotByClient => api::effect::State::NotByClient,
+        }
+        .into(),
+        reasons: effect.reasons.iter().map(diagnostic).collect(),
     }
 }
 
@@ -35,11 +51,13 @@ pub(super) fn diagnostic(diagnostic: &Diagnostic) -> api::Diagnostic {
         severity: match diagnostic.severity {
             Severity::Error => api::diagnostic::Severity::Error,
             Severity::Warning => api::diagnostic::Severity::Warning,
+            Severity::Info => api::diagnostic::Severity::Info,
         }
         .into(),
         position: Some(position(&diagnostic.position)),
         path: diagnostic.path.clone(),
         message: diagnostic.message.clone(),
+        code: diagnostic.code.to_string(),
     }
 }
 

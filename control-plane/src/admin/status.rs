@@ -7,7 +7,12 @@ use outrigger_proto::outrigger::v1 as api;
 use tokio::time::Instant;
 
 use super::{AdminService, convert};
-use crate::{policies::InForce, registry::validate::health_text, world::Service};
+use crate::{
+    policies::InForce,
+    quota::allocate::{Kind, PoolStatus},
+    registry::validate::health_text,
+    world::Service,
+};
 
 impl AdminService {
     pub(super) fn report(&self) -> api::StatusResponse {
@@ -37,6 +42,7 @@ impl AdminService {
             clients: self.clients.status(),
             warnings: warnings(&in_force),
             object_counts: counts(&in_force),
+            limits: self.leases.status().into_iter().map(limit).collect(),
         }
     }
 
@@ -61,6 +67,25 @@ impl AdminService {
             instances: instances.collect(),
             source: "registration".to_owned(),
         }
+    }
+}
+
+fn limit(pool: PoolStatus) -> api::ServiceLimitStatus {
+    let name = match pool.key.kind {
+        Kind::Connections => "maxConnections",
+        Kind::Pending => "http1MaxPendingRequests",
+        Kind::Requests => "http2MaxRequests",
+        Kind::Retries => "maxRetries",
+    };
+    api::ServiceLimitStatus {
+        cluster: pool.key.cluster.to_string(),
+        rule: pool.key.rule.to_string(),
+        name: name.to_owned(),
+        limit: pool.limit,
+        leased: pool.leased,
+        sidecars: pool.sidecars,
+        silent: pool.lost,
+        in_use: pool.in_use,
     }
 }
 

@@ -5,7 +5,7 @@ use std::{
     sync::Arc,
 };
 
-use outrigger_policy::{Diagnostic, Object, ObjectKey, ParseLimits, Position, parse};
+use outrigger_policy::{Code, Diagnostic, Effect, Object, ObjectKey, ParseLimits, Position, parse};
 
 use super::{Held, InForce, Refused, error, id};
 use crate::store::policies::Record;
@@ -49,6 +49,8 @@ pub(crate) struct Outcome {
     pub(crate) revision: u64,
     pub(crate) applied: Vec<(ObjectKey, String, Change)>,
     pub(crate) diagnostics: Vec<Diagnostic>,
+    /// Of the documents that were applied.
+    pub(crate) effects: Vec<Effect>,
     pub(crate) refused: bool,
 }
 
@@ -81,6 +83,7 @@ impl Outcome {
             revision,
             applied: Vec::new(),
             diagnostics,
+            effects: Vec::new(),
             refused: true,
         }
     }
@@ -115,6 +118,7 @@ fn read(request: &Request) -> Result<BTreeMap<ObjectKey, Arc<Object>>, Vec<Diagn
                 for object in found {
                     if let Some(first) = objects.get(&object.key) {
                         errors.push(error(
+                            Code::DocumentTwice,
                             object.position.clone(),
                             format!(
                                 "{} is also at {}; keep one, or rename one",
@@ -184,7 +188,11 @@ fn delete(
                 change: Change::Deleted,
                 moved: false,
             }),
-            None => errors.push(error(position.clone(), format!("{key} is not in force"))),
+            None => errors.push(error(
+                Code::NotInForce,
+                position.clone(),
+                format!("{key} is not in force"),
+            )),
         }
     }
     if errors.is_empty() {
@@ -289,7 +297,21 @@ impl Plan {
         (changed, moved)
     }
 
-    pub(super) fn outcome(&self, revision: u64, mut diagnostics: Vec<Diagnostic>) -> Outcome {
+    /// The objects of the call that are in force after it.
+    pub(super) fn in_force(&self) -> BTreeSet<ObjectKey> {
+        let staying = self
+            .changes
+            .iter()
+            .filter(|planned| planned.change != Change::Deleted);
+        staying.map(|planned| planned.object.key.clone()).collect()
+    }
+
+    pub(super) fn outcome(
+        &self,
+        revision: u64,
+        mut diagnostics: Vec<Diagnostic>,
+        effects: Vec<Effect>,
+    ) -> Outcome {
         diagnostics.truncate(MAX_DIAGNOSTICS);
         let dropped = self.dropped.iter().map(|(key, refused)| {
             let api_version = refused.record.api_version.clone();
@@ -305,6 +327,7 @@ impl Plan {
             revision,
             applied,
             diagnostics,
+            effects,
             refused: false,
         }
     }

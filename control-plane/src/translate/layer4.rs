@@ -10,7 +10,7 @@
 //! its own nobody redirects: such a match never holds here.
 //! Source: Istio's `buildSidecarOutboundTCPFilterChainOpts` and its TLS twin; Envoy `FilterChainMatch`, `TcpProxy`.
 
-use std::collections::BTreeSet;
+use std::{borrow::Cow, collections::BTreeSet};
 
 use outrigger_policy::{
     Balancer, ConnectionMatch, EgressHost, HashKey, HostName, MergedVirtualService, Mesh, Object,
@@ -70,10 +70,10 @@ impl Layer4<'_> {
         let port = self.port_for(&host, listener_port, Protocol::Tcp);
         // Nobody knows the host yet: connections are closed for want of its cluster, which their refusal then names.
         let port = port.unwrap_or(listener_port);
-        let service = self.mesh.virtual_service_for(&host, self.caller.client());
-        let rules = service.as_ref().map_or(&[][..], |service| &service.tcp);
+        let rules = self.rules(&host);
+        let rules = rules.as_ref().map_or(&[][..], |service| &service.tcp);
         let rule = rules.iter().find(|(_, rule)| {
-            let holds = |one| holds(one, port);
+            let holds = |one| self.holds(one, port);
             rule.matches.is_empty() || rule.matches.iter().any(holds)
         });
         let target = match rule {
@@ -90,7 +90,8 @@ impl Layer4<'_> {
         // Envoy refuses a listener in which two chains match the same: the first one has a name.
         let mut claimed = BTreeSet::new();
         for host in self.admitted(wanted) {
-            let service = self.mesh.virtual_service_for(&host, self.caller.client());
+            let service = self.rules(&host);
+            let service = service.as_deref();
             let known = self.port_for(&host, listener_port, Protocol::Tls);
             let port = match (known, self.hosts.contains_key(&host)) {
                 (Some(port), _) => port,
@@ -98,7 +99,7 @@ impl Layer4<'_> {
                 (None, false) => listener_port,
                 (None, true) => continue,
             };
-            if self.tls_rules(port, service.as_deref(), &mut claimed, &mut found) {
+            if self.tls_rules(port, service, &mut claimed, &mut found) {
                 continue;
             }
             if known.is_some() && claimed.insert(host.as_str().to_owned()) {
@@ -119,7 +120,10 @@ impl Layer4<'_> {
     ) -> bool {
         let mut any = false;
         for (object, rule) in service.into_iter().flat_map(|service| &service.tls) {
-            let held = rule.matches.iter().filter(|one| holds(&one.common, port));
+            let held = rule
+                .matches
+                .iter()
+                .filter(|one| self.holds(&one.common, port));
             let names = held.flat_map(|one| &one.sni_hosts);
             let names: Vec<_> = names.map(|name| name.value.to_ascii_lowercase()).collect();
             any |= !names.is_empty();
@@ -141,6 +145,24 @@ impl Layer4<'_> {
             }
         }
         any
+    }
+
+    fn holds(&self, one: &ConnectionMatch, port: u16) -> bool {
+        one.destination_subnets.is_empty()
+            && one.port.is_none_or(|only| only == port)
+            && one
+                .source_namespace
+                .as_deref()
+                .is_none_or(|only| only == self.caller.namespace)
+            && one
+                .source_labels
+                .iter()
+                .all(|(name, value)| self.caller.labels.get(name) == Some(value))
+    }
+
+    /// The rules for `host` that are for this caller.
+    fn rules(&self, host: &HostName) -> Option<Cow<'_, MergedVirtualService>> {
+        self.mesh.virtual_service_for(host, self.caller.client())
     }
 
     /// The host that a pattern without a star names.
@@ -175,13 +197,13 @@ impl Layer4<'_> {
         fitting.next().is_none().then_some(first)
     }
 
-    fn routed<'a>(
+    fn routed<'t>(
         &self,
-        object: &'a Object,
-        position: &'a Position,
-        route: &'a [RouteDestination],
+        object: &'t Object,
+        position: &'t Position,
+        route: &'t [RouteDestination],
         port: u16,
-    ) -> Target<'a> {
+    ) -> Target<'t> {
         // A weight of 0 gets nothing (Istio), and Envoy refuses one.
         let weighted = route.iter().filter(|destination| destination.weight > 0);
         let clusters = weighted.map(|destination| {
@@ -210,11 +232,6 @@ impl Layer4<'_> {
     }
 }
 
-/// Whether it holds for `port`; who calls has been asked already.
-fn holds(one: &ConnectionMatch, port: u16) -> bool {
-    one.destination_subnets.is_empty() && one.port.is_none_or(|only| only == port)
-}
-
 /// To the host itself.
 fn direct<'a>(host: &HostName, port: u16) -> Target<'a> {
     Target {
@@ -226,7 +243,7 @@ fn direct<'a>(host: &HostName, port: u16) -> Target<'a> {
 impl Chains {
     fn add(
         &mut self,
-        from: &Layer4<'_>,
+        layer4: &Layer4<'_>,
         server_names: Vec<String>,
         target: &Target<'_>,
         transport: Option<&str>,
@@ -242,7 +259,7 @@ impl Chains {
                 transport_protocol: transport.to_owned(),
                 ..FilterChainMatch::default()
             }),
-            filters: vec![filter(&proxy(from, target))],
+            filters: vec![filter(&proxy(layer4, target))],
             metadata: decided,
             ..FilterChain::default()
         });
@@ -259,12 +276,13 @@ pub(super) fn inbound(cluster: &str) -> Filter {
     })
 }
 
-fn proxy(from: &Layer4<'_>, target: &Target<'_>) -> TcpProxy {
-    let clusters = target.clusters.iter();
-    let policies: Vec<TrafficPolicy> = clusters
+fn proxy(layer4: &Layer4<'_>, target: &Target<'_>) -> TcpProxy {
+    let policies: Vec<TrafficPolicy> = target
+        .clusters
+        .iter()
         .map(|(host, subset, port, _)| {
-            let client = from.caller.client();
-            from.mesh.traffic_policy_for(host, *subset, *port, client)
+            let client = layer4.caller.client();
+            layer4.mesh.traffic_policy_for(host, *subset, *port, client)
         })
         .collect();
     let pools = || {

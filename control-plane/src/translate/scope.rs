@@ -283,8 +283,8 @@ impl Egress {
             }
         });
         // A service without a port of HTTP has no routes; its connections are another listener's.
-        let routed = visible.filter(|(_, routes)| !routes.ports.is_empty());
-        let visible: Vec<(&HostName, Arc<HostRoutes>)> = routed.collect();
+        let visible = visible.filter(|(_, routes)| !routes.ports.is_empty());
+        let visible: Vec<(&HostName, Arc<HostRoutes>)> = visible.collect();
         for (host, routes) in &visible {
             self.hosts.insert((*host).clone());
             self.hosts.extend(routes.destinations.iter().cloned());

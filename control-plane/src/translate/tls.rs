@@ -43,7 +43,7 @@ pub(super) struct Peer<'a> {
     pub(super) identities: BTreeSet<&'a str>,
     pub(super) trust_domain: &'a str,
     /// What mesh mTLS says it carries.
-    pub(super) alpn: &'a [&'a str],
+    pub(super) alpn: &'static [&'static str],
 }
 
 impl Peer<'_> {

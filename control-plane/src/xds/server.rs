@@ -27,7 +27,7 @@ use tonic::{Request, Response, Status, Streaming};
 use tracing::{debug, info, warn};
 
 use super::{
-    delta,
+    claim, delta,
     metrics::{XdsMetrics, label},
     sotw,
     stream::{Protocol, Refusal, StreamState},
@@ -39,7 +39,7 @@ use crate::{
     push::Pushed,
     snapshot::ResourceType,
     spiffe::SpiffeId,
-    translate::{Dialect, NodeInfo, NodeResources},
+    translate::{NodeInfo, NodeResources},
 };
 
 /// A client whose transport takes nothing for this long is let go: what it would be sent is kept only while
@@ -47,10 +47,6 @@ use crate::{
 const STUCK: Duration = Duration::from_secs(30);
 /// Time for the first request, without which nothing is known of the client.
 const FIRST_REQUEST: Duration = Duration::from_secs(30);
-/// Labels of a node.
-const MAX_LABELS: usize = 256;
-/// Keys and values of a node's labels.
-const MAX_LABEL_BYTES: usize = 16 * 1024;
 /// Responses between the stream's task and its connection: one outstanding a type, and as many again.
 const QUEUE: usize = 10;
 
@@ -225,8 +221,7 @@ impl Session {
             Status::deadline_exceeded(format!("no request within {FIRST_REQUEST:?}"))
         })?;
         let Some(first) = first? else { return Ok(()) };
-        let node = self
-            .node(W::node(&first))
+        let node = claim::node(W::node(&first), self.identity.as_ref())
             .inspect_err(|_| self.xds.refused("node"))?;
         let mut stream = self.stream(node, W::PROTOCOL);
         info!(node = stream.node.id, peer = ?self.peer, "xDS client connected");
@@ -326,59 +321,6 @@ impl Session {
             stream.heard(&self.xds.metrics, kind, verdict);
         }
         Ok(())
-    }
-
-    /// Reads the first request's node and holds it against the stream's identity.
-    fn node(&self, node: Option<&Node>) -> Result<NodeInfo, Status> {
-        let node = node.ok_or_else(|| {
-            Status::invalid_argument("the first request of a stream has to carry a node")
-        })?;
-        if node.id.len() > MAX_NAME_BYTES {
-            return Err(Status::invalid_argument(format!(
-                "node.id has {} bytes; at most {MAX_NAME_BYTES}",
-                node.id.len()
-            )));
-        }
-        let node = NodeInfo::parse(node).map_err(Status::invalid_argument)?;
-        let names = [Some(&node.namespace), node.service_account.as_ref()];
-        if names
-            .into_iter()
-            .flatten()
-            .any(|name| name.len() > MAX_NAME_BYTES)
-        {
-            return Err(Status::invalid_argument(format!(
-                "node.metadata: NAMESPACE and SERVICE_ACCOUNT have at most {MAX_NAME_BYTES} bytes"
-            )));
-        }
-        // Foreign clients bring the labels of their platform, whose keys are not ours to judge.
-        let labels = node
-            .labels
-            .iter()
-            .map(|(key, value)| key.len() + value.len());
-        if node.labels.len() > MAX_LABELS || labels.sum::<usize>() > MAX_LABEL_BYTES {
-            return Err(Status::invalid_argument(format!(
-                "node.metadata.LABELS has {} labels; at most {MAX_LABELS}, of {MAX_LABEL_BYTES} bytes together",
-                node.labels.len()
-            )));
-        }
-        if let Some(identity) = &self.identity {
-            let account = node.service_account.as_deref();
-            if node.namespace != identity.namespace()
-                || account.is_some_and(|account| account != identity.service_account())
-            {
-                return Err(Status::permission_denied(format!(
-                    "{identity} claims to be namespace {:?}, service account {:?}; a workload is served its own only",
-                    node.namespace,
-                    account.unwrap_or_default(),
-                )));
-            }
-        }
-        if node.dialect == Dialect::Grpc {
-            return Err(Status::unimplemented(
-                "proxyless gRPC clients are not supported yet; use a sidecar",
-            ));
-        }
-        Ok(node)
     }
 
     fn stream(&self, node: NodeInfo, protocol: Protocol) -> Stream {

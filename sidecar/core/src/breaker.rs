@@ -146,18 +146,21 @@ impl Breaker {
         config: &BreakerConfig,
         now: Moment,
     ) -> Result<Option<Trial>, Moment> {
-        let word = self.word.load(Relaxed);
-        if word <= VALUE {
-            return Ok(None);
-        }
-        if now.0 < word & VALUE {
-            return Err(Moment(word & VALUE));
-        }
-        let trial = HALF_OPEN | later(now, config);
-        match self.word.compare_exchange(word, trial, Relaxed, Relaxed) {
-            Ok(_) => Ok(Some(Trial(trial))),
-            // Another is the probe; or it has even closed again, then the next request will see.
-            Err(found) => Err(Moment((found & VALUE).max(now.0))),
+        let mut word = self.word.load(Relaxed);
+        loop {
+            if word <= VALUE {
+                return Ok(None);
+            }
+            if now.0 < word & VALUE {
+                return Err(Moment(word & VALUE));
+            }
+            let trial = HALF_OPEN | later(now, config);
+            let taken = self.word.compare_exchange(word, trial, Relaxed, Relaxed);
+            match taken {
+                Ok(_) => return Ok(Some(Trial(trial))),
+                // Another is the probe, or has even closed it.
+                Err(found) => word = found,
+            }
         }
     }
 

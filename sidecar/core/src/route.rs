@@ -6,6 +6,7 @@
 
 mod cors;
 mod edit;
+mod explain;
 mod fault;
 mod features;
 mod format;
@@ -27,6 +28,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method};
 use crate::{ClusterSlot, RetryPolicy};
 pub use cors::{Cors, CorsVerdict};
 pub use edit::{Edit, HeaderEdits};
+pub use explain::Tried;
 pub use fault::{Abort, Fault, Share};
 pub use features::{Features, Hedge, Mirror, Positions};
 pub use format::{Facts, Format, FormatError};

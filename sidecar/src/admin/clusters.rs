@@ -61,6 +61,14 @@ fn as_text(cluster: &Cluster, pool: Option<&PoolStats>, now: Moment) -> String {
             "default_priority::max_{gauge_name}::{}",
             gauge.limit()
         ));
+        if let Some(share) = gauge.share() {
+            line(format!("default_priority::scope_{gauge_name}::SERVICE"));
+            line(format!("default_priority::share_{gauge_name}::{share}"));
+            line(format!(
+                "default_priority::service_max_{gauge_name}::{}",
+                gauge.configured()
+            ));
+        }
         line(format!(
             "default_priority::used_{gauge_name}::{}",
             gauge.used()
@@ -210,7 +218,21 @@ fn as_json(cluster: &Cluster, pool: Option<&PoolStats>, now: Moment) -> Value {
             let limit = Some(gauge.limit()).filter(|limit| *limit != u32::MAX);
             (
                 name.to_owned(),
-                json!({"used": gauge.used(), "limit": limit, "overflows": gauge.overflows()}),
+                match gauge.share() {
+                    None => json!({
+                        "scope": "PROXY",
+                        "used": gauge.used(),
+                        "limit": limit,
+                        "overflows": gauge.overflows(),
+                    }),
+                    Some(share) => json!({
+                        "scope": "SERVICE",
+                        "share": share,
+                        "used": gauge.used(),
+                        "limit": gauge.configured(),
+                        "overflows": gauge.overflows(),
+                    }),
+                },
             )
         })
         .collect();

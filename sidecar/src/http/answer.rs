@@ -282,6 +282,9 @@ fn percent_encoded(text: &[u8]) -> String {
 }
 
 #[cfg(test)]
+mod documented;
+
+#[cfg(test)]
 mod tests {
     use super::*;
 

@@ -26,6 +26,8 @@ use crate::worker::Command;
 
 /// A waiter may be passed by this many others that could use a ready connection before one is closed for it.
 const PASSED_AT_MOST: u32 = 32;
+/// Connections that workers are told to close at once, after a limit was lowered.
+const SHED_AT_ONCE: u32 = 64;
 
 /// One cluster's gate.
 #[derive(Debug)]
@@ -182,6 +184,27 @@ impl Gate {
         }
     }
 
+    /// How many connections there are above the limit, which was lowered. They go as they become free.
+    pub(crate) fn over(&self) -> u32 {
+        let connections = &self.limits.connections;
+        connections.used().saturating_sub(connections.limit())
+    }
+
+    /// After a change of the limit: slots for those who wait, or connections that are not in use are closed.
+    pub(crate) fn limit_changed(self: &Arc<Self>) {
+        if self.contended() {
+            self.grant();
+        }
+        let mut over = self.over().min(SHED_AT_ONCE);
+        for (spare, worker) in self.spare.iter().zip(self.workers.iter()) {
+            for _ in 0..spare.load(Ordering::Relaxed).min(over) {
+                over -= 1;
+                // A full channel loses nothing: the next look tells it again.
+                drop(worker.try_send(Command::Shed(self.slot)));
+            }
+        }
+    }
+
     /// Tells the worker that has most to spare to shed a connection.
     fn ask_for_one(&self) {
         if !self.contended() {
@@ -229,6 +252,9 @@ impl Gate {
 
     /// What to do with a connection of `worker` to `endpoint` that is free for another request.
     pub(crate) fn claim(&self, worker: usize, endpoint: EndpointId) -> Claim {
+        if self.over() > 0 {
+            return Claim::Close;
+        }
         if !self.contended() {
             return Claim::Keep;
         }

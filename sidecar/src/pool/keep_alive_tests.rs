@@ -91,7 +91,7 @@ struct Client {
 
 impl Client {
     fn new(server: &Server, change: impl FnOnce(&mut ClusterConfig)) -> Self {
-        let shared = Shared::new();
+        let shared = Shared::new(crate::tls::files::Allowed::default());
         let (commands, _) = mpsc::channel(1);
         let gates = Arc::new(Gates::new([commands].into()));
         let pools = Pools::new(0, &shared, &gates, &Telemetry::start(&config()));

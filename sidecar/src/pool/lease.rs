@@ -215,7 +215,7 @@ impl Drop for Stream {
                 .gate
                 .waiting_elsewhere(worker, self.endpoint.id)
         };
-        if streams.get() == 0 && elsewhere() > 0 {
+        if streams.get() == 0 && (self.cluster.gate.over() > 0 || elsewhere() > 0) {
             self.cluster.shed(worker, now);
         }
         if !self.connection.yielding.get() {

@@ -132,6 +132,9 @@ impl Verifier {
             webpki::Error::CertExpired { .. } => "it has expired".to_owned(),
             webpki::Error::CertNotValidYet { .. } => "it is not valid yet".to_owned(),
             webpki::Error::UnknownIssuer => "its issuer is not known".to_owned(),
+            webpki::Error::InvalidSignatureForPublicKey => {
+                "no root of its issuer's name has signed it".to_owned()
+            }
             webpki::Error::CertRevoked => "it is revoked".to_owned(),
             other => other.to_string(),
         };

@@ -85,10 +85,15 @@ impl Checker<'_> {
             }
         }
         for (index, rule) in spec.tls.iter().enumerate() {
-            self.connections(from, &rule.route, &format!("spec.tls[{index}]"));
+            let path = format!("spec.tls[{index}]");
+            self.connections(from, &rule.route, &path);
+            let matches = rule.matches.iter().map(|one| &one.common);
+            self.subnets(matches, &rule.position, &path);
         }
         for (index, rule) in spec.tcp.iter().enumerate() {
-            self.connections(from, &rule.route, &format!("spec.tcp[{index}]"));
+            let path = format!("spec.tcp[{index}]");
+            self.connections(from, &rule.route, &path);
+            self.subnets(rule.matches.iter(), &rule.position, &path);
         }
         self.never_tried(spec);
     }

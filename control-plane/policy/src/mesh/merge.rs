@@ -15,8 +15,8 @@ use super::{
     delegate::{Delegates, Rule},
 };
 use crate::{
-    DestinationPolicy, DestinationRule, Diagnostic, Object, ObjectKey, Position, Severity, Spec,
-    VirtualService,
+    Code, DestinationPolicy, DestinationRule, Diagnostic, Object, ObjectKey, Position, Severity,
+    Spec, VirtualService,
 };
 
 /// What was found, and which documents are newer than which.
@@ -59,10 +59,12 @@ impl Found {
         path: impl Into<String>,
         message: String,
     ) {
+        let path = path.into();
         self.diagnostics.push(Diagnostic {
+            code: Code::of_contradiction(&path, &message),
             severity,
             position: position.clone(),
-            path: path.into(),
+            path,
             message,
         });
     }

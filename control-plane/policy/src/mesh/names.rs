@@ -39,7 +39,7 @@ impl HostName {
     }
 
     /// The wildcards that this host falls under, the longest first.
-    pub(super) fn wildcards(&self) -> impl Iterator<Item = Self> + '_ {
+    pub(crate) fn wildcards(&self) -> impl Iterator<Item = Self> + '_ {
         let dots = self.0.match_indices('.');
         dots.filter_map(|(dot, _)| self.0.get(dot..))
             .map(|suffix| Self(format!("*{suffix}").into()))

@@ -25,7 +25,12 @@ impl Mesh {
         self.names.is_registered(host) || self.service_entries.contains_key(host)
     }
 
-    pub(super) fn known_hosts(&self) -> impl Iterator<Item = &HostName> {
+    /// Whether an instance has registered for `host`.
+    pub(crate) fn is_registered(&self, host: &HostName) -> bool {
+        self.names.is_registered(host)
+    }
+
+    pub(crate) fn known_hosts(&self) -> impl Iterator<Item = &HostName> {
         self.names.registered().chain(self.service_entries.keys())
     }
 

@@ -72,7 +72,7 @@ pub(super) fn decode(d: &mut Decoder, item: Item<'_>) -> Option<Balancer> {
     }
     let algorithm = algorithm(d, &fields);
     let key = header.or(cookie).or(source).or(parameter)?;
-    one_key.then(|| Balancer::ConsistentHash { key, algorithm })
+    one_key.then_some(Balancer::ConsistentHash { key, algorithm })
 }
 
 fn algorithm(d: &mut Decoder, fields: &Fields<'_>) -> HashAlgorithm {

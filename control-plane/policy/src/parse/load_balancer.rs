@@ -90,7 +90,7 @@ fn warmup(d: &mut Decoder, fields: &Fields<'_>) -> Option<Warmup> {
             aggression.unwrap_or(1.0),
         ))
     });
-    new.or(old.map(|duration| warmed_up(duration, 10.0, 1.0)))
+    new.or_else(|| old.map(|duration| warmed_up(duration, 10.0, 1.0)))
 }
 
 const fn warmed_up(duration: Duration, minimum_percent: f64, aggression: f64) -> Warmup {

@@ -53,7 +53,7 @@ pub(super) fn share(d: &mut Decoder, fields: &Fields<'_>, names: &[&'static str]
         } else {
             percent
         };
-        found = found.or(fields.optional(d, name, decode));
+        found = found.or_else(|| fields.optional(d, name, decode));
     }
     found.unwrap_or(Share::ALL)
 }

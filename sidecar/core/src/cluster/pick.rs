@@ -198,7 +198,7 @@ impl Cluster {
         let bound = self.config.hash_balance_percent;
         let mut asked = Asked {
             key,
-            bound: bound.map(|percent| (percent, self.limits.requests.used().max(1))),
+            bound: bound.map(|percent| (percent, self.in_flight())),
             changes: self.ejector.changes(),
             left_out: context.previous_priorities,
             rng: context.rng,
@@ -210,6 +210,14 @@ impl Cluster {
             leave: candidates.leave.get(),
             service_trial: None,
         })
+    }
+
+    /// Requests, this one included; on a cluster that only has connections, those.
+    fn in_flight(&self) -> u32 {
+        match self.limits.requests.used() {
+            0 => self.limits.connections.used().max(1),
+            requests => requests,
+        }
     }
 
     /// Dates what is new: endpoints warm up from then on.

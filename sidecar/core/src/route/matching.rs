@@ -8,6 +8,14 @@ use regex::Regex;
 
 use super::{HeaderMatch, PathMatch, RequestView, RouteMatch, StringMatch};
 
+/// A part of a condition that does not hold.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Failed<'a> {
+    Path,
+    Header(&'a HeaderMatch),
+    Query(&'a str, &'a StringMatch),
+}
+
 impl PathMatch {
     /// A regular expression for the whole path.
     ///
@@ -34,12 +42,22 @@ impl PathMatch {
 impl RouteMatch {
     /// Whether all parts hold. `path` is the request's path without its query.
     pub(super) fn holds(&self, request: &RequestView<'_>, path: &str) -> bool {
-        self.path.matches(path, self.case_sensitive)
-            && self.headers.iter().all(|header| header.holds(request))
-            && self.query_parameters.iter().all(|(name, condition)| {
-                let value = query_parameter(request.path_and_query, name);
-                condition.holds(value.map(str::as_bytes))
-            })
+        self.failing(request, path).is_none()
+    }
+
+    /// The first part that does not hold.
+    pub(super) fn failing(&self, request: &RequestView<'_>, path: &str) -> Option<Failed<'_>> {
+        if !self.path.matches(path, self.case_sensitive) {
+            return Some(Failed::Path);
+        }
+        if let Some(header) = self.headers.iter().find(|header| !header.holds(request)) {
+            return Some(Failed::Header(header));
+        }
+        let query = self.query_parameters.iter().find(|(name, condition)| {
+            let value = query_parameter(request.path_and_query, name);
+            !condition.holds(value.map(str::as_bytes))
+        });
+        query.map(|(name, condition)| Failed::Query(name, condition))
     }
 
     /// Makes every regex match as a whole, however the caller built it.
@@ -147,7 +165,7 @@ pub(super) fn query_parameter<'a>(path_and_query: &'a str, name: &str) -> Option
 }
 
 /// Value of a header, several joined by `,`; pseudo headers from the request line.
-fn header_value<'a>(request: &RequestView<'a>, name: &str) -> Option<Cow<'a, [u8]>> {
+pub(super) fn header_value<'a>(request: &RequestView<'a>, name: &str) -> Option<Cow<'a, [u8]>> {
     let line = match name {
         ":method" => Some(request.method.as_str()),
         ":authority" | "host" => Some(request.authority),

@@ -187,7 +187,7 @@ async fn slow(after: Duration) -> SocketAddr {
 async fn peak_ewma_learns_from_answers_who_is_quick() {
     let quick = App::start("quick").await;
     let endpoints = vec![
-        endpoint(slow(Duration::from_millis(200)).await, false),
+        endpoint(slow(Duration::from_secs(1)).await, false),
         endpoint(quick.address, false),
     ];
     let reviews = ClusterConfig {

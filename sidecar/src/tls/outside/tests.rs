@@ -206,7 +206,7 @@ async fn a_server_is_known_by_its_name_and_its_root() {
     let strange = files.write("strange.pem", &stranger.pem());
     let caller = Caller::new(&files, &server, simple(&strange), &[]).await;
     let told = [
-        "issuer is not known",
+        "no root of its issuer's name has signed it",
         "DNSName(pay.example.com)",
         "strange.pem",
     ];

@@ -13,12 +13,21 @@ use prost_types::value::Kind;
 
 use super::{Converted, refuse, socket_address, string, unsupported};
 
+/// Envoy's default, which is what priorities and localities spill by.
+const OVERPROVISIONING_PERCENT: u32 = 140;
 /// As Envoy's.
 const MAX_PRIORITY: u32 = 128;
 /// Endpoints of one cluster.
 const MAX_ENDPOINTS: usize = 100_000;
 
 pub(crate) fn convert(from: &ClusterLoadAssignment) -> Converted<Vec<EndpointConfig>> {
+    let policy = from.policy.as_ref();
+    if let Some(factor) = policy.and_then(|policy| policy.overprovisioning_factor)
+        && factor != OVERPROVISIONING_PERCENT
+    {
+        let message = format!("{factor} is not supported yet; must be {OVERPROVISIONING_PERCENT}");
+        return refuse("policy.overprovisioning_factor", message);
+    }
     let mut endpoints = Vec::new();
     for (index, group) in from.endpoints.iter().enumerate() {
         locality(group, &mut endpoints).map_err(|e| e.under(format!("endpoints[{index}]")))?;

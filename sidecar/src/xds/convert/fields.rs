@@ -175,7 +175,7 @@ const READ: &[(&str, &[&str])] = &[
     ("envoy.config.core.v3.Http2ProtocolOptions", &["max_concurrent_streams"]),
     // Endpoint. Locality weights count only with `locality_weighted_lb_config` (as in Envoy).
     ("envoy.config.endpoint.v3.ClusterLoadAssignment", &["cluster_name", "endpoints", "policy"]),
-    ("envoy.config.endpoint.v3.ClusterLoadAssignment.Policy", &[]),
+    ("envoy.config.endpoint.v3.ClusterLoadAssignment.Policy", &["overprovisioning_factor"]),
     ("envoy.config.endpoint.v3.LocalityLbEndpoints", &["locality", "lb_endpoints", "load_balancing_weight", "priority", "metadata"]),
     ("envoy.config.endpoint.v3.LbEndpoint", &["endpoint", "health_status", "metadata", "load_balancing_weight"]),
     ("envoy.config.endpoint.v3.Endpoint", &["address"]),

@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use super::Checker;
 use crate::{
-    At, Balancer, DestinationPolicy, DestinationRule, LoadBalancer, Object, Retries, TrafficPolicy,
-    mesh::merge::named,
+    At, Balancer, ConnectionMatch, DestinationPolicy, DestinationRule, LoadBalancer, Object,
+    Position, Retries, TrafficPolicy, mesh::merge::named,
 };
 
 impl Checker<'_> {
@@ -31,6 +31,23 @@ impl Checker<'_> {
             let message = format!("{condition} has no effect: {why}");
             let path = format!("{rule}.retries.retryOn");
             self.found.warn(&retries.position, path, message);
+        }
+    }
+
+    /// Where a connection was going to is known only where it was redirected, and nobody redirects one yet.
+    pub(super) fn subnets<'m>(
+        &mut self,
+        matches: impl Iterator<Item = &'m ConnectionMatch>,
+        position: &Position,
+        rule: &str,
+    ) {
+        for (number, one) in matches.enumerate() {
+            if one.destination_subnets.is_empty() {
+                continue;
+            }
+            let message = "has no effect, and the match never holds: applications connect to a port of localhost, not to the address of the destination";
+            let path = format!("{rule}.match[{number}].destinationSubnets");
+            self.found.warn(position, path, message.to_owned());
         }
     }
 

@@ -34,6 +34,19 @@ fn conditions_of_retries_that_nothing_can_meet_are_remarked_upon() {
 }
 
 #[test]
+fn where_a_connection_was_going_to_is_not_known() {
+    let rules = "tcp: [{match: [{port: 1}, {destinationSubnets: [10.0.0.0/8]}], route: [{destination: {host: a}}]}]";
+    let found = found(&[("VirtualService", &format!("{{hosts: [a], {rules}}}"))]);
+    assert_eq!(found.len(), 1, "{found:?}");
+    let expected =
+        "spec.tcp[0].match[1].destinationSubnets: has no effect, and the match never holds";
+    assert!(
+        found[0].starts_with("Warning") && found[0].contains(expected),
+        "{found:?}"
+    );
+}
+
+#[test]
 fn a_failover_needs_to_know_what_has_failed() {
     let spec = |rest: &str| {
         format!(

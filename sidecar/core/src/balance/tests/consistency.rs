@@ -161,6 +161,29 @@ fn with_bounded_load_no_endpoint_has_more_than_its_part() {
 }
 
 #[test]
+fn a_bound_counts_connections_where_there_are_no_requests() {
+    let bounded = crate::ClusterConfig {
+        hash_balance_percent: Some(200),
+        ..config(RING)
+    };
+    let cluster = Cluster::new(bounded, (1..=4).map(endpoint).collect(), None);
+    let mut held = Vec::new();
+    for _ in 0..40 {
+        let connection = cluster.limits.connections.try_acquire(true).unwrap();
+        let port = cluster.for_key(7);
+        held.push((connection, cluster.by_port(port).begin()));
+    }
+    let active = |port| cluster.by_port(port).state.active_requests.load(Relaxed);
+    let mut found = [1, 2, 3, 4].map(active);
+    found.sort_unstable();
+    assert_eq!(
+        found,
+        [0, 0, 20, 20],
+        "twice the average of 10, on the first two"
+    );
+}
+
+#[test]
 fn without_load_a_bound_changes_nothing() {
     let bounded = crate::ClusterConfig {
         hash_balance_percent: Some(101),

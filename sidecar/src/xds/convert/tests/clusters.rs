@@ -345,6 +345,21 @@ fn a_locality_brings_its_weight_to_its_endpoints() {
 }
 
 #[test]
+fn spilling_has_envoys_factor_and_no_other() {
+    let with = |percent| {
+        let mut message = assignment(CLUSTER, &[("10.0.0.1", 80)]);
+        message.policy = Some(eds::cluster_load_assignment::Policy {
+            overprovisioning_factor: Some(percent),
+            ..Default::default()
+        });
+        refusal(endpoints_of(&message))
+    };
+    assert_eq!(with(140), "accepted");
+    let refused = "policy.overprovisioning_factor: 200 is not supported yet; must be 140";
+    assert_eq!(with(200), refused);
+}
+
+#[test]
 fn wrong_policy_is_refused_by_the_name_of_the_field() {
     const OURS: &str = "metadata.filter_metadata[\"outrigger\"]";
     type Change = fn(&mut cds::Cluster);

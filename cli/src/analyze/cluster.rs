@@ -1,0 +1,96 @@
+//! What the control plane knows: the documents in force, and who runs, as `analyze` looks at it.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use outrigger_policy::{
+    ClientFacts, EndpointFacts, HostName, Inventory, Object, ParseLimits, Position, ServiceFacts,
+    parse_again,
+};
+use outrigger_proto::outrigger::v1::{GetRequest, ServiceStatus, StatusResponse};
+
+use crate::client::Admin;
+
+pub(super) struct Cluster {
+    pub(super) objects: Vec<Arc<Object>>,
+    pub(super) inventory: Inventory,
+}
+
+pub(super) async fn read(admin: &mut Admin, domain: &str) -> anyhow::Result<Cluster> {
+    let stored = admin.get(GetRequest::default()).await?;
+    let status = admin.status().await?;
+    let mut in_force: Vec<_> = stored.objects.iter().filter(|one| !one.deleted).collect();
+    in_force.sort_by_key(|one| one.revision);
+    let mut objects = Vec::new();
+    for one in in_force {
+        let place = one.position.clone().unwrap_or_default();
+        let start = Position {
+            file: place.file.as_str().into(),
+            line: place.line,
+            column: place.column,
+        };
+        let namespace = one
+            .object
+            .as_ref()
+            .map_or("default", |object| object.namespace.as_str());
+        // One that this version does not read is not in force for it; `get` shows it.
+        if let Ok(read) = parse_again(&start, &one.yaml, namespace, &ParseLimits::default()) {
+            objects.extend(read.into_iter().map(Arc::new));
+        }
+    }
+    Ok(Cluster {
+        objects,
+        inventory: inventory(&status, domain),
+    })
+}
+
+fn inventory(status: &StatusResponse, domain: &str) -> Inventory {
+    let mut inventory = Inventory::default();
+    for service in status
+        .services
+        .iter()
+        .filter(|service| service.source == "registration")
+    {
+        let host = HostName::canonical(&service.host, "default", domain);
+        inventory.clients.extend(clients(service));
+        inventory.services.insert(host, facts(service));
+    }
+    inventory
+}
+
+fn facts(service: &ServiceStatus) -> ServiceFacts {
+    let ports = service
+        .ports
+        .iter()
+        .filter_map(|port| u16::try_from(*port).ok());
+    let endpoints = service.instances.iter().map(|instance| EndpointFacts {
+        address: instance.address.clone(),
+        labels: labels(&instance.labels),
+        mtls: !instance.identity.is_empty(),
+    });
+    ServiceFacts {
+        ports: ports.map(|port| (port, None)).collect(),
+        endpoints: endpoints.collect(),
+    }
+}
+
+/// Instances with an identity have a sidecar, which calls with their labels.
+fn clients(service: &ServiceStatus) -> impl Iterator<Item = ClientFacts> {
+    let namespace = service.host.split('.').nth(1).unwrap_or("default");
+    let with_sidecar = service
+        .instances
+        .iter()
+        .filter(|instance| !instance.identity.is_empty());
+    with_sidecar.map(move |instance| ClientFacts {
+        namespace: namespace.to_owned(),
+        labels: labels(&instance.labels),
+    })
+}
+
+fn labels<'l>(
+    found: impl IntoIterator<Item = (&'l String, &'l String)>,
+) -> BTreeMap<String, String> {
+    found
+        .into_iter()
+        .map(|(name, value)| (name.clone(), value.clone()))
+        .collect()
+}

@@ -1,0 +1,206 @@
+//! `outrigger why METHOD URL`: what the sidecar of a service would do with a request, step by step, with document lines.
+//!
+//! Asks the control plane for the configuration that this sidecar would get, as a client that only reads, and lets the
+//! sidecar's own code decide.
+
+mod show;
+
+use std::{collections::BTreeMap, time::Duration};
+
+use anyhow::{Context as _, bail};
+use clap::Args;
+use outrigger_proto::{
+    envoy::service::discovery::v3::aggregated_discovery_service_client::AggregatedDiscoveryServiceClient,
+    outrigger::v1::StatusResponse,
+};
+use outrigger_sidecar::{
+    Workload,
+    explain::{Explanation, Question, Reader},
+};
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+
+use crate::{
+    client::{self, Admin, ConnectArgs},
+    failure::Failure,
+    output::{Output, OutputArgs, print, print_json},
+};
+
+/// Largest answer of the control plane, as a sidecar takes it.
+const MAX_MESSAGE: usize = 64 << 20;
+/// The whole configuration has to arrive within this time.
+const PATIENCE: Duration = Duration::from_secs(15);
+/// Requests on their way out; one answer makes at most five.
+const QUEUE: usize = 32;
+
+/// Show what a sidecar would do with a request, and which lines of which documents decide.
+#[derive(Args, Debug)]
+#[command(
+    after_help = "Nothing is sent to any service. Ejections and limits of running sidecars are theirs alone: see their admin port.
+
+Examples:
+  outrigger why --from productpage GET http://reviews:9080/reviews/1
+  outrigger why --from web POST http://reviews:9080/ -H 'canary: true' -o json"
+)]
+pub(crate) struct WhyArgs {
+    /// Method.
+    method: http::Method,
+    /// URL as the application would call it; `http://localhost:PORT/...` means a local port of its sidecar.
+    url: http::Uri,
+    /// Header `name: value`; may be given several times. `Host:` in place of the URL's.
+    #[arg(short = 'H', long = "header", value_name = "HEADER", value_parser = header)]
+    headers: Vec<(String, String)>,
+    /// Service whose sidecar is asked: its labels are those of its first instance. Default: a workload without labels.
+    #[arg(long, value_name = "SERVICE")]
+    from: Option<String>,
+    /// Label `k=v` of the calling workload, in place of the instance's; may be given several times.
+    #[arg(short, long = "label", value_name = "K=V", value_parser = label)]
+    labels: Vec<(String, String)>,
+    /// Namespace of the calling workload.
+    #[arg(short, long, default_value = "default", env = "OUTRIGGER_NAMESPACE")]
+    namespace: String,
+    #[command(flatten)]
+    output: OutputArgs,
+    #[command(flatten)]
+    connect: ConnectArgs,
+}
+
+fn header(text: &str) -> Result<(String, String), String> {
+    let (name, value) = text.split_once(':').ok_or("expected `name: value`")?;
+    Ok((name.trim().to_owned(), value.trim().to_owned()))
+}
+
+fn label(text: &str) -> Result<(String, String), String> {
+    let (name, value) = text.split_once('=').ok_or("expected `name=value`")?;
+    Ok((name.to_owned(), value.to_owned()))
+}
+
+pub(crate) fn run(args: &WhyArgs) -> Result<(), Failure> {
+    if args.url.host().is_none() {
+        return Err(Failure::Misused(format!(
+            "{}: a URL has a host, such as http://reviews:9080/",
+            args.url
+        )));
+    }
+    if args.url.scheme_str() == Some("https") {
+        let message = "a sidecar passes TLS of the application through; it routes http:// alone";
+        return Err(Failure::Misused(message.to_owned()));
+    }
+    let question = Question {
+        method: args.method.clone(),
+        url: args.url.clone(),
+        headers: args.headers.clone(),
+    };
+    let (explanation, caller) = client::block_on(async {
+        let mut admin = args.connect.connect().await?;
+        let workload = workload(args, &admin.status().await?)?;
+        let explanation = ask(&admin, &workload, &question).await?;
+        anyhow::Ok((explanation, workload))
+    })??;
+    match args.output.output {
+        Output::Text => print(&show::text(&question, &caller, &explanation))?,
+        Output::Json => print_json(&show::json(&caller, &explanation))?,
+    }
+    Ok(())
+}
+
+/// The caller, as `--from` and `--label` say.
+fn workload(args: &WhyArgs, status: &StatusResponse) -> anyhow::Result<Workload> {
+    let mut labels: BTreeMap<String, String> = args.labels.iter().cloned().collect();
+    let service = args.from.clone().unwrap_or_else(|| "why".to_owned());
+    let short = service.split('.').next().unwrap_or(&service).to_owned();
+    if let Some(from) = &args.from {
+        let start = format!("{short}.{}.", args.namespace);
+        let found = status
+            .services
+            .iter()
+            .find(|known| known.host == *from || known.host.starts_with(&start));
+        match found {
+            Some(known) if labels.is_empty() => {
+                let first = known.instances.first();
+                labels = first
+                    .map(|first| first.labels.clone().into_iter().collect())
+                    .unwrap_or_default();
+            }
+            Some(_) => {}
+            // One that only calls is not registered: then its labels are to be given.
+            None if labels.is_empty() => {
+                bail!(
+                    "no instance of {from} is registered in the namespace {}; give its labels with --label, or another --from",
+                    args.namespace
+                )
+            }
+            None => {}
+        }
+    }
+    Ok(Workload {
+        service_account: short,
+        service,
+        namespace: args.namespace.clone(),
+        labels,
+        locality: Default::default(),
+        weight: 1,
+    })
+}
+
+/// Reads the configuration to its end, and asks.
+async fn ask(
+    admin: &Admin,
+    workload: &Workload,
+    question: &Question,
+) -> anyhow::Result<Explanation> {
+    let mut reader = Reader::new(workload);
+    let read = read(admin, &mut reader);
+    tokio::time::timeout(PATIENCE, read)
+        .await
+        .with_context(|| {
+            format!(
+                "the control plane has not sent the whole configuration within {} s",
+                PATIENCE.as_secs()
+            )
+        })??;
+    reader.explain(question).map_err(anyhow::Error::msg)
+}
+
+async fn read(admin: &Admin, reader: &mut Reader) -> anyhow::Result<()> {
+    let (requests, queue) = mpsc::channel(QUEUE);
+    for request in reader.connected() {
+        requests.send(request).await?;
+    }
+    let mut client = AggregatedDiscoveryServiceClient::new(admin.channel())
+        .max_decoding_message_size(MAX_MESSAGE);
+    let answers = client
+        .delta_aggregated_resources(ReceiverStream::new(queue))
+        .await;
+    let mut answers = answers
+        .map_err(|status| admin.refusal(&status))?
+        .into_inner();
+    while !reader.is_complete() {
+        let answer = answers
+            .message()
+            .await
+            .map_err(|status| admin.refusal(&status))?;
+        let answer = answer.context("the control plane closed the stream")?;
+        for request in reader.response(answer) {
+            requests.send(request).await?;
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_header_and_a_label_are_told_apart_by_their_signs() {
+        assert_eq!(
+            header("canary: true"),
+            Ok(("canary".to_owned(), "true".to_owned()))
+        );
+        assert_eq!(header("x:a:b").unwrap().1, "a:b");
+        assert!(header("canary").is_err());
+        assert_eq!(label("app=web"), Ok(("app".to_owned(), "web".to_owned())));
+        assert!(label("app").is_err());
+    }
+}

@@ -1,0 +1,218 @@
+//! Which code a refusal has, from its path and the fixed words of its message.
+//!
+//! Here, in one place, rather than at each of the hundreds of calls that refuse something: a call cannot forget its
+//! code, and the words are held by tests (`parse/tests/refusals.rs`, and the stories' documents).
+
+use super::Code;
+
+/// Words, and the code of a message that has them; the first that fit win.
+type Words = (&'static [&'static str], Code);
+
+/// What `parse` says. Each entry's words must all be in the message.
+const REFUSALS: &[Words] = &[
+    (&["warm up"], Code::WarmupWithoutEffect),
+    (
+        &["missing: want one of allowOrigins"],
+        Code::CorsWithoutOrigins,
+    ),
+    (
+        &["has no effect without splitExternal"],
+        Code::LocalOriginWithoutSplit,
+    ),
+    (
+        &["is the region that it comes from"],
+        Code::FailoverToItself,
+    ),
+    (
+        &["has no effect with attempts: 0"],
+        Code::RetriesOffWithSettings,
+    ),
+    (&["missing; want"], Code::MissingField),
+    (&["missing: want one of"], Code::OneOf),
+    (&["only one of them can be"], Code::OneOf),
+    (&["unknown field"], Code::UnknownField),
+    (&["the key ", " is there twice"], Code::KeyTwice),
+    (&["is there twice in another letter case"], Code::KeyTwice),
+    (&["is in this file twice"], Code::DocumentTwice),
+    (
+        &["is also at ", "keep one, or rename one"],
+        Code::DocumentTwice,
+    ),
+    (
+        &["found ", "want the name of one of the ports"],
+        Code::EndpointPortUnknown,
+    ),
+    (
+        &["matches nothing: a path starts with /"],
+        Code::PathWithoutSlash,
+    ),
+    (&["is used twice", "; keep one"], Code::EndpointTwice),
+    (&["is used twice"], Code::UsedTwice),
+    (&["is the same header as"], Code::UsedTwice),
+    (&["found an empty list"], Code::EmptyList),
+    (&["found an empty text"], Code::EmptyText),
+    (&["without quotes, which kubectl"], Code::Unquoted),
+    (&["a text; write"], Code::Unquoted),
+    (&["found the control character"], Code::Encoding),
+    (&["want UTF-8"], Code::Encoding),
+    (&["levels deep"], Code::TooLarge),
+    (&["this is where the limit of"], Code::TooLarge),
+    (&["in one file; split it"], Code::TooLarge),
+    (&["values", "aliases"], Code::TooLarge),
+    (&["the tag "], Code::BadTag),
+    (&["its tag "], Code::BadTag),
+    (&["this alias"], Code::BadTag),
+    (&["\"<<\" merges"], Code::BadTag),
+    (&["as a key, want a text"], Code::WrongType),
+    (&["which could mean none or unlimited"], Code::ZeroLimit),
+    (&["a duration such as"], Code::BadDuration),
+    (&["at least 1ms"], Code::BadDuration),
+    (&["regular expression"], Code::BadRegex),
+    (&["RE2"], Code::BadRegex),
+    (&["the weights sum"], Code::WeightsSum),
+    (&["pseudo-header"], Code::BadHeader),
+    (&["is no header"], Code::BadHeader),
+    (&["each proxy writes its own"], Code::BadHeader),
+    (&["the Host header is changed"], Code::BadHeader),
+    (&["a header's value"], Code::BadHeaderValue),
+    (&["changes nothing"], Code::ChangesNothing),
+    (&["back to the same place"], Code::ChangesNothing),
+    (&["has no effect"], Code::WithoutEffectBeside),
+    (&["which would select everything"], Code::BadSelector),
+];
+
+/// What `parse` says if none of [`REFUSALS`] fits, and no path decides.
+const VALUES: &[Words] = &[
+    (&["found the number", "want a "], Code::OutOfRange),
+    (&["whole number"], Code::OutOfRange),
+    (&["prime number"], Code::OutOfRange),
+    (&["a mapping"], Code::WrongType),
+    (&["want a list"], Code::WrongType),
+    (&["want a text"], Code::WrongType),
+    (&["want true or false"], Code::WrongType),
+    (&["found a list"], Code::WrongType),
+    (&["found a mapping"], Code::WrongType),
+    (&["found nothing"], Code::WrongType),
+    (&["a path "], Code::BadPath),
+    (&["IP address"], Code::BadAddress),
+    (&["network such as"], Code::BadAddress),
+    (&["did you mean"], Code::UnknownWord),
+];
+
+/// What `mesh` says.
+const CONTRADICTIONS: &[Words] = &[
+    (&["unknown VirtualService"], Code::NoDelegate),
+    (&["a delegate has no"], Code::NoDelegate),
+    (&["a delegate has none"], Code::NoDelegate),
+    (&["is not exported to"], Code::NoDelegate),
+    (&["no rule delegates to it"], Code::DelegateUnused),
+    (&["make both matches agree"], Code::DelegateMatchesNothing),
+    (&["is routed already"], Code::ServerNameInTwo),
+    (&["has a DestinationPolicy already"], Code::PolicyInTwo),
+    (
+        &["hashes consistently", "keep one of them"],
+        Code::BalancerBesideHash,
+    ),
+    (
+        &["has no effect: no DestinationRule hashes"],
+        Code::BoundedLoadWithoutHash,
+    ),
+    (
+        &["has no effect: no DestinationRule has a connectionPool"],
+        Code::ServiceLimitsWithoutLimits,
+    ),
+    (
+        &["has no effect without outlierDetection"],
+        Code::FailoverWithoutEjection,
+    ),
+    (
+        &["has no effect beside the retryBudget"],
+        Code::RetriesLimitBesideBudget,
+    ),
+    (&["have no subset"], Code::UnknownSubset),
+    (&["unknown subset"], Code::UnknownSubset),
+    (&["would be left without the subset"], Code::SubsetTakenAway),
+    (&["has no port"], Code::UnknownPort),
+    (&["is not in the namespace"], Code::EgressOtherNamespace),
+    (
+        &["gets no traffic: no ServiceEntry"],
+        Code::WorkloadUnselected,
+    ),
+    (&["is never tried"], Code::AfterCatchAll),
+    (&["takes every ", "and so does"], Code::TwoCatchAlls),
+    (&["has a subset", "already"], Code::SubsetInTwo),
+    (&["polic", "already"], Code::PolicyInTwo),
+    (&["make them agree"], Code::EntriesDisagree),
+    (
+        &["is for every workload of the namespace"],
+        Code::SameSidecars,
+    ),
+    (&["selects the same workloads as"], Code::SameSidecars),
+    (&["may select the same workload"], Code::OverlappingSidecars),
+    (&["not supported yet"], Code::ValueNotSupported),
+];
+
+impl Code {
+    /// Of what `parse` refuses.
+    pub(crate) fn of_refusal(path: &str, message: &str) -> Self {
+        if let Some(code) = first(REFUSALS, message) {
+            return code;
+        }
+        if message.contains("not supported yet") {
+            return match path {
+                "kind" => Self::KindNotSupported,
+                _ if message.starts_with("not supported yet") => Self::NotSupportedYet,
+                _ => Self::ValueNotSupported,
+            };
+        }
+        let field = last_field(path);
+        match path {
+            "" => return Self::Syntax,
+            "kind" => return Self::UnknownKind,
+            "apiVersion" => return Self::UnknownApiVersion,
+            _ if path.starts_with("metadata.") && !message.contains("a mapping") => {
+                return Self::BadName;
+            }
+            _ => {}
+        }
+        if let Some(code) = first(VALUES, message) {
+            return code;
+        }
+        match field {
+            "host" | "hosts" | "sniHosts" | "authority" | "sni" => Self::BadHost,
+            "address" | "bind" | "destinationSubnets" => Self::BadAddress,
+            _ if path.contains("abels") || path.contains("elector") => Self::BadSelector,
+            _ if message.contains(", want ") && message.contains(": ") => Self::UnknownWord,
+            _ => Self::BadValue,
+        }
+    }
+
+    /// Of what is found while documents are put together.
+    pub(crate) fn of_contradiction(path: &str, message: &str) -> Self {
+        if message.contains("nobody serves") {
+            return if path.starts_with("spec.egress") {
+                Self::EgressHostUnknown
+            } else {
+                Self::UnknownHost
+            };
+        }
+        if path.ends_with("retries.retryOn") {
+            return Self::RetryConditionWithoutEffect;
+        }
+        if path.contains(".portLevelSettings[") && message.contains("has no port") {
+            return Self::PortPolicyUnknownPort;
+        }
+        first(CONTRADICTIONS, message).unwrap_or(Self::Contradiction)
+    }
+}
+
+fn first(table: &[Words], message: &str) -> Option<Code> {
+    let fits = |(words, _): &&Words| words.iter().all(|word| message.contains(word));
+    table.iter().find(fits).map(|&(_, code)| code)
+}
+
+/// `host` of `spec.http[0].route[1].destination.host`, `hosts` of `spec.hosts[2]`.
+fn last_field(path: &str) -> &str {
+    let last = path.rsplit_once('.').map_or(path, |(_, last)| last);
+    last.split_once('[').map_or(last, |(name, _)| name)
+}

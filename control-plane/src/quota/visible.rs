@@ -1,0 +1,98 @@
+//! Which limits a node may lease: those of the clusters that it is sent, as they are written there.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use outrigger_proto::envoy::config::cluster::v3::Cluster;
+use prost::Message as _;
+use prost_types::{Struct, value};
+
+use super::allocate::{Kind, PoolKey};
+use crate::{
+    push::Pushed,
+    translate::{NodeInfo, NodeResources},
+};
+
+/// One node's view of the mesh, and what it has been read of it.
+#[derive(Debug)]
+pub(super) struct Visible {
+    node: NodeInfo,
+    own: NodeResources,
+    /// By cluster: its version, and its limits if they are the service's.
+    read: BTreeMap<Arc<str>, (Arc<str>, Option<Limits>)>,
+}
+
+/// Limits of a cluster that hold for all sidecars together.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Limits {
+    rule: Arc<str>,
+    by_kind: [(Kind, u32); 4],
+}
+
+impl Visible {
+    pub(super) fn new(node: NodeInfo) -> Self {
+        Self {
+            own: NodeResources::of(&node),
+            node,
+            read: BTreeMap::new(),
+        }
+    }
+
+    /// The limit `kind` of `cluster`, if the node sees the cluster, and it is the service's.
+    pub(super) fn limit(
+        &mut self,
+        pushed: &Pushed,
+        cluster: &str,
+        kind: Kind,
+    ) -> Option<(PoolKey, u32)> {
+        let snapshot = pushed.shared.snapshot(&self.node, &self.own);
+        let resource = snapshot.clusters.get(cluster)?;
+        let fresh = self.read.get(&resource.name);
+        if fresh.is_none_or(|(version, _)| *version != resource.version) {
+            let limits = limits(&resource.any.value);
+            self.read.insert(
+                Arc::clone(&resource.name),
+                (Arc::clone(&resource.version), limits),
+            );
+        }
+        let (_, limits) = self.read.get(&resource.name)?;
+        let limits = limits.as_ref()?;
+        let (_, limit) = limits.by_kind.iter().find(|(of, _)| *of == kind)?;
+        let key = PoolKey {
+            cluster: Arc::clone(&resource.name),
+            rule: Arc::clone(&limits.rule),
+            kind,
+        };
+        (*limit != u32::MAX).then_some((key, *limit))
+    }
+}
+
+fn limits(cluster: &[u8]) -> Option<Limits> {
+    // Our own bytes.
+    let cluster = Cluster::decode(cluster).ok()?;
+    let ours = cluster
+        .metadata
+        .as_ref()?
+        .filter_metadata
+        .get("outrigger")?;
+    if text(ours, "limits_scope") != Some("SERVICE") {
+        return None;
+    }
+    let thresholds = cluster.circuit_breakers?.thresholds.into_iter().next()?;
+    let or_none = |limit: Option<u32>| limit.unwrap_or(u32::MAX);
+    Some(Limits {
+        rule: text(ours, "document").unwrap_or_default().into(),
+        by_kind: [
+            (Kind::Connections, or_none(thresholds.max_connections)),
+            (Kind::Pending, or_none(thresholds.max_pending_requests)),
+            (Kind::Requests, or_none(thresholds.max_requests)),
+            (Kind::Retries, or_none(thresholds.max_retries)),
+        ],
+    })
+}
+
+fn text<'a>(from: &'a Struct, key: &str) -> Option<&'a str> {
+    match &from.fields.get(key)?.kind {
+        Some(value::Kind::StringValue(text)) => Some(text),
+        _ => None,
+    }
+}
