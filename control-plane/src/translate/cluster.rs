@@ -97,6 +97,7 @@ impl Ruled<'_> {
         };
         let (transport_socket, transport_socket_matches) =
             peer.sockets(policy.tls.as_ref().map(|at| &at.value));
+        let outside = transport_socket.is_some();
         let (lb_policy, lb_config) = balancing::policy(balancer, further);
         let own = own::of(service, subset, self.rule, balancer, further);
         let connect_timeout = pool.and_then(|pool| pool.connect_timeout);
@@ -113,7 +114,11 @@ impl Ruled<'_> {
             common_lb_config: Some(balancing::common(balancer, further, outlier)),
             circuit_breakers: Some(limits::circuit_breakers(pool, budget)),
             outlier_detection: outlier.map(limits::outlier_detection),
-            typed_extension_protocol_options: connection::http_options(port.protocol, pool),
+            typed_extension_protocol_options: connection::http_options(
+                port.protocol,
+                pool,
+                outside,
+            ),
             upstream_connection_options: connection::options(pool),
             transport_socket,
             transport_socket_matches,
@@ -157,7 +162,7 @@ pub(super) fn inbound(to: &Inbound, service: Option<&str>) -> Arc<ResourceBytes>
             endpoints: vec![locality],
             ..ClusterLoadAssignment::default()
         }),
-        typed_extension_protocol_options: connection::http_options(to.protocol, None),
+        typed_extension_protocol_options: connection::http_options(to.protocol, None, false),
         metadata: own.map(|own| metadata([(OUTRIGGER, own)])),
         ..Cluster::default()
     };

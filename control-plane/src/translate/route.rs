@@ -97,7 +97,14 @@ impl<'a> Builder<'a> {
         let service = self.mesh.virtual_service_for(host, self.caller.client());
         let rules = service.as_ref().map_or(&[][..], |service| &service.http);
         let ports: Vec<u16> = match self.hosts.get(host) {
-            Some(known) => known.ports.keys().copied().collect(),
+            // The connections of others are `layer4`'s.
+            Some(known) => {
+                let routed = known
+                    .ports
+                    .iter()
+                    .filter(|(_, protocol)| protocol.is_http());
+                routed.map(|(&port, _)| port).collect()
+            }
             None if rules.is_empty() => return None,
             None => vec![HTTP_PORT],
         };

@@ -271,6 +271,8 @@ pub enum HashPolicy {
         path: String,
         /// None = never generated; zero = session cookie.
         ttl: Option<Duration>,
+        /// Further attributes as they stand in `Set-Cookie`: each `; Name` or `; Name=value`.
+        attributes: String,
     },
     /// Address of the client.
     SourceIp,

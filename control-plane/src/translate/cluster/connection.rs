@@ -23,10 +23,11 @@ use prost_types::Any;
 
 use super::super::any::{any, duration};
 
-/// `typed_extension_protocol_options`; none for what is not HTTP.
+/// `typed_extension_protocol_options`; none for what is not HTTP. `outside` = servers that are not of the mesh.
 pub(super) fn http_options(
     protocol: Protocol,
     pool: Option<&ConnectionPool>,
+    outside: bool,
 ) -> BTreeMap<String, Any> {
     const NAME: &str = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions";
     if !protocol.is_http() {
@@ -39,14 +40,20 @@ pub(super) fn http_options(
             max_requests_per_connection: pool.max_requests_per_connection,
             ..HttpProtocolOptions::default()
         }),
-        upstream_protocol_options: Some(version(protocol, pool)),
+        upstream_protocol_options: Some(version(protocol, pool, outside)),
         ..UpstreamOptions::default()
     };
     [(NAME.to_owned(), any(NAME, &options))].into()
 }
 
-fn version(protocol: Protocol, pool: Option<&ConnectionPool>) -> UpstreamProtocolOptions {
+fn version(
+    protocol: Protocol,
+    pool: Option<&ConnectionPool>,
+    outside: bool,
+) -> UpstreamProtocolOptions {
     let asked = pool.and_then(|pool| pool.upstream_protocol);
+    // A sidecar takes what the client speaks; of other servers nothing is known but what the port says.
+    let asked = asked.or(outside.then_some(UpstreamProtocol::Http1));
     let http1 = Http1ProtocolOptions::default();
     let http2 = Http2ProtocolOptions {
         max_concurrent_streams: pool.and_then(|pool| pool.max_concurrent_streams),

@@ -1,8 +1,8 @@
 use std::sync::Arc;
 
 use outrigger_policy::{
-    At, ConnectionMatch, HostName, MergedVirtualService, Mesh, Object, RouteDestination, Subnet,
-    TcpRoute, TlsMatch, TlsRoute,
+    At, ConnectionMatch, HostName, MergedVirtualService, Mesh, Object, ParseLimits,
+    RouteDestination, Subnet, TcpRoute, TlsMatch, TlsRoute, parse,
 };
 use serde_json::{Value, json};
 
@@ -54,10 +54,17 @@ fn at<T>(value: T, given: &Mesh) -> At<T> {
     At { value, position }
 }
 
-/// Any document; rules need to come from one.
-fn document(mesh: &Mesh) -> Arc<Object> {
-    let entry = &mesh.service_entries[&host("db")][0];
-    Arc::clone(&entry.0)
+/// Any VirtualService; rules need to come from one.
+fn document(_: &Mesh) -> Arc<Object> {
+    let yaml = "apiVersion: networking.istio.io/v1
+kind: VirtualService
+metadata: {name: db}
+spec:
+  hosts: [db]
+  tcp: [{route: [{destination: {host: db}}]}]
+";
+    let objects = parse("db.yaml", yaml, "default", &ParseLimits::default());
+    Arc::new(objects.unwrap().remove(0))
 }
 
 fn to(mesh: &Mesh, name: &str, weight: u32) -> RouteDestination {
@@ -220,15 +227,36 @@ fn the_first_tcp_rule_that_holds_decides() {
         ])
     );
     let decided = &listener["filterChains"][0]["metadata"]["filterMetadata"]["outrigger"];
-    assert_eq!(decided["document"], "ServiceEntry default/db");
+    assert_eq!(decided["document"], "VirtualService default/db");
     assert!(
         decided["position"]
             .as_str()
             .unwrap()
-            .starts_with("services.yaml:")
+            .starts_with("db.yaml:")
     );
     let names = seen.names(Cluster);
     assert!(names.contains(&"outbound|5432||db-canary.default.svc.cluster.local".to_owned()));
+}
+
+#[test]
+fn who_calls_decides_where_a_connection_goes() {
+    let rules = "apiVersion: networking.istio.io/v1
+kind: VirtualService
+metadata: {name: db}
+spec:
+  hosts: [db]
+  tcp:
+  - match: [{sourceLabels: {tier: canary}}]
+    route: [{destination: {host: db-canary}}]
+";
+    let given = given().policy("db.yaml", rules);
+    let mut canary = node();
+    canary.labels.insert("tier".into(), "canary".into());
+    for (node, host) in [(canary, "db-canary"), (node(), "db")] {
+        let listener = given.seen_by(&node).json(Listener, "127.0.0.1_6432");
+        let expected = format!("outbound|5432||{host}.default.svc.cluster.local");
+        assert_eq!(proxies(&listener)[0]["cluster"], expected);
+    }
 }
 
 #[test]

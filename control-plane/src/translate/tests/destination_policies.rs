@@ -129,24 +129,6 @@ fn zones_do_not_correct_a_hash_or_shares_that_were_written() {
 }
 
 #[test]
-fn a_hash_is_not_replaced_by_a_balancer_that_cannot_keep_it() {
-    let given = with(|policy| {
-        policy.balancer = Some(at(
-            2,
-            OwnBalancer::PeakEwma {
-                decay: Duration::from_secs(1),
-            },
-        ));
-    });
-    let given = given.destination_rule("reviews", |rule| {
-        rule.traffic_policy.load_balancer = Some(at(3, hashed()));
-    });
-    let found = cluster(&given);
-    assert_eq!(found["lbPolicy"], "MAGLEV");
-    assert_eq!(own(&found)["balancer"], Value::Null);
-}
-
-#[test]
 fn a_subset_has_its_own_policy_or_the_hosts() {
     let zones = |minimum_endpoints| Some(at(2, ZoneAware { minimum_endpoints }));
     let host = with(move |policy| policy.zone_aware = zones(1)).destination_rule("reviews", |_| {});

@@ -175,7 +175,6 @@ fn the_upstream_is_spoken_to_as_asked() {
             &downstream,
         ),
         (Protocol::Http2, Some(UpstreamProtocol::Http1), &http2),
-        (Protocol::Tcp, None, &Value::Null),
     ];
     for (port, asked, expected) in table {
         let pool = ConnectionPool {

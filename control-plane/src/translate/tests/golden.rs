@@ -3,7 +3,7 @@
 
 use std::{fs, path::PathBuf};
 
-use crate::translate::testing::{Given, node};
+use super::*;
 
 /// Applies `documents` in this order and compares with `<name>.json`.
 fn check(name: &str, documents: &[&str]) {
@@ -13,6 +13,7 @@ fn check(name: &str, documents: &[&str]) {
         given.policy(&file, &fs::read_to_string(dir.join(&file)).unwrap())
     });
     let found = serde_json::to_string_pretty(&given.seen_by(&node()).all()).unwrap() + "\n";
+    envoy::accepts(&given);
     let path = dir.join(format!("{name}.json"));
     if std::env::var_os("UPDATE_GOLDEN").is_some() {
         fs::write(&path, &found).unwrap();
@@ -47,4 +48,9 @@ fn a_header_that_chooses_the_canary() {
 #[test]
 fn a_split_by_weight_of_a_hashed_service() {
     check("weights", &["consistent-hash", "weights"]);
+}
+
+#[test]
+fn everything_that_may_be_written_for_one_service() {
+    check("traffic-policy", &["traffic-policy"]);
 }

@@ -143,3 +143,22 @@ fn mesh_tls_takes_the_names_that_were_written() {
     let context = &cluster["transportSocketMatches"][0]["transportSocket"]["typedConfig"];
     assert_eq!(context["sni"], "other.example");
 }
+
+#[test]
+fn servers_of_the_world_outside_are_spoken_to_as_the_port_says() {
+    let explicit = |given: &Given| {
+        let cluster = given.seen_by(&node()).json(Cluster, REVIEWS);
+        let options = &cluster["typedExtensionProtocolOptions"];
+        options["envoy.extensions.upstreams.http.v3.HttpProtocolOptions"]["explicitHttpConfig"]
+            .clone()
+    };
+    let given = with(tls(TlsMode::Simple));
+    assert_eq!(explicit(&given), json!({"httpProtocolOptions": {}}));
+    let given = given.speaking("reviews", 9080, outrigger_policy::Protocol::Grpc);
+    assert_eq!(explicit(&given), json!({"http2ProtocolOptions": {}}));
+    assert_eq!(
+        explicit(&reviews()),
+        Value::Null,
+        "a sidecar takes what the client speaks"
+    );
+}

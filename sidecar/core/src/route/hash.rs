@@ -17,6 +17,8 @@ pub struct HashCookie<'a> {
     pub path: &'a str,
     /// Zero = session cookie.
     pub ttl: Duration,
+    /// Further attributes: each `; Name` or `; Name=value`.
+    pub attributes: &'a str,
 }
 
 impl Route {
@@ -68,10 +70,12 @@ impl Route {
                 name,
                 path,
                 ttl: Some(ttl),
+                attributes,
             } if cookie(headers, name).is_none() => Some(HashCookie {
                 name,
                 path,
                 ttl: *ttl,
+                attributes,
             }),
             _ => None,
         })
@@ -79,7 +83,7 @@ impl Route {
 }
 
 impl HashCookie<'_> {
-    /// The value of `Set-Cookie`, as Envoy writes it; None if name, path or value cannot be in a header.
+    /// The value of `Set-Cookie`, as Envoy writes it; None if one of its parts cannot be in a header.
     #[must_use]
     pub fn set_cookie(&self, value: &str) -> Option<HeaderValue> {
         let mut text = format!("{}=\"{value}\"", self.name);
@@ -89,6 +93,7 @@ impl HashCookie<'_> {
         if !self.path.is_empty() {
             write!(text, "; Path={}", self.path).ok()?;
         }
+        text.push_str(self.attributes);
         text.push_str("; HttpOnly");
         HeaderValue::try_from(text).ok()
     }

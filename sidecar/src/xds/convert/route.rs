@@ -309,7 +309,33 @@ fn cookie_policy(from: &hash_policy::Cookie) -> Converted<HashPolicy> {
         name: from.name.clone(),
         path: from.path.clone(),
         ttl,
+        attributes: cookie_attributes(&from.attributes)?,
     })
+}
+
+/// As they stand in `Set-Cookie`.
+fn cookie_attributes(from: &[hash_policy::CookieAttribute]) -> Converted<String> {
+    let is_clean = |text: &str| {
+        let mut bytes = text.bytes();
+        bytes.all(|byte| matches!(byte, b' '..=b'~') && byte != b';')
+    };
+    let mut all = String::new();
+    for (index, attribute) in from.iter().enumerate() {
+        let (name, value) = (attribute.name.as_str(), attribute.value.as_str());
+        if name.is_empty() || name.contains('=') || !is_clean(name) {
+            let path = format!("cookie.attributes[{index}].name");
+            return refuse(path, format!("{name:?} is not an attribute's name"));
+        }
+        if !is_clean(value) {
+            let path = format!("cookie.attributes[{index}].value");
+            return refuse(path, format!("{value:?} cannot be in a cookie"));
+        }
+        all.extend(["; ", name]);
+        if !value.is_empty() {
+            all.extend(["=", value]);
+        }
+    }
+    Ok(all)
 }
 
 fn redirect(from: &proto::RedirectAction) -> Converted<Action> {

@@ -21,6 +21,7 @@ fn a_hash_is_xxh64_of_what_the_policy_names() {
         name: "user".to_owned(),
         path: "/".to_owned(),
         ttl: None,
+        attributes: String::new(),
     };
     let of = |text: &str| Some(xxh64(text.as_bytes(), 0));
     // The reference value of the algorithm itself.
@@ -85,13 +86,14 @@ fn a_missing_cookie_with_a_ttl_is_to_be_set_and_hashes_as_it_will() {
         name: "user".to_owned(),
         path: "/shop".to_owned(),
         ttl: Some(Duration::from_secs(60)),
+        attributes: "; SameSite=Strict; Secure".to_owned(),
     }];
     let none = headers(&[]);
     let missing: Vec<_> = route.missing_cookies(&none).collect();
     assert_eq!(missing.len(), 1);
     assert_eq!(
         missing[0].set_cookie("f00").unwrap(),
-        "user=\"f00\"; Max-Age=60; Path=/shop; HttpOnly"
+        "user=\"f00\"; Max-Age=60; Path=/shop; SameSite=Strict; Secure; HttpOnly"
     );
     assert_eq!(missing[0].set_cookie("a\nb"), None);
 

@@ -267,3 +267,38 @@ fn filters_that_routes_configure_are_empty_in_a_listener() {
         "{found}"
     );
 }
+
+#[test]
+fn a_cookie_has_the_attributes_that_fit_into_one() {
+    let hashed = |attributes: Value| {
+        let cookie = json!({"name": "user", "ttl": "60s", "attributes": attributes});
+        route_of(forward(json!({"hash_policy": [{"cookie": cookie}]})))
+    };
+    let route = hashed(json!([{"name": "SameSite", "value": "Strict"}, {"name": "Secure"}]));
+    let none = http::HeaderMap::new();
+    let cookie = |route: &Route| {
+        let missing = route.missing_cookies(&none).next().unwrap();
+        missing.set_cookie("f00").unwrap()
+    };
+    assert_eq!(
+        cookie(&route.unwrap()),
+        "user=\"f00\"; Max-Age=60; SameSite=Strict; Secure; HttpOnly"
+    );
+    for (attributes, expected) in [
+        (
+            json!([{"name": "Secure"}, {"name": ""}]),
+            "cookie.attributes[1].name: \"\"",
+        ),
+        (
+            json!([{"name": "A=b"}]),
+            "cookie.attributes[0].name: \"A=b\"",
+        ),
+        (
+            json!([{"name": "A", "value": "b; c"}]),
+            "cookie.attributes[0].value: \"b; c\"",
+        ),
+    ] {
+        let refused = hashed(attributes).unwrap_err().to_string();
+        assert!(refused.contains(expected), "{refused}");
+    }
+}
