@@ -50,6 +50,9 @@ pub(super) fn text(question: &Question, caller: &Workload, found: &Explanation) 
     }
     match &found.outcome {
         Outcome::Answer(answer) => text.push_str(&answered(answer, "answer        ")),
+        Outcome::NoListener(why) => {
+            let _ = writeln!(text, "no listener   {why}");
+        }
         Outcome::Direct(status) => {
             let _ = writeln!(text, "answer        {status}, as the document says");
         }
@@ -175,6 +178,7 @@ fn outcome(outcome: &Outcome) -> Value {
         Outcome::Redirect(status) => json!({ "kind": "redirect", "status": status }),
         Outcome::Direct(status) => json!({ "kind": "direct_response", "status": status }),
         Outcome::Answer(answer) => own(answer),
+        Outcome::NoListener(why) => json!({ "kind": "no_listener", "message": why }),
     }
 }
 
