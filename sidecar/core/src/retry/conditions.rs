@@ -112,7 +112,7 @@ impl RetryOn {
     }
 
     fn of_grpc(headers: &HeaderMap) -> Self {
-        let status = headers.get(GRPC_STATUS).map(|value| value.as_bytes());
+        let status = headers.get(GRPC_STATUS).map(http::HeaderValue::as_bytes);
         match status {
             Some(b"1") => Self::CANCELLED,
             Some(b"4") => Self::DEADLINE_EXCEEDED,
