@@ -50,7 +50,7 @@ fn list() -> String {
     for &code in Code::ALL {
         if code.group() != group {
             if !group.is_empty() {
-                let _ = writeln!(text, "{group}\n{}", table.render());
+                writeln!(text, "{group}\n{}", table.render()).ok();
                 table = Table::new(&["CODE", "SEVERITY", "WHAT"]);
             }
             group = code.group();
@@ -61,7 +61,7 @@ fn list() -> String {
             code.title().to_owned(),
         ]);
     }
-    let _ = write!(text, "{group}\n{}", table.render());
+    write!(text, "{group}\n{}", table.render()).ok();
     text
 }
 
@@ -121,20 +121,21 @@ mod tests {
         for &code in Code::ALL {
             if code.group() != group {
                 group = code.group();
-                let _ = write!(
+                write!(
                     text,
                     "\n## {}xx: {group}\n\n| code | severity | what | how it hurts |\n|---|---|---|---|\n",
                     &code.as_str()[..5]
-                );
+                ).ok();
             }
             let cell = |text: &str| text.replace('|', "\\|").replace('<', "&lt;");
-            let _ = writeln!(
+            writeln!(
                 text,
                 "| `{code}` | {} | {} | {} |",
                 severity(code.severity()),
                 cell(code.title()),
                 cell(code.story().hurts)
-            );
+            )
+            .ok();
         }
         text
     }

@@ -21,10 +21,13 @@ use outrigger_policy::{
 };
 use tokio::sync::{Mutex, Notify};
 
-use crate::store::{
-    Store, StoreError,
-    policies::{self as stored, Record},
-    unix_ms,
+use crate::{
+    store::{
+        Store, StoreError,
+        policies::{self as stored, Record},
+        unix_ms,
+    },
+    translate::{Dialect, unsupported::unsupported_by},
 };
 
 mod change;
@@ -266,15 +269,24 @@ impl InForce {
             .values()
             .map(|held| Arc::clone(&held.object))
             .collect();
-        analyze(&Analysis {
+        let mut found = analyze(&Analysis {
             mesh: &self.mesh,
             objects: &objects,
             inventory: None,
             only: Some(touched),
-        })
+        });
+        let elsewhere = unsupported_by(Dialect::Envoy, &self.mesh).into_iter();
+        found.extend(elsewhere.map(|one| Diagnostic {
+            code: Code::NotByClient,
+            severity: Code::NotByClient.severity(),
+            position: one.position,
+            path: one.path.to_owned(),
+            message: format!("Envoy does not know this: it {}", one.instead),
+        }));
+        found
     }
 
-    /// What comes of these documents. What one type of client does not follow would come in among `findings`.
+    /// What comes of these documents.
     fn effects(&self, touched: &BTreeSet<ObjectKey>, findings: &[Diagnostic]) -> Vec<Effect> {
         let objects: Vec<Arc<Object>> = touched
             .iter()

@@ -146,6 +146,8 @@ pub enum Outcome {
     Direct(u16),
     /// The sidecar's own answer.
     Answer(OwnAnswer),
+    /// No listener takes it: why.
+    NoListener(String),
 }
 
 /// An answer that the sidecar makes itself.
@@ -210,13 +212,12 @@ pub struct EndpointState {
 fn explain(snapshot: &Snapshot, question: &Question) -> Result<Explanation, String> {
     let mut explanation = Explanation::default();
     let Some(listener) = listener(snapshot, question) else {
-        let message = match local_port(&question.url) {
+        explanation.outcome = Outcome::NoListener(match local_port(&question.url) {
             Some(port) => format!(
-                "no listener on port {port}: connections are refused; a Sidecar document opens local ports"
+                "nothing listens on port {port}: connections are refused; a Sidecar document opens local ports"
             ),
             None => "the HTTP proxy's listener has not arrived".to_owned(),
-        };
-        explanation.outcome = Outcome::Answer(OwnAnswer::new(Code::NoRouteHost, message));
+        });
         return Ok(explanation);
     };
     explanation.listener = Some((listener.name.clone(), listener.address));

@@ -12,6 +12,7 @@ mod specs {
     mod connections;
     mod control_plane_outage;
     mod demo;
+    mod explanations;
     mod identity;
     mod istio_documents;
     mod membership;

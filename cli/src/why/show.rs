@@ -30,10 +30,10 @@ pub(super) fn text(question: &Question, caller: &Workload, found: &Explanation) 
         name(caller)
     );
     if let Some((listener, address)) = &found.listener {
-        let _ = writeln!(text, "listener      {listener} ({address})");
+        writeln!(text, "listener      {listener} ({address})").ok();
     }
     if let Some((host, domains)) = &found.virtual_host {
-        let _ = writeln!(text, "virtual host  {host} ({})", domains.join(", "));
+        writeln!(text, "virtual host  {host} ({})", domains.join(", ")).ok();
     }
     if !found.tried.is_empty() {
         text.push_str("routes\n");
@@ -43,18 +43,22 @@ pub(super) fn text(question: &Question, caller: &Workload, found: &Explanation) 
             Some(position) => position.clone(),
             None => format!("route {:?}", step.name),
         };
-        let _ = match &step.failed {
+        match &step.failed {
             Some(why) => writeln!(text, "  {} no   {place}: {why}", index + 1),
             None => writeln!(text, "  {} yes  {place}", index + 1),
-        };
+        }
+        .ok();
     }
     match &found.outcome {
         Outcome::Answer(answer) => text.push_str(&answered(answer, "answer        ")),
+        Outcome::NoListener(why) => {
+            writeln!(text, "no listener   {why}").ok();
+        }
         Outcome::Direct(status) => {
-            let _ = writeln!(text, "answer        {status}, as the document says");
+            writeln!(text, "answer        {status}, as the document says").ok();
         }
         Outcome::Redirect(status) => {
-            let _ = writeln!(text, "answer        {status}, a redirect");
+            writeln!(text, "answer        {status}, a redirect").ok();
         }
         Outcome::Forward => {
             policy(&mut text, "", &found.policy);
@@ -64,10 +68,11 @@ pub(super) fn text(question: &Question, caller: &Workload, found: &Explanation) 
         }
     }
     for refused in &found.refused {
-        let _ = writeln!(
+        writeln!(
             text,
             "refused       the sidecar would refuse a part of its configuration: {refused}"
-        );
+        )
+        .ok();
     }
     text
 }
@@ -95,11 +100,12 @@ fn answered(answer: &OwnAnswer, margin: &str) -> String {
 
 fn policy(text: &mut String, margin: &str, policy: &[(&'static str, String)]) {
     for (name, value) in policy {
-        let _ = writeln!(
+        writeln!(
             text,
             "{margin}{name:<14}{}{value}",
             if name.len() > 13 { " " } else { "" }
-        );
+        )
+        .ok();
     }
 }
 
@@ -108,11 +114,12 @@ fn destination(text: &mut String, to: &Destination) {
         .position
         .as_ref()
         .map_or_else(String::new, |position| format!(", policy of {position}"));
-    let _ = writeln!(
+    writeln!(
         text,
         "to            {} ({:.1} % of the requests{place})",
         to.name, to.share
-    );
+    )
+    .ok();
     policy(text, "  ", &to.policy);
     if let Some(answer) = &to.answer {
         text.push_str(&answered(answer, "  answer      "));
@@ -147,7 +154,7 @@ fn destination(text: &mut String, to: &Destination) {
     }
     text.push_str(&table.render());
     if let more @ 1.. = to.endpoints.len().saturating_sub(MAX_ENDPOINTS) {
-        let _ = writeln!(text, "  and {more} more");
+        writeln!(text, "  and {more} more").ok();
     }
 }
 
@@ -175,6 +182,7 @@ fn outcome(outcome: &Outcome) -> Value {
         Outcome::Redirect(status) => json!({ "kind": "redirect", "status": status }),
         Outcome::Direct(status) => json!({ "kind": "direct_response", "status": status }),
         Outcome::Answer(answer) => own(answer),
+        Outcome::NoListener(why) => json!({ "kind": "no_listener", "message": why }),
     }
 }
 

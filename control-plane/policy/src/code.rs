@@ -196,7 +196,7 @@ codes! {
     NotSupportedYet = "OUT0601", Error, "a field that is not supported yet";
     KindNotSupported = "OUT0602", Error, "a kind that is not supported yet";
     ValueNotSupported = "OUT0603", Error, "a value that is not supported yet";
-    NotByClient = "OUT0604", Warning, "a setting that one type of client does not follow";
+    NotByClient = "OUT0604", Info, "a setting that one type of client does not follow";
 }
 
 impl Code {

@@ -1,14 +1,6 @@
 //! What documents ask for and a kind of client cannot do. It is sent the closest thing that it can; the operator is told.
 //! Pure. Which clients are connected, and whether they see the hosts, is the reader's business.
 
-#![cfg_attr(
-    not(test),
-    expect(
-        dead_code,
-        reason = "read by the effect report once it names kinds of client"
-    )
-)]
-
 use outrigger_policy::{At, DestinationPolicy, Mesh, Position};
 
 use super::node::Dialect;

@@ -224,7 +224,9 @@ impl Session {
         let node = claim::node(W::node(&first), self.identity.as_ref())
             .inspect_err(|_| self.xds.refused("node"))?;
         let mut stream = self.stream(node, W::PROTOCOL);
-        info!(node = stream.node.id, peer = ?self.peer, "xDS client connected");
+        // An operator may be any node, and reads what others are told.
+        let operator = self.identity.is_none();
+        info!(node = stream.node.id, peer = ?self.peer, operator, "xDS client connected");
         let result = self
             .serve::<W>(&mut stream, first, &mut requests, sender)
             .await;

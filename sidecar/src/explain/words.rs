@@ -79,7 +79,8 @@ fn retries(policy: &RetryPolicy) -> String {
         } else {
             format!(" {}", codes.join(","))
         };
-        format!("what is unsent, and {:?}{codes}{methods}", policy.on)
+        let words: Vec<&str> = policy.on.words().collect();
+        format!("what is unsent, and {}{codes}{methods}", words.join(","))
     };
     let each = policy
         .per_try_timeout

@@ -2,7 +2,10 @@
 
 use std::collections::BTreeMap;
 
-use regex_syntax::hir::{Hir, HirKind, literal::Extractor};
+use regex_syntax::hir::{
+    Hir, HirKind,
+    literal::{Extractor, Literal},
+};
 
 use super::finder::{Finder, listed};
 use crate::{Code, HttpMatch, HttpRoute, Object, StringMatch, VirtualService};
@@ -62,7 +65,7 @@ fn regex_uri<'a>(finder: &mut Finder<'a>, object: &'a Object, regex: &str, path:
         .literals()
         .unwrap_or_default()
         .iter()
-        .map(|start| start.as_bytes())
+        .map(Literal::as_bytes)
         .collect();
     if !starts.is_empty()
         && starts

@@ -7,8 +7,8 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use super::{finder::Finder, matches::takes_all};
 use crate::{
-    At, Code, ExportTo, HostName, HttpMatch, HttpRoute, MergedVirtualService, Object, Position,
-    Spec, StringMatch,
+    At, Code, ExportTo, HostName, HttpMatch, HttpRoute, MergedVirtualService, NamespaceRules,
+    Object, Position, Spec, StringMatch,
 };
 
 /// Pairs of matches that are compared for one host; a generated file could have millions.
@@ -43,7 +43,7 @@ fn hidden_rule(finder: &mut Finder<'_>, host: &HostName) {
     let of = |name: &HostName| {
         mesh.destination_rules
             .get(name)
-            .and_then(|all| all.values().flat_map(|rules| rules.iter()).next())
+            .and_then(|all| all.values().flat_map(NamespaceRules::iter).next())
     };
     let (Some(merged), Some(other)) = (of(host), of(&wildcard)) else {
         return;

@@ -127,11 +127,11 @@ fn walk<'a>(finder: &mut Finder<'a>, object: &'a Object, node: &Node, path: &mut
                     path.push('.');
                 }
                 let plain = !pair.key.contains(['.', '[', ' ']);
-                let _ = if plain {
-                    write!(path, "{}", pair.key)
+                if plain {
+                    path.push_str(&pair.key);
                 } else {
-                    write!(path, "\"{}\"", pair.key)
-                };
+                    write!(path, "\"{}\"", pair.key).ok();
+                }
                 field(finder, object, &pair.key, &pair.value, path);
                 // What is under labels and headers has free names.
                 if !matches!(
@@ -145,7 +145,7 @@ fn walk<'a>(finder: &mut Finder<'a>, object: &'a Object, node: &Node, path: &mut
         }
         Value::Sequence(items) => {
             for (index, item) in items.iter().enumerate() {
-                let _ = write!(path, "[{index}]");
+                write!(path, "[{index}]").ok();
                 walk(finder, object, item, path);
                 path.truncate(length);
             }

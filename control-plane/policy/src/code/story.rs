@@ -55,9 +55,9 @@ impl Example {
             } else if let Some(heading) = line.strip_prefix("--- ").filter(|_| !raw) {
                 head(&mut text, heading);
             } else if raw {
-                let _ = writeln!(text, "{line}");
+                writeln!(text, "{line}").ok();
             } else {
-                let _ = writeln!(text, "  {line}");
+                writeln!(text, "  {line}").ok();
             }
         }
         text
@@ -75,13 +75,13 @@ fn head(text: &mut String, heading: &str) {
     if !text.is_empty() {
         text.push_str("---\n");
     }
-    let _ = writeln!(text, "apiVersion: {group}/v1\nkind: {kind}\nmetadata:");
+    writeln!(text, "apiVersion: {group}/v1\nkind: {kind}\nmetadata:").ok();
     match name.split_once('/') {
         Some((namespace, name)) => {
-            let _ = writeln!(text, "  name: {name}\n  namespace: {namespace}");
+            writeln!(text, "  name: {name}\n  namespace: {namespace}").ok();
         }
         None => {
-            let _ = writeln!(text, "  name: {name}");
+            writeln!(text, "  name: {name}").ok();
         }
     }
     text.push_str("spec:\n");

@@ -63,6 +63,26 @@ impl RetryOn {
         Ok(on)
     }
 
+    /// The words of [`Self::parse`] that stand for what is in it.
+    pub fn words(self) -> impl Iterator<Item = &'static str> {
+        let words = [
+            "5xx",
+            "gateway-error",
+            "reset",
+            "retriable-4xx",
+            "retriable-status-codes",
+            "envoy-ratelimited",
+            "cancelled",
+            "deadline-exceeded",
+            "internal",
+            "resource-exhausted",
+            "unavailable",
+        ];
+        words
+            .into_iter()
+            .filter(move |word| Self::parse(word).is_ok_and(|one| self.has(one)))
+    }
+
     /// At least one of `others` is in it.
     #[must_use]
     pub const fn has(self, others: Self) -> bool {

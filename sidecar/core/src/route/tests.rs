@@ -1,5 +1,6 @@
 mod cors;
 mod edit;
+mod explain;
 mod fault;
 mod format;
 mod hash;
