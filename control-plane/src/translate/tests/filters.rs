@@ -127,6 +127,7 @@ fn copies_go_to_the_mirrors_that_get_any() {
             subset: subset.map(|name| at(5, name.to_owned())),
             port: None,
             share: Share(share),
+            path: "mirror".to_owned(),
         }
     };
     let given = with(move |rule| {
