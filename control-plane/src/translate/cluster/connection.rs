@@ -53,7 +53,7 @@ fn version(
 ) -> UpstreamProtocolOptions {
     let asked = pool.and_then(|pool| pool.upstream_protocol);
     // A sidecar takes what the client speaks; of other servers nothing is known but what the port says.
-    let asked = asked.or(outside.then_some(UpstreamProtocol::Http1));
+    let asked = asked.or_else(|| outside.then_some(UpstreamProtocol::Http1));
     let http1 = Http1ProtocolOptions::default();
     let http2 = Http2ProtocolOptions {
         max_concurrent_streams: pool.and_then(|pool| pool.max_concurrent_streams),
