@@ -272,7 +272,7 @@ fn filters_that_routes_configure_are_empty_in_a_listener() {
 fn a_cookie_has_the_attributes_that_fit_into_one() {
     let hashed = |attributes: Value| {
         let cookie = json!({"name": "user", "ttl": "60s", "attributes": attributes});
-        route_of(forward(json!({"hash_policy": [{"cookie": cookie}]})))
+        route_of(&forward(&json!({"hash_policy": [{"cookie": cookie}]})))
     };
     let route = hashed(json!([{"name": "SameSite", "value": "Strict"}, {"name": "Secure"}]));
     let none = http::HeaderMap::new();
