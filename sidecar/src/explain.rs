@@ -272,8 +272,8 @@ fn route(
         Ok(authority) => authority,
         Err(refused) => {
             let (code, message) = match refused {
-                Refused::Bad(message) => (Code::BadRequest, message.to_string()),
-                Refused::NotSupported(message) => (Code::NotSupported, message.to_string()),
+                Refused::Bad(message) => (Code::BadRequest, message),
+                Refused::NotSupported(message) => (Code::NotSupported, message.to_owned()),
             };
             into.outcome = Outcome::Answer(OwnAnswer::new(code, message));
             return Ok(());

@@ -25,7 +25,7 @@ pub(super) fn route(route: &Route) -> Vec<(&'static str, String)> {
     match &route.rewrite {
         Some(Rewrite::Prefix(prefix)) => policy.push(("rewrite.uri", prefix.clone())),
         Some(Rewrite::Regex(regex, _)) => {
-            policy.push(("uriRegexRewrite", regex.as_str().to_owned()))
+            policy.push(("uriRegexRewrite", regex.as_str().to_owned()));
         }
         None => {}
     }
