@@ -1,4 +1,7 @@
-//! An application inside the test: answers who it is, remembers what it was asked, waits when told to.
+//! An application inside the test: answers who it is and what it was asked, remembers it, waits when told to.
+//!
+//! A request may say how it wants to be answered, so that one application serves a whole table of tests:
+//! `x-app-status: 503`, `x-app-header: name=value` (any number of them), `x-app-delay-ms: 300`.
 
 use std::{
     collections::BTreeMap,
@@ -8,10 +11,11 @@ use std::{
         Arc, Mutex,
         atomic::{AtomicBool, AtomicUsize, Ordering},
     },
+    time::Duration,
 };
 
 use bytes::Bytes;
-use http::{HeaderMap, Method, Request, Response};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response};
 use http_body_util::{BodyExt as _, Full};
 use hyper::{body::Incoming, service::service_fn};
 use hyper_util::{
@@ -212,6 +216,17 @@ async fn answer(
         return respond(400, Bytes::new());
     };
     let body = body.to_bytes();
+    let wanted = Wanted::of(&head.headers);
+    let answer = json!({
+        "name": state.name,
+        "connection": connection,
+        "body_bytes": body.len(),
+        "version": format!("{:?}", head.version),
+        "method": head.method.as_str(),
+        "authority": head.uri.authority().map(http::uri::Authority::as_str),
+        "path": head.uri.path_and_query().map(http::uri::PathAndQuery::as_str),
+        "headers": pairs(&head.headers),
+    });
     if let Ok(mut received) = state.received.lock() {
         if received.len() == MAX_REMEMBERED {
             received.clear();
@@ -233,8 +248,53 @@ async fn answer(
     // The sender lives in the state, which we hold.
     held.wait_for(|held| !held).await.ok();
     state.waiting.fetch_sub(1, Ordering::SeqCst);
-    let answer = json!({ "name": state.name, "connection": connection, "body_bytes": body.len() });
-    respond(200, Bytes::from(format!("{answer}\n")))
+    if !wanted.delay.is_zero() {
+        tokio::time::sleep(wanted.delay).await;
+    }
+    let mut response = respond(wanted.status, Bytes::from(format!("{answer}\n")));
+    for (name, value) in wanted.headers {
+        response.headers_mut().append(name, value);
+    }
+    response
+}
+
+/// How a request wants to be answered.
+struct Wanted {
+    status: u16,
+    delay: Duration,
+    headers: Vec<(HeaderName, HeaderValue)>,
+}
+
+impl Wanted {
+    fn of(request: &HeaderMap) -> Self {
+        let text = |name| request.get(name).and_then(|value| value.to_str().ok());
+        let number = |name| text(name).and_then(|text| text.parse().ok());
+        let headers = request.get_all("x-app-header").iter();
+        Self {
+            status: text("x-app-status")
+                .and_then(|text| text.parse().ok())
+                .unwrap_or(200),
+            delay: Duration::from_millis(number("x-app-delay-ms").unwrap_or(0)),
+            headers: headers
+                .filter_map(|header| {
+                    let (name, value) = header.to_str().ok()?.split_once('=')?;
+                    Some((name.parse().ok()?, value.parse().ok()?))
+                })
+                .collect(),
+        }
+    }
+}
+
+fn pairs(headers: &HeaderMap) -> Vec<(&str, String)> {
+    let headers = headers.iter();
+    headers
+        .map(|(name, value)| {
+            (
+                name.as_str(),
+                String::from_utf8_lossy(value.as_bytes()).into_owned(),
+            )
+        })
+        .collect()
 }
 
 fn respond(status: u16, body: Bytes) -> Response<Full<Bytes>> {

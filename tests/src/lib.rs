@@ -22,6 +22,7 @@
 mod app;
 mod binary;
 mod caller;
+mod envoy;
 mod eventually;
 mod identity;
 mod load;
@@ -35,6 +36,7 @@ mod tools;
 pub use app::{Received, TestApp};
 pub use binary::outrigger;
 pub use caller::{Caller, Reply};
+pub use envoy::Envoy;
 pub use eventually::{eventually, within};
 pub use identity::{ForeignRoot, WorkloadIdentity};
 pub use load::{Load, LoadReport};
