@@ -9,7 +9,7 @@ use std::{
     net::SocketAddr,
     sync::{
         Arc, Mutex,
-        atomic::{AtomicBool, AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicU16, AtomicUsize, Ordering},
     },
     time::Duration,
 };
@@ -60,7 +60,9 @@ struct State {
     open: AtomicUsize,
     most_open: AtomicUsize,
     healthy: AtomicBool,
+    status: AtomicU16,
     waiting: AtomicUsize,
+    most_waiting: AtomicUsize,
     held: watch::Sender<bool>,
 }
 
@@ -79,7 +81,9 @@ impl TestApp {
             open: AtomicUsize::new(0),
             most_open: AtomicUsize::new(0),
             healthy: AtomicBool::new(true),
+            status: AtomicU16::new(200),
             waiting: AtomicUsize::new(0),
+            most_waiting: AtomicUsize::new(0),
             held: watch::Sender::new(false),
         });
         let server = tokio::spawn(serve(listener, Arc::clone(&state)));
@@ -104,6 +108,11 @@ impl TestApp {
     /// From now on `/healthz` answers 200 or 503.
     pub fn set_healthy(&self, healthy: bool) {
         self.state.healthy.store(healthy, Ordering::SeqCst);
+    }
+
+    /// From now on every request is answered with this status, unless it wants another.
+    pub fn answer_with(&self, status: u16) {
+        self.state.status.store(status, Ordering::SeqCst);
     }
 
     /// From now on requests wait for [`Self::release`].
@@ -152,6 +161,16 @@ impl TestApp {
             *counts.entry(received.connection).or_default() += 1;
         }
         counts
+    }
+
+    /// Connections that are open now.
+    pub fn open_connections(&self) -> usize {
+        self.state.open.load(Ordering::SeqCst)
+    }
+
+    /// The most requests that were here at the same time.
+    pub fn most_waiting(&self) -> usize {
+        self.state.most_waiting.load(Ordering::SeqCst)
     }
 
     /// The most connections that were open at the same time.
@@ -216,7 +235,7 @@ async fn answer(
         return respond(400, Bytes::new());
     };
     let body = body.to_bytes();
-    let wanted = Wanted::of(&head.headers);
+    let wanted = Wanted::of(&head.headers, state.status.load(Ordering::SeqCst));
     let answer = json!({
         "name": state.name,
         "connection": connection,
@@ -243,7 +262,8 @@ async fn answer(
             body: body.clone(),
         });
     }
-    state.waiting.fetch_add(1, Ordering::SeqCst);
+    let waiting = state.waiting.fetch_add(1, Ordering::SeqCst) + 1;
+    state.most_waiting.fetch_max(waiting, Ordering::SeqCst);
     let mut held = state.held.subscribe();
     // The sender lives in the state, which we hold.
     held.wait_for(|held| !held).await.ok();
@@ -266,14 +286,14 @@ struct Wanted {
 }
 
 impl Wanted {
-    fn of(request: &HeaderMap) -> Self {
+    fn of(request: &HeaderMap, usual: u16) -> Self {
         let text = |name| request.get(name).and_then(|value| value.to_str().ok());
         let number = |name| text(name).and_then(|text| text.parse().ok());
         let headers = request.get_all("x-app-header").iter();
         Self {
             status: text("x-app-status")
                 .and_then(|text| text.parse().ok())
-                .unwrap_or(200),
+                .unwrap_or(usual),
             delay: Duration::from_millis(number("x-app-delay-ms").unwrap_or(0)),
             headers: headers
                 .filter_map(|header| {

@@ -42,8 +42,9 @@ impl Envoy {
             &config.display().to_string(),
             "--admin-address-path",
             &admin_file.display().to_string(),
+            // Its limits and turns hold for each worker.
             "--concurrency",
-            "2",
+            "1",
             "--log-level",
             "warning",
             "--disable-hot-restart",

@@ -10,6 +10,7 @@
 )]
 
 mod system {
+    mod behaviours;
     mod case;
     mod cases;
     mod differential;

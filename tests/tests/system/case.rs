@@ -5,7 +5,8 @@
 //! GET /a?x=1 | x-user: ann | host: HOST:80 -> 200; v1; >x-user=ann; >!x-removed; <x-answer=1
 //! ```
 //! after `->` the status, then in any order: the application that answers, `>` what it received (a header, `:path`,
-//! `:method`), `<` what came back, `!` = it is not there. `HOST` stands for the row's host everywhere.
+//! `:method`), `<` what came back, `!` = it is not there. `HOST` stands for the row's host everywhere. Of `-> 400 ~~ why`
+//! Envoy's answer has to differ, for a reason that `docs/POLICY.md` gives in the same words.
 
 use std::collections::BTreeMap;
 
@@ -36,6 +37,8 @@ pub(crate) struct Ask {
     headers: Vec<(String, String)>,
     status: Option<u16>,
     claims: Vec<Claim>,
+    /// Why Envoy does otherwise.
+    pub(crate) unlike_envoy: Option<String>,
 }
 
 #[derive(Clone, Debug)]
@@ -122,7 +125,9 @@ fn subsets(policy: &str) -> String {
 
 fn indented(text: &str, by: usize) -> String {
     let lines = text.lines().filter(|line| !line.trim().is_empty());
-    let own = lines.clone().map(|line| line.len() - line.trim_start().len());
+    let own = lines
+        .clone()
+        .map(|line| line.len() - line.trim_start().len());
     let own = own.min().unwrap_or(0);
     lines.fold(String::new(), |all, line| {
         all + &" ".repeat(by) + &line[own..] + "\n"
@@ -132,6 +137,10 @@ fn indented(text: &str, by: usize) -> String {
 impl Ask {
     pub(crate) fn parse(line: &str, host: &str) -> Self {
         let line = line.replace("HOST", host);
+        let (line, unlike_envoy) = match line.split_once(" ~~ ") {
+            Some((line, why)) => (line.to_owned(), Some(why.to_owned())),
+            None => (line, None),
+        };
         let (request, expected) = match line.split_once(" -> ") {
             Some((request, expected)) => (request, expected),
             None => (line.as_str(), ""),
@@ -153,6 +162,7 @@ impl Ask {
             headers,
             status,
             claims: expected.map(Claim::parse).collect(),
+            unlike_envoy,
             line,
         }
     }

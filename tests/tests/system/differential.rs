@@ -6,26 +6,30 @@ use outrigger_tests::{Caller, Envoy, Mesh, TestApp};
 use tokio::task::JoinSet;
 
 use super::{
+    behaviours::{self, Behaviour, Stage},
     case::{Case, VERSIONS},
     cases,
-    observed::Observed,
+    observed::{self, Observed},
 };
 
 #[tokio::test(flavor = "multi_thread")]
 async fn every_document_means_to_our_sidecar_what_it_means_to_envoy() {
     let started = Instant::now();
     let mesh = Mesh::start().await;
-    let mut apps = Vec::new();
-    for version in VERSIONS {
-        apps.push(TestApp::start(version).await);
-    }
+    let apps = applications(3).await;
     let cases = cases::all();
-    let documents: Vec<String> = cases.iter().map(|case| case.yaml(&apps)).collect();
+    let mut documents: Vec<String> = cases.iter().map(|case| case.yaml(&apps)).collect();
+    let mut behaviours = Vec::new();
+    for behaviour in behaviours::all() {
+        let apps = applications(behaviour.applications).await;
+        documents.push(behaviour.case.yaml(&apps));
+        behaviours.push((behaviour, apps));
+    }
     mesh.apply(&documents.join("\n---\n"));
     let shopper = mesh.service("shopper").start().await;
     let envoy = Envoy::start(&mesh, "shopper", &[]).await;
     mesh.synced().await;
-    eprintln!("started after {:?}", started.elapsed());
+    let ready = started.elapsed();
 
     let ours = Arc::new(shopper.caller());
     let envoys = envoy.as_ref().map(|envoy| Arc::new(envoy.caller()));
@@ -34,31 +38,110 @@ async fn every_document_means_to_our_sidecar_what_it_means_to_envoy() {
     for case in cases {
         running.spawn(judge(case, Arc::clone(&ours), envoys.clone()));
     }
+    let scenes = behaviours.len();
+    for (behaviour, apps) in behaviours {
+        let (ours, envoys) = (shopper.caller(), envoy.as_ref().map(Envoy::caller));
+        running.spawn(compare(behaviour, apps, ours, envoys));
+    }
     let wrong: Vec<String> = running.join_all().await.into_iter().flatten().collect();
-    eprintln!("{requests} requests, {:?}", started.elapsed());
+    eprintln!(
+        "{requests} requests and {scenes} behaviours, {:?} after {ready:?}",
+        started.elapsed() - ready
+    );
     if !wrong.is_empty() {
         let log = envoy.map(|envoy| envoy.log()).unwrap_or_default();
-        panic!("{} differ:\n{}\nEnvoy:\n{log}", wrong.len(), wrong.join("\n"));
+        panic!(
+            "{} differ:\n{}\nEnvoy:\n{log}",
+            wrong.len(),
+            wrong.join("\n")
+        );
     }
+}
+
+async fn applications(count: usize) -> Vec<TestApp> {
+    let mut apps = Vec::new();
+    for version in &VERSIONS[..count] {
+        apps.push(TestApp::start(version).await);
+    }
+    apps
 }
 
 async fn judge(case: Case, ours: Arc<Caller>, envoys: Option<Arc<Caller>>) -> Vec<String> {
     let mut wrong = Vec::new();
     for ask in &case.asks {
         let mut say = |who: &str, what: Vec<String>| {
-            let host = case.host;
             let lines = what.iter().map(|what| format!("\n    {what}"));
             if !what.is_empty() {
-                let text = format!("{host}: {}\n  {who}:{}", ask.line, lines.collect::<String>());
-                wrong.push(text);
+                let lines = lines.collect::<String>();
+                wrong.push(format!("{}: {}\n  {who}:{lines}", case.host, ask.line));
             }
         };
         let seen = Observed::of(&ours.send(ask.request()).await);
         say("ours", ask.wrong(&seen));
         let Some(envoys) = &envoys else { continue };
         let envoys = Observed::of(&envoys.send(ask.request()).await);
+        let differences = seen.differences(&envoys, case.any_upstream);
+        if ask.unlike_envoy.is_some() {
+            if differences.is_empty() {
+                say("between them", vec!["no difference any more".to_owned()]);
+            }
+            continue;
+        }
         say("Envoy", ask.wrong(&envoys));
-        say("between them", seen.differences(&envoys, case.any_upstream));
+        say("between them", differences);
     }
     wrong
+}
+
+/// Ours first, then Envoy: what one does to the applications must not be seen by the other.
+async fn compare(
+    behaviour: Behaviour,
+    apps: Vec<TestApp>,
+    ours: Caller,
+    envoys: Option<Caller>,
+) -> Vec<String> {
+    let mut wrong = Vec::new();
+    let mut stage = Stage {
+        host: behaviour.case.host,
+        apps,
+        caller: ours,
+    };
+    let callers = [
+        Some(("ours", stage.caller.clone())),
+        envoys.map(|caller| ("Envoy", caller)),
+    ];
+    for (who, caller) in callers.into_iter().flatten() {
+        stage.caller = caller;
+        for app in &stage.apps {
+            app.forget();
+            app.answer_with(200);
+        }
+        let seen = (behaviour.run)(&stage).await;
+        if seen != behaviour.expected {
+            let (host, expected) = (stage.host, behaviour.expected);
+            wrong.push(format!("{host}: {who}: {seen}\n  instead of: {expected}"));
+        }
+    }
+    wrong
+}
+
+#[test]
+fn the_policy_reference_names_every_difference_with_its_reason() {
+    let reference = include_str!("../../../docs/POLICY.md");
+    let words = reference.split_whitespace().collect::<Vec<_>>().join(" ");
+    let cases = cases::all();
+    let asks = cases.iter().flat_map(|case| &case.asks);
+    let reasons = asks.filter_map(|ask| ask.unlike_envoy.as_deref());
+    for reason in reasons.chain(observed::known().map(|(_, reason)| reason)) {
+        assert!(
+            words.contains(reason),
+            "docs/POLICY.md does not say: {reason}"
+        );
+    }
+    for (name, _) in observed::known() {
+        assert!(
+            words.contains(&format!("`{name}`")),
+            "docs/POLICY.md does not name `{name}`"
+        );
+    }
 }

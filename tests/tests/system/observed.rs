@@ -22,24 +22,60 @@ pub(crate) struct Observed {
 }
 
 /// Headers of requests that differ, each with its reason.
-const REQUEST_HEADERS: [(&str, &str); 6] = [
-    ("x-envoy-original-path", "Envoy's; ours has it in its span"),
-    ("x-envoy-original-host", "likewise"),
-    ("proxy-authorization", "meant for the proxy that the caller speaks to, which is ours (RFC 9110, 11.7.2)"),
-    ("expect", "Envoy says `100 Continue` itself; ours lets the application decide"),
-    ("x-request-id", "Envoy makes one up; ours leaves a request as its caller wrote it"),
-    ("x-forwarded-proto", "likewise"),
+const REQUEST_HEADERS: [(&str, &str); 7] = [
+    (
+        "x-envoy-expected-rq-timeout-ms",
+        "Envoy tells the application the route's timeout",
+    ),
+    (
+        "x-request-id",
+        "Envoy makes one up where it is missing; ours leaves the request as its caller wrote it",
+    ),
+    (
+        "x-forwarded-proto",
+        "Envoy makes one up where it is missing; ours leaves the request as its caller wrote it",
+    ),
+    (
+        "x-envoy-original-path",
+        "Envoy says what it has rewritten; ours says it in the span",
+    ),
+    (
+        "x-envoy-original-host",
+        "Envoy says what it has rewritten; ours says it in the span",
+    ),
+    (
+        "proxy-authorization",
+        "meant for the proxy that the caller speaks to (RFC 9110, 11.7.2): ours keeps it",
+    ),
+    (
+        "expect",
+        "Envoy says `100 Continue` itself; ours lets the application decide",
+    ),
 ];
 
 /// Headers of answers that differ, each with its reason.
 const RESPONSE_HEADERS: [(&str, &str); 6] = [
-    ("connection", "of one connection only; Envoy closes it after an answer of its own to a request with a body"),
+    ("connection", "of one connection only"),
     ("transfer-encoding", "of one connection only"),
     ("date", "the time of day"),
-    ("server", "Envoy puts itself in the place of the application's"),
-    ("x-envoy-upstream-service-time", "Envoy's"),
-    ("content-length", "of a body that tells what was received, differences above included"),
+    (
+        "server",
+        "Envoy writes its own name; ours leaves the application's",
+    ),
+    (
+        "x-envoy-upstream-service-time",
+        "Envoy's; ours says it in metrics and spans",
+    ),
+    (
+        "content-length",
+        "of test applications that tell what they received, the differences above included",
+    ),
 ];
+
+/// Both lists.
+pub(crate) fn known() -> impl Iterator<Item = (&'static str, &'static str)> {
+    REQUEST_HEADERS.into_iter().chain(RESPONSE_HEADERS)
+}
 
 impl Observed {
     pub(crate) fn of(reply: &Reply) -> Self {
@@ -50,7 +86,10 @@ impl Observed {
         if upstream.is_some() {
             let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
             for pair in json["headers"].as_array().into_iter().flatten() {
-                request.entry(text(&pair[0])).or_default().push(text(&pair[1]));
+                request
+                    .entry(text(&pair[0]))
+                    .or_default()
+                    .push(text(&pair[1]));
             }
             request.insert(":path".to_owned(), vec![text(&json["path"])]);
             request.insert(":method".to_owned(), vec![text(&json["method"])]);
@@ -75,7 +114,10 @@ impl Observed {
     pub(crate) fn differences(&self, envoy: &Self, any_upstream: bool) -> Vec<String> {
         let mut all = Vec::new();
         if self.status != envoy.status {
-            all.push(format!("status: ours {}, Envoy's {}", self.status, envoy.status));
+            all.push(format!(
+                "status: ours {}, Envoy's {}",
+                self.status, envoy.status
+            ));
         }
         let same = if any_upstream {
             self.upstream.is_some() == envoy.upstream.is_some()
@@ -88,12 +130,25 @@ impl Observed {
                 self.upstream, envoy.upstream
             ));
         }
-        all.extend(headers("request", &self.request, &envoy.request, &REQUEST_HEADERS));
+        all.extend(headers(
+            "request",
+            &self.request,
+            &envoy.request,
+            &REQUEST_HEADERS,
+        ));
         // Our own answers say why, in a body; Envoy's say nothing, or a word.
         if self.reason.is_none() {
-            all.extend(headers("answer", &self.response, &envoy.response, &RESPONSE_HEADERS));
+            all.extend(headers(
+                "answer",
+                &self.response,
+                &envoy.response,
+                &RESPONSE_HEADERS,
+            ));
             if self.body != envoy.body {
-                all.push(format!("body: ours {:?}, Envoy's {:?}", self.body, envoy.body));
+                all.push(format!(
+                    "body: ours {:?}, Envoy's {:?}",
+                    self.body, envoy.body
+                ));
             }
         }
         all

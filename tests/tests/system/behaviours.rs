@@ -1,0 +1,60 @@
+//! What takes more than one request to see: balance, stickiness, limits, ejection. Each is told in words, and has to be
+//! told in the same words of our sidecar and of Envoy.
+
+mod balance;
+mod ejection;
+mod limits;
+
+use futures_util::future::BoxFuture;
+use outrigger_tests::{Caller, TestApp};
+
+use super::case::Case;
+
+/// Documents, applications of their own, and what is done with them.
+pub(crate) struct Behaviour {
+    pub(crate) case: Case,
+    /// Of the applications behind the host.
+    pub(crate) applications: usize,
+    pub(crate) run: for<'a> fn(&'a Stage) -> BoxFuture<'a, String>,
+    pub(crate) expected: &'static str,
+}
+
+/// Where a behaviour is seen.
+pub(crate) struct Stage {
+    pub(crate) host: &'static str,
+    pub(crate) apps: Vec<TestApp>,
+    pub(crate) caller: Caller,
+}
+
+pub(crate) fn all() -> Vec<Behaviour> {
+    [balance::all(), limits::all(), ejection::all()]
+        .into_iter()
+        .flatten()
+        .collect()
+}
+
+impl Stage {
+    /// Who answers these, one after the other; a status where nobody does.
+    pub(crate) async fn who(&self, lines: &[&str]) -> Vec<String> {
+        let mut names = Vec::new();
+        for line in lines {
+            let ask = super::case::Ask::parse(line, self.host);
+            let reply = self.caller.send(ask.request()).await;
+            let name = reply.name();
+            names.push(match reply.status.as_u16() {
+                200 if !name.is_empty() => name,
+                status => status.to_string(),
+            });
+        }
+        names
+    }
+
+    /// Who answers `times` requests, and how often.
+    pub(crate) async fn counts(&self, line: &str, times: usize) -> Vec<(String, usize)> {
+        let mut counts = std::collections::BTreeMap::new();
+        for name in self.who(&vec![line; times]).await {
+            *counts.entry(name).or_insert(0) += 1;
+        }
+        counts.into_iter().collect()
+    }
+}

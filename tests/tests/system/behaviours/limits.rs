@@ -1,0 +1,164 @@
+//! `connectionPool`.
+
+use std::{collections::BTreeMap, future::Future};
+
+use futures_util::{FutureExt as _, future::BoxFuture};
+use outrigger_tests::{Caller, Reply, eventually};
+use tokio::task::JoinHandle;
+
+use super::{Behaviour, Stage};
+use crate::system::case::{Ask, Case};
+
+pub(super) fn all() -> Vec<Behaviour> {
+    let pool = |host, pool: &str, run, expected| Behaviour {
+        case: Case::policy(host, &format!("connectionPool: {{{pool}}}")),
+        applications: 1,
+        run,
+        expected,
+    };
+    vec![
+        pool(
+            "max-connections",
+            "tcp: {maxConnections: 3}, http: {http1MaxPendingRequests: 2}",
+            fill,
+            "3 in the application, 2 wait, the next 503; then 200 x5",
+        ),
+        pool(
+            "max-requests",
+            "http: {http2MaxRequests: 4}",
+            overflow,
+            "4 in the application, the next 503; then 200 x4",
+        ),
+        pool(
+            "requests-per-connection",
+            "http: {maxRequestsPerConnection: 2}",
+            two_each,
+            "10 requests on 5 connections",
+        ),
+        pool(
+            "idle-timeout",
+            "http: {idleTimeout: 500ms}",
+            idle,
+            "an idle connection is closed",
+        ),
+    ]
+}
+
+/// A request that is under way.
+fn send(caller: &Caller, host: &str) -> JoinHandle<Reply> {
+    let (caller, ask) = (caller.clone(), Ask::parse("GET /", host));
+    tokio::spawn(async move { caller.send(ask.request()).await })
+}
+
+async fn statuses(held: Vec<JoinHandle<Reply>>) -> String {
+    let mut counts = BTreeMap::<u16, usize>::new();
+    for one in held {
+        *counts
+            .entry(one.await.unwrap().status.as_u16())
+            .or_default() += 1;
+    }
+    let counts: Vec<_> = counts
+        .iter()
+        .map(|(status, count)| format!("{status} x{count}"))
+        .collect();
+    counts.join(", ")
+}
+
+/// Holds `count` requests in the application, one after the other.
+async fn hold(stage: &Stage, count: usize) -> Vec<JoinHandle<Reply>> {
+    stage.apps[0].hold();
+    let mut held = Vec::new();
+    for n in 1..=count {
+        held.push(send(&stage.caller, stage.host));
+        reached(stage, n).await;
+    }
+    held
+}
+
+fn reached(stage: &Stage, count: usize) -> impl Future<Output = ()> + '_ {
+    eventually("the request is in the application", async move || {
+        let waiting = stage.apps[0].waiting();
+        if waiting == count {
+            Ok(())
+        } else {
+            Err(format!("{waiting} of {count}"))
+        }
+    })
+}
+
+fn fill(stage: &Stage) -> BoxFuture<'_, String> {
+    async {
+        let mut held = hold(stage, 3).await;
+        // Two of these wait, whichever come first; the others are refused while they do.
+        let mut late: Vec<_> = (0..5).map(|_| send(&stage.caller, stage.host)).collect();
+        let mut refused = Vec::new();
+        eventually("three are refused", async || {
+            let mut rest = Vec::new();
+            for one in late.drain(..) {
+                if one.is_finished() {
+                    refused.push(one)
+                } else {
+                    rest.push(one)
+                }
+            }
+            late = rest;
+            if refused.len() >= 3 {
+                Ok(())
+            } else {
+                Err(format!("{}", refused.len()))
+            }
+        })
+        .await;
+        let (waits, inside) = (late.len(), stage.apps[0].waiting());
+        let next = statuses(vec![send(&stage.caller, stage.host)]).await;
+        let refused = statuses(refused).await;
+        held.extend(late);
+        stage.apps[0].release();
+        let then = statuses(held).await;
+        let next = if (refused.as_str(), next.as_str()) == ("503 x3", "503 x1") {
+            "503"
+        } else {
+            &refused
+        };
+        format!("{inside} in the application, {waits} wait, the next {next}; then {then}")
+    }
+    .boxed()
+}
+
+fn overflow(stage: &Stage) -> BoxFuture<'_, String> {
+    async {
+        let held = hold(stage, 4).await;
+        let next = stage.who(&["GET /"]).await.remove(0);
+        let inside = stage.apps[0].waiting();
+        stage.apps[0].release();
+        let then = statuses(held).await;
+        format!("{inside} in the application, the next {next}; then {then}")
+    }
+    .boxed()
+}
+
+fn two_each(stage: &Stage) -> BoxFuture<'_, String> {
+    async {
+        stage.who(&["GET /"; 10]).await;
+        let connections = stage.apps[0].requests_by_connection().len();
+        format!("10 requests on {connections} connections")
+    }
+    .boxed()
+}
+
+fn idle(stage: &Stage) -> BoxFuture<'_, String> {
+    async {
+        stage.who(&["GET /"]).await;
+        eventually("the connection is closed", async || {
+            let open = stage.apps[0].open_connections();
+            if open == 0 {
+                Ok(())
+            } else {
+                Err(format!("{open} open"))
+            }
+        })
+        .await;
+        "an idle connection is closed".to_owned()
+    }
+    .boxed()
+}
