@@ -1,11 +1,11 @@
 //! What takes more than one request to see: balance, stickiness, limits, ejection. Each is told in words, and has to be
-//! told in the same words of our sidecar and of Envoy.
+//! told in the same words of our sidecar and of Envoy, or Envoy's words are the beginning of ours.
 
 mod balance;
 mod ejection;
 mod limits;
 
-use futures_util::future::BoxFuture;
+use futures_util::future::LocalBoxFuture;
 use outrigger_tests::{Caller, TestApp};
 
 use super::case::Case;
@@ -15,7 +15,7 @@ pub(crate) struct Behaviour {
     pub(crate) case: Case,
     /// Of the applications behind the host.
     pub(crate) applications: usize,
-    pub(crate) run: for<'a> fn(&'a Stage) -> BoxFuture<'a, String>,
+    pub(crate) run: for<'a> fn(&'a Stage) -> LocalBoxFuture<'a, String>,
     pub(crate) expected: &'static str,
 }
 
@@ -24,6 +24,7 @@ pub(crate) struct Stage {
     pub(crate) host: &'static str,
     pub(crate) apps: Vec<TestApp>,
     pub(crate) caller: Caller,
+    pub(crate) is_envoy: bool,
 }
 
 pub(crate) fn all() -> Vec<Behaviour> {

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use futures_util::{FutureExt as _, future::BoxFuture};
+use futures_util::{FutureExt as _, future::LocalBoxFuture};
 
 use super::{Behaviour, Stage};
 use crate::system::case::{Ask, Case};
@@ -106,29 +106,29 @@ async fn stick(stage: &Stage, lines: &[String]) -> String {
     format!("the same user, the same application; {} in all", all.len())
 }
 
-fn by_header(stage: &Stage) -> BoxFuture<'_, String> {
+fn by_header(stage: &Stage) -> LocalBoxFuture<'_, String> {
     async {
         let lines: Vec<_> = (0..40)
             .map(|n| format!("GET / | x-user: user-{n}"))
             .collect();
         stick(stage, &lines).await
     }
-    .boxed()
+    .boxed_local()
 }
 
-fn by_query(stage: &Stage) -> BoxFuture<'_, String> {
+fn by_query(stage: &Stage) -> LocalBoxFuture<'_, String> {
     async {
         let lines: Vec<_> = (0..40).map(|n| format!("GET /{n}?user=user-{n}")).collect();
         stick(stage, &lines).await.replace("GET", "")
     }
-    .boxed()
+    .boxed_local()
 }
 
-fn by_source(stage: &Stage) -> BoxFuture<'_, String> {
-    async { format!("{} in all", stage.counts("GET /", 20).await.len()) }.boxed()
+fn by_source(stage: &Stage) -> LocalBoxFuture<'_, String> {
+    async { format!("{} in all", stage.counts("GET /", 20).await.len()) }.boxed_local()
 }
 
-fn by_cookie(stage: &Stage) -> BoxFuture<'_, String> {
+fn by_cookie(stage: &Stage) -> LocalBoxFuture<'_, String> {
     async {
         let ask = Ask::parse("GET /", stage.host);
         let reply = stage.caller.send(ask.request()).await;
@@ -148,10 +148,10 @@ fn by_cookie(stage: &Stage) -> BoxFuture<'_, String> {
         };
         format!("{}; {kept}", attributes.join("; "))
     }
-    .boxed()
+    .boxed_local()
 }
 
-fn by_given_cookie(stage: &Stage) -> BoxFuture<'_, String> {
+fn by_given_cookie(stage: &Stage) -> LocalBoxFuture<'_, String> {
     async {
         let ask = Ask::parse("GET /", stage.host);
         let reply = stage.caller.send(ask.request()).await;
@@ -167,11 +167,11 @@ fn by_given_cookie(stage: &Stage) -> BoxFuture<'_, String> {
         };
         format!("{set}; {sticks}")
     }
-    .boxed()
+    .boxed_local()
 }
 
 /// On one connection, so that Envoy's one worker counts.
-fn in_turn(stage: &Stage) -> BoxFuture<'_, String> {
+fn in_turn(stage: &Stage) -> LocalBoxFuture<'_, String> {
     async {
         let names = stage.who(&["GET /"; 12]).await;
         for three in names.chunks(3) {
@@ -182,10 +182,10 @@ fn in_turn(stage: &Stage) -> BoxFuture<'_, String> {
         }
         "each of 3 once in every 3".to_owned()
     }
-    .boxed()
+    .boxed_local()
 }
 
-fn by_weight(stage: &Stage) -> BoxFuture<'_, String> {
+fn by_weight(stage: &Stage) -> LocalBoxFuture<'_, String> {
     async {
         let counts = stage.counts("GET /", 1_000).await;
         let near = |at: usize, percent: usize| {
@@ -198,5 +198,5 @@ fn by_weight(stage: &Stage) -> BoxFuture<'_, String> {
             format!("{counts:?}")
         }
     }
-    .boxed()
+    .boxed_local()
 }

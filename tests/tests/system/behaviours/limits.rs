@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, future::Future};
 
-use futures_util::{FutureExt as _, future::BoxFuture};
+use futures_util::{FutureExt as _, future::LocalBoxFuture};
 use outrigger_tests::{Caller, Reply, eventually};
 use tokio::task::JoinHandle;
 
@@ -86,7 +86,7 @@ fn reached(stage: &Stage, count: usize) -> impl Future<Output = ()> + '_ {
     })
 }
 
-fn fill(stage: &Stage) -> BoxFuture<'_, String> {
+fn fill(stage: &Stage) -> LocalBoxFuture<'_, String> {
     async {
         let mut held = hold(stage, 3).await;
         // Two of these wait, whichever come first; the others are refused while they do.
@@ -122,10 +122,10 @@ fn fill(stage: &Stage) -> BoxFuture<'_, String> {
         };
         format!("{inside} in the application, {waits} wait, the next {next}; then {then}")
     }
-    .boxed()
+    .boxed_local()
 }
 
-fn overflow(stage: &Stage) -> BoxFuture<'_, String> {
+fn overflow(stage: &Stage) -> LocalBoxFuture<'_, String> {
     async {
         let held = hold(stage, 4).await;
         let next = stage.who(&["GET /"]).await.remove(0);
@@ -134,19 +134,19 @@ fn overflow(stage: &Stage) -> BoxFuture<'_, String> {
         let then = statuses(held).await;
         format!("{inside} in the application, the next {next}; then {then}")
     }
-    .boxed()
+    .boxed_local()
 }
 
-fn two_each(stage: &Stage) -> BoxFuture<'_, String> {
+fn two_each(stage: &Stage) -> LocalBoxFuture<'_, String> {
     async {
         stage.who(&["GET /"; 10]).await;
         let connections = stage.apps[0].requests_by_connection().len();
         format!("10 requests on {connections} connections")
     }
-    .boxed()
+    .boxed_local()
 }
 
-fn idle(stage: &Stage) -> BoxFuture<'_, String> {
+fn idle(stage: &Stage) -> LocalBoxFuture<'_, String> {
     async {
         stage.who(&["GET /"]).await;
         eventually("the connection is closed", async || {
@@ -160,5 +160,5 @@ fn idle(stage: &Stage) -> BoxFuture<'_, String> {
         .await;
         "an idle connection is closed".to_owned()
     }
-    .boxed()
+    .boxed_local()
 }
