@@ -1,6 +1,6 @@
 //! Stock Envoy as the sidecar of a service, configured by our control plane and nothing else.
 //!
-//! It says about itself what our sidecar says (`docs/WIRE.md`, Node) and holds the operator's token instead of an
+//! It is in r1/z1/s1, and says about itself what our sidecar says (`docs/WIRE.md`, Node) and holds the operator's token instead of an
 //! identity: it calls endpoints in plain text only, because private keys never come over xDS.
 
 use std::{
@@ -144,6 +144,7 @@ fn bootstrap(mesh: &Mesh, service: &str, labels: &[(&str, &str)]) -> Value {
         "node": {
             "id": format!("sidecar~127.0.0.1~{service}-envoy.default~default.svc.cluster.local"),
             "cluster": format!("{service}.default"),
+            "locality": { "region": "r1", "zone": "z1", "sub_zone": "s1" },
             "metadata": {
                 "NAMESPACE": "default",
                 "SERVICE_ACCOUNT": service,

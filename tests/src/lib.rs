@@ -31,6 +31,7 @@ mod misbehave;
 mod otlp;
 mod process;
 mod registry;
+mod relay;
 mod sidecar;
 mod tools;
 
@@ -46,5 +47,6 @@ pub use misbehave::{Fault, Misbehaving};
 pub use otlp::{Collector, Span};
 pub use process::Process;
 pub use registry::HttpRegistry;
+pub use relay::Relay;
 pub use sidecar::{Service, Sidecar};
 pub use tools::tool;

@@ -26,6 +26,8 @@ pub enum Fault {
     ClosesAfterRequest,
     /// Resets after the request.
     ResetsAfterRequest,
+    /// Answers, and closes a connection on which no request has come for so long.
+    ClosesIdleAfter(Duration),
     /// Reads, and says nothing.
     Silent,
     /// Closes within the head of its answer.
@@ -152,6 +154,13 @@ async fn misbehave(mut stream: TcpStream, fault: Fault) {
     if let Fault::ClosesAtOnce = fault {
         return;
     }
+    if let Fault::ClosesIdleAfter(idle) = fault {
+        let answer = b"HTTP/1.1 200 OK\r\ncontent-length: 3\r\n\r\nok\n";
+        while let Ok(true) = tokio::time::timeout(idle, read_head(&mut stream)).await {
+            stream.write_all(answer).await.ok();
+        }
+        return;
+    }
     read_head(&mut stream).await;
     let answer: &[u8] = match fault {
         Fault::ClosesInHead | Fault::ResetsInHead => b"HTTP/1.1 200 OK\r\ncontent-le",
@@ -169,12 +178,14 @@ async fn misbehave(mut stream: TcpStream, fault: Fault) {
     }
 }
 
-async fn read_head(stream: &mut TcpStream) {
+/// False if there is none.
+async fn read_head(stream: &mut TcpStream) -> bool {
     let mut head = Vec::new();
     while !head.ends_with(b"\r\n\r\n") {
         match stream.read_u8().await {
             Ok(byte) => head.push(byte),
-            Err(_) => return,
+            Err(_) => return false,
         }
     }
+    true
 }
