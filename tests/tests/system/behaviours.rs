@@ -4,6 +4,9 @@
 mod balance;
 mod ejection;
 mod limits;
+mod localities;
+mod own;
+mod retries;
 
 use futures_util::future::LocalBoxFuture;
 use outrigger_tests::{Caller, TestApp};
@@ -16,7 +19,18 @@ pub(crate) struct Behaviour {
     /// Of the applications behind the host.
     pub(crate) applications: usize,
     pub(crate) run: for<'a> fn(&'a Stage) -> LocalBoxFuture<'a, String>,
+    /// What is told; `ours ~~ Envoy's ~~ why` where the two differ.
     pub(crate) expected: &'static str,
+}
+
+impl Behaviour {
+    /// What is expected, and why it is not what the other does.
+    pub(crate) fn expectations(&self, of_envoy: bool) -> (&'static str, Option<&'static str>) {
+        let mut parts = self.expected.split(" ~~ ");
+        let ours = parts.next().unwrap_or_default();
+        let envoys = parts.next().unwrap_or(ours);
+        (if of_envoy { envoys } else { ours }, parts.next())
+    }
 }
 
 /// Where a behaviour is seen.
@@ -28,10 +42,17 @@ pub(crate) struct Stage {
 }
 
 pub(crate) fn all() -> Vec<Behaviour> {
-    [balance::all(), limits::all(), ejection::all()]
-        .into_iter()
-        .flatten()
-        .collect()
+    [
+        balance::all(),
+        limits::all(),
+        ejection::all(),
+        retries::all(),
+        localities::all(),
+        own::all(),
+    ]
+    .into_iter()
+    .flatten()
+    .collect()
 }
 
 impl Stage {
@@ -40,7 +61,7 @@ impl Stage {
         let mut names = Vec::new();
         for line in lines {
             let ask = super::case::Ask::parse(line, self.host);
-            let reply = self.caller.send(ask.request()).await;
+            let reply = ask.send(&self.caller).await;
             let name = reply.name();
             names.push(match reply.status.as_u16() {
                 200 if !name.is_empty() => name,

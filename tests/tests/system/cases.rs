@@ -7,6 +7,7 @@ mod matches;
 mod redirects;
 mod rewrites;
 mod routes;
+mod rules;
 
 use super::case::Case;
 
@@ -19,6 +20,7 @@ pub(crate) fn all() -> Vec<Case> {
         answers::cases(),
         headers::cases(),
         clusters::cases(),
+        rules::cases(),
     ]
     .into_iter()
     .flatten()

@@ -68,6 +68,16 @@ pub(super) fn all() -> Vec<Behaviour> {
             "no cookie is set; the same cookie, the same application; 3 in all",
         ),
         Behaviour {
+            case: Case::policy(
+                "hash-cookie-attributes",
+                "loadBalancer: {consistentHash: {httpCookie: {name: session, path: /, ttl: 5s, attributes: [{name: SameSite, value: Strict}, {name: Secure}]}}}",
+            )
+            .upcoming(),
+            applications: 3,
+            run: by_cookie,
+            expected: "Max-Age=5; Path=/; SameSite=Strict; Secure; HttpOnly; kept by the next 10",
+        },
+        Behaviour {
             case: Case::policy("round-robin", "loadBalancer: {simple: ROUND_ROBIN}"),
             applications: 3,
             run: in_turn,
@@ -131,7 +141,7 @@ fn by_source(stage: &Stage) -> LocalBoxFuture<'_, String> {
 fn by_cookie(stage: &Stage) -> LocalBoxFuture<'_, String> {
     async {
         let ask = Ask::parse("GET /", stage.host);
-        let reply = stage.caller.send(ask.request()).await;
+        let reply = ask.send(&stage.caller).await;
         let Some(set) = reply.headers.get("set-cookie") else {
             return "no cookie".to_owned();
         };
@@ -154,7 +164,7 @@ fn by_cookie(stage: &Stage) -> LocalBoxFuture<'_, String> {
 fn by_given_cookie(stage: &Stage) -> LocalBoxFuture<'_, String> {
     async {
         let ask = Ask::parse("GET /", stage.host);
-        let reply = stage.caller.send(ask.request()).await;
+        let reply = ask.send(&stage.caller).await;
         let set = reply.headers.contains_key("set-cookie");
         let lines: Vec<_> = (0..40)
             .map(|n| format!("GET / | cookie: a=b; session=s{n}; c=d"))

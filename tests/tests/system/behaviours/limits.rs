@@ -1,15 +1,137 @@
 //! `connectionPool`.
 
-use std::{collections::BTreeMap, future::Future};
+use std::{collections::BTreeMap, future::Future, time::Duration};
 
 use futures_util::{FutureExt as _, future::LocalBoxFuture};
-use outrigger_tests::{Caller, Reply, eventually};
+use outrigger_tests::{Caller, Reply, eventually, within};
 use tokio::task::JoinHandle;
 
 use super::{Behaviour, Stage};
 use crate::system::case::{Ask, Case};
 
 pub(super) fn all() -> Vec<Behaviour> {
+    [whole(), parts(), protocols()]
+        .into_iter()
+        .flatten()
+        .collect()
+}
+
+/// Policies of one port and of one subset.
+fn parts() -> Vec<Behaviour> {
+    let case = |case: Case| Behaviour {
+        case: case.upcoming(),
+        applications: 1,
+        run: overflow,
+        expected: "4 in the application, the next 503; then 200 x4",
+    };
+    let subset = [
+        "apiVersion: networking.istio.io/v1\nkind: DestinationRule\nmetadata: {name: HOST}\nspec:\n  host: HOST\n  trafficPolicy: {connectionPool: {http: {http2MaxRequests: 99}}}\n  subsets: [{name: v1, labels: {version: v1}, trafficPolicy: {connectionPool: {http: {http2MaxRequests: 4}}}}]",
+        "apiVersion: networking.istio.io/v1\nkind: VirtualService\nmetadata: {name: HOST}\nspec:\n  hosts: [HOST]\n  http: [{route: $v1}]",
+    ];
+    vec![
+        case(Case::policy(
+            "max-requests-of-port",
+            "connectionPool: {http: {http2MaxRequests: 99}}\nportLevelSettings: [{port: {number: 80}, connectionPool: {http: {http2MaxRequests: 4}}}]",
+        )),
+        case(Case::documents("max-requests-of-subset", &subset)),
+    ]
+}
+
+/// What is spoken, and for how long.
+fn protocols() -> Vec<Behaviour> {
+    let pool = |host, pool: &str, run, expected| Behaviour {
+        case: Case::policy(host, &format!("connectionPool: {{{pool}}}")).upcoming(),
+        applications: 1,
+        run,
+        expected,
+    };
+    vec![
+        pool(
+            "upgraded",
+            "http: {h2UpgradePolicy: UPGRADE}",
+            version,
+            "HTTP/2.0",
+        ),
+        pool(
+            "not-upgraded",
+            "http: {h2UpgradePolicy: DO_NOT_UPGRADE}",
+            version,
+            "HTTP/1.1",
+        ),
+        pool(
+            "client-protocol",
+            "http: {useClientProtocol: true}",
+            version,
+            "HTTP/1.1",
+        ),
+        pool(
+            "streams",
+            "http: {h2UpgradePolicy: UPGRADE, maxConcurrentStreams: 2}",
+            streams,
+            "at most 2 at a time on a connection",
+        ),
+        pool(
+            "connection-age",
+            "tcp: {maxConnectionDuration: 400ms}",
+            aged,
+            "a connection is replaced",
+        ),
+        pool(
+            "tcp-keepalive",
+            "tcp: {tcpKeepalive: {probes: 3, time: 60s, interval: 10s}}",
+            version,
+            "HTTP/1.1",
+        ),
+    ]
+}
+
+fn version(stage: &Stage) -> LocalBoxFuture<'_, String> {
+    async {
+        let reply = send(&stage.caller, stage.host).await.unwrap();
+        reply.json()["version"]
+            .as_str()
+            .unwrap_or_default()
+            .to_owned()
+    }
+    .boxed_local()
+}
+
+fn streams(stage: &Stage) -> LocalBoxFuture<'_, String> {
+    async {
+        let held = hold(stage, 6).await;
+        stage.apps[0].release();
+        statuses(held).await;
+        let most = stage.apps[0].requests_by_connection().into_values().max();
+        match most {
+            Some(1..=2) => "at most 2 at a time on a connection".to_owned(),
+            most => format!("{most:?}"),
+        }
+    }
+    .boxed_local()
+}
+
+fn aged(stage: &Stage) -> LocalBoxFuture<'_, String> {
+    async {
+        within(
+            Duration::from_secs(3),
+            "another connection is used",
+            async || {
+                stage.who(&["GET /"]).await;
+                let connections = stage.apps[0].requests_by_connection().len();
+                if connections > 1 {
+                    Ok(())
+                } else {
+                    Err("one connection".to_owned())
+                }
+            },
+        )
+        .await;
+        "a connection is replaced".to_owned()
+    }
+    .boxed_local()
+}
+
+fn whole() -> Vec<Behaviour> {
     let pool = |host, pool: &str, run, expected| Behaviour {
         case: Case::policy(host, &format!("connectionPool: {{{pool}}}")),
         applications: 1,
@@ -47,7 +169,7 @@ pub(super) fn all() -> Vec<Behaviour> {
 /// A request that is under way.
 fn send(caller: &Caller, host: &str) -> JoinHandle<Reply> {
     let (caller, ask) = (caller.clone(), Ask::parse("GET /", host));
-    tokio::spawn(async move { caller.send(ask.request()).await })
+    tokio::spawn(async move { ask.send(&caller).await })
 }
 
 async fn statuses(held: Vec<JoinHandle<Reply>>) -> String {
@@ -76,14 +198,18 @@ async fn hold(stage: &Stage, count: usize) -> Vec<JoinHandle<Reply>> {
 }
 
 fn reached(stage: &Stage, count: usize) -> impl Future<Output = ()> + '_ {
-    eventually("the request is in the application", async move || {
-        let waiting = stage.apps[0].waiting();
-        if waiting == count {
-            Ok(())
-        } else {
-            Err(format!("{waiting} of {count}"))
-        }
-    })
+    within(
+        Duration::from_secs(5),
+        "the request is in the application",
+        async move || {
+            let waiting = stage.apps[0].waiting();
+            if waiting == count {
+                Ok(())
+            } else {
+                Err(format!("{waiting} of {count}"))
+            }
+        },
+    )
 }
 
 fn fill(stage: &Stage) -> LocalBoxFuture<'_, String> {

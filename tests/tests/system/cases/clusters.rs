@@ -3,6 +3,12 @@
 use crate::system::case::Case;
 
 pub(crate) fn cases() -> Vec<Case> {
+    let more = |host, policy: &str| {
+        Case::policy(host, policy)
+            .upcoming()
+            .any_upstream()
+            .asks(&["GET / -> 200", "POST /a -> 200"])
+    };
     let simple = |host, name: &str| {
         Case::policy(host, &format!("loadBalancer: {{simple: {name}}}"))
             .any_upstream()
@@ -14,6 +20,10 @@ pub(crate) fn cases() -> Vec<Case> {
         simple("lb-least-conn", "LEAST_CONN"),
         simple("lb-random", "RANDOM"),
         simple("lb-unspecified", "UNSPECIFIED"),
+        more("warmup", "loadBalancer: {simple: ROUND_ROBIN, warmup: {duration: 30s, minimumPercent: 20, aggression: 2}}"),
+        more("warmup-old", "loadBalancer: {simple: LEAST_REQUEST, warmupDurationSecs: 30s}"),
+        more("retry-budget", "retryBudget: {percent: 30, minRetryConcurrency: 5}"),
+        more("outlier-split", "outlierDetection: {splitExternalLocalOriginErrors: true, consecutiveLocalOriginFailures: 3}"),
         Case::policy("tls-disable", "tls: {mode: DISABLE}")
             .any_upstream()
             .asks(&["GET / -> 200"]),

@@ -40,7 +40,7 @@ pub(crate) fn cases() -> Vec<Case> {
             "timeout",
             "
             - match: [{uri: {prefix: /short}}]
-              timeout: 200ms
+              timeout: 1s
               route: $v1
             - match: [{uri: {prefix: /none}}]
               timeout: 0s
@@ -49,8 +49,8 @@ pub(crate) fn cases() -> Vec<Case> {
         )
         .asks(&[
             "GET /short -> 200; v1",
-            "GET /short | x-app-delay-ms: 600 -> 504",
-            "POST /short | x-app-delay-ms: 600 -> 504",
+            "GET /short | x-app-delay-ms: 3000 -> 504",
+            "POST /short | x-app-delay-ms: 3000 -> 504",
             "GET /none | x-app-delay-ms: 400 -> 200; v1",
             "GET /default | x-app-delay-ms: 400 -> 200; v1",
         ]),
