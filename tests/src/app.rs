@@ -1,4 +1,7 @@
-//! An application inside the test: answers who it is, remembers what it was asked, waits when told to.
+//! An application inside the test: answers who it is and what it was asked, remembers it, waits when told to.
+//!
+//! A request may say how it wants to be answered, so that one application serves a whole table of tests:
+//! `x-app-status: 503`, `x-app-header: name=value` (any number of them), `x-app-delay-ms: 300`.
 
 use std::{
     collections::BTreeMap,
@@ -6,12 +9,13 @@ use std::{
     net::SocketAddr,
     sync::{
         Arc, Mutex,
-        atomic::{AtomicBool, AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicU16, AtomicUsize, Ordering},
     },
+    time::Duration,
 };
 
 use bytes::Bytes;
-use http::{HeaderMap, Method, Request, Response};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response};
 use http_body_util::{BodyExt as _, Full};
 use hyper::{body::Incoming, service::service_fn};
 use hyper_util::{
@@ -56,7 +60,11 @@ struct State {
     open: AtomicUsize,
     most_open: AtomicUsize,
     healthy: AtomicBool,
+    status: AtomicU16,
+    port: u16,
+    counts_in_kernel: AtomicBool,
     waiting: AtomicUsize,
+    most_waiting: AtomicUsize,
     held: watch::Sender<bool>,
 }
 
@@ -75,7 +83,11 @@ impl TestApp {
             open: AtomicUsize::new(0),
             most_open: AtomicUsize::new(0),
             healthy: AtomicBool::new(true),
+            status: AtomicU16::new(200),
+            port: address.port(),
+            counts_in_kernel: AtomicBool::new(false),
             waiting: AtomicUsize::new(0),
+            most_waiting: AtomicUsize::new(0),
             held: watch::Sender::new(false),
         });
         let server = tokio::spawn(serve(listener, Arc::clone(&state)));
@@ -100,6 +112,11 @@ impl TestApp {
     /// From now on `/healthz` answers 200 or 503.
     pub fn set_healthy(&self, healthy: bool) {
         self.state.healthy.store(healthy, Ordering::SeqCst);
+    }
+
+    /// From now on every request is answered with this status, unless it wants another.
+    pub fn answer_with(&self, status: u16) {
+        self.state.status.store(status, Ordering::SeqCst);
     }
 
     /// From now on requests wait for [`Self::release`].
@@ -150,6 +167,21 @@ impl TestApp {
         counts
     }
 
+    /// From now on [`Self::most_connections`] is what the kernel says: without those whose other end is closed.
+    pub fn count_in_kernel(&self) {
+        self.state.counts_in_kernel.store(true, Ordering::SeqCst);
+    }
+
+    /// Connections that are open now.
+    pub fn open_connections(&self) -> usize {
+        self.state.open.load(Ordering::SeqCst)
+    }
+
+    /// The most requests that were here at the same time.
+    pub fn most_waiting(&self) -> usize {
+        self.state.most_waiting.load(Ordering::SeqCst)
+    }
+
     /// The most connections that were open at the same time.
     pub fn most_connections(&self) -> usize {
         self.state.most_open.load(Ordering::SeqCst)
@@ -176,6 +208,13 @@ async fn serve(listener: TcpListener, state: Arc<State>) {
         stream.set_nodelay(true).ok();
         let connection = state.accepted.fetch_add(1, Ordering::SeqCst);
         let open = state.open.fetch_add(1, Ordering::SeqCst) + 1;
+        // One whose end is on its way to us is not open any more, whether we have read that or not.
+        let open = state
+            .counts_in_kernel
+            .load(Ordering::SeqCst)
+            .then(|| established(state.port))
+            .flatten()
+            .unwrap_or(open);
         state.most_open.fetch_max(open, Ordering::SeqCst);
         let state = Arc::clone(&state);
         connections.spawn(async move {
@@ -192,6 +231,19 @@ async fn serve(listener: TcpListener, state: Arc<State>) {
         });
         while connections.try_join_next().is_some() {}
     }
+}
+
+/// Established connections to a port of ours. Linux.
+fn established(port: u16) -> Option<usize> {
+    let table = std::fs::read_to_string("/proc/net/tcp").ok()?;
+    let local = format!(":{port:04X}");
+    let lines = table.lines().skip(1);
+    let ours = lines.filter(|line| {
+        let mut columns = line.split_whitespace().skip(1);
+        let (to, _, state) = (columns.next(), columns.next(), columns.next());
+        to.is_some_and(|to| to.ends_with(&local)) && state == Some("01")
+    });
+    Some(ours.count())
 }
 
 async fn answer(
@@ -212,6 +264,17 @@ async fn answer(
         return respond(400, Bytes::new());
     };
     let body = body.to_bytes();
+    let wanted = Wanted::of(&head.headers, state.status.load(Ordering::SeqCst));
+    let answer = json!({
+        "name": state.name,
+        "connection": connection,
+        "body_bytes": body.len(),
+        "version": format!("{:?}", head.version),
+        "method": head.method.as_str(),
+        "authority": head.uri.authority().map(http::uri::Authority::as_str),
+        "path": head.uri.path_and_query().map(http::uri::PathAndQuery::as_str),
+        "headers": pairs(&head.headers),
+    });
     if let Ok(mut received) = state.received.lock() {
         if received.len() == MAX_REMEMBERED {
             received.clear();
@@ -228,13 +291,59 @@ async fn answer(
             body: body.clone(),
         });
     }
-    state.waiting.fetch_add(1, Ordering::SeqCst);
+    let waiting = state.waiting.fetch_add(1, Ordering::SeqCst) + 1;
+    state.most_waiting.fetch_max(waiting, Ordering::SeqCst);
     let mut held = state.held.subscribe();
     // The sender lives in the state, which we hold.
     held.wait_for(|held| !held).await.ok();
+    if !wanted.delay.is_zero() {
+        tokio::time::sleep(wanted.delay).await;
+    }
     state.waiting.fetch_sub(1, Ordering::SeqCst);
-    let answer = json!({ "name": state.name, "connection": connection, "body_bytes": body.len() });
-    respond(200, Bytes::from(format!("{answer}\n")))
+    let mut response = respond(wanted.status, Bytes::from(format!("{answer}\n")));
+    for (name, value) in wanted.headers {
+        response.headers_mut().append(name, value);
+    }
+    response
+}
+
+/// How a request wants to be answered.
+struct Wanted {
+    status: u16,
+    delay: Duration,
+    headers: Vec<(HeaderName, HeaderValue)>,
+}
+
+impl Wanted {
+    fn of(request: &HeaderMap, usual: u16) -> Self {
+        let text = |name| request.get(name).and_then(|value| value.to_str().ok());
+        let number = |name| text(name).and_then(|text| text.parse().ok());
+        let headers = request.get_all("x-app-header").iter();
+        Self {
+            status: text("x-app-status")
+                .and_then(|text| text.parse().ok())
+                .unwrap_or(usual),
+            delay: Duration::from_millis(number("x-app-delay-ms").unwrap_or(0)),
+            headers: headers
+                .filter_map(|header| {
+                    let (name, value) = header.to_str().ok()?.split_once('=')?;
+                    Some((name.parse().ok()?, value.parse().ok()?))
+                })
+                .collect(),
+        }
+    }
+}
+
+fn pairs(headers: &HeaderMap) -> Vec<(&str, String)> {
+    let headers = headers.iter();
+    headers
+        .map(|(name, value)| {
+            (
+                name.as_str(),
+                String::from_utf8_lossy(value.as_bytes()).into_owned(),
+            )
+        })
+        .collect()
 }
 
 fn respond(status: u16, body: Bytes) -> Response<Full<Bytes>> {

@@ -4,6 +4,7 @@
 use std::{
     collections::VecDeque,
     io::{BufRead as _, BufReader, Read},
+    path::Path,
     process::{Child, ChildStdin, Command, ExitStatus, Stdio},
     sync::{Arc, Mutex},
     thread,
@@ -53,7 +54,23 @@ impl Process {
     /// Starts `outrigger` with `args`, which has no ready line. It ends with us by `--exit-with-parent`, if that is
     /// among `args`.
     pub fn spawn(name: &str, args: &[String], env: &[(&str, &str)]) -> Self {
-        let mut child = Command::new(outrigger())
+        Self::spawn_program(name, outrigger(), args, env)
+    }
+
+    /// Starts any other program, which ends with us even if we are killed: a shell beside it waits for the end of
+    /// its life-line.
+    pub(crate) fn spawn_foreign(name: &str, program: &Path, args: &[String]) -> Self {
+        const BESIDE: &str = "\
+            exec 3<&0; \"$@\" </dev/null 3<&- & child=$!; \
+            (cat <&3 >/dev/null; kill -9 $child 2>/dev/null) & wait $child";
+        let mut all = vec!["-c".to_owned(), BESIDE.to_owned(), name.to_owned()];
+        all.push(program.display().to_string());
+        all.extend_from_slice(args);
+        Self::spawn_program(name, Path::new("/bin/sh"), &all, &[])
+    }
+
+    fn spawn_program(name: &str, program: &Path, args: &[String], env: &[(&str, &str)]) -> Self {
+        let mut child = Command::new(program)
             .args(args)
             .envs(env.iter().copied())
             .stdin(Stdio::piped())

@@ -12,9 +12,14 @@ pub fn tool(name: &str, how_to_get_it: &str) -> Option<PathBuf> {
         .map(|dir| dir.join(name))
         .find(|file| file.is_file());
     if found.is_none() {
-        let message = format!("{name} is missing; {how_to_get_it}");
-        assert!(env::var("CI").as_deref() != Ok("true"), "{message}");
-        eprintln!("\n*** SKIPPED: {message} ***\n");
+        missing(name, how_to_get_it);
     }
     found
+}
+
+/// Says that a test is skipped; in CI, fails it.
+pub(crate) fn missing(name: &str, how_to_get_it: &str) {
+    let message = format!("{name} is missing; {how_to_get_it}");
+    assert!(env::var("CI").as_deref() != Ok("true"), "{message}");
+    eprintln!("\n*** SKIPPED: {message} ***\n");
 }

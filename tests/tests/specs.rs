@@ -8,16 +8,21 @@
 )]
 
 mod specs {
+    mod chain;
     mod connection_limits;
     mod connections;
     mod control_plane_outage;
     mod demo;
+    mod exact_limits;
     mod explanations;
+    mod failures;
     mod identity;
     mod istio_documents;
+    mod keep_alive;
     mod membership;
     mod protocols;
     mod refused_documents;
     mod service_limits;
+    mod swaps;
     mod tracing;
 }

@@ -196,6 +196,8 @@ fn manager(before: impl IntoIterator<Item = HttpFilter>) -> HttpConnectionManage
             accept_http_10: true,
             ..Http1ProtocolOptions::default()
         }),
+        // As Istio's default, and as our sidecar always does: what is matched is what is forwarded.
+        normalize_path: Some(true),
         // 0 = off. Envoy would end a quiet stream after 5 minutes; Istio's default is not to.
         stream_idle_timeout: Some(prost_types::Duration::default()),
         ..HttpConnectionManager::default()

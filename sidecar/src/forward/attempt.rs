@@ -36,7 +36,7 @@ mod answered;
 mod errors;
 
 pub(crate) use answered::Answered;
-use errors::{chain, closed_before_answer, refused_stream};
+use errors::{chain, closed_before_answer, refused_stream, was_reset};
 
 /// A try. Dropped before its end, it was cancelled: by the route's timeout, or because the caller left.
 #[derive(Debug)]
@@ -325,11 +325,12 @@ impl Attempt {
         } else {
             Code::UpstreamReset
         };
+        let how = if was_reset(error) { "reset" } else { "closed" };
         let message = match code {
             Code::UpstreamClosed if heard => {
-                format!("{to} closed the connection in the middle of its response's head")
+                format!("{to} {how} the connection in the middle of its response's head")
             }
-            Code::UpstreamClosed => format!("{to} closed the connection before it answered"),
+            Code::UpstreamClosed => format!("{to} {how} the connection before it answered"),
             _ => format!("{to}: {}", chain(error)),
         };
         self.report(Outcome::LocalError);

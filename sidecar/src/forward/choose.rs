@@ -1,6 +1,6 @@
 //! Which endpoint a try goes to, and what is answered where there is none.
 
-use std::sync::Arc;
+use std::sync::{Arc, atomic::Ordering};
 
 use outrigger_core::{EndpointId, Moment, NoEndpoint, PickContext, Picked};
 
@@ -76,13 +76,24 @@ pub(super) fn no_endpoint(call: &Call, plan: &Plan<'_>, none: NoEndpoint) -> Pro
     }
     match none {
         NoEndpoint::Empty => Problem::new(Code::NoEndpoints, format!("{service} has no endpoints")),
-        NoEndpoint::Unhealthy | NoEndpoint::Exhausted => Problem::new(
-            Code::NoHealthyEndpoints,
-            format!(
+        NoEndpoint::Unhealthy | NoEndpoint::Exhausted => {
+            let all = &plan.cluster.endpoints;
+            let now = call.worker.shared.now();
+            let ejected = |endpoint: &&Arc<outrigger_core::Endpoint>| {
+                endpoint.state.ejected_until.load(Ordering::Relaxed) > now.0
+            };
+            let mut message = format!(
                 "none of the {} endpoints of {service} is healthy",
-                plan.cluster.endpoints.len()
-            ),
-        ),
+                all.len()
+            );
+            match all.iter().filter(ejected).count() {
+                0 => {}
+                out => {
+                    message += &format!("; {out} ejected for how they answered (outlierDetection)");
+                }
+            }
+            Problem::new(Code::NoHealthyEndpoints, message)
+        }
         NoEndpoint::BreakerOpen { until, of_service } => {
             breaker_open(call, plan, &service, (until, of_service))
         }

@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 
 use bytes::Bytes;
-use http::{HeaderValue, Response, request::Parts};
+use http::{HeaderValue, Response, header::CONTENT_TYPE, request::Parts};
 use outrigger_core::{Action, RedirectPath, Route};
 
 use crate::http::{answer, body::DownBody};
@@ -12,7 +12,13 @@ use crate::http::{answer, body::DownBody};
 pub(crate) fn answer(route: &Route, parts: &Parts, authority: &HeaderValue) -> Response<DownBody> {
     match &route.action {
         Action::DirectResponse { status, body } => {
-            answer::direct(*status, None, Bytes::copy_from_slice(body))
+            let mut response = answer::direct(*status, None, Bytes::copy_from_slice(body));
+            if !body.is_empty() {
+                // As Envoy; the route's own headers come after and may say better.
+                let plain = HeaderValue::from_static("text/plain");
+                response.headers_mut().insert(CONTENT_TYPE, plain);
+            }
+            response
         }
         Action::Redirect {
             scheme,

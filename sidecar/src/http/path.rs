@@ -1,10 +1,12 @@
-//! The path that policy sees is the path that is forwarded: dot segments are resolved once, at the door.
+//! The path that policy sees is the path that is forwarded: dot segments are resolved once, at the door, and what needs
+//! no `%` is written without.
 //!
-//! Source: RFC 3986 section 5.2.4; encoded dots (`%2e`) count as dots. `%2f` and `//` are left as they are.
+//! Source: RFC 3986 sections 5.2.4 and 6.2.2.2, as Envoy's `normalize_path`; encoded dots (`%2e`) count as dots. `%2f`
+//! and `//` are left as they are.
 
 use std::borrow::Cow;
 
-/// Resolves dot segments.
+/// Resolves dot segments, and decodes letters, digits and `-._~`.
 ///
 /// # Errors
 /// What is wrong with the path.
@@ -16,9 +18,10 @@ pub(crate) fn normalise(path: &str) -> Result<Cow<'_, str>, &'static str> {
     if contains(bytes, b"%00") {
         return Err("the path has an encoded NUL");
     }
+    let path = decoded(path);
     let is_dots = |segment: &str| dots(segment).is_some();
     if !path.split('/').any(is_dots) {
-        return Ok(Cow::Borrowed(path));
+        return Ok(path);
     }
     let mut kept: Vec<&str> = Vec::new();
     let mut segments = path.split('/').skip(1).peekable();
@@ -38,21 +41,44 @@ pub(crate) fn normalise(path: &str) -> Result<Cow<'_, str>, &'static str> {
     Ok(Cow::Owned(format!("/{}", kept.join("/"))))
 }
 
-/// 1 or 2 for `.` and `..` in any spelling.
+/// 1 or 2 for `.` and `..`.
 fn dots(segment: &str) -> Option<usize> {
-    if segment.is_empty() || segment.len() > 6 {
-        return None;
+    match segment {
+        "." => Some(1),
+        ".." => Some(2),
+        _ => None,
     }
-    let mut rest = segment;
-    let mut count = 0;
-    while !rest.is_empty() {
-        rest = rest
-            .strip_prefix('.')
-            .or_else(|| rest.strip_prefix("%2e"))
-            .or_else(|| rest.strip_prefix("%2E"))?;
-        count += 1;
+}
+
+/// `%61` is `a` to every reader: a rule for `/admin` is one for `/%61dmin`.
+fn decoded(path: &str) -> Cow<'_, str> {
+    let Some(first) = path.find('%') else {
+        return Cow::Borrowed(path);
+    };
+    let (start, mut rest) = path.split_at(first);
+    let mut out = String::with_capacity(path.len());
+    out.push_str(start);
+    while let Some(at) = rest.find('%') {
+        let (before, encoded) = rest.split_at(at);
+        out.push_str(before);
+        let byte = encoded
+            .get(1..3)
+            .and_then(|hex| u8::from_str_radix(hex, 16).ok())
+            .filter(|byte| byte.is_ascii_alphanumeric() || b"-._~".contains(byte));
+        let taken = match byte {
+            Some(byte) => {
+                out.push(char::from(byte));
+                3
+            }
+            None => {
+                out.push('%');
+                1
+            }
+        };
+        rest = encoded.get(taken..).unwrap_or_default();
     }
-    (count <= 2).then_some(count)
+    out.push_str(rest);
+    Cow::Owned(out)
 }
 
 fn contains(bytes: &[u8], needle: &[u8]) -> bool {
@@ -76,11 +102,15 @@ mod tests {
             ("/a/...", "/a/..."),
             ("/a//b", "/a//b"),
             ("/a%2Fb", "/a%2Fb"),
+            ("/%61dmin/%7Eb%2d%5F", "/admin/~b-_"),
+            ("/a%20b%c3%A4%", "/a%20b%c3%A4%"),
+            ("/%2561", "/%2561"),
+            ("/%+1%zz%6", "/%+1%zz%6"),
             ("*", "*"),
         ] {
             assert_eq!(normalise(given).as_deref(), Ok(resolved), "{given}");
         }
-        for given in ["/..", "/a/../../b", "/a%00b", "/a\\..\\b"] {
+        for given in ["/..", "/a/../../b", "/%2e%2E/b", "/a%00b", "/a\\..\\b"] {
             assert!(normalise(given).is_err(), "{given}");
         }
     }

@@ -53,6 +53,8 @@ pub(super) fn outlier_detection(outlier: &OutlierDetection) -> XdsOutlierDetecti
         interval: Some(duration(outlier.interval)),
         base_ejection_time: Some(duration(outlier.base_ejection_time)),
         max_ejection_percent: Some(outlier.max_ejection_percent),
+        // Or else the default of 10 % would be nothing for a service with fewer than ten endpoints.
+        always_eject_one_host: Some(true),
         // Istio offers consecutive errors only; Envoy's success-rate sweep is on unless switched off.
         enforcing_success_rate: Some(0),
         ..XdsOutlierDetection::default()

@@ -1,8 +1,6 @@
-//! Whether a request fulfils a condition. Allocates only to join several values of one header.
+//! Whether a request fulfils a condition.
 //!
 //! Source: Envoy `RouteMatch`, `HeaderMatcher`, `QueryParameterMatcher`, `StringMatcher`.
-
-use std::borrow::Cow;
 
 use regex::Regex;
 
@@ -81,17 +79,28 @@ impl HeaderMatch {
         self
     }
 
+    /// Of several values of one name, one that fulfils the condition is enough (Envoy); the opposite holds if none
+    /// does.
     pub(super) fn holds(&self, request: &RequestView<'_>) -> bool {
-        let value = header_value(request, &self.name);
-        let value = match value {
-            None if self.treat_missing_as_empty => Some(Cow::Borrowed(&b""[..])),
-            other => other,
+        let (there, fulfilled) = if let Some(value) = request_line(request, &self.name) {
+            (true, self.value.holds(Some(value.as_bytes())))
+        } else {
+            let mut values = request.headers.get_all(&self.name).iter().peekable();
+            let there = values.peek().is_some();
+            (
+                there,
+                values.any(|value| self.value.holds(Some(value.as_bytes()))),
+            )
         };
-        match (&self.value, &value) {
-            (StringMatch::Present(wanted), _) => (value.is_some() == *wanted) != self.invert,
+        match &self.value {
+            StringMatch::Present(wanted) => {
+                ((there || self.treat_missing_as_empty) == *wanted) != self.invert
+            }
+            condition if !there && self.treat_missing_as_empty => {
+                condition.holds(Some(b"")) != self.invert
+            }
             // Envoy: what is missing matches neither a condition nor its opposite.
-            (_, None) => false,
-            (condition, Some(value)) => condition.holds(Some(value)) != self.invert,
+            _ => there && fulfilled != self.invert,
         }
     }
 }
@@ -164,27 +173,25 @@ pub(super) fn query_parameter<'a>(path_and_query: &'a str, name: &str) -> Option
         .find_map(|(key, value)| (key == name && !key.is_empty()).then_some(value))
 }
 
-/// Value of a header, several joined by `,`; pseudo headers from the request line.
-pub(super) fn header_value<'a>(request: &RequestView<'a>, name: &str) -> Option<Cow<'a, [u8]>> {
-    let line = match name {
+/// What a pseudo header stands for; None for any other.
+fn request_line<'a>(request: &RequestView<'a>, name: &str) -> Option<&'a str> {
+    match name {
         ":method" => Some(request.method.as_str()),
         ":authority" | "host" => Some(request.authority),
         ":scheme" => Some(request.scheme),
         ":path" => Some(request.path_and_query),
         _ => None,
-    };
-    if let Some(value) = line {
-        return Some(Cow::Borrowed(value.as_bytes()));
     }
-    let mut values = request.headers.get_all(name).iter();
-    let first = values.next()?.as_bytes();
-    let mut joined = Cow::Borrowed(first);
-    for value in values {
-        let joined = joined.to_mut();
-        joined.push(b',');
-        joined.extend_from_slice(value.as_bytes());
+}
+
+/// Value of a header as a person is told it: several joined by `,`; pseudo headers from the request line.
+pub(super) fn header_value(request: &RequestView<'_>, name: &str) -> Option<Vec<u8>> {
+    if let Some(value) = request_line(request, name) {
+        return Some(value.as_bytes().to_vec());
     }
-    Some(joined)
+    let values = request.headers.get_all(name).iter();
+    let values: Vec<_> = values.map(http::HeaderValue::as_bytes).collect();
+    (!values.is_empty()).then(|| values.join(&b","[..]))
 }
 
 fn equal(value: &[u8], want: &str, fold: bool) -> bool {

@@ -311,16 +311,16 @@ fn headers_match_as_envoy_matches_them() {
         (
             "multi",
             StringMatch::Exact(own("a,b"), false),
-            true,
             false,
             true,
+            false,
         ),
         (
             "multi",
-            StringMatch::Exact(own("a"), false),
-            false,
+            StringMatch::Exact(own("b"), false),
             true,
             false,
+            true,
         ),
         (
             "empty",

@@ -21,6 +21,18 @@ pub(super) fn closed_before_answer(error: &hyper::Error) -> bool {
     false
 }
 
+/// The peer ended the connection by force: it has crashed, or did not read all that was sent.
+pub(super) fn was_reset(error: &hyper::Error) -> bool {
+    let mut source = std::error::Error::source(error);
+    while let Some(inner) = source {
+        if let Some(io) = inner.downcast_ref::<std::io::Error>() {
+            return io.kind() == std::io::ErrorKind::ConnectionReset;
+        }
+        source = inner.source();
+    }
+    false
+}
+
 /// HTTP/2's word that the request was not processed: `REFUSED_STREAM`, or above the last stream of a graceful GOAWAY.
 pub(super) fn refused_stream(error: &hyper::Error) -> bool {
     let mut source = std::error::Error::source(error);

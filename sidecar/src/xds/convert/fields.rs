@@ -52,7 +52,7 @@ const READ: &[(&str, &[&str])] = &[
     ("envoy.type.v3.HashPolicy.SourceIp", &[]),
     ("envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager", &["codec_type", "stat_prefix",
         "rds", "route_config", "http_filters", "forward_client_cert_details", "set_current_client_cert_details",
-        "http_protocol_options", "stream_idle_timeout"]),
+        "http_protocol_options", "normalize_path", "stream_idle_timeout"]),
     ("envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager.SetCurrentClientCertDetails", &["uri"]),
     ("envoy.extensions.filters.network.http_connection_manager.v3.Rds", &["config_source", "route_config_name"]),
     ("envoy.extensions.filters.network.http_connection_manager.v3.HttpFilter", &["name", "typed_config", "is_optional", "disabled"]),

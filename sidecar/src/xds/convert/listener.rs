@@ -178,6 +178,12 @@ fn connection_manager(
             "not supported yet; must be 0s or unset",
         );
     }
+    if from.normalize_path == Some(false) {
+        return refuse(
+            "normalize_path",
+            "false is not supported; dot segments of a path are always resolved here",
+        );
+    }
     http_filters(&from.http_filters)?;
     match &from.route_specifier {
         Some(RouteSpecifier::Rds(rds)) => {

@@ -1,0 +1,18 @@
+//! Foreign programs beside ours: stock Envoy driven by our control plane, as a judge of what a document means.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::print_stderr,
+    clippy::indexing_slicing,
+    reason = "a test fails by panicking, and its reader is at a terminal"
+)]
+
+mod system {
+    mod behaviours;
+    mod case;
+    mod cases;
+    mod differential;
+    mod observed;
+}

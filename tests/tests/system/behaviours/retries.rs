@@ -1,0 +1,230 @@
+//! `retries`, `mirrors`, and faults whose share or time counts.
+
+use std::time::{Duration, Instant};
+
+use futures_util::{FutureExt as _, future::LocalBoxFuture};
+use outrigger_tests::eventually;
+
+use super::{Behaviour, Stage};
+use crate::system::case::Case;
+
+pub(super) fn all() -> Vec<Behaviour> {
+    let retries = |host, retries: &str, run, expected| Behaviour {
+        case: Case::http(
+            host,
+            &format!("- {{retries: {{{retries}}}, route: [{{destination: {{host: HOST}}}}]}}"),
+        )
+        .upcoming(),
+        applications: 3,
+        run,
+        expected,
+    };
+    let plain = Behaviour {
+        case: Case::http("retry-unset", "- route: [{destination: {host: HOST}}]"),
+        applications: 3,
+        run: get_503,
+        expected: "503 after 1",
+    };
+    let mut all = vec![
+        plain,
+        retries(
+            "retry-5xx",
+            "attempts: 2, retryOn: 5xx",
+            get_503,
+            "503 after 3, in 3 applications",
+        ),
+        retries(
+            "retry-5xx-post",
+            "attempts: 2, retryOn: 5xx",
+            post_503,
+            "503 after 3, in 3 applications",
+        ),
+        retries("retry-none", "attempts: 0", get_503, "503 after 1"),
+        retries(
+            "retry-code",
+            "attempts: 1, retryOn: '503'",
+            get_503,
+            "503 after 2, in 2 applications",
+        ),
+        retries(
+            "retry-other-code",
+            "attempts: 1, retryOn: '502,504'",
+            get_503,
+            "503 after 1",
+        ),
+        retries(
+            "retry-gateway",
+            "attempts: 1, retryOn: gateway-error",
+            get_503,
+            "503 after 2, in 2 applications",
+        ),
+        retries(
+            "retry-gateway-500",
+            "attempts: 1, retryOn: gateway-error",
+            get_500,
+            "500 after 1",
+        ),
+        retries(
+            "retry-4xx",
+            "attempts: 1, retryOn: retriable-4xx",
+            get_409,
+            "409 after 2, in 2 applications",
+        ),
+        retries(
+            "retry-4xx-404",
+            "attempts: 1, retryOn: retriable-4xx",
+            get_404,
+            "404 after 1",
+        ),
+        retries(
+            "retry-connect",
+            "attempts: 3, retryOn: connect-failure",
+            get_503,
+            "503 after 1",
+        ),
+        retries(
+            "retry-implied",
+            "attempts: 2",
+            get_503,
+            "503 after 3, in 3 applications",
+        ),
+        retries(
+            "retry-implied-post",
+            "attempts: 2",
+            post_503,
+            "503 after 1 ~~ 503 after 3, in 3 applications ~~ Envoy repeats every method; ours, unless the document names what to retry on, only what is idempotent",
+        ),
+        retries(
+            "retry-per-try",
+            "attempts: 2, perTryTimeout: 150ms, retryOn: 5xx",
+            get_slow,
+            "504 after 3, in 3 applications",
+        ),
+    ];
+    all.extend(shares());
+    all
+}
+
+fn shares() -> Vec<Behaviour> {
+    let http = |host, rule: &str, run, expected| Behaviour {
+        case: Case::http(host, rule).upcoming(),
+        applications: 3,
+        run,
+        expected,
+    };
+    vec![
+        http(
+            "mirror",
+            "- {mirrors: [{destination: {host: HOST, subset: v2}}], route: $v1}",
+            mirrored,
+            "10 to v1, 10 to v2 as mirror-shadow, 0 to v3",
+        ),
+        http(
+            "mirror-two",
+            "- {mirrors: [{destination: {host: HOST, subset: v2}, percentage: {value: 100}}, {destination: {host: HOST, subset: v3}}], route: $v1}",
+            mirrored,
+            "10 to v1, 10 to v2 as mirror-two-shadow, 10 to v3",
+        ),
+        http(
+            "mirror-old",
+            "- {mirror: {host: HOST, subset: v2}, mirrorPercentage: {value: 100}, route: $v1}",
+            mirrored,
+            "10 to v1, 10 to v2 as mirror-old-shadow, 0 to v3",
+        ),
+        http(
+            "fault-half",
+            "- {fault: {abort: {httpStatus: 418, percentage: {value: 50}}}, route: $v1}",
+            half,
+            "half",
+        ),
+        http(
+            "fault-time",
+            "- {fault: {delay: {fixedDelay: 300ms, percentage: {value: 100}}}, route: $v1}",
+            late,
+            "200 after 300 ms",
+        ),
+    ]
+}
+
+async fn counted(stage: &Stage, line: &str) -> String {
+    let status = stage.who(&[line]).await.remove(0);
+    let counts = stage.apps.iter().map(|app| app.received().len());
+    let counts: Vec<_> = counts.filter(|count| *count > 0).collect();
+    let all: usize = counts.iter().sum();
+    let spread = match counts.len() {
+        0 | 1 => String::new(),
+        many => format!(", in {many} applications"),
+    };
+    format!("{status} after {all}{spread}")
+}
+
+fn get_503(stage: &Stage) -> LocalBoxFuture<'_, String> {
+    counted(stage, "GET / | x-app-status: 503").boxed_local()
+}
+
+fn post_503(stage: &Stage) -> LocalBoxFuture<'_, String> {
+    counted(stage, "POST / | x-app-status: 503").boxed_local()
+}
+
+fn get_500(stage: &Stage) -> LocalBoxFuture<'_, String> {
+    counted(stage, "GET / | x-app-status: 500").boxed_local()
+}
+
+fn get_409(stage: &Stage) -> LocalBoxFuture<'_, String> {
+    counted(stage, "GET / | x-app-status: 409").boxed_local()
+}
+
+fn get_404(stage: &Stage) -> LocalBoxFuture<'_, String> {
+    counted(stage, "GET / | x-app-status: 404").boxed_local()
+}
+
+fn get_slow(stage: &Stage) -> LocalBoxFuture<'_, String> {
+    counted(stage, "GET / | x-app-delay-ms: 2000").boxed_local()
+}
+
+fn mirrored(stage: &Stage) -> LocalBoxFuture<'_, String> {
+    async {
+        stage.who(&["GET / | x-a: 1"; 10]).await;
+        // Nobody waits for the copies.
+        eventually("the copies are there", async || {
+            match stage.apps[1].received().len() {
+                10 => Ok(()),
+                count => Err(count.to_string()),
+            }
+        })
+        .await;
+        let counts: Vec<_> = stage.apps.iter().map(|app| app.received().len()).collect();
+        let copy = &stage.apps[1].received()[0];
+        let host = copy.headers["host"].to_str().unwrap();
+        format!(
+            "{} to v1, {} to v2 as {host}, {} to v3",
+            counts[0], counts[1], counts[2]
+        )
+    }
+    .boxed_local()
+}
+
+fn half(stage: &Stage) -> LocalBoxFuture<'_, String> {
+    async {
+        let names = stage.who(&["GET /"; 300]).await;
+        match names.iter().filter(|name| *name == "418").count() {
+            105..=195 => "half".to_owned(),
+            count => format!("{count} of 300"),
+        }
+    }
+    .boxed_local()
+}
+
+fn late(stage: &Stage) -> LocalBoxFuture<'_, String> {
+    async {
+        let started = Instant::now();
+        let name = stage.who(&["GET /"]).await.remove(0);
+        let took = started.elapsed();
+        if name == "v1" && took >= Duration::from_millis(300) {
+            "200 after 300 ms".to_owned()
+        } else {
+            format!("{name} after {took:?}")
+        }
+    }
+    .boxed_local()
+}
