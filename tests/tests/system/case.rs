@@ -26,8 +26,6 @@ pub(crate) struct Case {
     pub(crate) asks: Vec<Ask>,
     /// Which application answers is chance: only that one does is compared.
     pub(crate) any_upstream: bool,
-    /// Left out as long as its documents are refused with "not supported yet".
-    pub(crate) upcoming: bool,
     localities: &'static [&'static str],
 }
 
@@ -78,7 +76,6 @@ impl Case {
             documents: documents.join("\n---\n"),
             asks: Vec::new(),
             any_upstream: false,
-            upcoming: false,
             localities: &[],
         }
     }
@@ -99,12 +96,6 @@ impl Case {
     /// Where the applications are, one after the other.
     pub(crate) fn localities(mut self, localities: &'static [&'static str]) -> Self {
         self.localities = localities;
-        self
-    }
-
-    /// Not for long: left out while `apply` refuses it as not supported yet.
-    pub(crate) fn upcoming(mut self) -> Self {
-        self.upcoming = true;
         self
     }
 

@@ -18,24 +18,19 @@ async fn every_document_means_to_our_sidecar_what_it_means_to_envoy() {
     let started = Instant::now();
     let mesh = Mesh::start().await;
     let apps = applications(3).await;
-    let mut documents = Documents::default();
-    let mut cases = Vec::new();
-    for case in cases::all() {
-        if documents.take(&mesh, &case, &apps) {
-            cases.push(case);
-        }
-    }
+    let cases = cases::all();
+    let mut documents: Vec<String> = cases.iter().map(|case| case.yaml(&apps)).collect();
     let mut behaviours = Vec::new();
     for behaviour in behaviours::all() {
         let apps = applications(behaviour.applications).await;
-        if documents.take(&mesh, &behaviour.case, &apps) {
-            behaviours.push((behaviour, apps));
-        }
+        documents.push(behaviour.case.yaml(&apps));
+        behaviours.push((behaviour, apps));
     }
-    mesh.apply(&documents.certain.join("\n---\n"));
+    mesh.apply(&documents.join("\n---\n"));
     let shopper = mesh
         .service("shopper")
         .label("app", "shopper")
+        .flag("--locality", "r1/z1/s1")
         .start()
         .await;
     let envoy = Envoy::start(&mesh, "shopper", &[("app", "shopper")]).await;
@@ -69,33 +64,6 @@ async fn every_document_means_to_our_sidecar_what_it_means_to_envoy() {
             wrong.len(),
             wrong.join("\n")
         );
-    }
-}
-
-/// What is applied at once at last.
-#[derive(Default)]
-struct Documents {
-    certain: Vec<String>,
-}
-
-impl Documents {
-    /// False if the case is upcoming, and still refused.
-    fn take(&mut self, mesh: &Mesh, case: &Case, apps: &[TestApp]) -> bool {
-        let yaml = case.yaml(apps);
-        if case.upcoming && std::env::var_os("OUTRIGGER_UPCOMING").is_none() {
-            return false;
-        }
-        if case.upcoming {
-            let applied = mesh.cli_with_input(&["apply", "-f", "-"], &yaml);
-            if applied.stderr.contains("not supported yet") {
-                eprintln!("*** {}: not supported yet ***", case.host);
-                return false;
-            }
-            assert_eq!(applied.status, 0, "{}: {}", case.host, applied.stderr);
-            return true;
-        }
-        self.certain.push(yaml);
-        true
     }
 }
 

@@ -78,6 +78,7 @@ impl Cors {
         for (name, value) in [
             (ACCESS_CONTROL_ALLOW_METHODS, &self.allow_methods),
             (ACCESS_CONTROL_ALLOW_HEADERS, &self.allow_headers),
+            (ACCESS_CONTROL_EXPOSE_HEADERS, &self.expose_headers),
             (ACCESS_CONTROL_MAX_AGE, &self.max_age),
         ] {
             if let Some(value) = value {

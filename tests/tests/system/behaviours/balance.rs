@@ -71,8 +71,7 @@ pub(super) fn all() -> Vec<Behaviour> {
             case: Case::policy(
                 "hash-cookie-attributes",
                 "loadBalancer: {consistentHash: {httpCookie: {name: session, path: /, ttl: 5s, attributes: [{name: SameSite, value: Strict}, {name: Secure}]}}}",
-            )
-            .upcoming(),
+            ),
             applications: 3,
             run: by_cookie,
             expected: "Max-Age=5; Path=/; SameSite=Strict; Secure; HttpOnly; kept by the next 10",

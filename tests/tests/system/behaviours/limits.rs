@@ -19,7 +19,7 @@ pub(super) fn all() -> Vec<Behaviour> {
 /// Policies of one port and of one subset.
 fn parts() -> Vec<Behaviour> {
     let case = |case: Case| Behaviour {
-        case: case.upcoming(),
+        case,
         applications: 1,
         run: overflow,
         expected: "4 in the application, the next 503; then 200 x4",
@@ -40,7 +40,7 @@ fn parts() -> Vec<Behaviour> {
 /// What is spoken, and for how long.
 fn protocols() -> Vec<Behaviour> {
     let pool = |host, pool: &str, run, expected| Behaviour {
-        case: Case::policy(host, &format!("connectionPool: {{{pool}}}")).upcoming(),
+        case: Case::policy(host, &format!("connectionPool: {{{pool}}}")),
         applications: 1,
         run,
         expected,

@@ -11,7 +11,7 @@ const PLACES: [&str; 3] = ["r1/z1/s1", "r1/z2/s1", "r2/z1/s1"];
 
 pub(super) fn all() -> Vec<Behaviour> {
     let policy = |host, policy: &str, run, expected| Behaviour {
-        case: Case::policy(host, policy).localities(&PLACES).upcoming(),
+        case: Case::policy(host, policy).localities(&PLACES),
         applications: 3,
         run,
         expected,

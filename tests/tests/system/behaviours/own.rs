@@ -18,7 +18,7 @@ pub(super) fn all() -> Vec<Behaviour> {
             &[rule, &policy]
         };
         Behaviour {
-            case: Case::documents(host, documents).upcoming(),
+            case: Case::documents(host, documents),
             applications: 3,
             run,
             expected,

@@ -5,7 +5,6 @@ use crate::system::case::Case;
 pub(crate) fn cases() -> Vec<Case> {
     let more = |host, policy: &str| {
         Case::policy(host, policy)
-            .upcoming()
             .any_upstream()
             .asks(&["GET / -> 200", "POST /a -> 200"])
     };

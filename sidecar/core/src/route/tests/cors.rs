@@ -34,6 +34,7 @@ fn a_preflight_of_an_allowed_origin_is_answered() {
         ("access-control-allow-methods", "GET,PUT"),
         ("access-control-allow-headers", "x-token"),
         ("access-control-max-age", "86400"),
+        ("access-control-expose-headers", "x-rate"),
     ]);
     assert_eq!(answer, want);
 }
