@@ -85,7 +85,10 @@ impl Envoy {
 
 async fn listening(admin_file: &Path) -> Result<(SocketAddr, SocketAddr), String> {
     let admin = fs::read_to_string(admin_file).map_err(|error| error.to_string())?;
-    let admin: SocketAddr = admin.trim().parse().map_err(|_| admin.clone())?;
+    let admin: SocketAddr = admin
+        .trim()
+        .parse()
+        .map_err(|error| format!("{admin:?}: {error}"))?;
     let reply = Caller::through(admin).get("admin", "/listeners").await;
     let text = String::from_utf8_lossy(&reply.body);
     let proxy = text

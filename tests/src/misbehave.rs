@@ -63,7 +63,7 @@ impl Misbehaving {
     /// # Panics
     /// When no port can be bound.
     pub async fn start(fault: Fault) -> Self {
-        if let Fault::NeverAccepts = fault {
+        if matches!(fault, Fault::NeverAccepts) {
             return Self::never_accepts().await;
         }
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
@@ -151,7 +151,7 @@ impl Misbehaving {
 }
 
 async fn misbehave(mut stream: TcpStream, fault: Fault) {
-    if let Fault::ClosesAtOnce = fault {
+    if matches!(fault, Fault::ClosesAtOnce) {
         return;
     }
     if let Fault::ClosesIdleAfter(idle) = fault {
@@ -173,7 +173,7 @@ async fn misbehave(mut stream: TcpStream, fault: Fault) {
         _ => b"",
     };
     stream.write_all(answer).await.ok();
-    if let Fault::ResetsAfterRequest | Fault::ResetsInHead = fault {
+    if matches!(fault, Fault::ResetsAfterRequest | Fault::ResetsInHead) {
         stream.set_zero_linger().ok();
     }
 }

@@ -4,6 +4,7 @@
     clippy::unwrap_used,
     clippy::panic,
     clippy::print_stderr,
+    clippy::large_futures,
     reason = "a test fails by panicking, and its reader is at a terminal"
 )]
 

@@ -6,6 +6,8 @@
     clippy::panic,
     clippy::print_stderr,
     clippy::indexing_slicing,
+    clippy::string_slice,
+    clippy::large_futures,
     reason = "a test fails by panicking, and its reader is at a terminal"
 )]
 
