@@ -17,11 +17,16 @@ pub(super) fn route(route: &Route) -> Vec<(&'static str, String)> {
     let timeout = route.timeout.map_or_else(|| "none".to_owned(), time);
     let mut policy = vec![
         ("timeout", timeout + &at(lines.map(|lines| &lines.timeout))),
-        ("retries", retries(&route.retry) + &at(lines.map(|lines| &lines.retries))),
+        (
+            "retries",
+            retries(&route.retry) + &at(lines.map(|lines| &lines.retries)),
+        ),
     ];
     match &route.rewrite {
         Some(Rewrite::Prefix(prefix)) => policy.push(("rewrite.uri", prefix.clone())),
-        Some(Rewrite::Regex(regex, _)) => policy.push(("uriRegexRewrite", regex.as_str().to_owned())),
+        Some(Rewrite::Regex(regex, _)) => {
+            policy.push(("uriRegexRewrite", regex.as_str().to_owned()))
+        }
         None => {}
     }
     if let Some(host) = &route.host_rewrite {
@@ -46,7 +51,11 @@ pub(super) fn route(route: &Route) -> Vec<(&'static str, String)> {
         policy.push(("mirror", share + &at(Some(&lines.mirrors))));
     }
     if let Some(hedge) = &features.hedge {
-        let text = format!("after {}, at most {} %", time(hedge.after), hedge.budget_percent);
+        let text = format!(
+            "after {}, at most {} %",
+            time(hedge.after),
+            hedge.budget_percent
+        );
         policy.push(("hedging", text));
     }
     policy
@@ -59,12 +68,22 @@ fn retries(policy: &RetryPolicy) -> String {
     let on = if policy.on == RetryOn::NOTHING {
         "what is provably unsent".to_owned()
     } else {
-        let methods = if policy.implied { ", idempotent methods" } else { "" };
+        let methods = if policy.implied {
+            ", idempotent methods"
+        } else {
+            ""
+        };
         let codes: Vec<String> = policy.codes.iter().map(u16::to_string).collect();
-        let codes = if codes.is_empty() { String::new() } else { format!(" {}", codes.join(",")) };
+        let codes = if codes.is_empty() {
+            String::new()
+        } else {
+            format!(" {}", codes.join(","))
+        };
         format!("what is unsent, and {:?}{codes}{methods}", policy.on)
     };
-    let each = policy.per_try_timeout.map_or_else(String::new, |each| format!(", {} each", time(each)));
+    let each = policy
+        .per_try_timeout
+        .map_or_else(String::new, |each| format!(", {} each", time(each)));
     format!("{} tries{each}, of {on}", policy.attempts)
 }
 
@@ -98,7 +117,10 @@ pub(super) fn cluster(config: &ClusterConfig) -> Vec<(&'static str, String)> {
         policy.push(("outlierDetection", text));
     }
     if let Some(breaker) = &config.breaker {
-        let line = breaker.position.as_deref().map_or_else(String::new, |line| format!(" ({line})"));
+        let line = breaker
+            .position
+            .as_deref()
+            .map_or_else(String::new, |line| format!(" ({line})"));
         let text = format!(
             "opens after {} failures in a row for {}{line}",
             breaker.consecutive_failures,
