@@ -17,7 +17,7 @@ use std::{
 
 use outrigger_core::{
     Cluster, ClusterConfig, ClusterSlot, Endpoint, EndpointId, Moment, Snapshot, TcpKeepalive,
-    UpstreamTls,
+    UpstreamTls, limits::Gauge,
 };
 use prometheus::IntCounter;
 use tokio::sync::mpsc;
@@ -80,6 +80,18 @@ impl Gates {
         for gate in shared {
             gate.limit_changed();
         }
+    }
+
+    /// Connections that could be given up, by the gauge that is a share.
+    pub(crate) fn spare_of_shares(&self) -> Vec<(Arc<Gauge>, u32)> {
+        let gates = self.gates.lock().unwrap_or_else(PoisonError::into_inner);
+        let gauges = gates
+            .values()
+            .map(|gate| (&gate.limits.connections, gate.spare()));
+        gauges
+            .filter(|(gauge, _)| gauge.share().is_some())
+            .map(|(gauge, spare)| (Arc::clone(gauge), spare))
+            .collect()
     }
 
     pub(crate) fn stats(&self) -> Vec<PoolStats> {

@@ -20,7 +20,7 @@ use std::{
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
-use outrigger_core::{ClusterSlot, Moment, Snapshot};
+use outrigger_core::{ClusterSlot, Moment, Snapshot, limits::Gauge};
 use tokio::{
     runtime,
     sync::{mpsc, watch},
@@ -191,6 +191,11 @@ impl Workers {
     /// One entry for every cluster that has had a connection.
     pub(crate) fn pools(&self) -> Vec<PoolStats> {
         self.gates.stats()
+    }
+
+    /// Connections that are not in use, by the gauge of connections that is a share.
+    pub(crate) fn spare_of_shares(&self) -> Vec<(Arc<Gauge>, u32)> {
+        self.gates.spare_of_shares()
     }
 
     /// To be called after shares of limits may have changed.

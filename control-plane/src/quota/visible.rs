@@ -126,8 +126,8 @@ spec: { host: reviews, limits: { scope: SERVICE } }
 ";
         }
         let given = Given::default()
-            .instance("reviews", 9080, "v1", "10.0.0.1")
-            .instance("ratings", 9080, "v1", "10.0.0.2")
+            .instance("reviews", 9080, "v1", "10.0.0.1:9080")
+            .instance("ratings", 9080, "v1", "10.0.0.2:9080")
             .policy("f.yaml", &(yaml + more));
         let pushed = Pushed {
             shared: Arc::new(given.shared()),

@@ -178,6 +178,7 @@ impl Client {
         let now = Instant::now();
         let (request, over) = {
             let mut holder = self.shares.lock();
+            holder.set_spare(self.workers.spare_of_shares());
             holder.tick(now);
             self.metrics.show(&holder, now);
             let request = stream.and_then(|_| holder.request(now));

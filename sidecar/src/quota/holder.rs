@@ -72,6 +72,8 @@ pub(crate) struct Holder {
     held: BTreeMap<Key, Held>,
     /// Clusters beyond [`MAX_CLUSTERS`].
     pub(crate) beyond: usize,
+    /// Of gauges of connections: how many of these are not in use.
+    spare: Vec<(Arc<Gauge>, u32)>,
     released: Vec<Limited>,
     sequence: u64,
     applied: u64,
@@ -89,6 +91,7 @@ impl Holder {
         Self {
             held: BTreeMap::new(),
             beyond: 0,
+            spare: Vec::new(),
             released: Vec::new(),
             sequence: 0,
             applied: 0,
@@ -176,6 +179,11 @@ impl Holder {
         self.counts
     }
 
+    /// How many connections are kept without being in use, by their gauge: what [`Self::tick`] looks at.
+    pub(crate) fn set_spare(&mut self, spare: Vec<(Arc<Gauge>, u32)>) {
+        self.spare = spare;
+    }
+
     /// Looks at what is in use, and ends what is over.
     pub(crate) fn tick(&mut self, now: Instant) {
         let over = self.until.is_some_and(|until| now >= until);
@@ -187,7 +195,9 @@ impl Holder {
             if let Some(share) = held.allowed(phase, now) {
                 held.gauge.set_share(share);
             }
-            held.look(now);
+            let spare = self.spare.iter();
+            let spare = spare.filter(|(gauge, _)| Arc::ptr_eq(gauge, &held.gauge));
+            held.look(now, spare.map(|(_, spare)| *spare).sum());
         }
     }
 
@@ -313,8 +323,12 @@ impl Held {
     }
 
     /// Notes how much is wanted.
-    fn look(&mut self, now: Instant) {
-        let used = self.gauge.used();
+    fn look(&mut self, now: Instant, spare: u32) {
+        // What is kept for later is not wanted by anybody now; but one connection is, by whoever comes next.
+        let all = self.gauge.used();
+        let used = all
+            .saturating_sub(spare)
+            .max(u32::from(all > 0 && spare > 0));
         let overflows = self.gauge.overflows();
         let refused = u32::try_from(overflows - self.overflows).unwrap_or(u32::MAX);
         self.overflows = overflows;

@@ -83,11 +83,11 @@ impl RetryBudget {
     }
 
     /// Whether one more request that a server may have seen may be repeated: the share of those of the last ten seconds,
-    /// and besides that as many as may always be in flight.
+    /// but as many as may always be in flight.
     #[must_use]
     pub fn try_repeat(&self, now: Moment) -> bool {
         let least = u64::from(self.least.load(Relaxed));
-        let allowed = self.share_of(self.requests.sum(now)) + least;
+        let allowed = self.share_of(self.requests.sum(now)).max(least);
         let ok = self.repeats.try_add(now, allowed);
         if !ok {
             self.refused.fetch_add(1, Relaxed);

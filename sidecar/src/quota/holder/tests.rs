@@ -209,3 +209,17 @@ fn a_limit_that_is_the_services_no_more_is_released_and_whole() {
     assert_eq!(released.len(), 1);
     assert!(site.holder.is_empty());
 }
+
+#[test]
+fn connections_that_are_kept_without_being_in_use_are_not_wanted() {
+    let mut site = Site::new();
+    site.open(0.0);
+    site.grant(0.1, 1, 8, 8);
+    let gauge = Arc::clone(&site.cluster.limits.requests);
+    let held: Vec<_> = (0..8).filter_map(|_| gauge.try_acquire(true)).collect();
+    site.holder.set_spare(vec![(gauge, 8)]);
+    site.limit(0.2);
+    let renewal = site.holder.request(site.at(5.1)).unwrap();
+    assert_eq!((renewal.uses[0].in_use, renewal.uses[0].wanted), (8, 1));
+    drop(held);
+}

@@ -44,7 +44,7 @@ fn rows() -> Vec<Row> {
                 kinds = Kind::ALL.to_vec();
             }
         }
-        let Some(row) = line.strip_prefix("| `") else {
+        let Some(row) = line.strip_prefix("| `").filter(|_| !kinds.is_empty()) else {
             continue;
         };
         let (field, rest) = row.split_once("` | ").expect("a field in backticks");
