@@ -156,7 +156,7 @@ async fn misbehave(mut stream: TcpStream, fault: Fault) {
     }
     if let Fault::ClosesIdleAfter(idle) = fault {
         let answer = b"HTTP/1.1 200 OK\r\ncontent-length: 3\r\n\r\nok\n";
-        while let Ok(true) = tokio::time::timeout(idle, read_head(&mut stream)).await {
+        while tokio::time::timeout(idle, read_head(&mut stream)).await == Ok(true) {
             stream.write_all(answer).await.ok();
         }
         return;

@@ -222,9 +222,9 @@ fn fill(stage: &Stage) -> LocalBoxFuture<'_, String> {
             let mut rest = Vec::new();
             for one in late.drain(..) {
                 if one.is_finished() {
-                    refused.push(one)
+                    refused.push(one);
                 } else {
-                    rest.push(one)
+                    rest.push(one);
                 }
             }
             late = rest;
