@@ -189,13 +189,14 @@ impl Pool {
             return;
         };
         let mut free = u32::try_from(free).unwrap_or(u32::MAX);
-        // Up to the fair share first, so that nobody waits for what is his behind somebody who borrows.
-        for cap in [true, false] {
-            let goals = goals.iter().zip(&targets);
-            let goals: Vec<u32> = goals
-                .map(|(goal, target)| if cap { (*goal).min(target.fair) } else { *goal })
-                .collect();
-            grow(&mut members, &goals, &mut free);
+        // Up to the fair share first, so that nobody waits for what is his behind somebody who borrows; and nothing
+        // lies about that somebody may need.
+        let fair = goals.iter().zip(&targets);
+        let fair: Vec<u32> = fair
+            .map(|(goal, target)| (*goal).min(target.fair))
+            .collect();
+        for goals in [&fair, &goals, &spare] {
+            grow(&mut members, goals, &mut free);
         }
     }
 }

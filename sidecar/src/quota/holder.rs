@@ -333,13 +333,15 @@ impl Held {
         let refused = u32::try_from(overflows - self.overflows).unwrap_or(u32::MAX);
         self.overflows = overflows;
         let waiting = self.waiting.as_ref().map_or(0, |waiting| waiting.used());
-        let is_full = used > 0 && used >= self.gauge.limit();
+        // Who finds no connection waits for one, or is refused: that all are open says nothing yet.
+        let is_full = self.waiting.is_none() && used > 0 && used >= self.gauge.limit();
         let wanted = if is_full || refused > 0 || waiting > 0 {
             // As much again: how much more there would be, nobody can tell.
             used.saturating_add(used.max(refused).max(waiting))
                 .saturating_add(1)
         } else {
-            used + used / 4
+            // One of what is kept stays for whoever comes next.
+            (used + used / 4).max(spare.min(1))
         };
         while self
             .peaks

@@ -313,6 +313,8 @@ async fn twenty_sidecars_have_100_connections_together() {
     let everybody = Clients::of(&sidecars, CLIENTS);
     reaches("all together use them up", &backend.connections, 90).await;
     everybody.end().await;
+    let most = backend.connections.peak.load(SeqCst);
+    assert!(most <= AT_MOST, "{most}");
     // The others' connections are idle: they are closed for who needs more.
     let alone = Clients::of(&sidecars[..1], LIMIT);
     reaches("one uses what all do not", &backend.requests, 75).await;
@@ -321,6 +323,8 @@ async fn twenty_sidecars_have_100_connections_together() {
     alone.end().await;
     everybody.end().await;
 
-    let most = backend.connections.peak.load(SeqCst);
+    // While connections are closed here and opened there, the backend may accept a new one before it has read the end of
+    // the one that made room. A request is on a connection that is open at both ends.
+    let most = backend.requests.peak.load(SeqCst);
     assert!(most <= AT_MOST, "{most}");
 }
