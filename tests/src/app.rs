@@ -61,8 +61,6 @@ struct State {
     most_open: AtomicUsize,
     healthy: AtomicBool,
     status: AtomicU16,
-    port: u16,
-    counts_in_kernel: AtomicBool,
     waiting: AtomicUsize,
     most_waiting: AtomicUsize,
     held: watch::Sender<bool>,
@@ -84,8 +82,6 @@ impl TestApp {
             most_open: AtomicUsize::new(0),
             healthy: AtomicBool::new(true),
             status: AtomicU16::new(200),
-            port: address.port(),
-            counts_in_kernel: AtomicBool::new(false),
             waiting: AtomicUsize::new(0),
             most_waiting: AtomicUsize::new(0),
             held: watch::Sender::new(false),
@@ -167,11 +163,6 @@ impl TestApp {
         counts
     }
 
-    /// From now on [`Self::most_connections`] is what the kernel says: without those whose other end is closed.
-    pub fn count_in_kernel(&self) {
-        self.state.counts_in_kernel.store(true, Ordering::SeqCst);
-    }
-
     /// Connections that are open now.
     pub fn open_connections(&self) -> usize {
         self.state.open.load(Ordering::SeqCst)
@@ -208,13 +199,6 @@ async fn serve(listener: TcpListener, state: Arc<State>) {
         stream.set_nodelay(true).ok();
         let connection = state.accepted.fetch_add(1, Ordering::SeqCst);
         let open = state.open.fetch_add(1, Ordering::SeqCst) + 1;
-        // One whose end is on its way to us is not open any more, whether we have read that or not.
-        let open = state
-            .counts_in_kernel
-            .load(Ordering::SeqCst)
-            .then(|| established(state.port))
-            .flatten()
-            .unwrap_or(open);
         state.most_open.fetch_max(open, Ordering::SeqCst);
         let state = Arc::clone(&state);
         connections.spawn(async move {
@@ -231,19 +215,6 @@ async fn serve(listener: TcpListener, state: Arc<State>) {
         });
         while connections.try_join_next().is_some() {}
     }
-}
-
-/// Established connections to a port of ours. Linux.
-fn established(port: u16) -> Option<usize> {
-    let table = std::fs::read_to_string("/proc/net/tcp").ok()?;
-    let local = format!(":{port:04X}");
-    let lines = table.lines().skip(1);
-    let ours = lines.filter(|line| {
-        let mut columns = line.split_whitespace().skip(1);
-        let (to, _, state) = (columns.next(), columns.next(), columns.next());
-        to.is_some_and(|to| to.ends_with(&local)) && state == Some("01")
-    });
-    Some(ours.count())
 }
 
 async fn answer(
