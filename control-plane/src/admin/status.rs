@@ -42,7 +42,7 @@ impl AdminService {
             clients: self.clients.status(),
             warnings: warnings(&in_force),
             object_counts: counts(&in_force),
-            limits: self.leases.status().into_iter().map(limit).collect(),
+            limits: self.leases.status().iter().map(limit).collect(),
         }
     }
 
@@ -70,7 +70,7 @@ impl AdminService {
     }
 }
 
-fn limit(pool: PoolStatus) -> api::ServiceLimitStatus {
+fn limit(pool: &PoolStatus) -> api::ServiceLimitStatus {
     let name = match pool.key.kind {
         Kind::Connections => "maxConnections",
         Kind::Pending => "http1MaxPendingRequests",

@@ -113,12 +113,6 @@ impl Pool {
         }
     }
 
-    /// The sum of what all may have in use, or may fall back to.
-    #[cfg(test)]
-    pub(super) fn bound(&self) -> u64 {
-        self.members.values().map(|member| member.kept()).sum()
-    }
-
     /// The sum of the shares under lease, and what is in use of them.
     pub(super) fn leased(&self) -> (u32, u32) {
         let leased = self.members.values().filter(|member| !member.lost);
@@ -189,13 +183,12 @@ impl Pool {
             return;
         };
         let mut free = u32::try_from(free).unwrap_or(u32::MAX);
-        // Up to the fair share first, so that nobody waits for what is his behind somebody who borrows; and nothing
-        // lies about that somebody may need.
+        // Up to the fair share first, so that nobody waits for what is his behind somebody who borrows.
         let fair = goals.iter().zip(&targets);
         let fair: Vec<u32> = fair
             .map(|(goal, target)| (*goal).min(target.fair))
             .collect();
-        for goals in [&fair, &goals, &spare] {
+        for goals in [&fair, &goals] {
             grow(&mut members, goals, &mut free);
         }
     }
