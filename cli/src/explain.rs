@@ -25,22 +25,25 @@ pub(crate) struct ExplainArgs {
 
 pub(crate) fn run(args: &ExplainArgs) -> Result<(), Failure> {
     let Some(text) = &args.code else {
-        return Ok(match args.output.output {
+        match args.output.output {
             Output::Text => print(&list())?,
-            Output::Json => print_json(&Value::Array(
-                Code::ALL.iter().map(|&code| to_json(code)).collect(),
-            ))?,
-        });
+            Output::Json => {
+                let all = Code::ALL.iter().map(|&code| to_json(code));
+                print_json(&Value::Array(all.collect()))?;
+            }
+        }
+        return Ok(());
     };
     let code: Code = text
         .parse()
         .map_err(|error: outrigger_policy::UnknownCode| {
             Failure::Misused(format!("{text}: {error}"))
         })?;
-    Ok(match args.output.output {
+    match args.output.output {
         Output::Text => print(&story(code))?,
         Output::Json => print_json(&to_json(code))?,
-    })
+    }
+    Ok(())
 }
 
 fn list() -> String {
@@ -124,7 +127,7 @@ mod tests {
                 write!(
                     text,
                     "\n## {}xx: {group}\n\n| code | severity | what | how it hurts |\n|---|---|---|---|\n",
-                    &code.as_str()[..5]
+                    code.as_str().get(..5).unwrap_or_default()
                 ).ok();
             }
             let cell = |text: &str| text.replace('|', "\\|").replace('<', "&lt;");
