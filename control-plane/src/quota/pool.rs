@@ -183,12 +183,11 @@ impl Pool {
             return;
         };
         let mut free = u32::try_from(free).unwrap_or(u32::MAX);
-        // Up to the fair share first, so that nobody waits for what is his behind somebody who borrows.
-        let fair = goals.iter().zip(&targets);
-        let fair: Vec<u32> = fair
-            .map(|(goal, target)| (*goal).min(target.fair))
-            .collect();
-        for goals in [&fair, &goals] {
+        // Up to the fair share first, so that nobody waits for what is his behind somebody who borrows; in advance last, or
+        // what was called back for one would go to the other again, for ever.
+        let fair = due.iter().zip(&targets);
+        let fair: Vec<u32> = fair.map(|(due, target)| (*due).min(target.fair)).collect();
+        for goals in [&fair, &due, &goals] {
             grow(&mut members, goals, &mut free);
         }
     }

@@ -257,7 +257,7 @@ impl World {
                 return;
             }
         }
-        panic!("never at rest");
+        panic!("never at rest: {}", self.picture());
     }
 
     /// Everything delivered, time passing, demand told.
