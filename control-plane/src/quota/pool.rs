@@ -183,12 +183,16 @@ impl Pool {
             return;
         };
         let mut free = u32::try_from(free).unwrap_or(u32::MAX);
-        // Up to the fair share first, so that nobody waits for what is his behind somebody who borrows; in advance last, or
-        // what was called back for one would go to the other again, for ever.
-        let fair = due.iter().zip(&targets);
-        let fair: Vec<u32> = fair.map(|(due, target)| (*due).min(target.fair)).collect();
-        for goals in [&fair, &due, &goals] {
+        // Up to the fair share first, so that nobody waits for what is his behind somebody who borrows.
+        let fair = targets.iter().map(|target| target.due.min(target.fair));
+        let fair: Vec<u32> = fair.collect();
+        for goals in [&fair, &due] {
             grow(&mut members, goals, &mut free);
+        }
+        // In advance only what nobody waits for: it would be called back at once.
+        let mut waiting = members.iter().zip(&due);
+        if waiting.all(|((member, _), due)| member.share >= *due) {
+            grow(&mut members, &spare, &mut free);
         }
     }
 }
