@@ -52,13 +52,15 @@ impl Caller {
 /// Whether callers are told apart by the rules that some of them have for `host`.
 pub(super) fn is_by_caller(mesh: &Mesh, host: &HostName) -> bool {
     let mut home = None;
+    let homes: BTreeSet<&str> = mesh.namespaces_of(host).collect();
     let mut sources = mesh
         .destination_rules_of(host)
         .flat_map(|rule| &rule.sources);
     sources.any(|source| {
         let namespace = &source.key.namespace;
-        // Rules of one namespace for everybody: the most specific is everybody's.
-        let elsewhere = *home.get_or_insert(namespace) != namespace;
+        // Rules of the service's namespace for everybody: the most specific is everybody's.
+        let elsewhere = *home.get_or_insert(namespace) != namespace
+            || !(homes.is_empty() || homes.contains(namespace.as_str()));
         let for_all = match &source.spec {
             Spec::DestinationRule(rule) => {
                 rule.export_to == ExportTo::All && rule.workload_selector.is_none()

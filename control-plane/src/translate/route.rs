@@ -96,6 +96,7 @@ impl<'a> Builder<'a> {
         self.by_caller |= nearest.is_some_and(tells_callers_apart);
         let service = self.mesh.virtual_service_for(host, self.caller.client());
         let rules = service.as_ref().map_or(&[][..], |service| &service.http);
+        let served = self.hosts.contains_key(host);
         let ports: Vec<u16> = match self.hosts.get(host) {
             // The connections of others are `layer4`'s.
             Some(known) => {
@@ -109,14 +110,13 @@ impl<'a> Builder<'a> {
             None => vec![HTTP_PORT],
         };
         let ports = ports.into_iter().map(|port| {
-            let routes = if rules.is_empty() {
-                vec![self.plain(host, port)]
-            } else {
-                let rules = rules.iter();
-                rules
-                    .flat_map(|(object, rule)| self.rule(port, object, rule))
-                    .collect()
-            };
+            let of_rules = rules.iter();
+            let of_rules = of_rules.flat_map(|(object, rule)| self.rule(port, object, rule));
+            let mut routes: Vec<Route> = of_rules.collect();
+            // Nobody wrote a rule, or all of them are for other ports (Istio).
+            if routes.is_empty() && served {
+                routes.push(self.plain(host, port));
+            }
             (port, routes)
         });
         let ports = ports.collect();

@@ -1,5 +1,5 @@
 //! What one client sees: rules whose documents are for it, matches that it can meet, and the policy towards a host.
-//! Source: Istio's order of looking a DestinationRule up: the client's namespace, the service's, then any other.
+//! Source: Istio's order of looking a DestinationRule up: the client's namespace, then the service's, and no other.
 
 use std::{borrow::Cow, collections::BTreeSet};
 
@@ -14,8 +14,8 @@ use crate::{
 
 impl Mesh {
     /// The rule for `host` towards `client`: of its own namespace (one whose `workloadSelector` takes it before one
-    /// without), else of the service's, else of the first namespace by name that exports one to it. In each, the host's
-    /// own before that of the longest `*.suffix`.
+    /// without), else of the service's. Another namespace's is for its own calls. A host that belongs to no namespace has
+    /// that of the first one by name that exports one. In each, the host's own before that of the longest `*.suffix`.
     #[must_use]
     pub fn destination_rule_for(
         &self,
@@ -26,13 +26,14 @@ impl Mesh {
         if let Some(rule) = self.rule_of(host, own, client) {
             return Some(rule);
         }
-        for home in self.namespaces_of(host).filter(|home| *home != own) {
-            if let Some(rule) = self.rule_of(host, home, client) {
-                return Some(rule);
-            }
+        let mut homes = self.namespaces_of(host).peekable();
+        if homes.peek().is_none() {
+            let mut all = self.namespaces_with(host);
+            return all.find_map(|(rules, _)| rules.seen_from(own));
         }
-        self.namespaces_with(host)
-            .find_map(|(rules, _)| rules.seen_from(own))
+        homes
+            .filter(|home| *home != own)
+            .find_map(|home| self.rule_of(host, home, client))
     }
 
     /// The rule that the documents of `home` make.

@@ -138,3 +138,16 @@ spec:
     );
     assert_eq!(seen.json(Cluster, REVIEWS)["lbPolicy"], "RING_HASH");
 }
+
+#[test]
+fn a_port_that_no_rule_is_for_keeps_its_service() {
+    let other = routes("  - match: [{port: 8080}]\n    directResponse: {status: 418}\n");
+    assert_eq!(other.len(), 1);
+    assert_eq!(
+        other[0]["route"]["cluster"],
+        "outbound|9080||reviews.default.svc.cluster.local"
+    );
+    let own = routes("  - match: [{port: 9080}]\n    directResponse: {status: 418}\n");
+    assert_eq!(own.len(), 1);
+    assert_eq!(own[0]["directResponse"]["status"], 418);
+}

@@ -62,7 +62,7 @@ fn the_clients_namespace_then_the_services_then_any_other_decides() {
 }
 
 #[test]
-fn a_rule_of_a_third_namespace_holds_where_no_nearer_one_does() {
+fn a_rule_of_a_third_namespace_is_for_its_own_calls() {
     let world = world()
         .registered(&["a"])
         .apply("1", "DestinationRule", "ops/a", &rule("", "RANDOM"))
@@ -74,12 +74,10 @@ fn a_rule_of_a_third_namespace_holds_where_no_nearer_one_does() {
         );
     let mesh = world.build().0;
     let host = name("a");
-    assert_eq!(
-        balancer(&mesh, &host, "web", &[]),
-        "random",
-        "the first by name"
-    );
-    assert_eq!(balancer(&mesh, &host, "third", &[]), "random");
+    assert_eq!(balancer(&mesh, &host, "ops", &[]), "random");
+    for other in ["web", "third", "shop"] {
+        assert_eq!(balancer(&mesh, &host, other, &[]), "none", "{other}");
+    }
 }
 
 #[test]

@@ -124,6 +124,9 @@ fn expected_rule(all: &[Document], host: &str, namespace: &str, app: Option<&str
             }
         }
     }
+    if !service.is_empty() {
+        return Vec::new();
+    }
     let mut rest = spellings
         .iter()
         .flat_map(|host| NAMESPACES.map(|home| plain(home, host)));
