@@ -20,7 +20,7 @@ use std::{
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
-use outrigger_core::{ClusterSlot, Moment, Snapshot, limits::Gauge};
+use outrigger_core::{Cluster, ClusterSlot, Moment, Outcome, Picked, Snapshot, limits::Gauge};
 use tokio::{
     runtime,
     sync::{mpsc, watch},
@@ -329,6 +329,26 @@ impl Worker {
             *self.snapshot.borrow_mut() = next;
         }
         Rc::clone(&self.snapshot.borrow())
+    }
+
+    /// Tells ejection and circuit breakers how a request, or a connection, to `picked` ended.
+    pub(crate) fn report(&self, cluster: &Cluster, picked: &Picked, outcome: Outcome) {
+        let verdict = cluster.report(picked, outcome, self.shared.now());
+        if verdict.breaker_opened {
+            tracing::info!(
+                cluster = %cluster.config.name,
+                endpoint = %picked.endpoint.config.address,
+                "circuit breaker opened"
+            );
+        }
+        if verdict.ejected {
+            self.telemetry.metrics.ejections.inc();
+            tracing::info!(
+                cluster = %cluster.config.name,
+                endpoint = %picked.endpoint.config.address,
+                "endpoint ejected"
+            );
+        }
     }
 
     async fn run(self: Rc<Self>, mut commands: mpsc::Receiver<Command>) {

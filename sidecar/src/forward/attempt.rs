@@ -362,24 +362,7 @@ impl Attempt {
             return;
         }
         let worker = &self.call.worker;
-        let verdict = self
-            .cluster
-            .report(&self.picked, outcome, worker.shared.now());
-        if verdict.breaker_opened {
-            tracing::info!(
-                cluster = %self.cluster.config.name,
-                endpoint = %self.picked.endpoint.config.address,
-                "circuit breaker opened"
-            );
-        }
-        if verdict.ejected {
-            worker.telemetry.metrics.ejections.inc();
-            tracing::info!(
-                cluster = %self.cluster.config.name,
-                endpoint = %self.picked.endpoint.config.address,
-                "endpoint ejected"
-            );
-        }
+        worker.report(&self.cluster, &self.picked, outcome);
     }
 
     fn end_with(&mut self, code: Code) {

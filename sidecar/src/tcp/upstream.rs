@@ -111,23 +111,7 @@ struct Choice<'a> {
 impl Choice<'_> {
     fn tell(&mut self, outcome: Outcome) {
         self.told = true;
-        let now = self.worker.shared.now();
-        let verdict = self.cluster.report(&self.picked, outcome, now);
-        if verdict.breaker_opened {
-            tracing::info!(
-                cluster = %self.cluster.config.name,
-                endpoint = %self.picked.endpoint.config.address,
-                "circuit breaker opened"
-            );
-        }
-        if verdict.ejected {
-            self.worker.telemetry.metrics.ejections.inc();
-            tracing::info!(
-                cluster = %self.cluster.config.name,
-                endpoint = %self.picked.endpoint.config.address,
-                "endpoint ejected"
-            );
-        }
+        self.worker.report(self.cluster, &self.picked, outcome);
     }
 }
 
