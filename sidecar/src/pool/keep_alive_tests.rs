@@ -3,7 +3,14 @@
 //! Client and server share one runtime whose clock only the test moves; sockets are real. A server that has decided to
 //! close reads no more, and its word arrives a while later: what is sent in between is lost, as on a real network.
 
-use std::{cell::Cell, net::SocketAddr, rc::Rc, sync::Arc, time::Duration};
+use std::{
+    cell::Cell,
+    net::SocketAddr,
+    rc::Rc,
+    sync::{Arc, mpsc::RecvTimeoutError},
+    thread,
+    time::Duration,
+};
 
 use http::{Method, Request};
 use http_body_util::BodyExt;
@@ -32,6 +39,8 @@ struct Server {
     address: SocketAddr,
     idle_timeout: Rc<Cell<Duration>>,
     connections: Rc<Cell<u32>>,
+    /// Of them, those that are not closed yet.
+    open: Rc<Cell<u32>>,
     /// Requests that came after it had decided to close.
     lost: Rc<Cell<u32>>,
 }
@@ -43,18 +52,22 @@ impl Server {
             address: listener.local_addr().unwrap(),
             idle_timeout: Rc::new(Cell::new(idle_timeout)),
             connections: Rc::default(),
+            open: Rc::default(),
             lost: Rc::default(),
         };
-        let (limit, connections, lost) = (
-            Rc::clone(&server.idle_timeout),
-            Rc::clone(&server.connections),
-            Rc::clone(&server.lost),
-        );
+        let limit = Rc::clone(&server.idle_timeout);
+        let connections = Rc::clone(&server.connections);
+        let (open, lost) = (Rc::clone(&server.open), Rc::clone(&server.lost));
         spawn_local(async move {
             loop {
                 let (stream, _) = listener.accept().await.unwrap();
                 connections.set(connections.get() + 1);
-                spawn_local(serve(stream, Rc::clone(&limit), Rc::clone(&lost)));
+                open.set(open.get() + 1);
+                let (limit, open, lost) = (Rc::clone(&limit), Rc::clone(&open), Rc::clone(&lost));
+                spawn_local(async move {
+                    serve(stream, limit, lost).await;
+                    open.set(open.get() - 1);
+                });
             }
         });
         server
@@ -85,6 +98,8 @@ struct Client {
     pools: Rc<Pools>,
     cluster: Arc<Cluster>,
     reused: Cell<u32>,
+    /// Of the server.
+    open: Rc<Cell<u32>>,
     /// How far the clock moves at a time; then workers tick.
     step: Duration,
 }
@@ -102,6 +117,7 @@ impl Client {
             pools: Rc::new(pools),
             cluster: Arc::new(Cluster::new(reviews, endpoints, None)),
             reused: Cell::new(0),
+            open: Rc::clone(&server.open),
             step: Duration::from_millis(100),
         }
     }
@@ -143,12 +159,31 @@ impl Client {
             let step = left.min(self.step);
             advance(step).await;
             left -= step;
-            // So that servers notice, and we notice them.
+            self.settle().await;
+            self.pools.tick(self.pools.shared.now(), 0);
+        }
+    }
+
+    /// Waits, while the clock stands still, until the server has noticed, and we have noticed the server:
+    /// on a busy machine the kernel may be late with the word of a close, as a network is in
+    /// [`UNDERWAY`] and no longer.
+    async fn settle(&self) {
+        for looks in 0..10_000 {
             for _ in 0..4 {
                 yield_now().await;
             }
-            self.pools.tick(self.pools.shared.now(), 0);
+            if self.open.get() == self.cluster.limits.connections.used() {
+                return;
+            }
+            if looks > 10 {
+                thread::sleep(Duration::from_millis(1));
+            }
         }
+        let used = self.cluster.limits.connections.used();
+        panic!(
+            "{} connections are open at the server, {used} here",
+            self.open.get()
+        );
     }
 }
 
@@ -160,12 +195,15 @@ fn in_virtual_time<F: Future<Output = ()>>(test: impl FnOnce() -> F) {
         .build()
         .unwrap();
     runtime.block_on(async {
-        // While a blocking task runs, tokio does not move the clock by itself.
+        // While a blocking task runs, tokio does not move the clock by itself. What waits for ever would
+        // wait for ever: after five minutes the clock is let go, and time limits end the wait.
         let (end, ended) = std::sync::mpsc::channel::<()>();
-        let guard = tokio::task::spawn_blocking(move || ended.recv().is_err());
+        let guard = tokio::task::spawn_blocking(move || {
+            ended.recv_timeout(Duration::from_secs(300)) == Err(RecvTimeoutError::Disconnected)
+        });
         LocalSet::new().run_until(test()).await;
         drop(end);
-        assert!(guard.await.unwrap());
+        assert!(guard.await.unwrap(), "in virtual time, yet five minutes");
     });
 }
 
