@@ -1,18 +1,14 @@
 //! Certificates in files, for tools that are not ours: a workload's of the mesh, and one of a root that nobody knows.
 
-use std::{fs, path::PathBuf, sync::Arc};
+use std::{fs, path::PathBuf};
 
 use base64::prelude::{BASE64_STANDARD, Engine as _};
-use hyper_util::rt::TokioIo;
 use outrigger_proto::outrigger::v1::{IssueCertificateRequest, identity_client::IdentityClient};
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair, SanType};
-use rustls_pki_types::ServerName;
 use tempfile::TempDir;
-use tokio::net::TcpStream;
-use tokio_rustls::TlsConnector;
-use tonic::{Request, transport::Endpoint};
+use tonic::Request;
 
-use crate::{Mesh, registry};
+use crate::{Mesh, operator};
 
 /// A workload's certificate and key as PEM files.
 #[derive(Debug)]
@@ -37,22 +33,7 @@ impl WorkloadIdentity {
         let csr = CertificateParams::default()
             .serialize_request(&key)
             .expect("a request");
-        let mut tls = registry::tls(mesh);
-        tls.alpn_protocols = vec![b"h2".to_vec()];
-        let (tls, address) = (TlsConnector::from(Arc::new(tls)), mesh.grpc());
-        let connector = tower::service_fn(move |_| {
-            let tls = tls.clone();
-            async move {
-                let stream = TcpStream::connect(address).await?;
-                let name = ServerName::try_from("localhost").expect("a name");
-                Ok::<_, std::io::Error>(TokioIo::new(tls.connect(name, stream).await?))
-            }
-        });
-        let endpoint = Endpoint::from_static("https://localhost");
-        let channel = endpoint
-            .connect_with_connector(connector)
-            .await
-            .expect("a connection");
+        let channel = operator::channel(mesh).await;
         let mut request = Request::new(IssueCertificateRequest {
             csr_der: csr.der().to_vec(),
             ttl: None,

@@ -553,7 +553,8 @@ async fn shares_are_kept_and_one_source_stays_where_it_is() {
     for _ in 0..256 {
         *heard.entry(tell(port, b"").await.unwrap()).or_default() += 1;
     }
-    assert!((46..=57).contains(&heard["b"]), "{heard:?}");
+    // A share is kept exactly by each worker; which worker gets how many of them is the kernel's.
+    assert!((40..=62).contains(&heard["b"]), "{heard:?}");
 
     let apps = [echo("1").await, echo("2").await, echo("3").await];
     let ring = bytes("db", |config| {

@@ -264,6 +264,7 @@ async fn every_failure_names_its_own_cause_and_the_line_that_decided() {
         ("garbage", Fault::Garbage),
         ("silent", Fault::Silent),
         ("slow-tries", Fault::Silent),
+        ("short-of-time", Fault::Silent),
         ("broken", Fault::ClosesAfterRequest),
     ] {
         let server = Misbehaving::start(fault).await;
@@ -341,6 +342,8 @@ async fn every_failure_names_its_own_cause_and_the_line_that_decided() {
 
     let behind = TestApp::start("behind").await;
     let _reviews = mesh.service("reviews").app(&behind).start().await;
+    let sick = TestApp::start("sick").await;
+    let _sick = mesh.service("sick").app(&sick).start().await;
     let shopper = mesh.service("shopper").start().await;
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("failures.yaml");
@@ -448,6 +451,22 @@ async fn every_failure_names_its_own_cause_and_the_line_that_decided() {
     let cause = Cause::new(503, "breaker_open", "circuit breaker").by("{consecutiveFailures: 1");
     failures.saw("broken", cause, get("broken").await);
 
+    let reply = caller.get_with("short-of-time", "x-envoy-expected-rq-timeout-ms", "200");
+    let cause = Cause::new(504, "deadline_exceeded", "caller");
+    failures.saw("short-of-time", cause, reply.await);
+
+    sick.set_healthy(false);
+    let reply = within(
+        Duration::from_secs(30),
+        "nobody healthy is left",
+        async || match get("sick:9080").await {
+            reply if reply.status == 200 => Err(reply.text()),
+            reply => Ok(reply),
+        },
+    );
+    let cause = Cause::new(503, "no_healthy_endpoints", "is healthy");
+    failures.saw("all-unhealthy", cause, reply.await);
+
     let held = hold(&caller, "requests", &limited, 1).await;
     let cause = Cause::new(503, "overflow_requests", "http2MaxRequests").by("http2MaxRequests: 1");
     failures.saw("requests", cause, get("requests").await);
@@ -506,7 +525,7 @@ async fn every_failure_names_its_own_cause_and_the_line_that_decided() {
         failures.saw(what, cause, raw(shopper.outbound, request).await);
     }
     behind_a_sidecar(&mut failures, &caller, behind).await;
-    failures.judge(25);
+    failures.judge(31);
 }
 
 /// What the other hop says.

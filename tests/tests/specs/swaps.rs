@@ -4,7 +4,7 @@
 
 use std::time::{Duration, Instant};
 
-use outrigger_tests::{Load, Mesh, TestApp};
+use outrigger_tests::{Load, Mesh, Operator, TestApp};
 
 use super::istio_documents::{all, service_entry};
 
@@ -48,6 +48,7 @@ async fn a_subset_and_its_policy_swapped_ten_times_a_second_cost_no_request() {
     ]));
     mesh.synced().await;
 
+    let mut operator = Operator::of(&mesh).await;
     let load = Load::get(&shopper.caller(), 200, "swapped");
     let started = Instant::now();
     let mut swaps = 0;
@@ -55,14 +56,15 @@ async fn a_subset_and_its_policy_swapped_ten_times_a_second_cost_no_request() {
     while started.elapsed() < Duration::from_secs(seconds) {
         ticks.tick().await;
         swaps += 1;
-        tokio::task::block_in_place(|| mesh.apply(&step(swaps)));
+        operator.apply(&step(swaps)).await;
     }
     mesh.synced().await;
     let report = load.finish().await;
 
     eprintln!("{swaps} swaps, {} requests", report.sent);
     assert_eq!(report.failed, 0, "{:?}", report.failures);
-    assert!(swaps as u64 >= seconds, "{swaps} swaps");
+    // What a machine that is busy otherwise falls behind is made up for: ticks that were missed come at once.
+    assert!(swaps as u64 >= seconds * 9, "{swaps} swaps");
     let (one, two) = (v1.received().len(), v2.received().len());
     assert!(one > 20 && two > 20, "{one} and {two}");
 }

@@ -1,0 +1,77 @@
+//! The operator's connection, kept open: what applies documents faster than a command line can be started.
+
+use std::{fs, io, sync::Arc};
+
+use hyper_util::rt::TokioIo;
+use outrigger_proto::outrigger::v1::{ApplyRequest, SourceFile, admin_client::AdminClient};
+use rustls_pki_types::ServerName;
+use tokio::net::TcpStream;
+use tokio_rustls::TlsConnector;
+use tonic::{
+    Request,
+    transport::{Channel, Endpoint},
+};
+
+use crate::{Mesh, registry};
+
+/// One gRPC connection to the control plane, with the admin token.
+#[derive(Debug)]
+pub struct Operator {
+    client: AdminClient<Channel>,
+    bearer: String,
+}
+
+impl Operator {
+    /// Connects.
+    ///
+    /// # Panics
+    /// When the control plane does not let it.
+    pub async fn of(mesh: &Mesh) -> Self {
+        let token = fs::read_to_string(mesh.data_dir().join("admin.token")).expect("a token");
+        Self {
+            client: AdminClient::new(channel(mesh).await),
+            bearer: format!("Bearer {}", token.trim()),
+        }
+    }
+
+    /// `outrigger apply` of one file.
+    ///
+    /// # Panics
+    /// When it is refused.
+    pub async fn apply(&mut self, yaml: &str) {
+        let mut request = Request::new(ApplyRequest {
+            files: vec![SourceFile {
+                name: "operator.yaml".to_owned(),
+                text: yaml.to_owned(),
+            }],
+            ..ApplyRequest::default()
+        });
+        let bearer = self.bearer.parse().expect("a header's value");
+        request.metadata_mut().insert("authorization", bearer);
+        let answer = self.client.apply(request).await.expect("an answer");
+        let answer = answer.into_inner();
+        assert!(
+            !answer.applied.is_empty(),
+            "{:?}\n{yaml}",
+            answer.diagnostics
+        );
+    }
+}
+
+/// A gRPC connection to the control plane, over TLS that it has proved.
+pub(crate) async fn channel(mesh: &Mesh) -> Channel {
+    let mut tls = registry::tls(mesh);
+    tls.alpn_protocols = vec![b"h2".to_vec()];
+    let (tls, address) = (TlsConnector::from(Arc::new(tls)), mesh.grpc());
+    let connector = tower::service_fn(move |_| {
+        let tls = tls.clone();
+        async move {
+            let stream = TcpStream::connect(address).await?;
+            let name = ServerName::try_from("localhost").expect("a name");
+            Ok::<_, io::Error>(TokioIo::new(tls.connect(name, stream).await?))
+        }
+    });
+    let endpoint = Endpoint::from_static("https://localhost");
+    let connected = endpoint.connect_with_connector(connector).await;
+    connected.expect("a connection")
+}
