@@ -21,6 +21,7 @@
 
 mod app;
 mod binary;
+mod bytes;
 mod caller;
 mod envoy;
 mod eventually;
@@ -38,6 +39,7 @@ mod tools;
 
 pub use app::{Received, TestApp};
 pub use binary::outrigger;
+pub use bytes::{echo_app, free_port, tell, tell_bytes, tls_server, until_heard};
 pub use caller::{Caller, Reply};
 pub use envoy::Envoy;
 pub use eventually::{eventually, within};

@@ -1,127 +1,24 @@
 //! What is not HTTP: bytes between sidecars under mTLS, TLS that is passed through by its server name, shares of
 //! connections, and TLS that a sidecar begins for an application that does not.
 
-use std::{
-    collections::BTreeMap,
-    net::{SocketAddr, TcpListener},
-    sync::Arc,
-    time::Duration,
-};
+use std::{collections::BTreeMap, net::SocketAddr, sync::Arc, time::Duration};
 
-use outrigger_tests::{Caller, Mesh, Sidecar, eventually};
-use rcgen::{CertifiedKey, generate_simple_self_signed};
-use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName};
+use outrigger_tests::{
+    Caller, Mesh, Sidecar, echo_app, eventually, free_port, tell, tell_bytes, tls_server,
+    until_heard,
+};
+use rustls_pki_types::{CertificateDer, ServerName};
 use tokio::{
-    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
+    io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
     time::timeout,
 };
 use tokio_rustls::{
-    TlsAcceptor, TlsConnector,
-    rustls::{ClientConfig, RootCertStore, ServerConfig},
+    TlsConnector,
+    rustls::{ClientConfig, RootCertStore},
 };
 
 const AT_MOST: Duration = Duration::from_secs(20);
-
-/// A port of localhost that was free a moment ago: documents name theirs.
-fn free_port() -> u16 {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    listener.local_addr().unwrap().port()
-}
-
-/// Says its name first, then everything that it is told.
-async fn echo<S: AsyncRead + AsyncWrite + Unpin>(name: &str, mut stream: S) {
-    if stream.write_all(name.as_bytes()).await.is_ok() {
-        let (mut read, mut write) = tokio::io::split(stream);
-        tokio::io::copy(&mut read, &mut write).await.ok();
-        write.shutdown().await.ok();
-    }
-}
-
-/// An application that speaks bytes.
-async fn echo_app(name: &'static str) -> SocketAddr {
-    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let address = listener.local_addr().unwrap();
-    tokio::spawn(async move {
-        loop {
-            let (stream, _) = listener.accept().await.unwrap();
-            tokio::spawn(echo(name, stream));
-        }
-    });
-    address
-}
-
-/// A server with TLS and this name: it echoes, or answers HTTP.
-async fn tls_server(name: &'static str, speaks_http: bool) -> (SocketAddr, String) {
-    let CertifiedKey { cert, signing_key } =
-        generate_simple_self_signed([name.to_owned()]).unwrap();
-    let key = PrivateKeyDer::Pkcs8(signing_key.serialize_der().into());
-    let config = ServerConfig::builder()
-        .with_no_client_auth()
-        .with_single_cert(vec![cert.der().clone()], key)
-        .unwrap();
-    let acceptor = TlsAcceptor::from(Arc::new(config));
-    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let address = listener.local_addr().unwrap();
-    tokio::spawn(async move {
-        loop {
-            let (stream, _) = listener.accept().await.unwrap();
-            let acceptor = acceptor.clone();
-            tokio::spawn(async move {
-                let Ok(mut stream) = acceptor.accept(stream).await else {
-                    return;
-                };
-                if !speaks_http {
-                    echo(name, stream).await;
-                    return;
-                }
-                let mut head = Vec::new();
-                while !head.ends_with(b"\r\n\r\n") {
-                    match stream.read_u8().await {
-                        Ok(byte) => head.push(byte),
-                        Err(_) => return,
-                    }
-                }
-                let answer =
-                    "HTTP/1.1 200 OK\r\ncontent-length: 4\r\nconnection: close\r\n\r\npaid";
-                stream.write_all(answer.as_bytes()).await.ok();
-                stream.shutdown().await.ok();
-            });
-        }
-    });
-    (address, cert.pem())
-}
-
-/// What comes back of `said` over a connection of its own; empty if it was closed.
-async fn tell(to: SocketAddr, said: &str) -> String {
-    let heard = tell_bytes(to, said).await;
-    String::from_utf8_lossy(&heard).into_owned()
-}
-
-async fn tell_bytes(to: SocketAddr, said: &str) -> Vec<u8> {
-    let told = async {
-        let mut stream = TcpStream::connect(to).await.ok()?;
-        stream.write_all(said.as_bytes()).await.ok()?;
-        stream.shutdown().await.ok()?;
-        let mut heard = Vec::new();
-        stream.read_to_end(&mut heard).await.ok()?;
-        Some(heard)
-    };
-    let heard = timeout(AT_MOST, told).await.expect("the connection ends");
-    heard.unwrap_or_default()
-}
-
-async fn until_heard(to: SocketAddr, said: &str, expected: &str) {
-    eventually(&format!("{to} answers {expected:?}"), async || {
-        let heard = tell(to, said).await;
-        if heard == expected {
-            Ok(())
-        } else {
-            Err(heard)
-        }
-    })
-    .await;
-}
 
 /// The sum of all series of one name; 0 before there is one.
 async fn count(sidecar: &Sidecar, name: &str) -> f64 {
@@ -365,9 +262,10 @@ spec:
     for _ in 0..128 {
         *heard.entry(tell(local, "").await).or_default() += 1;
     }
+    // Each worker keeps the shares; which worker gets how many connections is the kernel's.
     let of = |version: &str| heard.get(version).copied().unwrap_or(0);
     assert_eq!(of("v1") + of("v2"), 128, "{heard:?}");
-    assert!((30..=34).contains(&of("v2")), "{heard:?}");
+    assert!((26..=38).contains(&of("v2")), "{heard:?}");
 }
 #[tokio::test(flavor = "multi_thread")]
 async fn a_sidecar_begins_tls_for_an_application_that_does_not() {

@@ -464,7 +464,7 @@ async fn every_failure_names_its_own_cause_and_the_line_that_decided() {
             reply => Ok(reply),
         },
     );
-    let cause = Cause::new(503, "no_healthy_endpoints", "is healthy");
+    let cause = Cause::new(503, "no_healthy_endpoints", "endpoints of sick.");
     failures.saw("all-unhealthy", cause, reply.await);
 
     let held = hold(&caller, "requests", &limited, 1).await;
