@@ -15,6 +15,7 @@ mod system {
     mod behaviours;
     mod case;
     mod cases;
+    mod connections;
     mod differential;
     mod observed;
 }
