@@ -56,7 +56,43 @@ pub(super) fn all() -> Vec<Behaviour> {
             all_bad,
             "all are out, and the answer is 503",
         ),
+        outlier(
+            "eject-min-health",
+            "consecutive5xxErrors: 2, maxEjectionPercent: 100, minHealthPercent: 50",
+            panics,
+            "with two of three out, all three are asked again",
+        ),
+        outlier(
+            "eject-local",
+            "consecutive5xxErrors: 2, maxEjectionPercent: 100, splitExternalLocalOriginErrors: true, consecutiveLocalOriginFailures: 40",
+            fails_with_500,
+            "ejected after 2",
+        ),
     ]
+}
+
+fn panics(stage: &Stage) -> LocalBoxFuture<'_, String> {
+    async {
+        for app in &stage.apps {
+            app.answer_with(500);
+        }
+        // Envoy gathers changes of health for a second.
+        let started = Instant::now();
+        let mut rounds = 0;
+        while rounds < 5 || started.elapsed() < Duration::from_secs(2) {
+            rounds += 1;
+            for app in &stage.apps {
+                app.forget();
+            }
+            stage.who(&["GET /"; 12]).await;
+        }
+        let asked = stage.apps.iter().filter(|app| !app.received().is_empty());
+        match asked.count() {
+            3 => "with two of three out, all three are asked again".to_owned(),
+            count => format!("{count} of three are asked"),
+        }
+    }
+    .boxed_local()
 }
 
 fn fails_with_500(stage: &Stage) -> LocalBoxFuture<'_, String> {

@@ -31,6 +31,13 @@ pub(super) fn all() -> Vec<Behaviour> {
             "v1, then v2, then v3",
         ),
         policy(
+            "failover-priority",
+            "loadBalancer: {simple: ROUND_ROBIN, localityLbSetting: {failoverPriority: ['version=v2']}}\n\
+             outlierDetection: {consecutive5xxErrors: 2, interval: 1h, baseEjectionTime: 1h, maxEjectionPercent: 100}",
+            second_falls,
+            "v2, then v1 and v3",
+        ),
+        policy(
             "failover-off",
             "loadBalancer: {simple: ROUND_ROBIN, localityLbSetting: {enabled: false}}\n\
              outlierDetection: {consecutive5xxErrors: 2, interval: 1h, baseEjectionTime: 1h, maxEjectionPercent: 100}",
@@ -62,27 +69,31 @@ fn names(counts: &[(String, usize)]) -> String {
     names.join(" and ")
 }
 
-/// Who serves, as one place after the other fails.
 fn falls(stage: &Stage) -> LocalBoxFuture<'_, String> {
-    async {
-        let mut told = vec![names(&stage.counts("GET /", 12).await)];
-        for app in 0..2 {
-            stage.apps[app].answer_with(500);
-            // Envoy gathers changes of health for a second.
-            let started = Instant::now();
-            let mut rounds = 0;
-            let now = loop {
-                rounds += 1;
-                let now = names(&stage.counts("GET /", 12).await);
-                if !now.contains("500")
-                    || (rounds > 4 && started.elapsed() > Duration::from_secs(4))
-                {
-                    break now;
-                }
-            };
-            told.push(now);
-        }
-        told.join(", then ")
+    as_they_fall(stage, &[0, 1]).boxed_local()
+}
+
+fn second_falls(stage: &Stage) -> LocalBoxFuture<'_, String> {
+    as_they_fall(stage, &[1]).boxed_local()
+}
+
+/// Who serves, as one place after the other fails.
+async fn as_they_fall(stage: &Stage, order: &[usize]) -> String {
+    let mut told = vec![names(&stage.counts("GET /", 12).await)];
+    for app in order {
+        let app = *app;
+        stage.apps[app].answer_with(500);
+        // Envoy gathers changes of health for a second.
+        let started = Instant::now();
+        let mut rounds = 0;
+        let now = loop {
+            rounds += 1;
+            let now = names(&stage.counts("GET /", 12).await);
+            if !now.contains("500") || (rounds > 4 && started.elapsed() > Duration::from_secs(4)) {
+                break now;
+            }
+        };
+        told.push(now);
     }
-    .boxed_local()
+    told.join(", then ")
 }

@@ -55,7 +55,96 @@ pub(super) fn all() -> Vec<Behaviour> {
             hedged,
             "each of 3 is answered, though one application is not",
         ),
+        Behaviour {
+            case: zones("zones", "zoneAware: {minimumEndpoints: 1}"),
+            applications: 3,
+            run: by_zone,
+            expected: "its own zone first",
+        },
+        Behaviour {
+            case: zones("zones-few", "zoneAware: {minimumEndpoints: 4}"),
+            applications: 3,
+            run: by_zone,
+            expected: "all zones alike",
+        },
+        Behaviour {
+            case: bounded("bounded", "boundedLoad: {percent: 125}"),
+            applications: 3,
+            run: one_key,
+            expected: "no application has more than 3 of 6",
+        },
+        Behaviour {
+            case: bounded("not-bounded", "hedging: {after: 1h}"),
+            applications: 3,
+            run: one_key,
+            expected: "one has all 6",
+        },
     ]
+}
+
+/// Two applications in the callers' zone, one in another.
+fn zones(host: &'static str, spec: &str) -> Case {
+    let rule = "apiVersion: networking.istio.io/v1\nkind: DestinationRule\nmetadata: {name: HOST}\nspec: {host: HOST, trafficPolicy: {loadBalancer: {simple: ROUND_ROBIN, localityLbSetting: {enabled: false}}}}";
+    let policy = format!(
+        "apiVersion: outrigger.dev/v1\nkind: DestinationPolicy\nmetadata: {{name: HOST}}\nspec: {{host: HOST, {spec}}}"
+    );
+    Case::documents(host, &[rule, &policy]).localities(&["r1/z1/s1", "r1/z1/s1", "r1/z2/s1"])
+}
+
+fn bounded(host: &'static str, spec: &str) -> Case {
+    let rule = "apiVersion: networking.istio.io/v1\nkind: DestinationRule\nmetadata: {name: HOST}\nspec: {host: HOST, trafficPolicy: {loadBalancer: {consistentHash: {httpHeaderName: x-user}}}}";
+    let policy = format!(
+        "apiVersion: outrigger.dev/v1\nkind: DestinationPolicy\nmetadata: {{name: HOST}}\nspec: {{host: HOST, {spec}}}"
+    );
+    Case::documents(host, &[rule, &policy])
+}
+
+fn by_zone(stage: &Stage) -> LocalBoxFuture<'_, String> {
+    async {
+        let counts = stage.counts("GET /", 90).await;
+        let of = |name: &str| {
+            let found = counts.iter().find(|(found, _)| found == name);
+            found.map_or(0, |(_, count)| *count)
+        };
+        match (of("v1"), of("v2"), of("v3")) {
+            (one, two, 0) if one.abs_diff(two) <= 10 => "its own zone first".to_owned(),
+            (20.., 20.., 20..) => "all zones alike".to_owned(),
+            _ => format!("{counts:?}"),
+        }
+    }
+    .boxed_local()
+}
+
+/// Six requests with one key, at the same time.
+fn one_key(stage: &Stage) -> LocalBoxFuture<'_, String> {
+    async {
+        stage.apps.iter().for_each(TestApp::hold);
+        let ask = Ask::parse("GET / | x-user: ann", stage.host);
+        let asks: Vec<_> = (0..6)
+            .map(|_| {
+                let (ask, caller) = (ask.clone(), stage.caller.clone());
+                tokio::spawn(async move { ask.send(&caller).await })
+            })
+            .collect();
+        eventually("all are in applications", async || {
+            match stage.apps.iter().map(TestApp::waiting).sum() {
+                6 => Ok(()),
+                waiting => Err(format!("{waiting}")),
+            }
+        })
+        .await;
+        let most = stage.apps.iter().map(TestApp::waiting).max();
+        stage.apps.iter().for_each(TestApp::release);
+        for ask in asks {
+            ask.await.unwrap();
+        }
+        match most {
+            Some(2..=3) => "no application has more than 3 of 6".to_owned(),
+            Some(6) => "one has all 6".to_owned(),
+            most => format!("{most:?}"),
+        }
+    }
+    .boxed_local()
 }
 
 /// Who answers, or the code of our own answer, or the status.

@@ -2,11 +2,14 @@
 
 use std::time::{Duration, Instant};
 
-use futures_util::{FutureExt as _, future::LocalBoxFuture};
+use futures_util::{
+    FutureExt as _,
+    future::{LocalBoxFuture, join_all},
+};
 use outrigger_tests::eventually;
 
 use super::{Behaviour, Stage};
-use crate::system::case::Case;
+use crate::system::case::{Ask, Case};
 
 pub(super) fn all() -> Vec<Behaviour> {
     let retries = |host, retries: &str, run, expected| Behaviour {
@@ -100,8 +103,124 @@ pub(super) fn all() -> Vec<Behaviour> {
             "504 after 3, in 3 applications",
         ),
     ];
+    all.push(retries(
+        "retry-backoff",
+        "attempts: 3, retryOn: 5xx, backoff: 800ms",
+        get_503_slowly,
+        "503 after 4, not at once",
+    ));
+    all.extend(elsewhere());
     all.extend(shares());
     all
+}
+
+/// Where the next try goes.
+fn elsewhere() -> Vec<Behaviour> {
+    let sticky = |host, retries: &str, expected| {
+        let rule = "apiVersion: networking.istio.io/v1\nkind: DestinationRule\nmetadata: {name: HOST}\nspec: {host: HOST, trafficPolicy: {loadBalancer: {consistentHash: {httpHeaderName: x-user}}}}";
+        let service = format!(
+            "apiVersion: networking.istio.io/v1\nkind: VirtualService\nmetadata: {{name: HOST}}\nspec: {{hosts: [HOST], http: [{{retries: {{attempts: 2, retryOn: 5xx{retries}}}, route: [{{destination: {{host: HOST}}}}]}}]}}"
+        );
+        Behaviour {
+            case: Case::documents(host, &[rule, &service]),
+            applications: 3,
+            run: get_503_as_ann,
+            expected,
+        }
+    };
+    let rule = "apiVersion: networking.istio.io/v1\nkind: DestinationRule\nmetadata: {name: HOST}\nspec: {host: HOST, trafficPolicy: {loadBalancer: {simple: ROUND_ROBIN, localityLbSetting: {enabled: true}}, outlierDetection: {consecutive5xxErrors: 100, interval: 1h}}}";
+    let service = |attempts: u8, more: &str| {
+        format!(
+            "apiVersion: networking.istio.io/v1\nkind: VirtualService\nmetadata: {{name: HOST}}\nspec: {{hosts: [HOST], http: [{{retries: {{attempts: {attempts}, retryOn: 5xx{more}}}, route: [{{destination: {{host: HOST}}}}]}}]}}"
+        )
+    };
+    let limited = |host, policy: &str, expected| {
+        let rule = format!(
+            "apiVersion: networking.istio.io/v1\nkind: DestinationRule\nmetadata: {{name: HOST}}\nspec: {{host: HOST, trafficPolicy: {{{policy}}}}}"
+        );
+        Behaviour {
+            case: Case::documents(host, &[&rule, &service(1, "")]),
+            applications: 3,
+            run: ten_fail,
+            expected,
+        }
+    };
+    vec![
+        limited(
+            "max-retries",
+            "connectionPool: {http: {maxRetries: 1}}",
+            "503 x10 after 11",
+        ),
+        limited(
+            "retry-budget",
+            "retryBudget: {percent: 10, minRetryConcurrency: 2}",
+            "503 x10 after 12",
+        ),
+        sticky("retry-next", "", "503 after 3, in 3 applications"),
+        sticky(
+            "retry-same",
+            ", retryIgnorePreviousHosts: false",
+            "503 after 3",
+        ),
+        Behaviour {
+            case: Case::documents(
+                "retry-remote",
+                &[rule, &service(2, ", retryRemoteLocalities: true")],
+            )
+            .localities(&["r1/z1/s1", "r2/z1/s1", "r2/z1/s1"]),
+            applications: 3,
+            run: first_place_fails,
+            expected: "200 from the other region x2",
+        },
+    ]
+}
+
+fn get_503_slowly(stage: &Stage) -> LocalBoxFuture<'_, String> {
+    async {
+        let started = Instant::now();
+        let told = counted(stage, "GET / | x-app-status: 503").await;
+        let told = told.split(',').next().unwrap_or_default().to_owned();
+        // By default three pauses are 275 ms at most; of these, 0.8 + 2.4 + 5.6 s are drawn from, and not so little
+        // comes of it in one of three thousand runs.
+        if started.elapsed() >= Duration::from_millis(280) {
+            told + ", not at once"
+        } else {
+            told
+        }
+    }
+    .boxed_local()
+}
+
+fn get_503_as_ann(stage: &Stage) -> LocalBoxFuture<'_, String> {
+    counted(stage, "GET / | x-user: ann | x-app-status: 503").boxed_local()
+}
+
+/// Ten at the same time, whose repeats come at the same time.
+fn ten_fail(stage: &Stage) -> LocalBoxFuture<'_, String> {
+    async {
+        let ask = Ask::parse(
+            "GET / | x-app-status: 503 | x-app-delay-ms: 700",
+            stage.host,
+        );
+        let asks = (0..10).map(|_| ask.send(&stage.caller));
+        let failed = join_all(asks).await;
+        let failed = failed.iter().filter(|reply| reply.status == 503).count();
+        let seen: usize = stage.apps.iter().map(|app| app.received().len()).sum();
+        format!("503 x{failed} after {seen}")
+    }
+    .boxed_local()
+}
+
+fn first_place_fails(stage: &Stage) -> LocalBoxFuture<'_, String> {
+    async {
+        stage.apps[0].answer_with(503);
+        let names = stage.who(&["GET /"; 2]).await;
+        let remote = names
+            .iter()
+            .filter(|name| ["v2", "v3"].contains(&name.as_str()));
+        format!("200 from the other region x{}", remote.count())
+    }
+    .boxed_local()
 }
 
 fn shares() -> Vec<Behaviour> {

@@ -21,7 +21,6 @@ pub(crate) fn cases() -> Vec<Case> {
         simple("lb-unspecified", "UNSPECIFIED"),
         more("warmup", "loadBalancer: {simple: ROUND_ROBIN, warmup: {duration: 30s, minimumPercent: 20, aggression: 2}}"),
         more("warmup-old", "loadBalancer: {simple: LEAST_REQUEST, warmupDurationSecs: 30s}"),
-        more("retry-budget", "retryBudget: {percent: 30, minRetryConcurrency: 5}"),
         more("outlier-split", "outlierDetection: {splitExternalLocalOriginErrors: true, consecutiveLocalOriginFailures: 3}"),
         Case::policy("tls-disable", "tls: {mode: DISABLE}")
             .any_upstream()

@@ -11,6 +11,14 @@ pub(crate) fn cases() -> Vec<Case> {
 
 fn uris() -> Vec<Case> {
     vec![
+        Case::documents(
+            "gateways",
+            &[
+                "apiVersion: networking.istio.io/v1\nkind: DestinationRule\nmetadata: {name: HOST}\nspec: {host: HOST, subsets: [{name: v1, labels: {version: v1}}, {name: v2, labels: {version: v2}}]}",
+                "apiVersion: networking.istio.io/v1\nkind: VirtualService\nmetadata: {name: HOST}\nspec: {hosts: [HOST], gateways: [mesh], http: [{match: [{gateways: [mesh], uri: {prefix: /a}}], route: $v1}, {route: $v2}]}",
+            ],
+        )
+        .asks(&["GET /a -> 200; v1", "GET /b -> 200; v2"]),
         Case::http(
             "uri-exact",
             "
