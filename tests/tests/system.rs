@@ -12,6 +12,7 @@
 )]
 
 mod system {
+    mod arrivals;
     mod behaviours;
     mod case;
     mod cases;
