@@ -7,8 +7,12 @@ use std::{
 };
 
 use rcgen::{CertifiedKey, generate_simple_self_signed};
-use rustls::{ServerConfig, crypto::aws_lc_rs};
-use rustls_pki_types::PrivateKeyDer;
+use rustls::{
+    RootCertStore, ServerConfig,
+    crypto::aws_lc_rs,
+    server::{NoClientAuth, WebPkiClientVerifier, danger::ClientCertVerifier},
+};
+use rustls_pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject as _};
 use tokio::{
     io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _},
     net::TcpStream,
@@ -62,13 +66,36 @@ pub async fn echo_app(name: &'static str) -> SocketAddr {
 /// # Panics
 /// When it cannot listen.
 pub async fn tls_server(name: &'static str, speaks_http: bool) -> (SocketAddr, String) {
+    let nobody = Arc::new(NoClientAuth);
+    tls_server_that_asks(name, speaks_http, nobody).await
+}
+
+/// A server with TLS and this name that answers HTTP with `paid`, to who has the certificate of this PEM text only.
+/// Its address, and its certificate in PEM.
+///
+/// # Panics
+/// When it cannot listen, or `client` is no certificate.
+pub async fn mutual_tls_server(name: &'static str, client: &str) -> (SocketAddr, String) {
+    let mut roots = RootCertStore::empty();
+    let client = CertificateDer::from_pem_slice(client.as_bytes()).expect("a certificate");
+    roots.add(client).expect("a certificate");
+    let provider = Arc::new(aws_lc_rs::default_provider());
+    let asks = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider).build();
+    tls_server_that_asks(name, true, asks.expect("a verifier")).await
+}
+
+async fn tls_server_that_asks(
+    name: &'static str,
+    speaks_http: bool,
+    asks: Arc<dyn ClientCertVerifier>,
+) -> (SocketAddr, String) {
     let CertifiedKey { cert, signing_key } =
         generate_simple_self_signed([name.to_owned()]).expect("a socket");
     let key = PrivateKeyDer::Pkcs8(signing_key.serialize_der().into());
     let config = ServerConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
         .with_safe_default_protocol_versions()
         .expect("versions")
-        .with_no_client_auth()
+        .with_client_cert_verifier(asks)
         .with_single_cert(vec![cert.der().clone()], key)
         .expect("a socket");
     let acceptor = TlsAcceptor::from(Arc::new(config));

@@ -39,7 +39,9 @@ mod tools;
 
 pub use app::{Received, TestApp};
 pub use binary::outrigger;
-pub use bytes::{echo_app, free_port, tell, tell_bytes, tls_server, until_heard};
+pub use bytes::{
+    echo_app, free_port, mutual_tls_server, tell, tell_bytes, tls_server, until_heard,
+};
 pub use caller::{Caller, Reply};
 pub use envoy::Envoy;
 pub use eventually::{eventually, within};

@@ -2,7 +2,10 @@
 
 use std::{collections::BTreeMap, net::SocketAddr, sync::Arc, time::Duration};
 
-use outrigger_tests::{Caller, Envoy, Mesh, echo_app, eventually, free_port, tell, tls_server};
+use outrigger_tests::{
+    Caller, Envoy, Mesh, echo_app, eventually, free_port, mutual_tls_server, tell, tls_server,
+};
+use rcgen::generate_simple_self_signed;
 use rustls_pki_types::{CertificateDer, ServerName, pem::PemObject as _};
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
@@ -152,7 +155,12 @@ async fn told(ports: Ports, http: Caller, roots: RootCertStore) -> Vec<String> {
         tell(at(ports.tls), "GET / HTTP/1.1\r\n\r\n").await
     ));
 
-    for host in ["simple.example.com", "stranger.example.com"] {
+    for host in [
+        "simple.example.com",
+        "stranger.example.com",
+        "mutual.example.com",
+        "unknown.example.com",
+    ] {
         let reply = http.get(host, "/").await;
         let body = String::from_utf8_lossy(&reply.body).into_owned();
         let body = if reply.status == 200 { &body } else { "" };
@@ -179,6 +187,39 @@ async fn connections_and_tls_go_where_envoy_leads_them() {
     let files = tempfile::tempdir().unwrap();
     let ca = files.path().join("ca.pem");
     std::fs::write(&ca, simple_pem).unwrap();
+    let client = generate_simple_self_signed(["shopper".to_owned()]).unwrap();
+    let (mutual, mutual_pem) = mutual_tls_server("mutual.example.com", &client.cert.pem()).await;
+    let stranger = generate_simple_self_signed(["stranger".to_owned()]).unwrap();
+    for (name, text) in [
+        ("mutual.pem", mutual_pem),
+        ("client.pem", client.cert.pem()),
+        ("client.key", client.signing_key.serialize_pem()),
+        ("stranger.pem", stranger.cert.pem()),
+        ("stranger.key", stranger.signing_key.serialize_pem()),
+    ] {
+        std::fs::write(files.path().join(name), text).unwrap();
+    }
+    let mutual_rule = |host: &str, client: &str| {
+        format!(
+            "\
+apiVersion: networking.istio.io/v1
+kind: DestinationRule
+metadata: {{name: {name}}}
+spec:
+  host: {host}
+  trafficPolicy:
+    tls:
+      mode: MUTUAL
+      caCertificates: {dir}/mutual.pem
+      clientCertificate: {dir}/{client}.pem
+      privateKey: {dir}/{client}.key
+      sni: mutual.example.com
+      subjectAltNames: [mutual.example.com]
+",
+            name = host.replace('.', "-"),
+            dir = files.path().display()
+        )
+    };
     let refuses = at(free_port());
     let simple_rule = |host: &str| {
         format!(
@@ -204,6 +245,10 @@ spec:
         entry("c.example.com", "TLS", 443, &[a]),
         entry("simple.example.com", "HTTP", 80, &[simple]),
         entry("stranger.example.com", "HTTP", 80, &[simple]),
+        entry("mutual.example.com", "HTTP", 80, &[mutual]),
+        entry("unknown.example.com", "HTTP", 80, &[mutual]),
+        mutual_rule("mutual.example.com", "client"),
+        mutual_rule("unknown.example.com", "stranger"),
         simple_rule("simple.example.com"),
         // The same server, but it is not whom this one wants.
         simple_rule("stranger.example.com"),
@@ -267,6 +312,8 @@ spec:
         "no TLS there: \"\"",
         "plain HTTP for simple.example.com: 200 paid",
         "plain HTTP for stranger.example.com: 503 ",
+        "plain HTTP for mutual.example.com: 200 paid",
+        "plain HTTP for unknown.example.com: 503 ",
     ];
     assert_eq!(seen, expected);
     if let Some(envoy) = &envoy {
