@@ -525,7 +525,7 @@ async fn every_failure_names_its_own_cause_and_the_line_that_decided() {
         failures.saw(what, cause, raw(shopper.outbound, request).await);
     }
     behind_a_sidecar(&mut failures, &caller, behind).await;
-    failures.judge(31);
+    failures.judge(29);
 }
 
 /// What the other hop says.
