@@ -158,10 +158,21 @@ pub(super) const HEDGING: Shape = Shape {
     not_yet: &[],
 };
 
+/// What sidecars take.
+const SHORTEST_HEDGE: Duration = Duration::from_millis(1);
+const LONGEST_HEDGE: Duration = Duration::from_secs(3600);
+
 fn hedging(d: &mut Decoder, item: Item<'_>) -> Option<Hedging> {
     let fields = Fields::open(d, item, &HEDGING)?;
     let want = "how long to wait for the first answer";
-    let after = fields.required(d, "after", want, positive_duration);
+    let after = fields.required(d, "after", want, |d, item| {
+        let after = positive_duration(d, item)?;
+        if !(SHORTEST_HEDGE..=LONGEST_HEDGE).contains(&after) {
+            d.refuse(item, format!("found {after:?}, want 1ms to 1h"));
+            return None;
+        }
+        Some(after)
+    });
     let budget = fields.optional(d, "budgetPercent", |d, item| {
         let percent = number(d, item, 0.0..=100.0)?;
         if percent == 0.0 {

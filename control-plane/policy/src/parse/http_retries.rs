@@ -41,13 +41,16 @@ const CONDITIONS: [&str; 16] = [
     "unavailable",
 ];
 
+/// Ours; what sidecars take.
+const MOST_ATTEMPTS: u32 = 100;
+
 pub(super) fn decode(d: &mut Decoder, item: Item<'_>) -> Option<Retries> {
     let fields = Fields::open(d, item, &RETRIES)?;
     let attempts = fields.required(
         d,
         "attempts",
         "how often to try again; 0 = never",
-        |d, item| integer32(d, item, 0..=i32::MAX.unsigned_abs()),
+        |d, item| integer32(d, item, 0..=MOST_ATTEMPTS),
     );
     if attempts == Some(0) {
         for name in RETRIES.fields.iter().filter(|name| **name != "attempts") {

@@ -291,6 +291,10 @@ fn a_destination_policy_is_refused_in_words_that_help() {
                 ],
             ),
             (
+                "{host: a, hedging: {after: 1h1s}}",
+                &["f:4:34: spec.hedging.after: found 3601s, want 1ms to 1h"],
+            ),
+            (
                 "{host: a, boundedLoad: {}, limits: {}, hedging: {after: 0s}, ballancer: {}}",
                 &[
                     "f:4:30: spec.boundedLoad.percent: missing; want a percentage of the average load, above 100",

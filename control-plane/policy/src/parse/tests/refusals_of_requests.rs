@@ -16,10 +16,16 @@ fn retries_are_refused_in_words_that_help() {
             (
                 "{hosts: [a], http: [{retries: {attempts: -1, retryOn: '', perTryTimeout: 0s, backoff: 1}, route: [{destination: {host: a}}]}]}",
                 &[
-                    "f:4:48: spec.http[0].retries.attempts: found the number -1, want a whole number from 0 to 2147483647",
+                    "f:4:48: spec.http[0].retries.attempts: found the number -1, want a whole number from 0 to 100",
                     "f:4:61: spec.http[0].retries.retryOn: found an empty text; write one, or remove the field",
                     "f:4:80: spec.http[0].retries.perTryTimeout: found zero, want at least 1ms",
                     "f:4:93: spec.http[0].retries.backoff: found the number 1, want a duration such as 30s, 1.5s, 500ms or 1h30m; which unit?",
+                ],
+            ),
+            (
+                "{hosts: [a], http: [{retries: {attempts: 101}, route: [{destination: {host: a}}]}]}",
+                &[
+                    "f:4:48: spec.http[0].retries.attempts: found the number 101, want a whole number from 0 to 100",
                 ],
             ),
             (
