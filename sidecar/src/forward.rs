@@ -1,6 +1,6 @@
 //! The way of one request: checked, routed, sent, answered. `inbound` adds what is particular to that direction.
 
-use std::{convert::Infallible, rc::Rc, sync::Arc, time::SystemTime};
+use std::{borrow::Cow, convert::Infallible, rc::Rc, sync::Arc, time::SystemTime};
 
 use http::{
     HeaderMap, HeaderValue, Request, Response, Version,
@@ -21,7 +21,7 @@ use crate::{
         check::{self, Refused},
         headers,
     },
-    worker::{Worker, connection::Connection},
+    worker::{View, Worker, connection::Connection},
 };
 
 pub(crate) mod attempt;
@@ -34,10 +34,12 @@ pub(crate) mod finish;
 pub(crate) mod hedge;
 mod mirror;
 pub(crate) mod redirect;
+mod steering;
 pub(crate) mod tries;
 pub(crate) mod upstream;
 
 use call::Call;
+use steering::Steering;
 use tries::Plan;
 
 /// Answers one request; never fails, since every failure has its own answer. `introduction` is what the application
@@ -57,9 +59,6 @@ pub(crate) async fn serve(
     let mut response = match handle(&call, parts, introduction).await {
         Ok(response) => response,
         Err(problem) => {
-            if drains {
-                call.upload.drain().await;
-            }
             // An earlier try may have reached the application, whatever the last one did.
             call.refuse(&if call.maybe_sent.get() {
                 problem.maybe_sent()
@@ -74,6 +73,11 @@ pub(crate) async fn serve(
             cors.mark(origin, response.headers_mut());
         }
     }
+    if drains && call.answered_here.get() && !call.upload.is_empty() {
+        let upload = call.upload.clone();
+        // Beside the answer, which must not wait for it; gives up after a time.
+        tokio::task::spawn_local(async move { upload.drain().await });
+    }
     Ok(response.map(|body| body.holding(active)))
 }
 
@@ -87,7 +91,10 @@ async fn handle(
         Refused::NotSupported(message) => Problem::new(Code::NotSupported, message),
     })?;
     headers::strip_hop_by_hop(&mut parts.headers);
-    headers::strip_identity(&mut parts.headers);
+    let steered = headers::strip_identity(&mut parts.headers);
+    let steering = steered
+        .then(|| Steering::take(&mut parts.headers, call.direction))
+        .flatten();
     match call.direction {
         Direction::Inbound => {
             if let Some(introduction) = introduction {
@@ -142,13 +149,24 @@ async fn handle(
             .clone_from(&cluster.config.position);
     }
     call.goes_to(weighted.cluster, cluster);
-    let plan = plan(call, &mut parts, &authority, route, weighted, cluster);
-    if let Some(features) = route.features()
-        && !features.mirrors.is_empty()
-    {
-        mirror::send(call, &features.mirrors, &snapshot, &parts, route.timeout);
-    }
+    let way = Way {
+        snapshot: &snapshot,
+        route,
+        weighted,
+        cluster,
+        steering,
+    };
+    let plan = plan(call, &mut parts, &authority, way)?;
     within_timeout(call, plan, parts).await
+}
+
+/// Where a request goes.
+struct Way<'a> {
+    snapshot: &'a View,
+    route: &'a Route,
+    weighted: &'a WeightedCluster,
+    cluster: &'a Arc<Cluster>,
+    steering: Option<Steering>,
 }
 
 async fn within_timeout(
@@ -159,24 +177,16 @@ async fn within_timeout(
     let Some(limit) = plan.limit else {
         return tries::run(call, &plan, parts).await;
     };
-    let over = || {
-        // What is dropped with the run learns from this why.
-        call.timed_out.set(Some(limit.code));
-        let within = limit.within;
-        let message = match limit.code {
-            Code::Timeout => format!("no response within the route's timeout of {within:?}"),
-            _ => format!("no response within {within:?}, and the caller waits no longer"),
-        };
-        Problem::new(limit.code, message)
-    };
-    let left = limit.left();
-    if left.is_zero() {
-        return Err(over());
-    }
+    call.upload.measure();
     let mut run = Box::pin(tries::run(call, &plan, parts));
-    match timeout(left, run.as_mut()).await {
-        Ok(response) => response,
-        Err(_elapsed) => Err(over()),
+    loop {
+        let left = call.remains(&limit);
+        if left.is_zero() {
+            return Err(call.is_over(&limit));
+        }
+        if let Ok(response) = timeout(left, run.as_mut()).await {
+            return response;
+        }
     }
 }
 
@@ -264,28 +274,39 @@ fn plan<'a>(
     call: &Rc<Call>,
     parts: &mut Parts,
     authority: &HeaderValue,
-    route: &'a Route,
-    weighted: &'a WeightedCluster,
-    cluster: &'a Arc<Cluster>,
-) -> Plan<'a> {
+    way: Way<'a>,
+) -> Result<Plan<'a>, Problem> {
+    let Way {
+        snapshot,
+        route,
+        weighted,
+        cluster,
+        steering,
+    } = way;
     let request = view(parts, authority);
     let mut cookies = Vec::new();
     let mut hash = None;
     if !route.hash_policies.is_empty() {
-        let value = format!("{:016x}", call.worker.rng.borrow_mut().u64(..));
-        cookies.extend(
-            route
-                .missing_cookies(&parts.headers)
-                .filter_map(|cookie| cookie.set_cookie(&value)),
-        );
         let client = Some(call.connection.remote.ip());
-        hash = route.hash_with_cookie(&request, client, Some(&value));
+        let mut missing = route.missing_cookies(&parts.headers).peekable();
+        hash = if missing.peek().is_some() {
+            let value = format!("{:016x}", call.worker.rng.borrow_mut().u64(..));
+            cookies.extend(missing.filter_map(|cookie| cookie.set_cookie(&value)));
+            route.hash_with_cookie(&request, client, Some(&value))
+        } else {
+            route.hash_with_cookie(&request, client, None)
+        };
     }
-    upstream::edit(call, parts, authority, route, weighted);
-    let retry = &route.retry;
+    upstream::edit(call, parts, authority, route, weighted)?;
+    let mut timeout = route.timeout;
+    let mut retry = Cow::Borrowed(&route.retry);
+    if let Some(steering) = steering {
+        timeout = steering.timeout(timeout);
+        retry = steering.retry(&route.retry);
+    }
     let idempotent = !call.grpc && is_idempotent(&call.method);
-    Plan {
-        limit: call.limit(route.timeout),
+    Ok(Plan {
+        limit: call.limit(timeout),
         idempotent,
         hedge: route
             .features()
@@ -295,11 +316,13 @@ fn plan<'a>(
         slot: weighted.cluster,
         cluster,
         route,
+        retry,
+        snapshot,
         weighted,
         hash,
         cookies,
         protocol: upstream::protocol(cluster, parts.version == Version::HTTP_2),
-    }
+    })
 }
 
 /// `application/grpc`, with or without `+proto` and parameters.

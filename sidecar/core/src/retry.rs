@@ -216,6 +216,7 @@ impl RetryPolicy {
         if seen && !budget.try_repeat(now) {
             return RetryDecision::Stop(StopReason::Window);
         }
+        budget.count();
         RetryDecision::Again {
             after: self.interval(tried.made).mul_f64(rng.f64()),
             permit,

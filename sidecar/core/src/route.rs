@@ -179,7 +179,7 @@ pub enum StringMatch {
     Present(bool),
 }
 
-/// Condition on one header. Several values of one name count as one, joined by `,` (Envoy).
+/// Condition on one header. Of several values of one name, any one is enough.
 #[derive(Clone, Debug)]
 pub struct HeaderMatch {
     /// Lower case; may be a pseudo header.
@@ -252,9 +252,9 @@ pub struct WeightedCluster {
     pub name: Arc<str>,
     /// Share of the sum.
     pub weight: u32,
-    /// Edits after the route's.
+    /// Edits before the route's, which has the last word (Envoy).
     pub request_headers: HeaderEdits,
-    /// Edits after the route's.
+    /// Edits before the route's.
     pub response_headers: HeaderEdits,
 }
 

@@ -3,6 +3,7 @@
 use std::{
     cell::Cell,
     net::SocketAddr,
+    pin::pin,
     rc::Rc,
     sync::Arc,
     time::{Duration, Instant, SystemTime},
@@ -10,7 +11,7 @@ use std::{
 
 use http::{Request, StatusCode, request::Parts};
 use outrigger_core::{
-    Cluster, Endpoint, InFlight, Outcome, Picked, Progress, retry::is_idempotent,
+    Cluster, Endpoint, InFlight, Outcome, Permit, Picked, Progress, retry::is_idempotent,
 };
 use tokio::time::timeout;
 
@@ -38,6 +39,9 @@ mod errors;
 pub(crate) use answered::Answered;
 use errors::{chain, closed_before_answer, refused_stream, was_reset};
 
+/// Connections in a row that their server may have closed by the time of the request.
+const MOST_STALE: u32 = 3;
+
 /// A try. Dropped before its end, it was cancelled: by the route's timeout, or because the caller left.
 #[derive(Debug)]
 pub(crate) struct Attempt {
@@ -61,8 +65,15 @@ pub(crate) struct Attempt {
     /// Sent instead of what the caller still uploads: another try is reading that.
     body: Option<UpBody>,
     beside: bool,
+    /// Longer than this it did not have to wait for another try to be sent beside it.
+    patience: Option<Duration>,
+    /// Of a try beside another one.
+    permits: Option<Extra>,
     _in_flight: InFlight,
 }
+
+/// What a try beside another one takes of the cluster's limits: one of `http2MaxRequests`, and one of `maxRetries`.
+pub(crate) type Extra = (Permit, Permit);
 
 /// A try that brought no response.
 #[derive(Debug)]
@@ -93,6 +104,8 @@ impl Attempt {
             head: Some(head),
             body: None,
             beside: false,
+            patience: None,
+            permits: None,
             _in_flight: picked.endpoint.begin(),
             picked,
         }
@@ -104,13 +117,25 @@ impl Attempt {
         plan: &Plan<'_>,
         may_try_again: bool,
     ) -> Result<Answered, Failed> {
-        let Some(limit) = plan.route.retry.per_try_timeout else {
+        let Some(limit) = plan.retry.per_try_timeout else {
             return self.send(plan, may_try_again).await;
         };
-        match timeout(limit, self.send(plan, may_try_again)).await {
-            Ok(ended) => ended,
-            Err(_elapsed) => Err(self.timed_out(limit)),
-        }
+        let call = Rc::clone(&self.call);
+        call.upload.measure();
+        let begun = Instant::now();
+        let by_caller = {
+            let mut sending = pin!(self.send(plan, may_try_again));
+            let mut left = limit;
+            while !left.is_zero() {
+                if let Ok(ended) = timeout(left, sending.as_mut()).await {
+                    return ended;
+                }
+                left = call.remains_since(begun, limit);
+            }
+            // Asked before the try lets go of the body.
+            call.upload.waits_for_caller()
+        };
+        Err(self.timed_out(limit, by_caller))
     }
 
     /// Runs to its end.
@@ -124,10 +149,34 @@ impl Attempt {
     }
 
     /// Beside another try, with a body of its own.
-    pub(crate) fn with_body(mut self, body: UpBody) -> Self {
+    pub(crate) fn with_body(mut self, body: UpBody, permits: Extra) -> Self {
         self.body = Some(body);
         self.beside = true;
+        self.permits = Some(permits);
         self
+    }
+
+    /// It is the only one now, and the request's own permits are enough.
+    pub(crate) fn is_alone(&mut self) {
+        self.permits = None;
+    }
+
+    /// Another try is sent beside it after this time, and whoever answers first wins.
+    pub(crate) fn may_lose_after(mut self, patience: Duration) -> Self {
+        self.patience = Some(patience);
+        self
+    }
+
+    /// Being cut off now says something about its endpoint.
+    pub(crate) fn had_its_time(&self) -> bool {
+        let waited = self.started.elapsed().unwrap_or_default();
+        self.call.had_its_time(waited)
+    }
+
+    /// It lost a race for which it had more time than it was given.
+    fn is_slow(&self) -> bool {
+        let waited = self.started.elapsed().unwrap_or_default();
+        self.sent.get() && self.patience.is_some_and(|patience| waited >= patience)
     }
 
     pub(crate) fn copy_head(&self) -> Option<Parts> {
@@ -148,14 +197,14 @@ impl Attempt {
     }
 
     async fn send(&mut self, plan: &Plan<'_>, may_try_again: bool) -> Result<Answered, Failed> {
-        let mut fresh = false;
+        let mut stale = 0;
         loop {
             let target = Target {
                 slot: plan.slot,
                 cluster: plan.cluster,
                 endpoint: &self.picked.endpoint,
                 protocol: plan.protocol,
-                fresh,
+                fresh: stale > 0,
                 reached: &self.reached,
             };
             let pools = Rc::clone(&self.call.worker.pools);
@@ -197,17 +246,18 @@ impl Attempt {
             let error = error.into_error();
             let silent = !lease.heard() && closed_before_answer(&error);
             // A pooled connection that its server had closed meanwhile says nothing about the server.
-            let repeats = plan.route.retry.attempts > 1 && self.may_repeat() && silent;
-            let stale = lease.reused && !fresh && (given_back || repeats);
+            let repeats = plan.retry.attempts > 1 && self.may_repeat() && silent;
+            // At `maxConnections` even a fresh one may have been used before.
+            let again = lease.reused && stale < MOST_STALE && (given_back || repeats);
             // A body of its own has gone with the first sending.
-            if !stale || self.beside || self.head.is_none() {
+            if !again || self.beside || self.head.is_none() {
                 let heard = lease.heard() && !given_back;
                 return Err(self.broken(&error, given_back, heard));
             }
             if given_back {
                 self.was_not_sent();
             }
-            fresh = true;
+            stale += 1;
         }
     }
 
@@ -273,20 +323,24 @@ impl Attempt {
         }
     }
 
-    /// One try took longer than it may.
-    fn timed_out(&mut self, limit: Duration) -> Failed {
+    /// One try took longer than it may; `by_caller`: while its body was awaited.
+    fn timed_out(&mut self, limit: Duration, by_caller: bool) -> Failed {
         let to = self.picked.endpoint.config.address;
-        if self.reached.get() {
+        if self.reached.get() && !by_caller {
             self.report(Outcome::LocalError);
         }
         self.end_with(Code::PerTryTimeout);
-        let message = format!("{to} did not answer within {limit:?}, the time of one try");
+        let message = if by_caller {
+            "the caller sent nothing of the request's body for too long".to_owned()
+        } else {
+            format!("{to} did not answer within {limit:?}, the time of one try")
+        };
         Failed {
             problem: Problem::new(Code::PerTryTimeout, message).at(to, self.number),
-            progress: if self.sent.get() {
-                Progress::TimedOut
-            } else {
-                Progress::Unsent
+            progress: match self.sent.get() {
+                _ if by_caller => Progress::Limited,
+                true => Progress::TimedOut,
+                false => Progress::Unsent,
             },
         }
     }
@@ -319,6 +373,8 @@ impl Attempt {
         let unsent = given_back || refused_stream(error);
         if unsent {
             self.was_not_sent();
+        } else if self.call.upload.is_broken() {
+            return self.upload_broken();
         }
         let code = if closed_before_answer(error) || given_back {
             Code::UpstreamClosed
@@ -347,6 +403,19 @@ impl Attempt {
             } else {
                 Progress::MaybeSent
             },
+        }
+    }
+
+    /// The caller's doing: it says nothing about the endpoint.
+    fn upload_broken(&mut self) -> Failed {
+        self.end_with(Code::BadRequest);
+        let message = "the body of the request was broken off by its sender";
+        Failed {
+            problem: Problem::new(Code::BadRequest, message)
+                .at(self.picked.endpoint.config.address, self.number)
+                .maybe_sent(),
+            // No other try could do better.
+            progress: Progress::Limited,
         }
     }
 
@@ -397,12 +466,16 @@ impl Drop for Attempt {
     fn drop(&mut self) {
         if !self.ended {
             if let Some(code) = self.call.timed_out.get() {
-                if self.reached.get() {
+                if self.reached.get() && self.had_its_time() {
                     self.report(Outcome::LocalError);
                 }
                 self.end_with(code);
             } else {
                 let lost = self.call.hedged.get();
+                if lost && self.is_slow() {
+                    // Or else an endpoint that hangs would be rescued for ever, and never found out.
+                    self.report(Outcome::LocalError);
+                }
                 self.close_span(Told {
                     error: Some(if lost { "hedged" } else { "downstream_gone" }),
                     ..Told::default()

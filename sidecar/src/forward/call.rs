@@ -4,7 +4,7 @@ use std::{
     cell::{Cell, OnceCell, RefCell},
     rc::Rc,
     sync::Arc,
-    time::{Instant, SystemTime},
+    time::{Duration, Instant, SystemTime},
 };
 
 use http::{HeaderMap, HeaderValue, Method, Response, Version, request::Parts};
@@ -13,7 +13,7 @@ use outrigger_core::{
     Cluster, ClusterSlot, Direction, Endpoint, Facts, Features, Positions, Route, WeightedCluster,
 };
 
-use super::{Destination, deadline, is_grpc};
+use super::{Destination, chain::Held, deadline, is_grpc};
 use crate::{
     http::{
         answer::{self, Code, Problem},
@@ -66,8 +66,12 @@ pub(crate) struct Call {
     deadline: Option<Instant>,
     /// Of the trace that it is part of.
     trace_id: Option<u128>,
-    /// The deadline is in the memory of its trace.
-    remembered: bool,
+    /// How long the caller waits, where its deadline counts from the end of the body.
+    announced: Option<Duration>,
+    /// Its place in the memory of its trace.
+    held: Cell<Option<Held>>,
+    /// It was answered here, and not by an upstream.
+    pub(crate) answered_here: Cell<bool>,
     trace: Option<Traced>,
     /// Tries that have a span of their own.
     spans: Cell<u32>,
@@ -146,16 +150,19 @@ impl Call {
         };
         let started = Instant::now();
         let chains = &worker.shared.chains;
-        let mut deadline = deadline::announced(&parts.headers, grpc).map(|wait| started + wait);
-        let mut remembered = false;
+        let upload = Upload::new(incoming);
+        let wait = deadline::announced(&parts.headers, grpc);
+        let mut deadline = wait.map(|wait| limits::later(started, wait));
+        let mut held = None;
         match (direction, trace_id) {
             (Direction::Inbound, Some(trace)) => {
-                if let Some(deadline) = deadline {
-                    remembered = chains.begin(trace, deadline, started);
-                    if !remembered {
-                        worker.handles.count_feature("trace_memory_full");
-                    }
+                // Nobody knows yet when a body will have ended, and with it until when the caller waits.
+                let known = deadline.filter(|_| upload.is_empty());
+                let place = chains.begin(trace, known, started);
+                if known.is_some() && place == Held::Unlimited {
+                    worker.handles.count_feature("trace_memory_full");
                 }
+                held = Some(place);
             }
             (Direction::Outbound, Some(trace)) if !chains.is_empty() => {
                 deadline = match (deadline, chains.deadline(trace)) {
@@ -165,14 +172,18 @@ impl Call {
             }
             _ => {}
         }
-        Rc::new(Self {
+        let waits_for_end = deadline.is_some() && !upload.is_empty();
+        if waits_for_end {
+            upload.measure();
+        }
+        let call = Rc::new(Self {
             worker: Rc::clone(worker),
             connection: Rc::clone(connection),
             direction,
             method: parts.method.clone(),
             grpc,
             http2: parts.version == Version::HTTP_2,
-            upload: Upload::new(incoming),
+            upload,
             policy: RefCell::new(None),
             timed_out: Cell::new(None),
             features: OnceCell::new(),
@@ -186,10 +197,16 @@ impl Call {
             clock: Cell::new(started),
             deadline,
             trace_id,
-            remembered,
+            announced: wait.filter(|_| waits_for_end),
+            held: Cell::new(held),
+            answered_here: Cell::new(false),
             trace,
             spans: Cell::new(0),
-        })
+        });
+        if waits_for_end && held.is_some() {
+            call.upload.tell_end(Rc::downgrade(&call));
+        }
+        call
     }
 
     pub(crate) fn goes_to(&self, slot: ClusterSlot, cluster: &Arc<Cluster>) {
@@ -262,6 +279,7 @@ impl Call {
 
     /// The answer to a request that we do not, or could not, pass on.
     pub(crate) fn refuse(&self, problem: &Problem) -> Response<DownBody> {
+        self.answered_here.set(true);
         let destination = self.destination.borrow();
         let policy = self.policy.borrow();
         let line = self
@@ -313,6 +331,7 @@ impl Call {
 
     /// A redirect or a fixed answer was given.
     pub(crate) fn answered_directly(&self, status: u16) {
+        self.answered_here.set(true);
         let ended = Ended {
             grpc: self.grpc,
             status,

@@ -13,7 +13,7 @@ pub(super) fn pick(
     plan: &Plan<'_>,
     tried: &mut Vec<EndpointId>,
 ) -> Result<Picked, NoEndpoint> {
-    let policy = &plan.route.retry;
+    let policy = &*plan.retry;
     let previous_priorities = previous_priorities(plan, tried);
     let attempt = |tried: &[EndpointId]| {
         plan.cluster.pick(&mut PickContext {
@@ -56,7 +56,7 @@ pub(super) fn beside(call: &Call, plan: &Plan<'_>, tried: &[EndpointId]) -> Opti
 
 /// The priorities tried so far, if it is time to leave them out. Those of the last, incomplete round still count as one.
 fn previous_priorities(plan: &Plan<'_>, tried: &[EndpointId]) -> Vec<u32> {
-    let every = plan.route.retry.other_priority_every;
+    let every = plan.retry.other_priority_every;
     let Some(every) = every.and_then(|every| usize::try_from(every).ok()) else {
         return Vec::new();
     };

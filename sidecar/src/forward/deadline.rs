@@ -21,6 +21,8 @@ pub(crate) fn announced(headers: &HeaderMap, grpc: bool) -> Option<Duration> {
         (Some(a), Some(b)) => Some(a.min(b)),
         (a, b) => a.or(b),
     }
+    // Envoy's word for "no limit", in both.
+    .filter(|wait| !wait.is_zero())
 }
 
 /// Says how long we wait.
@@ -86,6 +88,8 @@ mod tests {
             (&[("grpc-timeout", "5000u")], true, Some(5)),
             (&[("grpc-timeout", "123456789m")], true, None),
             (&[("grpc-timeout", "5")], true, None),
+            (&[("grpc-timeout", "0m")], true, None),
+            (&[(envoy, "0")], false, None),
             (&[("grpc-timeout", "5X")], true, None),
             (&[("grpc-timeout", "2S"), (envoy, "90")], true, Some(90)),
         ] {

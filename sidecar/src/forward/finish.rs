@@ -1,6 +1,6 @@
 //! The end of a request that an upstream has answered: whatever ends the body ends here, once.
 
-use std::rc::Rc;
+use std::{rc::Rc, time::Duration};
 
 use bytes::Bytes;
 use http::HeaderMap;
@@ -9,7 +9,7 @@ use outrigger_core::{Outcome, Permit, RetryPermit};
 
 use super::{
     attempt::Attempt,
-    call::{Call, Told},
+    call::{Call, Limit, Told},
 };
 use crate::{
     http::answer::{Code, GRPC_STATUS},
@@ -103,8 +103,18 @@ impl Exchange {
         }
     }
 
+    /// How long the request may still last; see [`Call::remains`].
+    pub(crate) fn remains(&self, limit: &Limit) -> Duration {
+        self.call.remains(limit)
+    }
+
     /// Reports, counts, and gives the connection back if it can be used again.
     pub(crate) fn finish(mut self, ending: Ending) {
+        let ending = match ending {
+            // The caller's body broke off, and the upstream's connection with it.
+            Ending::UpstreamBroke if self.call.upload.is_broken() => Ending::DownstreamGone,
+            ending => ending,
+        };
         let (flags, error) = match ending {
             Ending::Complete if self.call.delayed.get() => ("DI", None),
             Ending::Complete => ("-", None),
@@ -117,9 +127,12 @@ impl Exchange {
                 let outcome = self.outcome();
                 self.attempt.report(outcome);
             }
-            Ending::UpstreamBroke | Ending::Timeout => self.attempt.report(Outcome::LocalError),
+            Ending::UpstreamBroke => self.attempt.report(Outcome::LocalError),
+            Ending::Timeout if self.attempt.had_its_time() => {
+                self.attempt.report(Outcome::LocalError);
+            }
             // Says nothing about the endpoint.
-            Ending::TimeoutDownstream | Ending::DownstreamGone => {}
+            Ending::Timeout | Ending::TimeoutDownstream | Ending::DownstreamGone => {}
         }
         let told = Told {
             status: Some(self.status),
@@ -137,7 +150,7 @@ impl Exchange {
         let handles = self.call.handles(&endpoint.0);
         self.call.record(&handles, ended, self.received);
         if ending == Ending::Complete {
-            self.lease.release(&endpoint.1);
+            self.lease.release(&endpoint.1, &self.call.upload);
         }
     }
 }

@@ -33,6 +33,7 @@ pub(crate) async fn race(
     count: Count<'_>,
 ) -> Ended {
     let spare = first.copy_head();
+    let first = first.may_lose_after(hedge.after);
     let mut running = Box::pin(first.into_end(plan, may_try_again));
     tokio::select! {
         biased;
@@ -42,6 +43,16 @@ pub(crate) async fn race(
     let handles = &call.worker.handles;
     let (Some(head), Some(body)) = (spare, call.upload.whole()) else {
         handles.count_feature("hedge_no_body");
+        return running.await;
+    };
+    // One request more at the endpoints, and a second one of the same.
+    let limits = &plan.cluster.limits;
+    let permits = (
+        limits.requests.try_acquire(false),
+        limits.retries.try_acquire(false),
+    );
+    let (Some(request), Some(retry)) = permits else {
+        handles.count_feature("hedge_overflow");
         return running.await;
     };
     let now = call.worker.shared.now();
@@ -58,7 +69,9 @@ pub(crate) async fn race(
     count.tried.push(picked.endpoint.id);
     let mut head = head;
     tries::announce(call, plan, &mut head, *count.made);
-    let second = Attempt::begin(call, plan.cluster, picked, *count.made, head).with_body(body);
+    let second = Attempt::begin(call, plan.cluster, picked, *count.made, head)
+        .with_body(body, (request, retry))
+        .may_lose_after(hedge.after);
     let other = Box::pin(second.into_end(plan, may_try_again));
     first_good(call, plan, running, other).await
 }
@@ -85,8 +98,17 @@ async fn first_good<'a, F: Future<Output = Ended> + 'a>(
         call.hedged.set(true);
         let won = if is_first { "hedge_lost" } else { "hedge_won" };
         call.worker.handles.count_feature(won);
-        return (attempt, result);
+        return settled(attempt, result, if is_first { second } else { first });
     }
     tries::discard(call, plan, attempt, result);
-    if is_first { second.await } else { first.await }
+    let (mut attempt, result) = if is_first { second.await } else { first.await };
+    attempt.is_alone();
+    (attempt, result)
+}
+
+/// The other try ends before the winner's permits do.
+fn settled<F>(mut won: Attempt, result: Result<Answered, Failed>, lost: Pin<Box<F>>) -> Ended {
+    drop(lost);
+    won.is_alone();
+    (won, result)
 }

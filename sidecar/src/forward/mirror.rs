@@ -8,11 +8,11 @@ use http_body_util::BodyExt as _;
 use outrigger_core::{Cluster, ClusterSlot, Mirror, Outcome, PickContext, Picked};
 use tokio::time::timeout;
 
-use super::{call::Call, deadline, upstream};
+use super::{call::Call, deadline, tries::Plan, upstream};
 use crate::{
-    http::replay::UpBody,
+    http::replay::{UpBody, Upload},
     pool::acquire::{NoConnection, Target},
-    worker::{View, Worker},
+    worker::Worker,
 };
 
 /// Copies in flight of one worker.
@@ -21,19 +21,16 @@ const AT_ONCE: u32 = 256;
 const LONGEST: Duration = Duration::from_secs(60);
 
 /// Sends the copies of a request whose head is edited, and whose body is yet to be read.
-pub(crate) fn send(
-    call: &Rc<Call>,
-    mirrors: &[Mirror],
-    snapshot: &View,
-    parts: &Parts,
-    timeout: Option<Duration>,
-) {
+pub(crate) fn send(call: &Rc<Call>, plan: &Plan<'_>, parts: &Parts) {
+    let Some(features) = plan.route.features() else {
+        return;
+    };
     let handles = &call.worker.handles;
-    for mirror in mirrors {
+    for mirror in &features.mirrors {
         if !mirror.share.hits(&mut call.worker.rng.borrow_mut()) {
             continue;
         }
-        let Some(cluster) = snapshot.cluster(mirror.cluster) else {
+        let Some(cluster) = plan.snapshot.cluster(mirror.cluster) else {
             handles.count_feature("mirror_no_cluster");
             continue;
         };
@@ -41,7 +38,7 @@ pub(crate) fn send(
             handles.count_feature("mirror_busy");
             continue;
         };
-        let within = timeout.unwrap_or(LONGEST);
+        let within = plan.limit.map_or(LONGEST, |limit| call.remains(&limit));
         let copy = Copy {
             worker: Rc::clone(&call.worker),
             slot: mirror.cluster,
@@ -140,7 +137,9 @@ impl Copy {
             reported: false,
         };
         let protocol = upstream::protocol(&self.cluster, self.http2);
-        upstream::address(&mut self.head, protocol);
+        if upstream::address(&mut self.head, protocol).is_err() {
+            return "mirror_failed";
+        }
         let reached = Cell::new(false);
         let target = Target {
             slot: self.slot,
@@ -169,7 +168,7 @@ impl Copy {
                     }
                 }
                 drop(body);
-                lease.release(&self.cluster);
+                lease.release(&self.cluster, &Upload::default());
                 "mirror_sent"
             }
             Err(_) if copied.is_some_and(|copied| copied.is_broken()) => "mirror_broken_off",

@@ -31,6 +31,7 @@ mod deadlines;
 mod ejection;
 mod features;
 mod retries;
+mod uploads;
 
 async fn plain(endpoints: Vec<EndpointConfig>) -> (Sidecar, SocketAddr) {
     Sidecar::outbound(&config(), None, cluster("reviews"), endpoints, |_| {}).await

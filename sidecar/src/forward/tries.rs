@@ -1,12 +1,12 @@
 //! The tries of one request: another endpoint each time, as the route's retry rules say.
 
-use std::{rc::Rc, sync::Arc};
+use std::{borrow::Cow, rc::Rc, sync::Arc, time::Duration};
 
 use http::{HeaderValue, Response, request::Parts};
 use outrigger_core::{
     Cluster, ClusterSlot, EndpointId, Hedge, Outcome, Progress, RetryDecision, RetryPolicy, Route,
     WeightedCluster,
-    retry::{Failure, Tried},
+    retry::{Failure, StopReason, Tried},
 };
 
 use super::{
@@ -15,6 +15,7 @@ use super::{
     choose, deadline,
     finish::{Exchange, Held, grpc_status, http_of_grpc},
     hedge::{self, Count},
+    mirror,
     upstream::{self, ATTEMPT_COUNT},
 };
 use crate::{
@@ -24,6 +25,7 @@ use crate::{
         headers,
     },
     pool::Protocol,
+    worker::View,
 };
 
 /// What the route says about this request.
@@ -32,6 +34,9 @@ pub(crate) struct Plan<'a> {
     pub(crate) slot: ClusterSlot,
     pub(crate) cluster: &'a Arc<Cluster>,
     pub(crate) route: &'a Route,
+    /// The route's rules, or what the application made of them.
+    pub(crate) retry: Cow<'a, RetryPolicy>,
+    pub(crate) snapshot: &'a View,
     pub(crate) weighted: &'a WeightedCluster,
     pub(crate) hash: Option<u64>,
     /// Cookies to set on the response.
@@ -99,7 +104,7 @@ pub(crate) async fn run(
     mut head: Parts,
 ) -> Result<Response<DownBody>, Problem> {
     let cluster = plan.cluster;
-    let policy = &plan.route.retry;
+    let policy = &*plan.retry;
     let request = cluster.limits.requests.try_acquire(true).ok_or_else(|| {
         let message = format!(
             "{} requests to {} are in flight (http2MaxRequests)",
@@ -115,7 +120,6 @@ pub(crate) async fn run(
     if plan.repeats || plan.hedge.is_some() {
         cluster.retries.count_request(call.worker.shared.now());
     }
-    upstream::address(&mut head, plan.protocol);
     let mut tried: Vec<EndpointId> = Vec::new();
     let mut last = Last::Nothing;
     let mut made = 0;
@@ -128,6 +132,14 @@ pub(crate) async fn run(
                 return settle(call, plan, held, last, Some(problem));
             }
         };
+        if made == 0 {
+            // Before the body is read, and not for requests that are refused.
+            mirror::send(call, plan, &head);
+            if let Err(problem) = upstream::address(&mut head, plan.protocol) {
+                cluster.unused(&picked, call.worker.shared.now());
+                return Err(problem);
+            }
+        }
         std::mem::replace(&mut last, Last::Nothing).discard(cluster);
         made += 1;
         tried.push(picked.endpoint.id);
@@ -168,10 +180,22 @@ pub(crate) async fn run(
             replayable: next.is_some() && call.upload.can_be_sent_again(),
             endpoint_left,
         };
-        let again = again(call, plan, &mut held, &tried_once).await;
-        match next {
-            Some(next) if again => head = next,
-            _ => return settle(call, plan, held, last, None),
+        let outcome = again(call, plan, &mut held, &tried_once);
+        call.worker.handles.count_retry(outcome.word());
+        match (next, outcome) {
+            (Some(next), Again::After(wait)) => {
+                head = next;
+                // An answer may have come before all of the body was sent: that connection is of no more use, and its
+                // place may be the one that the next try needs.
+                call.upload.cut();
+                tokio::time::sleep(wait).await;
+            }
+            (_, outcome) => {
+                if let (Last::Problem(problem, _), Some(limit)) = (&mut last, outcome.limit()) {
+                    problem.message += &format!("; not sent again: {limit}");
+                }
+                return settle(call, plan, held, last, None);
+            }
         }
     }
 }
@@ -191,7 +215,10 @@ fn judge(
     ended: Result<Answered, Failed>,
 ) -> Verdict {
     let answered = match ended {
-        Ok(answered) => answered,
+        Ok(mut answered) => {
+            answered.distrust(call);
+            answered
+        }
         Err(failed) => return Verdict::Failed(Last::Problem(failed.problem, failed.progress)),
     };
     let unsent = answered.says_unsent(call);
@@ -219,7 +246,7 @@ fn judge(
 /// An answer that [`judge`] would not deliver.
 pub(crate) fn is_failure(call: &Call, plan: &Plan<'_>, answered: &Answered) -> bool {
     let response = &answered.response;
-    let (policy, status) = (&plan.route.retry, response.status().as_u16());
+    let (policy, status) = (&plan.retry, response.status().as_u16());
     answered.says_unsent(call)
         || (policy.reads_answers() && policy.names(status, response.headers()))
 }
@@ -231,7 +258,7 @@ pub(crate) fn discard(
     attempt: Attempt,
     ended: Result<Answered, Failed>,
 ) {
-    if let Verdict::Failed(last) = judge(call, &plan.route.retry, attempt, ended) {
+    if let Verdict::Failed(last) = judge(call, &plan.retry, attempt, ended) {
         last.discard(plan.cluster);
     }
 }
@@ -241,8 +268,8 @@ pub(crate) fn announce(call: &Call, plan: &Plan<'_>, head: &mut Parts, made: u32
     if plan.route.tells_attempts {
         head.headers.insert(ATTEMPT_COUNT, HeaderValue::from(made));
     }
-    let whole = plan.limit.map(|limit| limit.left());
-    let left = match (whole, plan.route.retry.per_try_timeout) {
+    let whole = plan.limit.map(|limit| call.remains(&limit));
+    let left = match (whole, plan.retry.per_try_timeout) {
         (Some(whole), Some(one)) => Some(whole.min(one)),
         (whole, one) => whole.or(one),
     };
@@ -251,41 +278,62 @@ pub(crate) fn announce(call: &Call, plan: &Plan<'_>, head: &mut Parts, made: u32
     }
 }
 
-/// Asks the retry rules; waits as they say.
-async fn again(call: &Rc<Call>, plan: &Plan<'_>, held: &mut Held, tried: &Tried<'_>) -> bool {
+/// What the retry rules say.
+enum Again {
+    After(Duration),
+    Not(&'static str),
+}
+
+impl Again {
+    /// For the counter.
+    fn word(&self) -> &'static str {
+        match self {
+            Self::After(_) => "again",
+            Self::Not(reason) => reason,
+        }
+    }
+
+    /// The limit of ours that stands against another try.
+    fn limit(&self) -> Option<&'static str> {
+        let limits = [
+            StopReason::Budget.as_str(),
+            StopReason::Window.as_str(),
+            Code::OverflowRetries.as_str(),
+        ];
+        limits.into_iter().find(|limit| *limit == self.word())
+    }
+}
+
+/// Asks the retry rules.
+fn again(call: &Rc<Call>, plan: &Plan<'_>, held: &mut Held, tried: &Tried<'_>) -> Again {
     let cluster = plan.cluster;
     // The last retry has ended.
     held.retry = None;
-    let decision = plan.route.retry.decide(
+    let decision = plan.retry.decide(
         tried,
         &cluster.retries,
         cluster.limits.requests.used(),
         call.worker.shared.now(),
         &mut call.worker.rng.borrow_mut(),
     );
-    let (outcome, wait) = match decision {
+    match decision {
         RetryDecision::Again { after, permit } => match cluster.limits.retries.try_acquire(true) {
             Some(limit) => {
                 held.retry = Some((permit, limit));
-                ("again", Some(after))
+                Again::After(after)
             }
             None => {
                 call.exhaust();
-                (Code::OverflowRetries.as_str(), None)
+                Again::Not(Code::OverflowRetries.as_str())
             }
         },
         RetryDecision::Stop(reason) => {
             if reason.is_exhaustion() {
                 call.exhaust();
             }
-            (reason.as_str(), None)
+            Again::Not(reason.as_str())
         }
-    };
-    call.worker.handles.count_retry(outcome);
-    if let Some(after) = wait {
-        tokio::time::sleep(after).await;
     }
-    wait.is_some()
 }
 
 /// There is no further try: what the last one left is the answer.
@@ -321,7 +369,6 @@ fn deliver(
     let exchange = Exchange::new(call, attempt, answered.lease, held, status, &head.headers);
     upstream::answer(call, &mut head, plan, endpoint, attempts);
     call.mark_exhausted(exchange.failed(), &mut head.headers);
-    let left = plan.limit.map(|limit| (limit.left(), limit.code));
-    let body = DownBody::upstream(incoming, Box::new(exchange), left);
+    let body = DownBody::upstream(incoming, Box::new(exchange), plan.limit);
     Response::from_parts(head, body)
 }

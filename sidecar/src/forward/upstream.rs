@@ -12,7 +12,10 @@ use outrigger_core::{Cluster, Direction, Facts, Route, UpstreamProtocol, Weighte
 
 use super::{call::Call, tries::Plan};
 use crate::{
-    http::headers::{self, REASON, UNSENT},
+    http::{
+        answer::{Code, Problem},
+        headers::{self, REASON, UNSENT},
+    },
     pool::Protocol,
 };
 
@@ -36,7 +39,7 @@ pub(crate) fn edit(
     authority: &HeaderValue,
     route: &Route,
     weighted: &WeightedCluster,
-) {
+) -> Result<(), Problem> {
     let edits = [&weighted.request_headers, &route.request_headers];
     if edits.iter().any(|edits| !edits.is_empty()) {
         let path = parts.uri.path_and_query().map_or("/", PathAndQuery::as_str);
@@ -54,14 +57,17 @@ pub(crate) fn edit(
     if route.rewrite.is_some() {
         let old = parts.uri.path_and_query().map_or("/", PathAndQuery::as_str);
         let new = route.rewrite_path(old).into_owned();
-        // A rewrite that makes no valid path is left out; the control plane refuses such documents.
-        if let Ok(new) = PathAndQuery::from_maybe_shared(bytes::Bytes::from(new)) {
-            parts.uri = Uri::from(new);
-        }
+        // The old path is not what the document wants, and there is no other.
+        let path = PathAndQuery::from_maybe_shared(bytes::Bytes::from(new)).map_err(|error| {
+            let message = format!("the route's rewrite makes no path of {old:?}: {error}");
+            Problem::new(Code::BadRequest, message)
+        })?;
+        parts.uri = Uri::from(path);
     }
     if let Some(host) = &route.host_rewrite {
         parts.headers.insert(HOST, host.clone());
     }
+    Ok(())
 }
 
 /// The head as it was sent, for an answer whose headers speak of it.
@@ -93,28 +99,30 @@ impl Asked {
 }
 
 /// Puts the head in the protocol's form. Hop-by-hop fields are gone already.
-pub(crate) fn address(parts: &mut request::Parts, protocol: Protocol) {
+pub(crate) fn address(parts: &mut request::Parts, protocol: Protocol) -> Result<(), Problem> {
     match protocol {
         Protocol::Http1 => {
             headers::join_cookies(&mut parts.headers, parts.version);
             parts.version = Version::HTTP_11;
         }
         Protocol::Http2 => {
-            let authority = parts
-                .headers
-                .remove(HOST)
-                .and_then(|host| Authority::try_from(host.as_bytes()).ok());
+            let host = parts.headers.remove(HOST);
+            let host = host.as_ref().map_or(&b""[..], HeaderValue::as_bytes);
+            let authority = Authority::try_from(host).map_err(|error| {
+                let shown = String::from_utf8_lossy(host);
+                let message = format!("Host {shown:?} cannot be said in HTTP/2: {error}");
+                Problem::new(Code::BadRequest, message)
+            })?;
             parts.version = Version::HTTP_2;
-            if let Some(authority) = authority {
-                let mut uri = std::mem::take(&mut parts.uri).into_parts();
-                uri.scheme = Some(Scheme::HTTP);
-                uri.authority = Some(authority);
-                uri.path_and_query
-                    .get_or_insert_with(|| PathAndQuery::from_static("/"));
-                parts.uri = Uri::from_parts(uri).unwrap_or_default();
-            }
+            let mut uri = std::mem::take(&mut parts.uri).into_parts();
+            uri.scheme = Some(Scheme::HTTP);
+            uri.authority = Some(authority);
+            uri.path_and_query
+                .get_or_insert_with(|| PathAndQuery::from_static("/"));
+            parts.uri = Uri::from_parts(uri).unwrap_or_default();
         }
     }
+    Ok(())
 }
 
 /// Cleans and edits the head of a response from `endpoint`.

@@ -6,7 +6,7 @@
 use std::{
     cell::RefCell,
     pin::Pin,
-    rc::Rc,
+    rc::{Rc, Weak},
     task::{Context, Poll, Waker},
     time::Duration,
 };
@@ -18,7 +18,10 @@ use tokio::task::AbortHandle;
 
 use super::{BoxError, answer::Code};
 use crate::{
-    forward::finish::{Ending, Exchange},
+    forward::{
+        call::Limit,
+        finish::{Ending, Exchange},
+    },
     worker::connection::ActiveRequest,
 };
 
@@ -70,21 +73,20 @@ impl DownBody {
         }
     }
 
-    /// Streams `incoming`; `exchange` learns how it ends. `left` is what remains of the request's time, and what it is
-    /// the time of.
+    /// Streams `incoming`; `exchange` learns how it ends. `limit`: until when the request may last.
     pub(crate) fn upstream(
         incoming: Incoming,
         exchange: Box<Exchange>,
-        left: Option<(Duration, Code)>,
+        limit: Option<Limit>,
     ) -> Self {
         let mut streaming = Streaming {
             incoming,
             exchange: Some(exchange),
         };
         streaming.finish_at_end();
-        let kind = match left {
-            Some((left, code)) if streaming.exchange.is_some() => {
-                Kind::Limited(Limited::new(streaming, left, code))
+        let kind = match limit {
+            Some(limit) if streaming.exchange.is_some() => {
+                Kind::Limited(Limited::new(streaming, limit))
             }
             _ => Kind::Upstream(streaming),
         };
@@ -140,16 +142,21 @@ impl Streaming {
 }
 
 impl Limited {
-    fn new(streaming: Streaming, left: Duration, code: Code) -> Self {
+    fn new(streaming: Streaming, limit: Limit) -> Self {
         let shared = Rc::new(RefCell::new(Shared {
             streaming: Some(streaming),
             waiting: None,
         }));
         let weak = Rc::downgrade(&shared);
         let timer = tokio::task::spawn_local(async move {
-            tokio::time::sleep(left).await;
-            if let Some(shared) = weak.upgrade() {
-                time_out(&shared, code);
+            while let Some(left) = remains(&weak, &limit) {
+                if left.is_zero() {
+                    if let Some(shared) = weak.upgrade() {
+                        time_out(&shared, limit.code);
+                    }
+                    return;
+                }
+                tokio::time::sleep(left).await;
             }
         });
         Self {
@@ -178,6 +185,14 @@ impl Drop for Limited {
     fn drop(&mut self) {
         self.timer.abort();
     }
+}
+
+/// None = it has ended.
+fn remains(shared: &Weak<RefCell<Shared>>, limit: &Limit) -> Option<Duration> {
+    let shared = shared.upgrade()?;
+    let shared = shared.borrow();
+    let exchange = shared.streaming.as_ref()?.exchange.as_ref()?;
+    Some(exchange.remains(limit))
 }
 
 fn time_out(shared: &RefCell<Shared>, code: Code) {

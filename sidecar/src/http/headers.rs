@@ -80,8 +80,9 @@ pub(crate) fn strip_hop_by_hop(headers: &mut HeaderMap) {
     }
 }
 
-/// Takes out what a caller must not be able to say about itself.
-pub(crate) fn strip_identity(headers: &mut HeaderMap) {
+/// Takes out what a caller must not be able to say about itself. True if it has something to say to its proxy, see
+/// [`crate::forward`].
+pub(crate) fn strip_identity(headers: &mut HeaderMap) -> bool {
     let shadows = |name: &HeaderName| {
         let name = name.as_str();
         name.contains('_') && {
@@ -89,7 +90,12 @@ pub(crate) fn strip_identity(headers: &mut HeaderMap) {
             GUARDED.contains(&dashed.as_str())
         }
     };
-    if headers.keys().any(shadows) {
+    let (mut shadowed, mut steered) = (false, false);
+    for name in headers.keys() {
+        steered |= name.as_str().starts_with("x-envoy-");
+        shadowed |= shadows(name);
+    }
+    if shadowed {
         let shadowing: Vec<HeaderName> = headers.keys().filter(|n| shadows(n)).cloned().collect();
         for name in shadowing {
             headers.remove(name);
@@ -100,6 +106,7 @@ pub(crate) fn strip_identity(headers: &mut HeaderMap) {
             headers.remove(name);
         }
     }
+    steered
 }
 
 /// Seconds of a `Keep-Alive: timeout=N` in a response.

@@ -9,9 +9,9 @@ use std::{
     collections::VecDeque,
     future::poll_fn,
     pin::Pin,
-    rc::Rc,
-    task::{Context, Poll},
-    time::Duration,
+    rc::{Rc, Weak},
+    task::{Context, Poll, Waker},
+    time::{Duration, Instant},
 };
 
 use bytes::Bytes;
@@ -22,6 +22,7 @@ use super::{
     BoxError,
     tap::{self, Copied, Tap},
 };
+use crate::forward::call::Call;
 
 /// Most bytes that are kept for a second try, with what it costs to keep them.
 const KEPT: usize = 64 * 1024;
@@ -46,6 +47,16 @@ pub(crate) struct Source {
     bytes: u64,
     /// All has been read.
     ended: bool,
+    /// The caller broke it off.
+    broken: bool,
+    /// The current try, while the caller keeps it waiting.
+    waiting: Option<Waker>,
+    /// Somebody wants to know `moved`.
+    timed: bool,
+    /// When a try took something last, or found the end.
+    moved: Option<Instant>,
+    /// Is told of the end.
+    told: Option<Weak<Call>>,
     /// Copies for mirrors.
     taps: Vec<Tap>,
 }
@@ -102,6 +113,11 @@ impl Upload {
             current: 0,
             bytes: 0,
             ended: false,
+            broken: false,
+            waiting: None,
+            timed: false,
+            moved: None,
+            told: None,
             taps: Vec::new(),
         }))))
     }
@@ -138,7 +154,7 @@ impl Upload {
             None => Kind::Empty,
             Some(source) => {
                 let mut inner = source.borrow_mut();
-                inner.current += 1;
+                inner.cut();
                 inner.next = 0;
                 Kind::Reader(Reader {
                     number: inner.current,
@@ -146,6 +162,44 @@ impl Upload {
                 })
             }
         })
+    }
+
+    /// The caller broke it off: no try can send it as a whole.
+    pub(crate) fn is_broken(&self) -> bool {
+        self.0.as_ref().is_some_and(|source| source.borrow().broken)
+    }
+
+    /// The try that reads now reads no more: its connection ends, if it was in the middle of this body.
+    pub(crate) fn cut(&self) {
+        if let Some(source) = &self.0 {
+            source.borrow_mut().cut();
+        }
+    }
+
+    /// From now on [`Self::moved`] is known.
+    pub(crate) fn measure(&self) {
+        if let Some(source) = &self.0 {
+            source.borrow_mut().timed = true;
+        }
+    }
+
+    /// When a try took a part of it last, or found its end.
+    pub(crate) fn moved(&self) -> Option<Instant> {
+        self.0.as_ref().and_then(|source| source.borrow().moved)
+    }
+
+    /// A try could take more, and the caller has not sent it yet.
+    pub(crate) fn waits_for_caller(&self) -> bool {
+        self.0
+            .as_ref()
+            .is_some_and(|source| source.borrow().waiting.is_some())
+    }
+
+    /// Tells `call` when all of it was read.
+    pub(crate) fn tell_end(&self, call: Weak<Call>) {
+        if let Some(source) = &self.0 {
+            source.borrow_mut().told = Some(call);
+        }
     }
 
     /// Another try can send the same bytes.
@@ -159,8 +213,7 @@ impl Upload {
         let Some(source) = &self.0 else {
             return;
         };
-        // Cuts off whatever try was reading.
-        source.borrow_mut().current += 1;
+        source.borrow_mut().cut();
         let mut left = DRAINED;
         let read = poll_fn(|cx| {
             let mut source = source.borrow_mut();
@@ -224,6 +277,17 @@ struct Reader {
     number: u32,
 }
 
+impl Drop for Reader {
+    fn drop(&mut self) {
+        // Nobody waits any more, unless somebody else has begun to.
+        if let Ok(mut source) = self.source.try_borrow_mut()
+            && source.current == self.number
+        {
+            source.waiting = None;
+        }
+    }
+}
+
 impl UpBody {
     /// The copy that it reads, if it reads one.
     pub(crate) fn copied(&self) -> Option<Copied> {
@@ -257,7 +321,9 @@ impl Body for UpBody {
             Kind::Empty => true,
             Kind::Reader(reader) => {
                 let source = reader.source.borrow();
-                source.next >= source.frames.len() && source.incoming.is_end_stream()
+                !source.broken
+                    && source.next >= source.frames.len()
+                    && source.incoming.is_end_stream()
             }
             Kind::Copied(copied) => copied.is_end(),
             Kind::Whole(pieces) => pieces.is_empty(),
@@ -296,21 +362,38 @@ impl Reader {
         if source.current != self.number {
             return Poll::Ready(Some(Err("a later try took over this body".into())));
         }
+        // What it was read from now says that it is at its end: to send that on would make a whole request of a part.
+        if source.broken {
+            return Poll::Ready(Some(Err("the caller broke off this body".into())));
+        }
+        source.waiting = None;
         if let Some(piece) = source.frames.get(source.next).cloned() {
             source.next += 1;
+            source.moves();
             source.forget_read();
             return Poll::Ready(Some(Ok(piece.into_frame())));
         }
         let frame = match Pin::new(&mut source.incoming).poll_frame(cx) {
-            Poll::Pending => return Poll::Pending,
+            Poll::Pending => {
+                source.waiting = Some(cx.waker().clone());
+                return Poll::Pending;
+            }
             Poll::Ready(None) => {
+                source.moves();
                 source.end();
                 return Poll::Ready(None);
             }
-            Poll::Ready(Some(Err(error))) => return Poll::Ready(Some(Err(error.into()))),
+            Poll::Ready(Some(Err(error))) => {
+                source.broken = true;
+                source.keeping = false;
+                source.lose();
+                source.taps.clear();
+                return Poll::Ready(Some(Err(error.into())));
+            }
             Poll::Ready(Some(Ok(frame))) => frame,
         };
         source.bytes += frame.data_ref().map_or(0, |data| data.len() as u64);
+        source.moves();
         source.keep(&frame);
         if source.incoming.is_end_stream() {
             source.end();
@@ -346,9 +429,26 @@ impl Source {
         self.next += 1;
     }
 
+    /// Whoever reads now reads no more, and learns it even if the caller keeps it waiting.
+    fn cut(&mut self) {
+        self.current += 1;
+        if let Some(waiting) = self.waiting.take() {
+            waiting.wake();
+        }
+    }
+
+    fn moves(&mut self) {
+        if self.timed {
+            self.moved = Some(Instant::now());
+        }
+    }
+
     /// All has been read.
     fn end(&mut self) {
         self.ended = true;
+        if let Some(call) = self.told.take().and_then(|call| call.upgrade()) {
+            call.upload_ended();
+        }
         for tap in self.taps.drain(..) {
             tap.complete();
         }
@@ -369,149 +469,4 @@ impl Source {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::convert::Infallible;
-
-    use http::{Request, Response};
-    use http_body_util::{BodyExt, Empty};
-    use hyper::{server::conn::http1, service::service_fn};
-    use hyper_util::rt::TokioIo;
-    use tokio::{
-        io::{AsyncWriteExt, DuplexStream},
-        sync::mpsc,
-        task::LocalSet,
-    };
-
-    use super::*;
-
-    /// A body that arrives in the pieces that are written to the stream.
-    async fn upload() -> (Upload, DuplexStream) {
-        let (mut caller, server) = tokio::io::duplex(1 << 20);
-        let (tell, mut told) = mpsc::channel(1);
-        let service = service_fn(move |request: Request<Incoming>| {
-            let tell = tell.clone();
-            async move {
-                tell.send(request.into_body()).await.unwrap();
-                // The body comes for as long as there is no answer.
-                std::future::pending::<()>().await;
-                Ok::<_, Infallible>(Response::new(Empty::<Bytes>::new()))
-            }
-        });
-        let serving = http1::Builder::new().serve_connection(TokioIo::new(server), service);
-        tokio::task::spawn_local(serving);
-        let head = b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n";
-        caller.write_all(head).await.unwrap();
-        (Upload::new(told.recv().await.unwrap()), caller)
-    }
-
-    async fn chunk(caller: &mut DuplexStream, text: &str) {
-        let chunk = format!("{:x}\r\n{text}\r\n", text.len());
-        caller.write_all(chunk.as_bytes()).await.unwrap();
-    }
-
-    async fn end(caller: &mut DuplexStream) {
-        caller.write_all(b"0\r\n\r\n").await.unwrap();
-    }
-
-    async fn read(body: &mut UpBody) -> Option<Bytes> {
-        let frame = body.frame().await?;
-        frame.unwrap().into_data().ok()
-    }
-
-    fn held(upload: &Upload) -> usize {
-        upload.0.as_ref().unwrap().borrow().frames.len()
-    }
-
-    #[tokio::test]
-    async fn what_one_try_has_read_the_next_can_send() {
-        let test = async {
-            let (upload, mut caller) = upload().await;
-            chunk(&mut caller, "one").await;
-            let mut first = upload.next_try();
-            assert_eq!(read(&mut first).await.unwrap(), "one");
-            let mut second = upload.next_try();
-            assert!(first.frame().await.unwrap().is_err(), "cut off");
-            chunk(&mut caller, "two").await;
-            end(&mut caller).await;
-            assert_eq!(read(&mut second).await.unwrap(), "one");
-            assert_eq!(read(&mut second).await.unwrap(), "two");
-            assert_eq!(read(&mut second).await, None);
-            assert!(upload.can_be_sent_again());
-        };
-        LocalSet::new().run_until(test).await;
-    }
-
-    #[tokio::test]
-    async fn without_another_try_nothing_is_kept() {
-        let test = async {
-            let (upload, mut caller) = upload().await;
-            upload.keep_no_more();
-            assert!(upload.can_be_sent_again(), "nobody has read it");
-            let mut only = upload.next_try();
-            chunk(&mut caller, "one").await;
-            assert_eq!(read(&mut only).await.unwrap(), "one");
-            assert_eq!(held(&upload), 0);
-            assert!(!upload.can_be_sent_again());
-        };
-        LocalSet::new().run_until(test).await;
-    }
-
-    #[tokio::test]
-    async fn what_was_read_goes_when_no_other_try_can_come() {
-        let test = async {
-            let (upload, mut caller) = upload().await;
-            for text in ["one", "two"] {
-                chunk(&mut caller, text).await;
-            }
-            let mut first = upload.next_try();
-            for text in ["one", "two"] {
-                assert_eq!(read(&mut first).await.unwrap(), text);
-            }
-            upload.keep_no_more();
-            let mut second = upload.next_try();
-            assert_eq!(read(&mut second).await.unwrap(), "one");
-            upload.forget();
-            assert_eq!(held(&upload), 2, "the second is still to be sent");
-            assert_eq!(read(&mut second).await.unwrap(), "two");
-            assert_eq!(held(&upload), 0);
-            chunk(&mut caller, "three").await;
-            assert_eq!(read(&mut second).await.unwrap(), "three");
-            assert_eq!(held(&upload), 0);
-        };
-        LocalSet::new().run_until(test).await;
-    }
-
-    #[tokio::test]
-    async fn what_was_read_goes_with_the_response() {
-        let test = async {
-            let (upload, mut caller) = upload().await;
-            chunk(&mut caller, "one").await;
-            let mut only = upload.next_try();
-            assert_eq!(read(&mut only).await.unwrap(), "one");
-            assert_eq!(held(&upload), 1);
-            upload.forget();
-            assert_eq!(held(&upload), 0);
-        };
-        LocalSet::new().run_until(test).await;
-    }
-
-    #[tokio::test]
-    async fn small_pieces_count_by_what_they_cost() {
-        let test = async {
-            let (upload, mut caller) = upload().await;
-            let mut only = upload.next_try();
-            let most = KEPT / size_of::<Piece>();
-            for made in 0..most {
-                chunk(&mut caller, "x").await;
-                read(&mut only).await.unwrap();
-                if !upload.can_be_sent_again() {
-                    assert!(made > most / 2, "{made} of {most}");
-                    assert_eq!(held(&upload), 0);
-                    return;
-                }
-            }
-            panic!("{} pieces are kept", held(&upload));
-        };
-        LocalSet::new().run_until(test).await;
-    }
-}
+mod tests;

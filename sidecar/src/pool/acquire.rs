@@ -125,7 +125,7 @@ impl Pools {
             .await
             .map_err(|error| handshake_failed(target, &error))?;
         let ended = about.ended(&self.shared);
-        tokio::task::spawn_local(async move {
+        let driver = tokio::task::spawn_local(async move {
             if let Err(error) = connection.await {
                 tracing::debug!(%error, "upstream connection ended");
             }
@@ -133,7 +133,7 @@ impl Pools {
             // Held until the socket is closed: the limit counts sockets.
             drop(slot);
         });
-        let connection = Http1::new(sender, about);
+        let connection = Http1::new(sender, driver.abort_handle(), about);
         Ok(Lease::http1(connection, self, cluster, endpoint))
     }
 

@@ -25,7 +25,7 @@ use tokio::{
 
 use super::{Gates, Pools, Protocol, acquire::Target};
 use crate::{
-    http::replay::UpBody,
+    http::replay::{UpBody, Upload},
     shared::Shared,
     telemetry::Telemetry,
     testing::{cluster, config, endpoint},
@@ -172,7 +172,7 @@ impl Client {
             .collect()
             .await
             .map_err(|error| error.to_string())?;
-        lease.release(&self.cluster);
+        lease.release(&self.cluster, &Upload::default());
         Ok(())
     }
 

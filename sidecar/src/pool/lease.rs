@@ -13,6 +13,7 @@ use hyper::{
 };
 use hyper_util::rt::TokioIo;
 use outrigger_core::{Cluster, Moment};
+use tokio::{task::AbortHandle, time::timeout};
 
 use super::{
     ClusterPool, Pools,
@@ -20,7 +21,11 @@ use super::{
     endpoint::{EndpointPool, Judge},
     gate::{Claim, Grant},
 };
-use crate::http::{LocalExec, io::Io, replay::UpBody};
+use crate::http::{
+    LocalExec,
+    io::Io,
+    replay::{UpBody, Upload},
+};
 
 /// Streams on one HTTP/2 connection from which on another one is opened, if it may be: the least that servers
 /// should allow (RFC 9113 section 6.5.2). The peer's own limit is never exceeded: hyper would keep streams waiting,
@@ -31,6 +36,9 @@ const YIELD_MS: u64 = 500;
 /// A connection whose streams did not end within [`YIELD_MS`] is left alone for so long.
 const YIELD_AGAIN_MS: u64 = 10_000;
 
+/// How long a connection whose response is complete may stand still before it is closed.
+const READY_WITHIN: Duration = Duration::from_secs(1);
+
 /// The connection that hyper drives, alive until it is closed.
 pub(super) type Driven = RefCell<http2::Connection<TokioIo<Io>, UpBody, LocalExec>>;
 
@@ -38,12 +46,22 @@ pub(super) type Driven = RefCell<http2::Connection<TokioIo<Io>, UpBody, LocalExe
 #[derive(Debug)]
 pub(crate) struct Http1 {
     sender: http1::SendRequest<UpBody>,
+    /// The task that drives it.
+    driver: AbortHandle,
     about: About,
 }
 
 impl Http1 {
-    pub(crate) fn new(sender: http1::SendRequest<UpBody>, about: About) -> Self {
-        Self { sender, about }
+    pub(crate) fn new(
+        sender: http1::SendRequest<UpBody>,
+        driver: AbortHandle,
+        about: About,
+    ) -> Self {
+        Self {
+            sender,
+            driver,
+            about,
+        }
     }
 
     pub(crate) fn is_open(&self) -> bool {
@@ -293,7 +311,10 @@ impl Lease {
             Kind::Http1 { connection, .. } => {
                 connection.about.heard.set(false);
                 let sent = connection.sender.try_send_request(request).await;
-                if sent.is_err() && self.reused && !connection.about.heard.get() {
+                // A caller that broke off says nothing about how long the server keeps connections.
+                let by_server = |error: &TrySendError<_>| !error.error().is_user();
+                let broke = sent.as_ref().is_err_and(by_server);
+                if broke && self.reused && !connection.about.heard.get() {
                     connection.about.was_closed();
                 }
                 sent
@@ -309,8 +330,8 @@ impl Lease {
         }
     }
 
-    /// The response is complete.
-    pub(crate) fn release(self, policy: &Cluster) {
+    /// The response is complete; what is left of `upload` may still be on its way for as long as it moves.
+    pub(crate) fn release(self, policy: &Cluster, upload: &Upload) {
         let Kind::Http1 {
             mut connection,
             pools,
@@ -329,9 +350,21 @@ impl Lease {
             return;
         }
         // The last bytes of the response, or of a slow upload, are still on their way through the connection.
+        let upload = upload.clone();
         tokio::task::spawn_local(async move {
-            if connection.sender.ready().await.is_ok() {
-                give_back(&pools, &cluster, &endpoint, connection);
+            loop {
+                let before = upload.bytes();
+                match timeout(READY_WITHIN, connection.sender.ready()).await {
+                    Ok(Ok(())) => {
+                        return give_back(&pools, &cluster, &endpoint, connection);
+                    }
+                    Ok(Err(_closed)) => return,
+                    Err(_elapsed) if upload.bytes() > before => {}
+                    Err(_elapsed) => {
+                        upload.cut();
+                        return connection.driver.abort();
+                    }
+                }
             }
         });
     }

@@ -97,11 +97,14 @@ pub(crate) fn unpack<T: prost::Message + Default>(any: &Any, expected: &str) -> 
 
 /// A positive or zero duration.
 pub(crate) fn duration(path: &str, value: &prost_types::Duration) -> Converted<Duration> {
-    Duration::try_from(*value).map_err(|_error| {
+    // Protobuf's own bound; without it, adding to the time of day could overflow.
+    let duration = Duration::try_from(*value).ok();
+    let duration = duration.filter(|duration| duration.as_secs() <= 315_576_000_000);
+    duration.ok_or_else(|| {
         FieldError::new(
             path,
             format!(
-                "{}.{:09}s is not a duration of 0 or more",
+                "{}.{:09}s is not a duration of 0 to 315576000000 s",
                 value.seconds, value.nanos
             ),
         )

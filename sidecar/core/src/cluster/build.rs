@@ -44,6 +44,7 @@ impl Cluster {
         limits.set_scoped(config.thresholds, config.limits_scope);
         let retries = previous.map_or_else(Arc::<RetryBudget>::default, |p| Arc::clone(&p.retries));
         retries.set_share(config.retry_share.percent, config.retry_share.least);
+        retries.set_written(config.retry_share.written);
         Self {
             config,
             endpoints,

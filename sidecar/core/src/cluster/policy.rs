@@ -50,6 +50,9 @@ pub struct RetryShare {
     pub percent: f64,
     /// So many always may.
     pub least: u32,
+    /// A document asks for it. What nobody wrote is limited over ten seconds as well; see
+    /// [`RetryBudget`](crate::RetryBudget).
+    pub written: bool,
 }
 
 impl Default for RetryShare {
@@ -58,6 +61,7 @@ impl Default for RetryShare {
         Self {
             percent: 20.0,
             least: 3,
+            written: false,
         }
     }
 }

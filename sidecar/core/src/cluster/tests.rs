@@ -109,7 +109,11 @@ fn a_lower_priority_is_used_only_when_the_higher_has_nothing_left() {
 fn a_retry_budget_is_the_clusters_and_changes_live() {
     let with = |percent, least, previous: Option<&Cluster>| {
         let config = ClusterConfig {
-            retry_share: RetryShare { percent, least },
+            retry_share: RetryShare {
+                percent,
+                least,
+                written: true,
+            },
             ..config(LbPolicy::LeastRequest)
         };
         Cluster::new(config, Vec::new(), previous)

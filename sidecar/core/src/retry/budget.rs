@@ -6,7 +6,7 @@
 
 use std::sync::{
     Arc,
-    atomic::{AtomicU32, AtomicU64, Ordering::Relaxed},
+    atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed},
 };
 
 use crate::Moment;
@@ -17,6 +17,8 @@ pub struct RetryBudget {
     /// Of a million requests in flight.
     per_million: AtomicU32,
     least: AtomicU32,
+    /// Somebody wrote the share: then it is what it says it is, and there is no window.
+    written: AtomicBool,
     used: AtomicU32,
     total: AtomicU64,
     refused: AtomicU64,
@@ -30,6 +32,7 @@ impl Default for RetryBudget {
         Self {
             per_million: AtomicU32::new(PER_MILLION),
             least: AtomicU32::new(ALWAYS_ALLOWED),
+            written: AtomicBool::new(false),
             used: AtomicU32::new(0),
             total: AtomicU64::new(0),
             refused: AtomicU64::new(0),
@@ -46,6 +49,12 @@ impl Default for RetryBudget {
 pub struct RetryPermit(Arc<RetryBudget>);
 
 impl RetryBudget {
+    /// Whether a document asks for the budget: of what a server may have seen, such a budget limits what is in flight
+    /// and nothing else.
+    pub fn set_written(&self, written: bool) {
+        self.written.store(written, Relaxed);
+    }
+
     /// Changes the budget: a percentage (0 to 100), and so many always. Default 20 % and 3 (Envoy).
     #[expect(
         clippy::cast_possible_truncation,
@@ -78,14 +87,16 @@ impl RetryBudget {
             self.refused.fetch_add(1, Relaxed);
             return None;
         }
-        self.total.fetch_add(1, Relaxed);
         Some(RetryPermit(Arc::clone(self)))
     }
 
     /// Whether one more request that a server may have seen may be repeated: the share of those of the last ten seconds,
-    /// but as many as may always be in flight.
+    /// but as many as may always be in flight. Always, if a document asks for the budget.
     #[must_use]
     pub fn try_repeat(&self, now: Moment) -> bool {
+        if self.written.load(Relaxed) {
+            return true;
+        }
         let least = u64::from(self.least.load(Relaxed));
         let allowed = self.share_of(self.requests.sum(now)).max(least);
         let ok = self.repeats.try_add(now, allowed);
@@ -100,6 +111,11 @@ impl RetryBudget {
     pub fn try_hedge(&self, percent: u32, now: Moment) -> bool {
         let allowed = self.requests.sum(now) * u64::from(percent) / 100 + 1;
         self.hedges.try_add(now, allowed)
+    }
+
+    /// A retry is sent.
+    pub(super) fn count(&self) {
+        self.total.fetch_add(1, Relaxed);
     }
 
     /// Retries in flight.

@@ -326,6 +326,28 @@ fn repeats_are_a_fifth_of_the_last_ten_seconds_but_three_always() {
 }
 
 #[test]
+fn a_budget_that_somebody_wrote_has_no_window() {
+    let budget = RetryBudget::default();
+    budget.set_written(true);
+    assert!((0..100).all(|_| budget.try_repeat(START)));
+    budget.set_written(false);
+    let allowed = (0..100).filter(|_| budget.try_repeat(START)).count();
+    assert_eq!(allowed, 3);
+}
+
+#[test]
+fn what_the_window_refuses_is_no_retry() {
+    let policy = asked("5xx", &[]);
+    let budget = Arc::<RetryBudget>::default();
+    let mut rng = fastrand::Rng::with_seed(3);
+    let tried = tried(Failure::Without(Progress::MaybeSent));
+    for _ in 0..10 {
+        drop(policy.decide(&tried, &budget, 1, START, &mut rng));
+    }
+    assert_eq!((budget.total(), budget.refused()), (3, 7));
+}
+
+#[test]
 fn the_window_of_repeats_stops_only_what_a_server_may_have_seen() {
     let policy = asked("5xx", &[]);
     let budget = Arc::<RetryBudget>::default();

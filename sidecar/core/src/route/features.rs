@@ -72,7 +72,7 @@ pub struct Mirror {
 pub struct Hedge {
     /// How long the first one has.
     pub after: Duration,
-    /// At most so many second tries, of the requests in flight. At least one.
+    /// At most so many second tries, of the requests of the last ten seconds. At least one.
     pub budget_percent: u32,
 }
 

@@ -6,10 +6,14 @@ use bytes::Bytes;
 use http::Response;
 use http_body_util::BodyExt as _;
 use hyper::body::{Body as _, Incoming};
-use outrigger_core::{Cluster, Direction};
+use outrigger_core::{Cluster, Direction, retry::EXHAUSTED};
 use tokio::time::timeout;
 
-use crate::{forward::call::Call, http::headers::UNSENT, pool::lease::Lease};
+use crate::{
+    forward::call::Call,
+    http::{headers::UNSENT, replay::Upload},
+    pool::lease::Lease,
+};
 
 /// The response, and the connection that it comes on.
 #[derive(Debug)]
@@ -27,7 +31,8 @@ impl Answered {
     pub(crate) fn discard(self, cluster: &Arc<Cluster>) {
         let mut body = self.response.into_body();
         if body.is_end_stream() {
-            self.lease.release(cluster);
+            // What another try reads of the upload is not this one's any more.
+            self.lease.release(cluster, &Upload::default());
             return;
         }
         let (lease, cluster) = (self.lease, Arc::clone(cluster));
@@ -42,15 +47,24 @@ impl Answered {
             };
             if timeout(DISCARDED_WITHIN, read).await == Ok(Some(())) {
                 drop(body);
-                lease.release(&cluster);
+                lease.release(&cluster, &Upload::default());
             }
         });
     }
 
     /// A sidecar, known by its certificate, says that its application has not seen the request.
     pub(crate) fn says_unsent(&self, call: &Call) -> bool {
-        call.direction == Direction::Outbound
-            && self.lease.is_mtls()
-            && self.response.headers().contains_key(UNSENT)
+        self.is_of_sidecar(call) && self.response.headers().contains_key(UNSENT)
+    }
+
+    /// Nobody but a sidecar says whether hops below have used up their retries.
+    pub(crate) fn distrust(&mut self, call: &Call) {
+        if !self.is_of_sidecar(call) && self.response.headers().contains_key(EXHAUSTED) {
+            self.response.headers_mut().remove(EXHAUSTED);
+        }
+    }
+
+    fn is_of_sidecar(&self, call: &Call) -> bool {
+        call.direction == Direction::Outbound && self.lease.is_mtls()
     }
 }

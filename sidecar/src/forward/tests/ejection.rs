@@ -6,7 +6,7 @@ use super::*;
 use crate::testing::{route, table};
 
 /// Ejects even the last endpoint, for longer than any test: refused at once is what a test then sees.
-fn ejecting_after(failures: u32) -> ClusterConfig {
+pub(super) fn ejecting_after(failures: u32) -> ClusterConfig {
     let long = Duration::from_secs(300);
     ClusterConfig {
         outlier: Some(OutlierConfig {

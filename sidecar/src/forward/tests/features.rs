@@ -3,11 +3,11 @@
 use std::sync::Arc;
 
 use outrigger_core::{
-    Abort, Cors, Edit, Fault, Features, Format, Hedge, Mirror, Positions, RedirectPath, Rewrite,
-    Share, StringMatch,
+    Abort, ClusterConfig, Cors, Edit, Fault, Features, Format, Hedge, Mirror, Positions,
+    RedirectPath, Rewrite, Share, StringMatch,
 };
 
-use super::*;
+use super::{ejection::ejecting_after, *};
 
 async fn with(app: &App, change: impl FnOnce(&mut Route)) -> (Sidecar, SocketAddr) {
     let endpoints = vec![endpoint(app.address, false)];
@@ -259,6 +259,28 @@ async fn a_mirror_gets_a_copy_with_head_and_body_and_changes_nothing() {
 }
 
 #[tokio::test]
+async fn what_is_refused_here_is_not_copied() {
+    let (app, shadow) = (App::start("reviews").await, App::start("shadow").await);
+    let (mut sidecar, _) = mirroring(&app, shadow.address, |_| {}).await;
+    let good = vec![endpoint(app.address, false)];
+    let mut full = cluster("reviews");
+    full.thresholds.max_requests = 0;
+    for (reviews, endpoints, reason) in [
+        (cluster("reviews"), Vec::new(), Some("no_endpoints")),
+        (full, good.clone(), Some("overflow_requests")),
+        (cluster("reviews"), good, None),
+    ] {
+        sidecar.set_cluster(reviews, endpoints);
+        let proxy = sidecar.publish("http_proxy").await;
+        let answer = get(proxy, "/").await;
+        assert_eq!(answer.header("x-outrigger-reason"), reason);
+    }
+    let sent = "outrigger_route_features_total{event=\"mirror_sent\"}";
+    sidecar.until_metric(sent, 1.0).await;
+    assert_eq!(shadow.heads.lock().unwrap().len(), 1);
+}
+
+#[tokio::test]
 async fn a_mirror_that_hangs_or_is_down_delays_nobody() {
     let (app, slow, nobody) = (
         App::start("reviews").await,
@@ -296,6 +318,10 @@ async fn a_mirror_of_none_gets_none_and_an_unknown_one_is_counted() {
 
 /// Two endpoints, of which the first to be asked hangs.
 async fn hedging(percent: u32) -> (App, App, Sidecar, SocketAddr) {
+    hedging_in(cluster("reviews"), percent).await
+}
+
+async fn hedging_in(reviews: ClusterConfig, percent: u32) -> (App, App, Sidecar, SocketAddr) {
     let (a, b) = (App::start("a").await, App::start("b").await);
     let endpoints = vec![endpoint(a.address, false), endpoint(b.address, false)];
     let route = features(Features {
@@ -305,8 +331,7 @@ async fn hedging(percent: u32) -> (App, App, Sidecar, SocketAddr) {
         }),
         ..Features::default()
     });
-    let (sidecar, proxy) =
-        Sidecar::outbound(&config(), None, cluster("reviews"), endpoints, route).await;
+    let (sidecar, proxy) = Sidecar::outbound(&config(), None, reviews, endpoints, route).await;
     (a, b, sidecar, proxy)
 }
 
@@ -346,6 +371,44 @@ async fn a_post_is_never_hedged() {
         sidecar.metric("outrigger_route_features_total{event=\"hedge"),
         0.0
     );
+}
+
+#[tokio::test]
+async fn hedges_count_against_the_limits_of_requests_and_retries() {
+    for of_requests in [true, false] {
+        let mut reviews = cluster("reviews");
+        if of_requests {
+            reviews.thresholds.max_requests = 1;
+        } else {
+            reviews.thresholds.max_retries = 0;
+        }
+        let (a, b, sidecar, proxy) = hedging_in(reviews, 100).await;
+        a.hold();
+        b.hold();
+        let mut caller = Raw::to(proxy).await;
+        caller.send("GET / HTTP/1.1\r\nHost: reviews\r\n\r\n").await;
+        let refused = "outrigger_route_features_total{event=\"hedge_overflow\"}";
+        sidecar.until_metric(refused, 1.0).await;
+        a.let_go();
+        b.let_go();
+        assert_eq!(caller.answer().await.unwrap().status, 200);
+        let seen = a.heads.lock().unwrap().len() + b.heads.lock().unwrap().len();
+        assert_eq!(seen, 1);
+        // One at a time is what it still is.
+        assert_eq!(get(proxy, "/").await.status, 200);
+    }
+}
+
+#[tokio::test]
+async fn an_endpoint_that_hangs_is_found_out_though_hedges_rescue_its_requests() {
+    let (a, _b, sidecar, proxy) = hedging_in(ejecting_after(3), 100).await;
+    a.hold();
+    for _ in 0..20 {
+        assert_eq!(get(proxy, "/").await.body, "b");
+    }
+    assert_eq!(a.heads.lock().unwrap().len(), 3);
+    let won = sidecar.metric("outrigger_route_features_total{event=\"hedge_won\"}");
+    assert_eq!(won, 3.0);
 }
 
 #[tokio::test]

@@ -199,17 +199,16 @@ async fn the_last_answer_is_passed_on_and_says_that_retries_are_exhausted() {
 }
 
 #[tokio::test]
-async fn an_answer_whose_retries_are_exhausted_is_not_retried_again() {
+async fn only_a_sidecar_is_believed_that_retries_are_exhausted() {
     let below = Script::of(&["503 X-Outrigger-Retries: exhausted"]).await;
     let other = Script::of(&["503 X-Outrigger-Retries: exhausted"]).await;
     let (sidecar, proxy) = with_retries(&[&below, &other], asked("5xx")).await;
     let answer = posted(proxy, "order").await;
     assert_eq!(answer.status, 503);
-    assert_eq!(answer.header("x-outrigger-retries"), Some("exhausted"));
-    assert_eq!(below.count() + other.count(), 1);
+    assert_eq!(below.count() + other.count(), 3);
     assert_eq!(
         sidecar.metric("outrigger_retries_total{outcome=\"exhausted_below\"}"),
-        1.0
+        0.0
     );
 }
 
@@ -272,6 +271,34 @@ async fn repeats_are_limited_over_ten_seconds_and_what_is_refused_is_counted() {
     // A fifth of twenty.
     assert_eq!(a.count() + b.count(), 24);
     assert!(sidecar.metric("outrigger_retries_total{outcome=\"budget_window\"}") >= 1.0);
+}
+
+#[tokio::test]
+async fn an_own_answer_says_which_limit_stood_against_another_try() {
+    let (a, b) = (Script::of(&["close"]).await, Script::of(&["close"]).await);
+    let (_sidecar, proxy) = with_retries(&[&a, &b], asked("reset")).await;
+    for round in 0..4 {
+        let answer = posted(proxy, "order").await;
+        assert_eq!(answer.header("x-outrigger-reason"), Some("upstream_closed"));
+        let says = answer.body.contains("not sent again: budget_window");
+        assert_eq!(says, round > 0, "{}", answer.body);
+    }
+}
+
+#[tokio::test]
+async fn a_budget_that_a_document_asks_for_has_no_window() {
+    let (a, b) = (Script::of(&["503"]).await, Script::of(&["503"]).await);
+    let mut reviews = cluster("reviews");
+    reviews.retry_share.written = true;
+    let endpoints = vec![a.endpoint(), b.endpoint()];
+    let (_sidecar, proxy) = Sidecar::outbound(&config(), None, reviews, endpoints, |route| {
+        route.retry = asked("5xx");
+    })
+    .await;
+    for _ in 0..20 {
+        assert_eq!(posted(proxy, "order").await.status, 503);
+    }
+    assert_eq!(a.count() + b.count(), 60);
 }
 
 #[tokio::test]

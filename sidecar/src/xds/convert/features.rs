@@ -98,14 +98,14 @@ fn hedge(ours: &Struct) -> Converted<Option<Hedge>> {
         clippy::cast_sign_loss,
         reason = "0 to 100, checked above"
     )]
-    let budget_percent = percent.round() as u32;
+    let budget_percent = percent.ceil() as u32;
     Ok(Some(Hedge {
         after: Duration::from_secs_f64(after / 1000.0),
         budget_percent,
     }))
 }
 
-/// Percent of the requests in flight, where the document is silent.
+/// Percent of the requests of the last ten seconds, where the document is silent.
 const DEFAULT_HEDGES: f64 = 10.0;
 
 fn structure<'a>(from: &'a Struct, key: &str) -> Option<&'a Struct> {

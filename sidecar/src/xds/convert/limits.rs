@@ -56,6 +56,7 @@ fn retry_share(from: &RetryBudget) -> Converted<RetryShare> {
     Ok(RetryShare {
         percent,
         least: from.min_retry_concurrency.unwrap_or(default.least),
+        written: true,
     })
 }
 

@@ -28,6 +28,16 @@ mod clusters;
 use super::{cluster::EndpointSource, listener::ParsedRoutes, *};
 use crate::xds::testing::*;
 
+#[test]
+fn a_duration_is_no_longer_than_protobuf_says() {
+    let of = |seconds| prost_types::Duration { seconds, nanos: 0 };
+    assert!(duration("timeout", &of(315_576_000_000)).is_ok());
+    for seconds in [-1, 315_576_000_001, i64::MAX] {
+        let refused = duration("timeout", &of(seconds)).unwrap_err();
+        assert_eq!(refused.path, "timeout");
+    }
+}
+
 fn slots() -> impl FnMut(&str) -> ClusterSlot {
     let mut builder = SnapshotBuilder::default();
     move |name| builder.cluster_slot(name)

@@ -183,6 +183,7 @@ fn a_retry_budget_takes_the_place_of_max_retries() {
     let share = RetryShare {
         percent: 12.5,
         least: 10,
+        written: true,
     };
     assert_eq!(found.retry_share, share);
     assert_eq!(found.thresholds.max_retries, u32::MAX);
