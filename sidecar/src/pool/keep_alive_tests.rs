@@ -129,6 +129,10 @@ impl Client {
             while began.elapsed() < Duration::from_secs(30) {
                 yield_now().await;
                 if began.elapsed() > Duration::from_secs(1) {
+                    #[expect(
+                        clippy::disallowed_methods,
+                        reason = "the clock of the runtime stands still"
+                    )]
                     thread::sleep(Duration::from_millis(1));
                 }
             }
@@ -200,6 +204,10 @@ impl Client {
                 return;
             }
             if looks > 10 {
+                #[expect(
+                    clippy::disallowed_methods,
+                    reason = "the clock of the runtime stands still"
+                )]
                 thread::sleep(Duration::from_millis(1));
             }
         }
