@@ -357,10 +357,7 @@ impl Sidecar {
     }
 
     pub(crate) fn set_cluster(&mut self, config: ClusterConfig, endpoints: Vec<EndpointConfig>) {
-        let name = config.name.clone();
-        let previous = self.builder.cluster(&name).cloned();
-        let cluster = Cluster::new(config, endpoints, previous.as_deref());
-        self.builder.set_cluster(&name, Some(Arc::new(cluster)));
+        self.builder.put_cluster(config, endpoints);
     }
 
     /// Publishes; says where `listener` is bound.
