@@ -2,6 +2,7 @@
 
 use std::{
     cell::{Cell, RefCell},
+    convert::Infallible,
     rc::{Rc, Weak},
     time::Duration,
 };
@@ -13,14 +14,16 @@ use hyper::{
 };
 use hyper_util::rt::TokioIo;
 use outrigger_core::{Cluster, Moment};
+use tokio::sync::oneshot;
 
 use super::{
     ClusterPool, Pools,
     about::{About, millis},
+    acquire::http2::Driver,
     endpoint::{EndpointPool, Judge},
-    gate::{Claim, Grant},
+    gate::{Claim, Counted, Gate, Grant},
 };
-use crate::http::{LocalExec, io::Io, replay::UpBody};
+use crate::http::{io::Io, replay::UpBody};
 
 /// Streams on one HTTP/2 connection from which on another one is opened, if it may be: the least that servers
 /// should allow (RFC 9113 section 6.5.2). The peer's own limit is never exceeded: hyper would keep streams waiting,
@@ -32,18 +35,28 @@ const YIELD_MS: u64 = 500;
 const YIELD_AGAIN_MS: u64 = 10_000;
 
 /// The connection that hyper drives, alive until it is closed.
-pub(super) type Driven = RefCell<http2::Connection<TokioIo<Io>, UpBody, LocalExec>>;
+pub(super) type Driven = RefCell<http2::Connection<TokioIo<Io>, UpBody, Driver>>;
 
 /// An HTTP/1.1 connection.
 #[derive(Debug)]
 pub(crate) struct Http1 {
     sender: http1::SendRequest<UpBody>,
     about: About,
+    /// Tells the task that drives it when nobody uses it any more.
+    _used: oneshot::Sender<Infallible>,
 }
 
 impl Http1 {
-    pub(crate) fn new(sender: http1::SendRequest<UpBody>, about: About) -> Self {
-        Self { sender, about }
+    pub(super) fn new(
+        sender: http1::SendRequest<UpBody>,
+        about: About,
+        used: oneshot::Sender<Infallible>,
+    ) -> Self {
+        Self {
+            sender,
+            about,
+            _used: used,
+        }
     }
 
     pub(crate) fn is_open(&self) -> bool {
@@ -90,6 +103,8 @@ pub(crate) struct Http2 {
     driven: Weak<Driven>,
     about: About,
     streams: Cell<u32>,
+    /// By its cluster's gate.
+    counted: Cell<Counted>,
     /// Until when it takes no new streams, or took none the last time.
     yields_until: Cell<Option<Moment>>,
     yielding: Cell<bool>,
@@ -106,9 +121,34 @@ impl Http2 {
             driven,
             about,
             streams: Cell::new(0),
+            counted: Cell::default(),
             yields_until: Cell::new(None),
             yielding: Cell::new(false),
         }
+    }
+
+    /// It is pooled.
+    pub(super) fn joins(&self, gate: &Gate, worker: usize) {
+        self.count(gate, worker, Counted::Spare);
+        self.recount(gate, worker);
+    }
+
+    /// It is pooled no longer; its streams go on.
+    pub(super) fn leaves(&self, gate: &Gate, worker: usize) {
+        self.count(gate, worker, Counted::Not);
+    }
+
+    /// Its first stream has begun, or its last one has ended.
+    fn recount(&self, gate: &Gate, worker: usize) {
+        match self.counted.get() {
+            Counted::Not => {}
+            _ if self.streams.get() > 0 => self.count(gate, worker, Counted::Busy),
+            _ => self.count(gate, worker, Counted::Spare),
+        }
+    }
+
+    fn count(&self, gate: &Gate, worker: usize, next: Counted) {
+        gate.count_shared(worker, self.counted.replace(next), next);
     }
 
     pub(crate) fn streams(&self) -> u32 {
@@ -209,14 +249,12 @@ impl Drop for Stream {
         streams.set(streams.get().saturating_sub(1));
         let now = self.pools.shared.now();
         self.connection.about.idle_since.set(now);
-        let worker = self.pools.worker;
-        let elsewhere = || {
-            self.cluster
-                .gate
-                .waiting_elsewhere(worker, self.endpoint.id)
-        };
-        if streams.get() == 0 && (self.cluster.gate.over() > 0 || elsewhere() > 0) {
-            self.cluster.shed(worker, now);
+        let (gate, worker) = (&self.cluster.gate, self.pools.worker);
+        if streams.get() == 0 {
+            self.connection.recount(gate, worker);
+            if gate.over() > 0 || gate.anyone_elsewhere(worker, self.endpoint.id) {
+                self.cluster.shed(worker, now);
+            }
         }
         if !self.connection.yielding.get() {
             self.endpoint.room.notify_one();
@@ -253,6 +291,9 @@ impl Lease {
         let reused = connection.about.requests.get() > 0;
         connection.about.one_more(pools.shared.now());
         connection.streams.set(connection.streams.get() + 1);
+        if connection.streams.get() == 1 {
+            connection.recount(&cluster.gate, pools.worker);
+        }
         Self {
             reused,
             kind: Kind::Http2(Stream {
