@@ -137,6 +137,8 @@ pub(crate) struct ClusterPool {
     policy: RefCell<Option<(Arc<Cluster>, Rc<Policy>)>>,
     /// The cluster whose endpoints alone it has, unless it has [`Self::grown`] since.
     followed: RefCell<Weak<Cluster>>,
+    /// Which reading of TLS files new connections are opened under; None = none.
+    files: Rc<Cell<Option<u64>>>,
     grown: Cell<bool>,
 }
 
@@ -200,6 +202,7 @@ impl Pools {
             tls: RefCell::new(None),
             policy: RefCell::new(None),
             followed: RefCell::default(),
+            files: Rc::default(),
             grown: Cell::new(false),
         });
         let old = self.clusters.borrow_mut().insert(slot, Rc::clone(&pool));
@@ -227,6 +230,7 @@ impl Pools {
         let generation = self.shared.identity.load().as_ref().map(|i| i.generation);
         let pools: Vec<_> = self.clusters.borrow().values().cloned().collect();
         for pool in pools {
+            pool.look_at_files(&self.shared);
             for endpoint in pool.endpoints.borrow().values() {
                 endpoint.retire(&pool.gate, self.worker, now, unix_now, generation);
             }
@@ -272,6 +276,17 @@ impl ClusterPool {
             .borrow_mut()
             .insert(endpoint.id, Rc::clone(&pool));
         pool
+    }
+
+    /// Connections of an earlier reading are retired.
+    fn look_at_files(&self, shared: &Shared) {
+        let policy = self.policy.borrow();
+        let tls = policy.as_ref().and_then(|(_, policy)| policy.tls.as_ref());
+        if let Some(outside) = tls.and_then(|tls| tls.outside.as_ref())
+            && let Ok(material) = shared.tls_files.material(outside)
+        {
+            self.files.set(Some(material.generation));
+        }
     }
 
     /// The policy of `cluster`: the same object as long as it is equal.

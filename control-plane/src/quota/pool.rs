@@ -171,12 +171,13 @@ impl Pool {
     /// Decides about new shares and fallbacks. `free_to_hear`: who can be told now.
     pub(super) fn plan(&mut self, era: Era, turn: u64, free_to_hear: impl Fn(&SidecarId) -> Hears) {
         let hears: Vec<Hears> = self.members.keys().map(free_to_hear).collect();
-        self.deferred = hears.contains(&Hears::Later);
-        self.plan_fallbacks(&hears, era);
-        self.plan_shares(&hears, era, turn);
+        let fallbacks = self.plan_fallbacks(&hears, era);
+        let shares = self.plan_shares(&hears, era, turn);
+        self.deferred = fallbacks || shares;
     }
 
-    fn plan_fallbacks(&mut self, hears: &[Hears], era: Era) {
+    /// True if something has to wait for a sidecar that hears later.
+    fn plan_fallbacks(&mut self, hears: &[Hears], era: Era) -> bool {
         let (limit, count) = (self.limit, self.members.len());
         let absent = self.absent(era);
         let total: u64 = self
@@ -186,11 +187,13 @@ impl Pool {
             .sum();
         let taken = u32::try_from(total + absent).unwrap_or(u32::MAX);
         let mut free = limit.saturating_sub(taken);
+        let mut deferred = false;
         for (place, (member, hears)) in self.members.values_mut().zip(hears).enumerate() {
+            let due = fair(limit, count, place);
             if *hears != Hears::Now {
+                deferred |= *hears == Hears::Later && due != member.fallback;
                 continue;
             }
-            let due = fair(limit, count, place);
             // Only what is free already: who is new counts for others once they have been told.
             let more = due.saturating_sub(member.fallback_bound).min(free);
             free -= more;
@@ -199,9 +202,11 @@ impl Pool {
             member.fallback = next;
             member.fallback_bound = member.fallback_bound.max(next);
         }
+        deferred
     }
 
-    fn plan_shares(&mut self, hears: &[Hears], era: Era, turn: u64) {
+    /// True if something has to wait for a sidecar that hears later.
+    fn plan_shares(&mut self, hears: &[Hears], era: Era, turn: u64) -> bool {
         let absent = self.absent(era);
         let members = self.members.values_mut().zip(hears.iter().copied());
         let (mut members, silent): (Vec<_>, Vec<_>) =
@@ -226,9 +231,21 @@ impl Pool {
             + call_back(&mut members, &due, &due, available);
         self.callbacks += u64::from(asked);
 
+        let later = || {
+            let members = members.iter().zip(&targets);
+            members.filter(|((_, hears), _)| *hears == Hears::Later)
+        };
+        let somebody_waits = members
+            .iter()
+            .zip(&due)
+            .any(|((member, _), due)| member.share < *due);
+        let deferred = later().any(|((member, _), target)| {
+            member.share < target.spare || somebody_waits && member.share > target.due
+        });
+
         let bound: u64 = members.iter().map(|(m, _)| u64::from(m.bound)).sum();
         let Some(free) = u64::from(available).checked_sub(bound) else {
-            return;
+            return deferred;
         };
         let mut free = u32::try_from(free).unwrap_or(u32::MAX);
         // Up to the fair share first, so that nobody waits for what is his behind somebody who borrows.
@@ -242,6 +259,7 @@ impl Pool {
         if waiting.all(|((member, _), due)| member.share >= *due) {
             grow(&mut members, &spare, &mut free);
         }
+        deferred
     }
 }
 

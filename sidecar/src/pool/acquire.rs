@@ -218,6 +218,7 @@ impl Pools {
             .map_err(|refusal| {
                 NoConnection::Connect(ConnectError::Tls(target.endpoint.config.address, refusal))
             })?;
+        let files = pool.files.get();
         let generation = chosen.as_ref().and_then(|chosen| chosen.generation);
         let mut expires = chosen.as_ref().map_or(u64::MAX, |chosen| chosen.expires);
         let tls = chosen.map(|chosen| chosen.config);
@@ -232,7 +233,14 @@ impl Pools {
         let now = self.shared.now();
         let encrypted = generation.map(|generation| (generation, expires));
         let state = &target.endpoint.state;
-        let about = About::new(cluster, state, Rc::clone(policy), encrypted, now);
+        let about = About::new(
+            cluster,
+            state,
+            Rc::clone(policy),
+            encrypted,
+            (files, &pool.files),
+            now,
+        );
         let torn = Rc::new(Cell::new(false));
         let io = Io::new(opened.transport)
             .telling(about.heard())

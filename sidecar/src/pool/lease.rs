@@ -92,6 +92,7 @@ impl Http1 {
             && !self.about.is_old(now)
             && now < self.about.ends
             && unix < self.about.expires
+            && !self.about.is_of_old_files()
             && (self.about.generation.is_none() || self.about.generation == generation)
     }
 }
@@ -212,6 +213,7 @@ impl Http2 {
             && (self.streams.get() > 0 || !self.about.is_old(now))
             && now < self.about.ends
             && unix < self.about.expires
+            && !self.about.is_of_old_files()
             && (self.about.generation.is_none() || self.about.generation == generation)
     }
 }

@@ -234,6 +234,7 @@ async fn over_mtls(authority: &Authority, address: SocketAddr) -> (Sidecar, Sock
     };
     let mut reviews = cluster("reviews");
     reviews.tls = mtls(&["reviews"]);
+    reviews.connect_timeout = Duration::from_secs(100);
     let identity = Some(authority.identity("frontend"));
     let endpoints = vec![endpoint(address, true)];
     Sidecar::outbound(&one_worker, identity, reviews, endpoints, |_| {}).await
@@ -321,7 +322,7 @@ async fn a_request_that_waits_for_its_turn_takes_a_connection_that_comes_back() 
 fn http2(thresholds: Thresholds) -> ClusterConfig {
     ClusterConfig {
         protocol: UpstreamProtocol::Http2,
-        connect_timeout: Duration::from_millis(300),
+        connect_timeout: Duration::from_secs(3),
         thresholds,
         ..cluster("reviews")
     }
@@ -365,7 +366,7 @@ async fn short_streams_take_turns_with_the_one_connection() {
     let app = App::start("reviews").await;
     let endpoints = vec![endpoint(app.address, false)];
     let mut reviews = http2(ONE_CONNECTION);
-    reviews.connect_timeout = Duration::from_secs(30);
+    reviews.connect_timeout = Duration::from_secs(100);
     let (_sidecar, proxy) = Sidecar::outbound(&config(), None, reviews, endpoints, |_| {}).await;
     let callers: Vec<_> = (0..8)
         .map(|_| {
@@ -465,7 +466,7 @@ async fn requests_that_wait_for_an_http2_connection_to_open_are_pending() {
         ..UNLIMITED
     });
     reviews.tls = mtls(&["reviews"]);
-    reviews.connect_timeout = Duration::from_secs(5);
+    reviews.connect_timeout = Duration::from_secs(100);
     let identity = Some(Authority::new().identity("frontend"));
     let endpoints = vec![endpoint(silent.local_addr().unwrap(), true)];
     let (sidecar, proxy) =
