@@ -207,7 +207,7 @@ impl<'a> Session<'a> {
 
 /// None = certificates do not end it.
 fn until(expires: u64) -> Option<Instant> {
-    let left = expires.checked_sub(unix_now()).unwrap_or(0);
+    let left = expires.saturating_sub(unix_now());
     Instant::now().checked_add(Duration::from_secs(left))
 }
 

@@ -169,7 +169,7 @@ impl TlsFiles {
                 Ok(guard) => break guard,
                 Err(TryLockError::Poisoned(poisoned)) => break poisoned.into_inner(),
                 Err(TryLockError::WouldBlock) if Instant::now() >= until => return false,
-                Err(TryLockError::WouldBlock) => std::thread::sleep(LOOK_AGAIN),
+                Err(TryLockError::WouldBlock) => pause(),
             }
         };
         let known = self.read.load_full();
@@ -275,6 +275,14 @@ impl TlsFiles {
             )),
         }
     }
+}
+
+#[expect(
+    clippy::disallowed_methods,
+    reason = "on a thread for work that blocks"
+)]
+fn pause() {
+    std::thread::sleep(LOOK_AGAIN);
 }
 
 fn named(snapshot: &Snapshot) -> impl Iterator<Item = Arc<OutsideTls>> {
