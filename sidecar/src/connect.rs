@@ -4,7 +4,7 @@ use std::{fmt, io, net::SocketAddr, sync::Arc, time::Duration};
 
 use outrigger_core::{Cluster, Endpoint, TcpKeepalive as Probes};
 use rustls::ClientConfig;
-use rustls_pki_types::ServerName;
+use rustls_pki_types::{CertificateDer, ServerName};
 use socket2::{SockRef, TcpKeepalive};
 use tokio::{net::TcpStream, time::timeout};
 use tokio_rustls::{TlsConnector, TlsStream};
@@ -46,6 +46,18 @@ pub(crate) struct Opened {
     pub(crate) transport: Transport,
     /// Who answered, over mTLS.
     pub(crate) peer: Option<Svid>,
+}
+
+impl Opened {
+    /// Leaf first, over mTLS.
+    pub(crate) fn chain(&self) -> Option<Arc<[CertificateDer<'static>]>> {
+        match &self.transport {
+            Transport::Tls(stream) if self.peer.is_some() => {
+                stream.get_ref().1.peer_certificates().map(Arc::from)
+            }
+            Transport::Tls(_) | Transport::Plain(_) => None,
+        }
+    }
 }
 
 /// Opens one. `tls` is what mTLS to this cluster uses.

@@ -8,10 +8,10 @@
 //! ```
 
 use std::{
-    cell::RefCell,
+    cell::{Cell, RefCell},
     collections::BTreeMap,
     rc::Rc,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
     time::Duration,
 };
 
@@ -73,7 +73,7 @@ impl Gates {
 
     /// Makes connections follow limits that are shares, and may have changed.
     pub(crate) fn follow_shares(&self) {
-        let gates = self.gates.lock().unwrap_or_else(PoisonError::into_inner);
+        let gates = self.in_use();
         let shared = gates
             .values()
             .filter(|gate| gate.limits.connections.share().is_some());
@@ -82,9 +82,9 @@ impl Gates {
         }
     }
 
-    /// Connections that could be given up, by the gauge that is a share.
+    /// Connections that nobody uses, by the gauge that is a share.
     pub(crate) fn spare_of_shares(&self) -> Vec<(Arc<Gauge>, u32)> {
-        let gates = self.gates.lock().unwrap_or_else(PoisonError::into_inner);
+        let gates = self.in_use();
         let gauges = gates
             .values()
             .map(|gate| (&gate.limits.connections, gate.spare()));
@@ -95,8 +95,7 @@ impl Gates {
     }
 
     pub(crate) fn stats(&self) -> Vec<PoolStats> {
-        let gates = self.gates.lock().unwrap_or_else(PoisonError::into_inner);
-        gates
+        self.in_use()
             .values()
             .map(|gate| PoolStats {
                 cluster: gate.name.clone(),
@@ -105,6 +104,14 @@ impl Gates {
                 waiting: gate.waiting(),
             })
             .collect()
+    }
+
+    /// Without those of clusters that are gone, of which no connection is left.
+    fn in_use(&self) -> MutexGuard<'_, BTreeMap<ClusterSlot, Arc<Gate>>> {
+        let mut gates = self.gates.lock().unwrap_or_else(PoisonError::into_inner);
+        // Pools, connections and those who wait each have their gate.
+        gates.retain(|_, gate| Arc::strong_count(gate) > 1);
+        gates
     }
 }
 
@@ -128,6 +135,11 @@ pub(crate) struct ClusterPool {
     endpoints: RefCell<BTreeMap<EndpointId, Rc<EndpointPool>>>,
     tls: RefCell<Option<ClientTls>>,
     policy: RefCell<Option<(Arc<Cluster>, Rc<Policy>)>>,
+    /// The cluster whose endpoints alone it has, unless it has [`Self::grown`] since.
+    followed: RefCell<Weak<Cluster>>,
+    /// Which reading of TLS files new connections are opened under; None = none.
+    files: Rc<Cell<Option<u64>>>,
+    grown: Cell<bool>,
 }
 
 /// What a connection is opened under: with another one, it is not used any more.
@@ -189,6 +201,9 @@ impl Pools {
             endpoints: RefCell::new(BTreeMap::new()),
             tls: RefCell::new(None),
             policy: RefCell::new(None),
+            followed: RefCell::default(),
+            files: Rc::default(),
+            grown: Cell::new(false),
         });
         let old = self.clusters.borrow_mut().insert(slot, Rc::clone(&pool));
         if let Some(old) = old {
@@ -215,6 +230,7 @@ impl Pools {
         let generation = self.shared.identity.load().as_ref().map(|i| i.generation);
         let pools: Vec<_> = self.clusters.borrow().values().cloned().collect();
         for pool in pools {
+            pool.look_at_files(&self.shared);
             for endpoint in pool.endpoints.borrow().values() {
                 endpoint.retire(&pool.gate, self.worker, now, unix_now, generation);
             }
@@ -228,12 +244,15 @@ impl Pools {
         }
     }
 
-    /// Gives up one connection of the cluster, if somebody still waits, or there are more than the limit.
+    /// Gives up what this worker was asked for of the cluster, if somebody still waits, or there are more than the limit.
     pub(crate) fn shed(&self, slot: ClusterSlot) {
         let pool = self.clusters.borrow().get(&slot).cloned();
         let wanted = |pool: &Rc<ClusterPool>| pool.gate.contended() || pool.gate.over() > 0;
-        if let Some(pool) = pool.filter(wanted) {
-            pool.shed(self.worker, self.shared.now());
+        let Some(pool) = pool else { return };
+        for _ in 0..pool.gate.take_asked(self.worker) {
+            if !wanted(&pool) || !pool.shed(self.worker, self.shared.now()) {
+                return;
+            }
         }
     }
 
@@ -252,10 +271,22 @@ impl ClusterPool {
             return Rc::clone(pool);
         }
         let pool = Rc::new(EndpointPool::new(endpoint));
+        self.grown.set(true);
         self.endpoints
             .borrow_mut()
             .insert(endpoint.id, Rc::clone(&pool));
         pool
+    }
+
+    /// Connections of an earlier reading are retired.
+    fn look_at_files(&self, shared: &Shared) {
+        let policy = self.policy.borrow();
+        let tls = policy.as_ref().and_then(|(_, policy)| policy.tls.as_ref());
+        if let Some(outside) = tls.and_then(|tls| tls.outside.as_ref())
+            && let Ok(material) = shared.tls_files.material(outside)
+        {
+            self.files.set(Some(material.generation));
+        }
     }
 
     /// The policy of `cluster`: the same object as long as it is equal.
@@ -278,13 +309,18 @@ impl ClusterPool {
     fn keep_only(&self, worker: usize, cluster: &Arc<Cluster>) {
         // Lets go of the cluster of the snapshot before.
         self.policy(cluster);
-        let gone: Vec<EndpointId> = self
-            .endpoints
-            .borrow()
-            .keys()
-            .filter(|id| !cluster.endpoints.iter().any(|e| e.id == **id))
-            .copied()
-            .collect();
+        // Of all clusters of a snapshot few have changed.
+        let same = self.followed.borrow().as_ptr() == Arc::as_ptr(cluster);
+        if !self.grown.replace(false) && same {
+            return;
+        }
+        *self.followed.borrow_mut() = Arc::downgrade(cluster);
+        let mut known: Vec<EndpointId> = cluster.endpoints.iter().map(|one| one.id).collect();
+        known.sort_unstable();
+        let endpoints = self.endpoints.borrow();
+        let gone = endpoints.keys().copied();
+        let gone: Vec<EndpointId> = gone.filter(|id| known.binary_search(id).is_err()).collect();
+        drop(endpoints);
         for id in gone {
             let pool = self.endpoints.borrow_mut().remove(&id);
             if let Some(pool) = pool {
@@ -293,30 +329,35 @@ impl ClusterPool {
         }
     }
 
-    /// Closes one idle connection, else lets one HTTP/2 connection take no new streams for a moment.
-    fn shed(&self, worker: usize, now: Moment) {
+    /// Closes one idle connection, else lets one HTTP/2 connection take no new streams for a moment. False if there is
+    /// none that could.
+    fn shed(&self, worker: usize, now: Moment) -> bool {
         let endpoints = self.endpoints.borrow();
         let one = endpoints
             .values()
             .any(|endpoint| endpoint.shed_idle(&self.gate, worker));
         if one {
-            return;
+            return true;
         }
         let yielding: usize = endpoints
             .values()
             .map(|endpoint| endpoint.yielding(now))
             .sum();
+        let over = usize::try_from(self.gate.over()).unwrap_or(usize::MAX);
+        let (waiting, here) = self.gate.waiting_for(worker);
+        if yielding >= waiting.max(over) {
+            return false;
+        }
         let cluster = self.policy.borrow();
         let Some((cluster, _)) = cluster.as_ref() else {
-            return;
+            return false;
         };
         let connect_timeout = cluster.config.connect_timeout;
-        let over = usize::try_from(self.gate.over()).unwrap_or(usize::MAX);
         endpoints.values().any(|endpoint| {
             // Who waits for the very connections that would yield needs no other.
-            yielding < self.gate.waiting_elsewhere(worker, endpoint.id).max(over)
-                && endpoint.shed_shared(now, connect_timeout)
-        });
+            let for_it = here.iter().filter(|id| **id == endpoint.id).count();
+            yielding < (waiting - for_it).max(over) && endpoint.shed_shared(now, connect_timeout)
+        })
     }
 
     fn close(&self, worker: usize) {

@@ -197,7 +197,10 @@ async fn reread(shared: Arc<Shared>) {
         let shared = Arc::clone(&shared);
         // A disk that hangs must not hold a thread of the control side.
         let read = tokio::task::spawn_blocking(move || {
-            shared.tls_files.follow(&shared.snapshot.load());
+            // The one before may still wait for its disk: it is enough that one does.
+            shared
+                .tls_files
+                .follow(&shared.snapshot.load(), Duration::ZERO)
         });
         if let Err(error) = read.await {
             tracing::warn!(%error, "TLS files were not looked at");

@@ -6,9 +6,10 @@
 //! ```
 //! Bytes are passed on as they come; nothing is read that cannot be passed on, and nothing is sent twice.
 
-use std::{cell::Cell, net::SocketAddr, rc::Rc, sync::Arc};
+use std::{cell::Cell, net::SocketAddr, rc::Rc, sync::Arc, time::Duration};
 
 use outrigger_core::{Cluster, ClusterSlot, ConnectionRoute, ConnectionRoutes, Direction};
+use tokio::time::Instant;
 
 pub(crate) mod copy;
 mod hello;
@@ -26,6 +27,7 @@ use crate::{
     worker::{
         Worker,
         connection::{Connection, Order},
+        unix_now,
     },
 };
 
@@ -133,7 +135,12 @@ impl<'a> Session<'a> {
             idle: route.idle_timeout,
             age: route.max_duration,
             drain: self.worker.drain_timeout,
+            until: until(upstream.under.expires),
         };
+        *self.connection.server.borrow_mut() = upstream.server.take();
+        // The identity may have changed while it was being opened.
+        self.worker
+            .check_server(self.connection, upstream.under.generation);
         drop(cluster);
         let ends = Ends {
             down: &mut down,
@@ -198,11 +205,17 @@ impl<'a> Session<'a> {
     }
 }
 
+/// None = certificates do not end it.
+fn until(expires: u64) -> Option<Instant> {
+    let left = expires.saturating_sub(unix_now());
+    Instant::now().checked_add(Duration::from_secs(left))
+}
+
 /// Envoy's response flags.
 fn flags(end: End) -> &'static str {
     match end {
         End::Closed | End::Idle => "-",
-        End::TooOld => "DT",
+        End::TooOld | End::Expired => "DT",
         End::Drained => "SI",
         End::DownstreamReset => "DC",
         End::UpstreamReset => "UC",

@@ -11,13 +11,14 @@ use std::{
 };
 
 use outrigger_core::{
-    Action, Cluster, ClusterChoice, ClusterConfig, Direction, DownstreamTls, EndpointConfig,
-    HeaderEdits, Health, LbPolicy, Listener, Locality, PathMatch, Route, RouteMatch, RouteSource,
-    RouteTable, SnapshotBuilder, UpstreamTls, VirtualHost, WeightedCluster,
+    Action, ClusterChoice, ClusterConfig, Direction, DownstreamTls, EndpointConfig, HeaderEdits,
+    Health, LbPolicy, Listener, Locality, PathMatch, Route, RouteMatch, RouteSource, RouteTable,
+    SnapshotBuilder, UpstreamTls, VirtualHost, WeightedCluster,
 };
 use rcgen::{
-    BasicConstraints, CertificateParams, CertifiedIssuer, DistinguishedName, DnType,
-    ExtendedKeyUsagePurpose, IsCa, KeyPair, KeyUsagePurpose, SanType,
+    BasicConstraints, CertificateParams, CertificateRevocationListParams, CertifiedIssuer,
+    DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, KeyIdMethod, KeyPair,
+    KeyUsagePurpose, RevokedCertParams, SanType,
 };
 use rustls::{RootCertStore, crypto::aws_lc_rs, sign::CertifiedKey};
 use rustls_pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
@@ -106,6 +107,26 @@ impl Authority {
     /// Its certificate.
     pub(crate) fn pem(&self) -> String {
         self.0.pem()
+    }
+
+    /// A list of revoked certificates, in PEM, that holds until `next`.
+    pub(crate) fn revokes(&self, serials: &[u64], next: SystemTime) -> String {
+        let past = SystemTime::now() - Duration::from_secs(86_400);
+        let revoked = serials.iter().map(|serial| RevokedCertParams {
+            serial_number: (*serial).into(),
+            revocation_time: past.into(),
+            reason_code: None,
+            invalidity_date: None,
+        });
+        let list = CertificateRevocationListParams {
+            this_update: past.into(),
+            next_update: next.into(),
+            crl_number: 1.into(),
+            issuing_distribution_point: None,
+            revoked_certs: revoked.collect(),
+            key_identifier_method: KeyIdMethod::Sha256,
+        };
+        list.signed_by(&self.0).unwrap().pem().unwrap()
     }
 
     /// Chain and key of a leaf, in PEM.
@@ -357,10 +378,7 @@ impl Sidecar {
     }
 
     pub(crate) fn set_cluster(&mut self, config: ClusterConfig, endpoints: Vec<EndpointConfig>) {
-        let name = config.name.clone();
-        let previous = self.builder.cluster(&name).cloned();
-        let cluster = Cluster::new(config, endpoints, previous.as_deref());
-        self.builder.set_cluster(&name, Some(Arc::new(cluster)));
+        self.builder.put_cluster(config, endpoints);
     }
 
     /// Publishes; says where `listener` is bound.

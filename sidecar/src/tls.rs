@@ -7,13 +7,13 @@ use std::sync::Arc;
 
 use rustls::{
     ClientConfig, ServerConfig,
-    client::Resumption,
+    client::{Resumption, danger::ServerCertVerifier as _},
     crypto::{CryptoProvider, aws_lc_rs},
     server::{NoServerSessionStorage, danger::ClientCertVerifier as _},
     sign::SingleCertAndKey,
 };
 
-use rustls_pki_types::{CertificateDer, UnixTime};
+use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
 
 use crate::shared::Identity;
 
@@ -98,6 +98,22 @@ pub(crate) fn still_trusted(
         .ok_or(rustls::Error::NoCertificatesPresented)?;
     ClientVerifier::new(identity)?
         .verify_client_cert(leaf, intermediates, UnixTime::now())
+        .map(|_verified| ())
+}
+
+/// Whether a server that was accepted before would be under `identity`.
+pub(crate) fn still_accepted(
+    identity: &Identity,
+    expected: &[String],
+    chain: &[CertificateDer<'_>],
+) -> Result<(), rustls::Error> {
+    let (leaf, intermediates) = chain
+        .split_first()
+        .ok_or(rustls::Error::NoCertificatesPresented)?;
+    // Its name says nothing: it is judged by its SPIFFE id.
+    let nobody = ServerName::IpAddress(std::net::Ipv4Addr::UNSPECIFIED.into());
+    ServerVerifier::new(identity, expected)?
+        .verify_server_cert(leaf, intermediates, &nobody, &[], UnixTime::now())
         .map(|_verified| ())
 }
 

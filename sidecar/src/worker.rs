@@ -36,7 +36,7 @@ use crate::{
         caps::{Caps, Handshakes},
     },
     pool::{Gates, Pools},
-    shared::Shared,
+    shared::{Identity, Shared},
     tcp::copy::SCRATCH,
     telemetry::{HandleCache, Telemetry},
     tls::server::ServerTls,
@@ -407,6 +407,17 @@ impl Worker {
                 tracing::info!(peer = %peer.svid.id, %refusal, "peer is no longer trusted");
                 connection.order(Order::EndGracefully);
             }
+            judge_server(&identity, connection);
+        }
+    }
+
+    /// Ends a connection of bytes whose server we do not trust any more: the identity is another than that of
+    /// `generation`, under which it was opened.
+    pub(crate) fn check_server(&self, connection: &Connection, generation: Option<u64>) {
+        if let (Some(identity), Some(generation)) = (&*self.shared.identity.load(), generation)
+            && identity.generation != generation
+        {
+            judge_server(identity, connection);
         }
     }
 
@@ -447,7 +458,16 @@ impl Drop for Watched {
     }
 }
 
-fn unix_now() -> u64 {
+fn judge_server(identity: &Identity, connection: &Connection) {
+    if let Some(server) = &*connection.server.borrow()
+        && let Err(refusal) = crate::tls::still_accepted(identity, &server.expected, &server.chain)
+    {
+        tracing::info!(remote = %connection.remote, %refusal, "an upstream is no longer trusted");
+        connection.order(Order::EndGracefully);
+    }
+}
+
+pub(crate) fn unix_now() -> u64 {
     SystemTime::now()
         .duration_since(UNIX_EPOCH)
         .map_or(0, |since| since.as_secs())

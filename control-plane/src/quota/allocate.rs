@@ -10,10 +10,12 @@
 //!   [`TTL`] after the last grant it got: until then whoever has borrowed from it has given it back, or lost its lease.
 //! - A new process of ours does not know who has what. Of limits that were in force before it started it grants nobody
 //!   more than he has, nor more than his fallback, until all leases of its predecessor are over: [`TTL`] after its start.
+//!   For [`FORGET`] longer it keeps aside what those who have not come back may have to fall back to: what is missing to
+//!   the limit of the fallbacks of those who have. (If nobody has, it takes the limit for new.)
 //!
 //! Exceeded is a limit by what is in use longer than the lease that it was admitted under without a word from its
-//! sidecar, and by the fallback of one that was out of reach of us, but not of its upstreams, for longer than
-//! [`FORGET`].
+//! sidecar; by the fallback of one that was out of reach of us, but not of its upstreams, for longer than [`FORGET`];
+//! and by one for each new sidecar that we did not answer within 2 s, until others have given that back.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -22,14 +24,21 @@ use std::{
 };
 
 pub(crate) use super::pool::Report;
-use super::pool::{Hears, Pool};
+use super::{
+    division::is_scarce,
+    pool::{Era, Hears, Pool},
+};
 
 /// How long a share is leased for.
 pub(crate) const TTL: Duration = Duration::from_secs(10);
 /// A sidecar that was silent for so long after its lease is gone: what was kept for it is given to others.
 const FORGET: Duration = Duration::from_secs(60);
+/// How long after its start a process needs the mesh as it was then, to tell which limits were in force before.
+pub(crate) const INHERITS: Duration = TTL.saturating_add(FORGET);
 /// Sidecars that share one limit.
 const MAX_SIDECARS: usize = 10_000;
+/// Processes of one node that may have leases: its present one, and the one before, which finishes what it has.
+const MAX_PROCESSES: usize = 2;
 
 /// A process of a sidecar. Ordered by name: the first ones get what cannot be divided.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -149,6 +158,11 @@ pub(crate) struct Allocator {
     counts: Counts,
     /// When the next lease may be over.
     next: Option<Instant>,
+    /// Pools of which something is kept for those who have not come back.
+    keeping: BTreeSet<PoolKey>,
+    /// Pools with less than one for each, and whose turn it is.
+    scarce: BTreeSet<PoolKey>,
+    turn: u64,
 }
 
 impl Allocator {
@@ -162,6 +176,19 @@ impl Allocator {
             streams: 0,
             counts: Counts::default(),
             next: None,
+            keeping: BTreeSet::new(),
+            scarce: BTreeSet::new(),
+            turn: 0,
+        }
+    }
+
+    fn era(&self, now: Instant) -> Era {
+        if now < self.started + TTL {
+            Era::Theirs
+        } else if now < self.started + INHERITS {
+            Era::Between
+        } else {
+            Era::Ours
         }
     }
 
@@ -170,11 +197,19 @@ impl Allocator {
         self.expire(now);
         self.streams += 1;
         let stream = self.streams;
+        let of_node = |process| SidecarId {
+            node: Arc::clone(&id.node),
+            process,
+        };
+        let others = self.sessions.range(of_node(0)..=of_node(u64::MAX));
+        let others = others.filter(|(other, _)| other.process != id.process);
         // A new process has the ports of the old one, which is gone therefore.
-        let same_node = self.sessions.iter().filter(|(other, session)| {
-            other.node == id.node && other.process != id.process && !session.open
-        });
-        let replaced: Vec<SidecarId> = same_node.map(|(other, _)| other.clone()).collect();
+        let (open, mut replaced): (Vec<_>, Vec<_>) = others.partition(|(_, session)| session.open);
+        // Of more than can be alive, those whose streams are oldest are not.
+        let mut open = open;
+        open.sort_unstable_by_key(|(_, session)| std::cmp::Reverse(session.stream));
+        replaced.extend(open.into_iter().skip(MAX_PROCESSES - 1));
+        let replaced: Vec<SidecarId> = replaced.into_iter().map(|(id, _)| id.clone()).collect();
         for other in &replaced {
             self.forget(other);
         }
@@ -204,10 +239,10 @@ impl Allocator {
 
     /// Sets what is to be divided. `inherited`: the limit was in force when this process started.
     pub(crate) fn set_limit(&mut self, key: &PoolKey, limit: u32, inherited: bool) {
-        let pool = self.pools.entry(key.clone()).or_insert_with(|| Pool {
-            inherited,
-            ..Pool::default()
-        });
+        let pool = self
+            .pools
+            .entry(key.clone())
+            .or_insert_with(|| Pool::new(inherited));
         if pool.limit != limit {
             pool.limit = limit;
             self.dirty.insert(key.clone());
@@ -235,7 +270,10 @@ impl Allocator {
         session.wants_answer |= request.renew || opening;
         if session.outstanding && request.applied == session.sent {
             session.outstanding = false;
-            self.dirty.extend(session.pools.iter().cloned());
+            let pools = &self.pools;
+            let waits = |key: &&PoolKey| pools.get(*key).is_some_and(|pool| pool.deferred);
+            self.dirty
+                .extend(session.pools.iter().filter(waits).cloned());
         }
         let mut released = request.released;
         if opening {
@@ -270,6 +308,16 @@ impl Allocator {
         opening: bool,
         now: Instant,
     ) {
+        let era = self.era(now);
+        // What is named as used again is not given up.
+        let used: BTreeSet<&PoolKey> = uses.iter().map(|(key, _)| key).collect();
+        let released: Vec<PoolKey> = released
+            .into_iter()
+            .filter(|key| !used.contains(key))
+            .collect();
+        for key in released {
+            self.leave(id, &key);
+        }
         let Some(session) = self.sessions.get_mut(id) else {
             return;
         };
@@ -282,15 +330,13 @@ impl Allocator {
                 continue;
             }
             let opening = opening || !session.pools.contains(&key);
-            let frozen = pool.inherited && now < self.started + TTL;
-            pool.report(id, report, opening, frozen);
+            let says_more = pool.report(id, report, opening, era);
             session.pools.insert(key.clone());
-            self.dirty.insert(key);
+            if says_more {
+                self.dirty.insert(key);
+            }
         }
         self.news.insert(id.clone());
-        for key in released {
-            self.leave(id, &key);
-        }
     }
 
     /// The stream has ended. After a goodbye everything is free at once, else when the lease is over.
@@ -320,19 +366,28 @@ impl Allocator {
     }
 
     fn plan(&mut self, now: Instant) {
-        let all_ours = self.started + TTL;
+        let (all_ours, all_back) = (self.started + TTL, self.started + INHERITS);
+        let era = self.era(now);
+        if era == Era::Ours {
+            self.dirty.append(&mut self.keeping);
+        }
+        let turn = now.saturating_duration_since(self.started).as_secs() / TTL.as_secs();
+        if turn != self.turn {
+            self.turn = turn;
+            self.dirty.extend(self.scarce.iter().cloned());
+        }
         let mut waiting = BTreeSet::new();
         for key in std::mem::take(&mut self.dirty) {
             let Some(pool) = self.pools.get_mut(&key) else {
                 continue;
             };
             // Leases of our predecessor may still hold.
-            if pool.inherited && now < all_ours {
+            if pool.inherited && era == Era::Theirs {
                 waiting.insert(key);
                 continue;
             }
             let sessions = &self.sessions;
-            pool.plan(|id| match sessions.get(id) {
+            pool.plan(era, turn, |id| match sessions.get(id) {
                 Some(session) if session.lost || !session.open => Hears::Never,
                 Some(session) if session.outstanding => Hears::Later,
                 Some(_) => Hears::Now,
@@ -340,9 +395,24 @@ impl Allocator {
             });
             let changed = pool.members.iter().filter(|(_, member)| member.changed);
             self.news.extend(changed.map(|(id, _)| id.clone()));
+            if pool.absent(era) > 0 {
+                self.keeping.insert(key.clone());
+            }
+            if is_scarce(pool.limit, pool.members.len()) {
+                self.scarce.insert(key);
+            } else {
+                self.scarce.remove(&key);
+            }
         }
         if !waiting.is_empty() {
             self.next = earliest(self.next, all_ours);
+        }
+        if !self.keeping.is_empty() {
+            self.next = earliest(self.next, all_back);
+        }
+        if !self.scarce.is_empty() {
+            let turns = u32::try_from(turn + 1).unwrap_or(u32::MAX);
+            self.next = earliest(self.next, self.started + TTL.saturating_mul(turns));
         }
         self.dirty = waiting;
     }
@@ -350,8 +420,6 @@ impl Allocator {
     /// The next grant on a stream, if there is something to say.
     pub(crate) fn grant(&mut self, id: &SidecarId, stream: u64, now: Instant) -> Option<Grant> {
         self.expire(now);
-        // Nobody's lease is renewed for more than what is right by now.
-        self.plan(now);
         let session = self.sessions.get(id)?;
         if session.stream != stream || !self.has_news(id, session) {
             return None;
@@ -493,7 +561,9 @@ impl Allocator {
         if pool.members.is_empty() {
             self.counts.callbacks += pool.callbacks;
             self.pools.remove(key);
-            self.dirty.remove(key);
+            for pools in [&mut self.dirty, &mut self.keeping, &mut self.scarce] {
+                pools.remove(key);
+            }
         } else {
             self.dirty.insert(key.clone());
         }

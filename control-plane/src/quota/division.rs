@@ -7,6 +7,11 @@ pub(super) fn fair(limit: u32, count: usize, place: usize) -> u32 {
     limit / count + u32::from(place < limit % count)
 }
 
+/// There is less than one for each.
+pub(super) fn is_scarce(limit: u32, count: usize) -> bool {
+    limit > 0 && usize::try_from(limit).is_ok_and(|limit| limit < count)
+}
+
 /// What one of several should have.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Target {
@@ -21,14 +26,22 @@ pub(super) struct Target {
 /// An idle sidecar keeps this part of its fair share, so that its next request need not wait for a share to come back.
 const KEPT: u32 = 5;
 
-/// Divides `limit` among sidecars by what they want; the order says who gets a remainder.
-pub(super) fn divide(limit: u32, wanted: &[u32]) -> Vec<Target> {
+/// Divides `limit` among sidecars by what they want; the order says who gets a remainder. Of less than one for each, who
+/// does changes with every `turn`, so that everybody gets some now and then.
+pub(super) fn divide(limit: u32, wanted: &[u32], turn: u64) -> Vec<Target> {
     let count = wanted.len();
+    let shift = if is_scarce(limit, count) {
+        let all = u64::try_from(count).unwrap_or(u64::MAX);
+        let shift = (turn % all).saturating_mul(limit.into()) % all;
+        usize::try_from(shift).unwrap_or(0)
+    } else {
+        0
+    };
     let mut left = limit;
     let mut targets: Vec<Target> = (0..count)
         .zip(wanted)
         .map(|(place, wanted)| {
-            let fair = fair(limit, count, place);
+            let fair = fair(limit, count, (place + shift) % count);
             let due = (*wanted).max(fair / KEPT).min(fair);
             left -= due;
             Target {
@@ -73,7 +86,7 @@ mod tests {
     use super::*;
 
     fn due(limit: u32, wanted: &[u32]) -> Vec<u32> {
-        divide(limit, wanted).iter().map(|t| t.due).collect()
+        divide(limit, wanted, 0).iter().map(|t| t.due).collect()
     }
 
     #[test]
@@ -81,6 +94,22 @@ mod tests {
         assert_eq!(due(10, &[100, 100, 100]), [4, 3, 3]);
         assert_eq!(due(2, &[100, 100, 100]), [1, 1, 0]);
         assert!(due(10, &[]).is_empty());
+    }
+
+    #[test]
+    fn of_less_than_one_for_each_everybody_gets_some_in_turn() {
+        for (limit, count) in [(5, 20), (3, 7), (1, 4), (6, 7)] {
+            let wanted = vec![u32::MAX; count];
+            let mut had = vec![0; count];
+            for turn in 0..u64::try_from(count).unwrap() {
+                for (had, target) in had.iter_mut().zip(divide(limit, &wanted, turn)) {
+                    *had += target.due;
+                }
+            }
+            assert_eq!(had, vec![limit; count], "{limit} of {count}");
+        }
+        let enough = divide(10, &[100, 100, 100], 1);
+        assert_eq!(enough.iter().map(|t| t.due).collect::<Vec<_>>(), [4, 3, 3]);
     }
 
     #[test]
@@ -107,7 +136,7 @@ mod tests {
             let wanted: Vec<u32> = (0..rng.usize(1..30))
                 .map(|_| [0, rng.u32(0..20), rng.u32(0..1000), u32::MAX][rng.usize(0..4)])
                 .collect();
-            let targets = divide(limit, &wanted);
+            let targets = divide(limit, &wanted, rng.u64(..));
             let sum: u32 = targets.iter().map(|t| t.spare).sum();
             assert_eq!(sum, limit, "{wanted:?}");
             assert_eq!(targets.iter().map(|t| t.fair).sum::<u32>(), limit);

@@ -18,7 +18,7 @@ use super::{
 };
 
 /// One sidecar's part of a limit.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Member {
     /// What it has been given, or will be with its next grant.
     pub(super) share: u32,
@@ -47,6 +47,13 @@ pub(crate) struct Report {
     pub(crate) first: bool,
 }
 
+impl Report {
+    /// The same of a sidecar that may have no more of it.
+    pub(super) fn wanting_nothing(self) -> Self {
+        Self { wanted: 0, ..self }
+    }
+}
+
 /// All of one limit.
 #[derive(Debug, Default)]
 pub(super) struct Pool {
@@ -54,16 +61,39 @@ pub(super) struct Pool {
     pub(super) members: BTreeMap<SidecarId, Member>,
     /// It was in force before this process was: a predecessor may have leased it.
     pub(super) inherited: bool,
+    /// Of an inherited one: what those who have come back had to fall back to; None = nobody has. What is missing to the
+    /// limit may be what others fall back to who have not come back yet.
+    returned: Option<u64>,
+    /// A change had to wait for a sidecar to confirm what it was sent.
+    pub(super) deferred: bool,
     /// Shares called back since start.
     pub(super) callbacks: u64,
 }
 
 impl Pool {
-    /// What `id` says of itself; `opening`: for the first time on its stream. `frozen`: nobody may get more than now.
-    pub(super) fn report(&mut self, id: &SidecarId, report: Report, opening: bool, frozen: bool) {
+    pub(super) fn new(inherited: bool) -> Self {
+        Self {
+            inherited,
+            ..Self::default()
+        }
+    }
+
+    /// What `id` says of itself; `opening`: for the first time on its stream. True if that says something new.
+    pub(super) fn report(
+        &mut self,
+        id: &SidecarId,
+        report: Report,
+        opening: bool,
+        era: Era,
+    ) -> bool {
+        if self.inherited && !report.first && !self.members.contains_key(id) {
+            let returned = self.returned.unwrap_or(0);
+            self.returned = Some(returned + u64::from(report.fallback));
+        }
         let known = self.members.get(id).filter(|member| !member.lost);
-        if opening || known.is_none() {
-            let share = self.taken_over(id, report, frozen);
+        let is_new = opening || known.is_none();
+        if is_new {
+            let share = self.taken_over(id, report, era);
             // Nothing that was sent before can arrive any more: it is what it says.
             let member = Member {
                 share,
@@ -74,24 +104,38 @@ impl Pool {
             self.members.insert(id.clone(), member);
         }
         let Some(member) = self.members.get_mut(id) else {
-            return;
+            return false;
         };
+        let before = *member;
+        // It does not know of any share, as it has forgotten what it was granted: it is told again.
+        member.changed |= report.first;
         member.wanted = report.wanted;
         member.in_use = report.in_use;
         // A share that is on its way counts as if it were there.
         member.bound = report.held.max(member.share);
         member.fallback_bound = report.fallback.max(member.fallback);
+        is_new || *member != before
+    }
+
+    /// What is kept for those of an inherited limit who have not come back. If nobody has, there may be nobody who could.
+    pub(super) fn absent(&self, era: Era) -> u64 {
+        match self.returned {
+            Some(returned) if self.inherited && era == Era::Between => {
+                u64::from(self.limit).saturating_sub(returned)
+            }
+            _ => 0,
+        }
     }
 
     /// How much of what a sidecar says it has it may keep. What it says may be old: its lease may have ended since,
     /// and others may have what it had.
-    fn taken_over(&self, id: &SidecarId, report: Report, frozen: bool) -> u32 {
+    fn taken_over(&self, id: &SidecarId, report: Report, era: Era) -> u32 {
         let others = self.members.iter().filter(|(other, _)| *other != id);
         let kept: u64 = others.map(|(_, member)| member.kept()).sum();
-        let room = u64::from(self.limit).saturating_sub(kept);
+        let room = u64::from(self.limit).saturating_sub(kept + self.absent(era));
         let room = u32::try_from(room).unwrap_or(u32::MAX);
         let share = report.held.min(room);
-        if frozen {
+        if self.inherited && era == Era::Theirs {
             // What it has borrowed may be due to somebody who has not come back yet.
             return share.min(report.fallback);
         }
@@ -125,25 +169,31 @@ impl Pool {
     }
 
     /// Decides about new shares and fallbacks. `free_to_hear`: who can be told now.
-    pub(super) fn plan(&mut self, free_to_hear: impl Fn(&SidecarId) -> Hears) {
+    pub(super) fn plan(&mut self, era: Era, turn: u64, free_to_hear: impl Fn(&SidecarId) -> Hears) {
         let hears: Vec<Hears> = self.members.keys().map(free_to_hear).collect();
-        self.plan_fallbacks(&hears);
-        self.plan_shares(&hears);
+        let fallbacks = self.plan_fallbacks(&hears, era);
+        let shares = self.plan_shares(&hears, era, turn);
+        self.deferred = fallbacks || shares;
     }
 
-    fn plan_fallbacks(&mut self, hears: &[Hears]) {
+    /// True if something has to wait for a sidecar that hears later.
+    fn plan_fallbacks(&mut self, hears: &[Hears], era: Era) -> bool {
         let (limit, count) = (self.limit, self.members.len());
+        let absent = self.absent(era);
         let total: u64 = self
             .members
             .values()
             .map(|m| u64::from(m.fallback_bound))
             .sum();
-        let mut free = limit.saturating_sub(u32::try_from(total).unwrap_or(u32::MAX));
+        let taken = u32::try_from(total + absent).unwrap_or(u32::MAX);
+        let mut free = limit.saturating_sub(taken);
+        let mut deferred = false;
         for (place, (member, hears)) in self.members.values_mut().zip(hears).enumerate() {
+            let due = fair(limit, count, place);
             if *hears != Hears::Now {
+                deferred |= *hears == Hears::Later && due != member.fallback;
                 continue;
             }
-            let due = fair(limit, count, place);
             // Only what is free already: who is new counts for others once they have been told.
             let more = due.saturating_sub(member.fallback_bound).min(free);
             free -= more;
@@ -152,18 +202,21 @@ impl Pool {
             member.fallback = next;
             member.fallback_bound = member.fallback_bound.max(next);
         }
+        deferred
     }
 
-    fn plan_shares(&mut self, hears: &[Hears]) {
+    /// True if something has to wait for a sidecar that hears later.
+    fn plan_shares(&mut self, hears: &[Hears], era: Era, turn: u64) -> bool {
+        let absent = self.absent(era);
         let members = self.members.values_mut().zip(hears.iter().copied());
         let (mut members, silent): (Vec<_>, Vec<_>) =
             members.partition(|(member, hears)| *hears != Hears::Never && !member.lost);
         // Who does not hear keeps what it may have.
         let kept: u64 = silent.iter().map(|(member, _)| member.kept()).sum();
-        let available = u64::from(self.limit).saturating_sub(kept);
+        let available = u64::from(self.limit).saturating_sub(kept + absent);
         let available = u32::try_from(available).unwrap_or(u32::MAX);
         let wanted: Vec<u32> = members.iter().map(|(m, _)| m.wanted).collect();
-        let targets = divide(available, &wanted);
+        let targets = divide(available, &wanted, turn);
 
         let needs = members.iter().zip(&targets).map(|((member, _), target)| {
             // In advance only if it is worth it: else every request would move shares about.
@@ -178,9 +231,21 @@ impl Pool {
             + call_back(&mut members, &due, &due, available);
         self.callbacks += u64::from(asked);
 
+        let later = || {
+            let members = members.iter().zip(&targets);
+            members.filter(|((_, hears), _)| *hears == Hears::Later)
+        };
+        let somebody_waits = members
+            .iter()
+            .zip(&due)
+            .any(|((member, _), due)| member.share < *due);
+        let deferred = later().any(|((member, _), target)| {
+            member.share < target.spare || somebody_waits && member.share > target.due
+        });
+
         let bound: u64 = members.iter().map(|(m, _)| u64::from(m.bound)).sum();
         let Some(free) = u64::from(available).checked_sub(bound) else {
-            return;
+            return deferred;
         };
         let mut free = u32::try_from(free).unwrap_or(u32::MAX);
         // Up to the fair share first, so that nobody waits for what is his behind somebody who borrows.
@@ -194,7 +259,19 @@ impl Pool {
         if waiting.all(|((member, _), due)| member.share >= *due) {
             grow(&mut members, &spare, &mut free);
         }
+        deferred
     }
+}
+
+/// How much this process may know of limits that were in force before it started.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Era {
+    /// Leases of its predecessor may still hold: nobody may get more than he has.
+    Theirs,
+    /// Those leases are over, but who has not come back may have his fallback in use.
+    Between,
+    /// Whoever was there has come back, or is forgotten.
+    Ours,
 }
 
 /// Whether a sidecar can be told of a change.

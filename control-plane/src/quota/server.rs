@@ -17,7 +17,9 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
 use super::{
-    allocate::{Allocator, Kind, LeaseRequest, PoolKey, PoolStatus, Report, SidecarId, TTL},
+    allocate::{
+        Allocator, INHERITS, Kind, LeaseRequest, PoolKey, PoolStatus, Report, SidecarId, TTL,
+    },
     metrics::QuotaMetrics,
     visible::Visible,
 };
@@ -25,6 +27,8 @@ use crate::{caller::Caller, push::Pushed, spiffe::SpiffeId, xds::claim};
 
 /// Changes that come within this time are planned together.
 const PLAN_EVERY: Duration = Duration::from_millis(10);
+/// Where many sidecars share a limit, a plan takes a while; then there are fewer, but one so often.
+const PLAN_AT_LAST: Duration = Duration::from_millis(500);
 /// A stream's next request is not read before.
 const READ_EVERY: Duration = Duration::from_millis(5);
 /// A stream is ended that says nothing for so long; a lease is renewed at half of its time.
@@ -70,8 +74,9 @@ impl Leases {
 
     /// Plans whenever something has changed or become due. Runs until it is dropped.
     pub(crate) async fn run(self: Arc<Self>) {
-        let all_ours = Instant::now() + TTL;
+        let all_ours = Instant::now() + INHERITS;
         loop {
+            let begun = Instant::now();
             let deadline = {
                 let mut state = self.lock();
                 let now = Instant::now();
@@ -86,7 +91,8 @@ impl Leases {
                 self.metrics.show(&state.allocator);
                 state.allocator.deadline()
             };
-            sleep(PLAN_EVERY).await;
+            // Streams need the lock as well: at most a fifth of the time goes into planning.
+            sleep(PLAN_EVERY.max(begun.elapsed() * 4).min(PLAN_AT_LAST)).await;
             let due = async {
                 match deadline {
                     Some(at) => sleep_until(at.into()).await,
@@ -250,10 +256,31 @@ impl Stream {
         }
         let pushed = Arc::clone(&self.leases.pushed.borrow());
         let leases = Arc::clone(&self.leases);
-        let mut state = leases.lock();
-        let mut uses = Vec::new();
-        for used in request.uses {
-            let (cluster, kind) = named(used.limited)?;
+        let mut used = Vec::with_capacity(request.uses.len().min(MAX_LIMITS));
+        for one in request.uses {
+            let (cluster, kind) = named(one.limited)?;
+            let report = Report {
+                in_use: one.in_use,
+                wanted: one.wanted,
+                held: one.held,
+                fallback: one.fallback,
+                first: one.first,
+            };
+            used.push((cluster, kind, report));
+        }
+        let limits = self.means(
+            &pushed,
+            used.iter().map(|(cluster, kind, _)| (&**cluster, *kind)),
+        );
+        // First what is given up: a sidecar that names a limit in both has it again.
+        let mut released = Vec::new();
+        for limited in request.released {
+            let (cluster, kind) = named(Some(limited))?;
+            let entry = self.named.remove(&(cluster, kind));
+            released.extend(entry.and_then(|entry| entry.key));
+        }
+        let mut uses = Vec::with_capacity(used.len());
+        for ((cluster, kind, report), limit) in used.into_iter().zip(&limits) {
             if self.named.len() >= MAX_LIMITS && !self.named.contains_key(&(cluster.clone(), kind))
             {
                 leases.metrics.refused("limit");
@@ -261,14 +288,16 @@ impl Stream {
                     "more than {MAX_LIMITS} limits on one stream"
                 )));
             }
-            let report = Report {
-                in_use: used.in_use,
-                wanted: used.wanted,
-                held: used.held,
-                fallback: used.fallback,
-                first: used.first,
+            let known = self.named.get(&(Arc::clone(&cluster), kind));
+            let (key, report) = match (limit, known) {
+                (Some(limit), _) => (Some(limit.key.clone()), report),
+                // Not to be used any more; what still is in use is kept for it until it lets go.
+                (None, Some(known)) => (known.key.clone(), report.wanting_nothing()),
+                (None, None) => (None, report),
             };
-            let key = self.means(&mut state, &pushed, &cluster, kind);
+            if key.is_none() {
+                leases.metrics.refused("cluster");
+            }
             uses.extend(key.clone().map(|key| (key, report)));
             let entry = self.named.entry((cluster, kind)).or_insert(Named {
                 key: None,
@@ -278,12 +307,8 @@ impl Stream {
             });
             (entry.key, entry.report) = (key, report);
         }
-        let mut released = Vec::new();
-        for limited in request.released {
-            let (cluster, kind) = named(Some(limited))?;
-            let entry = self.named.remove(&(cluster, kind));
-            released.extend(entry.and_then(|entry| entry.key));
-        }
+        let mut state = leases.lock();
+        Limit::set_all(&mut state.allocator, &limits);
         let heard = LeaseRequest {
             sequence: request.sequence,
             applied: request.applied,
@@ -302,49 +327,62 @@ impl Stream {
     /// The mesh has changed: what was named may mean other limits, or none.
     fn look(&mut self, pushed: &Pushed) {
         let leases = Arc::clone(&self.leases);
-        let mut state = leases.lock();
         let mut named = std::mem::take(&mut self.named);
+        let names = named.keys().map(|(cluster, kind)| (&**cluster, *kind));
+        let limits = self.means(pushed, names);
         let (mut uses, mut released) = (Vec::new(), Vec::new());
-        for ((cluster, kind), entry) in &mut named {
-            let key = self.means(&mut state, pushed, cluster, *kind);
-            if key != entry.key {
-                released.extend(entry.key.take());
-                // What was sent may not have been answered yet.
-                let report = Report {
-                    held: entry.report.held.max(entry.share),
-                    fallback: entry.report.fallback.max(entry.fallback),
-                    ..entry.report
-                };
-                uses.extend(key.clone().map(|key| (key, report)));
-                entry.key = key;
+        for (entry, limit) in named.values_mut().zip(&limits) {
+            let key = limit.as_ref().map(|limit| &limit.key);
+            if key == entry.key.as_ref() {
+                continue;
+            }
+            // What was sent may not have been answered yet.
+            let report = Report {
+                held: entry.report.held.max(entry.share),
+                fallback: entry.report.fallback.max(entry.fallback),
+                ..entry.report
+            };
+            match key {
+                Some(key) => {
+                    released.extend(entry.key.replace(key.clone()));
+                    uses.push((key.clone(), report));
+                }
+                // The cluster is gone, and what is in use of it is not: kept until the sidecar lets go.
+                None => {
+                    let known = entry.key.clone();
+                    uses.extend(known.map(|key| (key, report.wanting_nothing())));
+                }
             }
         }
         self.named = named;
+        let mut state = leases.lock();
+        Limit::set_all(&mut state.allocator, &limits);
         let now = Instant::now();
         let allocator = &mut state.allocator;
         allocator.move_to(&self.id, self.number, uses, released, now);
         leases.changed.notify_one();
     }
 
-    fn means(
+    /// What the names mean to this node. Without the lock: it may have to translate.
+    fn means<'a>(
         &mut self,
-        state: &mut State,
         pushed: &Pushed,
-        cluster: &str,
-        kind: Kind,
-    ) -> Option<PoolKey> {
-        let found = self.visible.limit(pushed, cluster, kind);
-        let Some((key, limit)) = found else {
-            self.leases.metrics.refused("cluster");
-            return None;
-        };
-        let before = state.inherited.clone();
-        let inherited = before.is_some_and(|before| {
-            let then = self.visible.limit(&before, cluster, kind);
-            then.is_some_and(|(then, _)| then == key)
-        });
-        state.allocator.set_limit(&key, limit, inherited);
-        Some(key)
+        names: impl Iterator<Item = (&'a str, Kind)> + Clone,
+    ) -> Vec<Option<Limit>> {
+        let before = self.leases.lock().inherited.clone();
+        let then = before.map(|before| self.visible.limits(&before, names.clone()));
+        let now = self.visible.limits(pushed, names);
+        let mut then = then.into_iter().flatten();
+        let mut limits = Vec::with_capacity(now.len());
+        for found in now {
+            let then = then.next().flatten();
+            limits.push(found.map(|(key, limit)| Limit {
+                inherited: then.is_some_and(|(then, _)| then == key),
+                key,
+                limit,
+            }));
+        }
+        limits
     }
 
     fn grant(&mut self) -> Option<api::LeaseGrant> {
@@ -378,6 +416,23 @@ impl Stream {
             ttl: prost_types::Duration::try_from(TTL).ok(),
             shares,
         })
+    }
+}
+
+/// What a name means.
+#[derive(Clone, Debug)]
+struct Limit {
+    key: PoolKey,
+    limit: u32,
+    /// It was in force when this process started.
+    inherited: bool,
+}
+
+impl Limit {
+    fn set_all(allocator: &mut Allocator, limits: &[Option<Self>]) {
+        for limit in limits.iter().flatten() {
+            allocator.set_limit(&limit.key, limit.limit, limit.inherited);
+        }
     }
 }
 

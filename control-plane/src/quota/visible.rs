@@ -37,32 +37,35 @@ impl Visible {
         }
     }
 
-    /// The limit `kind` of `cluster`, if the node sees the cluster, and it is the service's.
-    pub(super) fn limit(
+    /// Of each cluster and limit, what it means: if the node sees the cluster, and the limit is the service's. May
+    /// translate what nobody has asked for since the last push: not to be called under a lock.
+    pub(super) fn limits<'a>(
         &mut self,
         pushed: &Pushed,
-        cluster: &str,
-        kind: Kind,
-    ) -> Option<(PoolKey, u32)> {
+        named: impl IntoIterator<Item = (&'a str, Kind)>,
+    ) -> Vec<Option<(PoolKey, u32)>> {
         let snapshot = pushed.shared.snapshot(&self.node, &self.own);
-        let resource = snapshot.clusters.get(cluster)?;
-        let fresh = self.read.get(&resource.name);
-        if fresh.is_none_or(|(version, _)| *version != resource.version) {
-            let limits = limits(&resource.any.value);
-            self.read.insert(
-                Arc::clone(&resource.name),
-                (Arc::clone(&resource.version), limits),
-            );
-        }
-        let (_, limits) = self.read.get(&resource.name)?;
-        let limits = limits.as_ref()?;
-        let (_, limit) = limits.by_kind.iter().find(|(of, _)| *of == kind)?;
-        let key = PoolKey {
-            cluster: Arc::clone(&resource.name),
-            rule: Arc::clone(&limits.rule),
-            kind,
+        let find = |(cluster, kind): (&str, Kind)| {
+            let resource = snapshot.clusters.get(cluster)?;
+            let fresh = self.read.get(&resource.name);
+            if fresh.is_none_or(|(version, _)| *version != resource.version) {
+                let limits = limits(&resource.any.value);
+                self.read.insert(
+                    Arc::clone(&resource.name),
+                    (Arc::clone(&resource.version), limits),
+                );
+            }
+            let (_, limits) = self.read.get(&resource.name)?;
+            let limits = limits.as_ref()?;
+            let (_, limit) = limits.by_kind.iter().find(|(of, _)| *of == kind)?;
+            let key = PoolKey {
+                cluster: Arc::clone(&resource.name),
+                rule: Arc::clone(&limits.rule),
+                kind,
+            };
+            (*limit != u32::MAX).then_some((key, *limit))
         };
-        (*limit != u32::MAX).then_some((key, *limit))
+        named.into_iter().map(find).collect()
     }
 }
 
@@ -133,7 +136,8 @@ spec: { host: reviews, limits: { scope: SERVICE } }
             shared: Arc::new(given.shared()),
             since: Instant::now(),
         };
-        let found = Visible::new(node()).limit(&pushed, REVIEWS, kind);
+        let found = Visible::new(node()).limits(&pushed, [(REVIEWS, kind)]);
+        let found = found.into_iter().next().flatten();
         found.map(|(key, limit)| (key.rule.to_string(), limit))
     }
 

@@ -91,7 +91,7 @@ pub(crate) struct Candidates<'a> {
     pub(crate) now: Moment,
     /// False where ejection is not configured or is overruled.
     pub(crate) heed_ejection: bool,
-    /// For how long a probe keeps others away, unless its end is reported before.
+    /// For how long a probe keeps others away, unless its end is reported before; 0 = ejection is not configured.
     pub(crate) probe_ms: u64,
     /// Each endpoint has a circuit breaker.
     pub(crate) breaker: Option<&'a BreakerConfig>,
@@ -144,7 +144,7 @@ impl Candidates<'_> {
 
     /// For one that is usable: false if another request took its probe in the meantime.
     fn claim(&self, place: u32) -> bool {
-        if !self.heed_ejection && self.breaker.is_none() {
+        if self.probe_ms == 0 && self.breaker.is_none() {
             return true;
         }
         let Some(endpoint) = self.endpoint(place) else {
@@ -152,10 +152,13 @@ impl Candidates<'_> {
         };
         let state = &endpoint.state;
         let mut leave = Leave::default();
-        if self.heed_ejection {
+        // Overruled means that one which is out is used all the same. One that is due gets its probe in any case: without,
+        // nothing that is out would ever come back while ejection is overruled.
+        if self.probe_ms > 0 {
             match take_probe(state, self.now, self.probe_ms) {
                 Some(probe) => leave.probe = probe,
-                None => return false,
+                None if self.heed_ejection => return false,
+                None => {}
             }
         }
         if let Some(breaker) = self.breaker {

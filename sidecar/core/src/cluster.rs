@@ -29,7 +29,7 @@ use crate::{
     KeepAlive, Limits, LimitsScope, Moment, OutlierConfig, RetryBudget, Thresholds,
     balance::{Ewma, LbPolicy, Leave, Priorities, SlowStart},
     breaker::{Breaker, BreakerConfig, Breakers, Trial},
-    outlier::Ejector,
+    outlier::{Ejector, Heeds},
 };
 
 /// Identifies an endpoint of a cluster in this process; never reused. The key of connection pools.
@@ -312,8 +312,19 @@ pub struct Cluster {
     pub breakers: Arc<Breakers>,
     priorities: Priorities,
     ejector: Arc<Ejector>,
+    heeds: Heeds,
     /// All endpoints are dated.
     arrived: AtomicBool,
+}
+
+/// What a cluster leaves to the next of its name, should it come back after it was removed: what still is in use counts
+/// against the limits, and what is open stays open.
+#[derive(Clone, Debug)]
+pub(crate) struct Kept {
+    limits: Arc<Limits>,
+    retries: Arc<RetryBudget>,
+    breakers: Arc<Breakers>,
+    ejector: Arc<Ejector>,
 }
 
 impl EndpointState {

@@ -44,7 +44,8 @@ pub struct OutlierConfig {
     pub max_ejection_time: Duration,
     /// 0 to 100, default 10; at least one endpoint may always be ejected (Envoy), if another is left.
     pub max_ejection_percent: u32,
-    /// Below this share of healthy endpoints ejection is ignored (Istio `minHealthPercent`). Default 0.
+    /// Below this share of endpoints that are healthy and not ejected, ejection is ignored (Istio `minHealthPercent`); one
+    /// whose ejection is over counts as such. Default 0.
     pub min_health_percent: u32,
 }
 
@@ -93,6 +94,45 @@ pub(crate) struct Ejector {
     changes: AtomicU64,
 }
 
+/// Whether enough endpoints are healthy for ejection to be heeded; looked up by each request, and computed anew when an
+/// endpoint leaves service or comes back, and every [`REFRESH_MS`] as an ejection may just have ended.
+#[derive(Debug, Default)]
+pub(crate) struct Heeds {
+    /// Of which changes it knows, plus 1; 0 = it was never computed.
+    seen: AtomicU64,
+    until: AtomicU64,
+    heeds: AtomicBool,
+}
+
+const REFRESH_MS: u64 = 100;
+
+impl Heeds {
+    pub(crate) fn get(
+        &self,
+        config: &OutlierConfig,
+        all: &[Arc<Endpoint>],
+        changes: u64,
+        now: Moment,
+    ) -> bool {
+        let percent = usize::try_from(config.min_health_percent).unwrap_or(100);
+        if percent == 0 {
+            return true;
+        }
+        if self.seen.load(Relaxed) == changes.wrapping_add(1) && now.0 < self.until.load(Relaxed) {
+            return self.heeds.load(Relaxed);
+        }
+        // One whose time is over counts: else nobody would ever be ejected again once too many were.
+        let able = |one: &&Arc<Endpoint>| {
+            one.config.health == Health::Healthy && one.state.is_candidate(now)
+        };
+        let heeds = all.iter().filter(able).count() * 100 >= percent * all.len();
+        self.heeds.store(heeds, Relaxed);
+        self.until.store(now.0.saturating_add(REFRESH_MS), Relaxed);
+        self.seen.store(changes.wrapping_add(1), Relaxed);
+        heeds
+    }
+}
+
 impl Outcome {
     /// A 5xx answer or a local error.
     #[must_use]
@@ -126,6 +166,11 @@ impl OutlierConfig {
 }
 
 impl EndpointState {
+    /// In service, or due for the probe that brings it back.
+    pub(crate) fn is_candidate(&self, now: Moment) -> bool {
+        self.ejected_until.load(Relaxed) <= now.0
+    }
+
     /// Whether it takes traffic, as far as ejection goes.
     #[must_use]
     pub fn standing(&self, now: Moment) -> Standing {

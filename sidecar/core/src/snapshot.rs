@@ -5,7 +5,7 @@
 
 use std::{collections::BTreeMap, net::SocketAddr, sync::Arc};
 
-use crate::{Cluster, ConnectionRoutes, RouteTable};
+use crate::{Cluster, ClusterConfig, ConnectionRoutes, EndpointConfig, RouteTable, cluster::Kept};
 
 /// Index of a cluster name; never reused for another name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -98,6 +98,8 @@ impl Snapshot {
 pub struct SnapshotBuilder {
     current: Snapshot,
     cluster_names: BTreeMap<Arc<str>, ClusterSlot>,
+    /// Of clusters that were removed. As many as there are names without a cluster, which are kept anyhow.
+    removed: BTreeMap<ClusterSlot, Kept>,
     route_names: BTreeMap<Arc<str>, RouteSlot>,
 }
 
@@ -127,9 +129,27 @@ impl SnapshotBuilder {
     /// Sets or removes (`None`) a cluster.
     pub fn set_cluster(&mut self, name: &str, cluster: Option<Arc<Cluster>>) {
         let slot = self.cluster_slot(name);
-        if let Some(place) = self.current.clusters.get_mut(slot.0 as usize) {
-            *place = cluster;
+        let Some(place) = self.current.clusters.get_mut(slot.0 as usize) else {
+            return;
+        };
+        match (&place, &cluster) {
+            (Some(old), None) => drop(self.removed.insert(slot, old.kept())),
+            (_, Some(_)) => drop(self.removed.remove(&slot)),
+            (None, None) => {}
         }
+        *place = cluster;
+    }
+
+    /// Compiles and sets a cluster that takes over from the last of its name, even if that was removed in between: what
+    /// still runs under the old one counts against the limits of the new one.
+    pub fn put_cluster(&mut self, config: ClusterConfig, endpoints: Vec<EndpointConfig>) {
+        let name = config.name.clone();
+        let slot = self.cluster_slot(&name);
+        let next = match (self.current.cluster(slot), self.removed.get(&slot)) {
+            (None, Some(kept)) => Cluster::returned(config, endpoints, kept.clone()),
+            (previous, _) => Cluster::new(config, endpoints, previous.map(|old| &**old)),
+        };
+        self.set_cluster(&name, Some(Arc::new(next)));
     }
 
     /// The cluster as it is now, e.g. to hand its state to its successor.

@@ -17,7 +17,7 @@ use tokio::{
 };
 use tokio_rustls::TlsStream;
 
-use crate::worker::connection::Connection;
+use crate::{pool::gate::Slot, worker::connection::Connection};
 
 /// A connection's bytes.
 #[derive(Debug)]
@@ -33,6 +33,26 @@ pub(crate) struct Io {
     first: Bytes,
     transport: Transport,
     listens: Option<Listens>,
+    /// After the transport: given back when the socket is closed, and not before.
+    holds: Option<Holds>,
+}
+
+/// What an upstream connection has for as long as its socket is open.
+#[derive(Debug)]
+pub(crate) struct Holds {
+    /// The limit counts sockets.
+    _slot: Slot,
+    /// It ends as [`Io::reset_on_close`] says.
+    torn: Rc<Cell<bool>>,
+}
+
+impl Holds {
+    pub(crate) fn new(slot: Slot, torn: &Rc<Cell<bool>>) -> Self {
+        Self {
+            _slot: slot,
+            torn: Rc::clone(torn),
+        }
+    }
 }
 
 /// Who is told when bytes arrive.
@@ -59,21 +79,21 @@ impl Io {
             first: Bytes::new(),
             transport,
             listens: None,
+            holds: None,
         }
     }
 
     /// Gives back bytes that were read; tells `connection` from now on when bytes arrive.
-    pub(crate) fn rewound(self, first: Bytes, connection: &Rc<Connection>) -> Self {
-        Self {
-            first,
-            listens: Some(Listens::Downstream(Rc::clone(connection))),
-            ..self
-        }
+    pub(crate) fn rewound(mut self, first: Bytes, connection: &Rc<Connection>) -> Self {
+        self.first = first;
+        self.listens = Some(Listens::Downstream(Rc::clone(connection)));
+        self
     }
 
     /// Gives back bytes that were read.
-    pub(crate) fn before(self, first: Bytes) -> Self {
-        Self { first, ..self }
+    pub(crate) fn before(mut self, first: Bytes) -> Self {
+        self.first = first;
+        self
     }
 
     /// When it is closed, the peer sees a reset: it must not take what it has for all there was.
@@ -88,10 +108,22 @@ impl Io {
     }
 
     /// Sets `heard` from now on when bytes arrive.
-    pub(crate) fn telling(self, heard: &Rc<Cell<bool>>) -> Self {
-        Self {
-            listens: Some(Listens::Upstream(Rc::clone(heard))),
-            ..self
+    pub(crate) fn telling(mut self, heard: &Rc<Cell<bool>>) -> Self {
+        self.listens = Some(Listens::Upstream(Rc::clone(heard)));
+        self
+    }
+
+    /// Keeps `holds` until the socket is closed.
+    pub(crate) fn holding(mut self, holds: Holds) -> Self {
+        self.holds = Some(holds);
+        self
+    }
+}
+
+impl Drop for Io {
+    fn drop(&mut self) {
+        if self.holds.as_ref().is_some_and(|holds| holds.torn.get()) {
+            self.reset_on_close();
         }
     }
 }

@@ -18,6 +18,8 @@ pub(crate) struct About {
     pub(super) generation: Option<u64>,
     /// Unix seconds.
     pub(super) expires: u64,
+    /// The reading of TLS files that it was opened under, and that of now.
+    files: (Option<u64>, Rc<Cell<Option<u64>>>),
     /// From then on it takes no new requests.
     pub(super) ends: Moment,
     state: Arc<EndpointState>,
@@ -44,12 +46,14 @@ impl Drop for About {
 }
 
 impl About {
-    /// `encrypted`: generation of the identity, and the Unix second at which the certificates end.
+    /// `encrypted`: generation of the identity, and the Unix second at which the certificates end. `files`: the reading of
+    /// TLS files that it was opened under, and where the newest is told.
     pub(crate) fn new(
         cluster: &Cluster,
         state: &Arc<EndpointState>,
         policy: Rc<Policy>,
         encrypted: Option<(u64, u64)>,
+        files: (Option<u64>, &Rc<Cell<Option<u64>>>),
         now: Moment,
     ) -> Self {
         let most = policy.max_duration.map_or(u64::MAX, millis);
@@ -58,6 +62,7 @@ impl About {
             mtls: encrypted.is_some(),
             generation: encrypted.map(|(generation, _)| generation),
             expires: encrypted.map_or(u64::MAX, |(_, expires)| expires),
+            files: (files.0, Rc::clone(files.1)),
             ends: Moment(now.0.saturating_add(most)),
             state: Arc::clone(state),
             idle_since: Cell::new(now),
@@ -72,10 +77,18 @@ impl About {
     /// The policy of now is the one that it was opened under.
     pub(super) fn fits(&self, judge: Judge<'_>) -> bool {
         let wants_mtls = judge.cluster.config.mesh_tls().is_some() && judge.endpoint.config.mtls;
-        if wants_mtls != self.mtls || (self.mtls && self.generation != judge.generation) {
+        if self.is_of_old_files()
+            || wants_mtls != self.mtls
+            || (self.mtls && self.generation != judge.generation)
+        {
             return false;
         }
         Rc::ptr_eq(&self.policy, judge.policy) || self.policy == *judge.policy
+    }
+
+    /// Roots, our certificate or revocation lists have changed since.
+    pub(super) fn is_of_old_files(&self) -> bool {
+        self.files.0 != self.files.1.get()
     }
 
     pub(super) fn used_up(&self, cluster: &Cluster, now: Moment) -> bool {

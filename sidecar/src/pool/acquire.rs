@@ -1,10 +1,11 @@
 //! How a request comes by a connection.
 
-use std::{cell::Cell, rc::Rc, sync::Arc, time::Duration};
+use std::{cell::Cell, convert::Infallible, pin::pin, rc::Rc, sync::Arc, time::Duration};
 
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
 use outrigger_core::{Cluster, ClusterSlot, Endpoint, Permit};
+use tokio::{sync::oneshot, time::sleep};
 
 use super::{
     ClusterPool, Policy, Pools, Protocol,
@@ -16,7 +17,10 @@ use super::{
 };
 use crate::{
     connect::{self, ConnectError},
-    http::{MAX_HEADER_BYTES, READ_BUFFER, io::Io},
+    http::{
+        MAX_HEADER_BYTES, READ_BUFFER,
+        io::{Holds, Io},
+    },
 };
 
 pub(super) mod http2;
@@ -111,11 +115,11 @@ impl Pools {
                 return Ok(Lease::http1(connection, self, cluster, endpoint));
             }
         };
-        let opened = self.open(target, &policy, &cluster).await;
+        let opened = self.open(target, &policy, &cluster, slot).await;
         if let Err(NoConnection::Connect(error)) = &opened {
             endpoint.turns.failed(error);
         }
-        let (io, about) = opened?;
+        let (io, about, torn) = opened?;
         drop(turn);
         let (sender, connection) = http1::Builder::new()
             .preserve_header_case(true)
@@ -125,15 +129,18 @@ impl Pools {
             .await
             .map_err(|error| handshake_failed(target, &error))?;
         let ended = about.ended(&self.shared);
+        let (used, unused) = oneshot::channel();
+        let bound = Farewell::new(unused, target.cluster, torn);
         let driver = tokio::task::spawn_local(async move {
-            if let Err(error) = connection.await {
-                tracing::debug!(%error, "upstream connection ended");
-            }
+            let driven = async move {
+                if let Err(error) = connection.await {
+                    tracing::debug!(%error, "upstream connection ended");
+                }
+            };
+            bound.drive(driven).await;
             ended();
-            // Held until the socket is closed: the limit counts sockets.
-            drop(slot);
         });
-        let connection = Http1::new(sender, driver.abort_handle(), about);
+        let connection = Http1::new(sender, driver.abort_handle(), about, used);
         Ok(Lease::http1(connection, self, cluster, endpoint))
     }
 
@@ -198,7 +205,8 @@ impl Pools {
         target: Target<'_>,
         policy: &Rc<Policy>,
         pool: &ClusterPool,
-    ) -> Result<(TokioIo<Io>, About), NoConnection> {
+        slot: Slot,
+    ) -> Result<(TokioIo<Io>, About, Rc<Cell<bool>>), NoConnection> {
         let cluster = target.cluster;
         let chosen = pool
             .client_tls(
@@ -210,6 +218,7 @@ impl Pools {
             .map_err(|refusal| {
                 NoConnection::Connect(ConnectError::Tls(target.endpoint.config.address, refusal))
             })?;
+        let files = pool.files.get();
         let generation = chosen.as_ref().and_then(|chosen| chosen.generation);
         let mut expires = chosen.as_ref().map_or(u64::MAX, |chosen| chosen.expires);
         let tls = chosen.map(|chosen| chosen.config);
@@ -224,9 +233,57 @@ impl Pools {
         let now = self.shared.now();
         let encrypted = generation.map(|generation| (generation, expires));
         let state = &target.endpoint.state;
-        let about = About::new(cluster, state, Rc::clone(policy), encrypted, now);
-        let io = Io::new(opened.transport).telling(about.heard());
-        Ok((TokioIo::new(io), about))
+        let about = About::new(
+            cluster,
+            state,
+            Rc::clone(policy),
+            encrypted,
+            (files, &pool.files),
+            now,
+        );
+        let torn = Rc::new(Cell::new(false));
+        let io = Io::new(opened.transport)
+            .telling(about.heard())
+            .holding(Holds::new(slot, &torn));
+        Ok((TokioIo::new(io), about, torn))
+    }
+}
+
+/// The end of a connection that nobody uses any more: as long as connecting may take, for what has to be said and
+/// flushed. A peer that does not read would else keep the socket, and its slot with it, for ever.
+#[derive(Debug)]
+struct Farewell {
+    /// Ends when nobody uses the connection any more.
+    unused: oneshot::Receiver<Infallible>,
+    within: Duration,
+    torn: Rc<Cell<bool>>,
+}
+
+impl Farewell {
+    fn new(unused: oneshot::Receiver<Infallible>, cluster: &Cluster, torn: Rc<Cell<bool>>) -> Self {
+        Self {
+            unused,
+            within: cluster.config.connect_timeout,
+            torn,
+        }
+    }
+
+    /// Drives what owns the socket to its end.
+    async fn drive(self, connection: impl Future) {
+        // Dropped at the end of this function: after it is known how.
+        let mut connection = pin!(connection);
+        let late = async {
+            drop(self.unused.await);
+            sleep(self.within).await;
+        };
+        tokio::select! {
+            biased;
+            _ = connection.as_mut() => {}
+            () = late => {
+                tracing::debug!(within = ?self.within, "an upstream did not read the end of a connection");
+                self.torn.set(true);
+            }
+        }
     }
 }
 

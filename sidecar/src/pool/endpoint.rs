@@ -99,7 +99,7 @@ impl EndpointPool {
         shared.retain(|connection| {
             let fit = connection.fit(judge);
             if !fit {
-                gate.not_spare(worker);
+                connection.leaves(gate, worker);
             }
             fit
         });
@@ -115,9 +115,9 @@ impl EndpointPool {
         if self.closed.get() {
             return;
         }
-        self.shared.borrow_mut().push(connection);
         // Waiters elsewhere will ask for it.
-        gate.now_spare(worker);
+        connection.joins(gate, worker);
+        self.shared.borrow_mut().push(connection);
     }
 
     /// Closes what is idle for too long, at its certificates' end, or of an old identity.
@@ -148,7 +148,7 @@ impl EndpointPool {
         self.shared.borrow_mut().retain(|connection| {
             let keep = connection.worth_keeping(now, unix_now, generation);
             if !keep {
-                gate.not_spare(worker);
+                connection.leaves(gate, worker);
             }
             again |= connection.ends_yield(now);
             keep
@@ -180,11 +180,10 @@ impl EndpointPool {
             let at = shared.iter().position(|c| c.streams() == 0);
             at.map(|at| shared.swap_remove(at))
         };
-        let found = unused.is_some();
-        if found {
-            gate.not_spare(worker);
+        if let Some(unused) = &unused {
+            unused.leaves(gate, worker);
         }
-        found
+        unused.is_some()
     }
 
     /// Lets one busy HTTP/2 connection take no new streams for a moment, see [`Http2::yields`].
@@ -205,8 +204,11 @@ impl EndpointPool {
         self.closed.set(true);
         let idle = std::mem::take(&mut *self.idle.borrow_mut());
         let shared = std::mem::take(&mut *self.shared.borrow_mut());
-        for _ in 0..idle.len() + shared.len() {
+        for _ in idle {
             gate.not_spare(worker);
+        }
+        for connection in shared {
+            connection.leaves(gate, worker);
         }
     }
 }

@@ -16,6 +16,15 @@ pub(crate) struct Exclusive {
     _slot: Slot,
 }
 
+/// What a connection was opened under.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Under {
+    /// Unix seconds of the earlier end of both certificates.
+    pub(crate) expires: u64,
+    /// Of our identity, if it was shown.
+    pub(crate) generation: Option<u64>,
+}
+
 impl Pools {
     /// None at `maxConnections`, which is counted.
     pub(crate) fn exclusive(&self, slot: ClusterSlot, cluster: &Cluster) -> Option<Exclusive> {
@@ -26,18 +35,26 @@ impl Pools {
 }
 
 impl Exclusive {
-    /// Opens a connection to `endpoint`; again after a failure, if wanted.
+    /// Opens a connection to `endpoint`; again after a failure, if wanted. Also says what it was opened under.
     pub(crate) async fn connect(
         &self,
         pools: &Pools,
         cluster: &Arc<Cluster>,
         endpoint: &Endpoint,
-    ) -> Result<Opened, ConnectError> {
+    ) -> Result<(Opened, Under), ConnectError> {
         let refused = |refusal| ConnectError::Tls(endpoint.config.address, refusal);
         let chosen = self.pool.client_tls(&pools.shared, cluster, endpoint, None);
-        let tls = chosen.map_err(refused)?.map(|chosen| chosen.config);
+        let chosen = chosen.map_err(refused)?;
+        let ours = chosen.as_ref().map_or(u64::MAX, |chosen| chosen.expires);
+        let generation = chosen.as_ref().and_then(|chosen| chosen.generation);
+        let tls = chosen.map(|chosen| chosen.config);
         let opened = connect::open(cluster, endpoint, tls).await?;
         pools.opened.inc();
-        Ok(opened)
+        let theirs = opened.peer.as_ref().map_or(u64::MAX, |peer| peer.not_after);
+        let under = Under {
+            expires: ours.min(theirs),
+            generation,
+        };
+        Ok((opened, under))
     }
 }

@@ -14,7 +14,7 @@ use std::{
     collections::VecDeque,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicU32, AtomicU64, Ordering, fence},
+        atomic::{AtomicU32, Ordering, fence},
     },
 };
 
@@ -36,11 +36,47 @@ pub(crate) struct Gate {
     pub(crate) name: String,
     pub(crate) limits: Arc<Limits>,
     waiting: AtomicU32,
-    /// By worker: pooled connections that could be given up: idle ones and shared HTTP/2 ones.
-    spare: Box<[AtomicU32]>,
+    workers_have: Box<[Has]>,
     workers: Arc<[mpsc::Sender<Command>]>,
-    next: AtomicU64,
-    queue: Mutex<VecDeque<Waiter>>,
+    queue: Mutex<Queue>,
+}
+
+/// What one worker has pooled.
+#[derive(Debug, Default)]
+struct Has {
+    /// Connections that nobody uses.
+    spare: AtomicU32,
+    /// HTTP/2 connections in use: they could take no new streams for a moment.
+    busy: AtomicU32,
+    /// Connections that it was asked to give up, and has not looked at yet: one message for all of them.
+    asked: AtomicU32,
+}
+
+impl Has {
+    fn spare(&self) -> u32 {
+        self.spare.load(Ordering::SeqCst)
+    }
+
+    fn busy(&self) -> u32 {
+        self.busy.load(Ordering::SeqCst)
+    }
+}
+
+/// In which of a gate's counts a pooled HTTP/2 connection is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Counted {
+    /// Not pooled (any more).
+    #[default]
+    Not,
+    Spare,
+    Busy,
+}
+
+/// Who waits, in the order of their numbers.
+#[derive(Debug, Default)]
+struct Queue {
+    next: u64,
+    waiters: VecDeque<Waiter>,
 }
 
 #[derive(Debug)]
@@ -98,10 +134,9 @@ impl Gate {
             name: name.to_owned(),
             limits: Arc::clone(limits),
             waiting: AtomicU32::new(0),
-            spare: workers.iter().map(|_| AtomicU32::new(0)).collect(),
+            workers_have: workers.iter().map(|_| Has::default()).collect(),
             workers: Arc::clone(workers),
-            next: AtomicU64::new(0),
-            queue: Mutex::new(VecDeque::new()),
+            queue: Mutex::new(Queue::default()),
         }
     }
 
@@ -114,8 +149,9 @@ impl Gate {
         self.waiting.load(Ordering::SeqCst)
     }
 
+    /// Pooled connections that nobody uses.
     pub(crate) fn spare(&self) -> u32 {
-        self.spare.iter().map(|n| n.load(Ordering::Relaxed)).sum()
+        self.workers_have.iter().map(Has::spare).sum()
     }
 
     /// A slot, unless the limit is reached or others were here before.
@@ -160,9 +196,10 @@ impl Gate {
         _may_wait: &Permit,
     ) -> Wait {
         let (grant, granted) = oneshot::channel();
-        let number = self.next.fetch_add(1, Ordering::Relaxed);
         let mut queue = self.lock();
-        queue.push_back(Waiter {
+        let number = queue.next;
+        queue.next += 1;
+        queue.waiters.push_back(Waiter {
             number,
             worker,
             endpoint,
@@ -196,38 +233,54 @@ impl Gate {
             self.grant();
         }
         let mut over = self.over().min(SHED_AT_ONCE);
-        for (spare, worker) in self.spare.iter().zip(self.workers.iter()) {
-            for _ in 0..spare.load(Ordering::Relaxed).min(over) {
-                over -= 1;
-                // A full channel loses nothing: the next look tells it again.
-                drop(worker.try_send(Command::Shed(self.slot)));
+        for (worker, has) in self.workers_have.iter().enumerate() {
+            let part = has.spare().saturating_add(has.busy()).min(over);
+            if part > has.asked.load(Ordering::Relaxed) {
+                self.ask(worker, has, part);
             }
+            over -= part;
         }
     }
 
-    /// Tells the worker that has most to spare to shed a connection.
+    /// Tells the worker that has most to spare, else most that is in use, to shed a connection.
     fn ask_for_one(&self) {
         if !self.contended() {
             return;
         }
-        let most = self
-            .spare
-            .iter()
-            .zip(self.workers.iter())
-            .map(|(spare, worker)| (spare.load(Ordering::SeqCst), worker))
-            .max_by_key(|(spare, _)| *spare);
-        if let Some((1.., worker)) = most {
-            // A full channel loses nothing: the worker's tick looks for waiters as well.
-            drop(worker.try_send(Command::Shed(self.slot)));
+        let workers = self.workers_have.iter().enumerate();
+        let most = workers.max_by_key(|(_, has)| (has.spare(), has.busy()));
+        if let Some((worker, has)) = most
+            && has.spare().saturating_add(has.busy()) > 0
+        {
+            let one_more = has.asked.load(Ordering::Relaxed).saturating_add(1);
+            self.ask(worker, has, one_more.min(SHED_AT_ONCE));
         }
+    }
+
+    fn ask(&self, worker: usize, has: &Has, count: u32) {
+        // One message is on its way already: it is about these as well.
+        if has.asked.swap(count, Ordering::SeqCst) > 0 {
+            return;
+        }
+        let told = self.workers.get(worker);
+        if told.is_none_or(|worker| worker.try_send(Command::Shed(self.slot)).is_err()) {
+            // A full channel loses nothing: the worker's tick looks for waiters as well.
+            has.asked.store(0, Ordering::SeqCst);
+        }
+    }
+
+    /// How many connections `worker` was asked to give up since it looked last.
+    pub(crate) fn take_asked(&self, worker: usize) -> u32 {
+        let has = self.workers_have.get(worker);
+        has.map_or(0, |has| has.asked.swap(0, Ordering::SeqCst))
     }
 
     /// Gives free slots to the head of the queue.
     pub(crate) fn grant(self: &Arc<Self>) {
         let mut queue = self.lock();
-        while let Some(waiter) = queue.pop_front() {
+        while let Some(waiter) = queue.waiters.pop_front() {
             let Some(permit) = self.limits.connections.try_acquire(false) else {
-                queue.push_front(waiter);
+                queue.waiters.push_front(waiter);
                 break;
             };
             if let Err(Grant::Slot(mut gone)) = waiter.grant.send(Grant::Slot(self.wrap(permit))) {
@@ -238,16 +291,29 @@ impl Gate {
         self.count(&queue);
     }
 
-    /// How many wait whom a further stream from `worker` to `endpoint` would not serve.
-    pub(crate) fn waiting_elsewhere(&self, worker: usize, endpoint: EndpointId) -> usize {
+    /// How many wait, and the endpoints for whose HTTP/2 connections of `worker` some of them do: a further stream there
+    /// would serve those.
+    pub(crate) fn waiting_for(&self, worker: usize) -> (usize, Vec<EndpointId>) {
         if !self.contended() {
-            return 0;
+            return (0, Vec::new());
         }
         let queue = self.lock();
-        let others = queue
+        let here = queue
+            .waiters
             .iter()
-            .filter(|w| !w.is(worker, endpoint, Protocol::Http2));
-        others.count()
+            .filter(|w| w.worker == worker && w.protocol == Protocol::Http2);
+        (queue.waiters.len(), here.map(|w| w.endpoint).collect())
+    }
+
+    /// Somebody waits whom a further stream from `worker` to `endpoint` would not serve. (Of those whom it would, one is
+    /// in the queue at most: this looks at two.)
+    pub(crate) fn anyone_elsewhere(&self, worker: usize, endpoint: EndpointId) -> bool {
+        self.contended()
+            && self
+                .lock()
+                .waiters
+                .iter()
+                .any(|w| !w.is(worker, endpoint, Protocol::Http2))
     }
 
     /// What to do with a connection of `worker` to `endpoint` that is free for another request.
@@ -260,16 +326,16 @@ impl Gate {
         }
         let mut queue = self.lock();
         let fits = |w: &Waiter| w.is(worker, endpoint, Protocol::Http1);
-        let place = match queue.front_mut() {
+        let place = match queue.waiters.front_mut() {
             None => return Claim::Keep,
             Some(head) if fits(head) => Some(0),
             Some(head) if head.passed >= PASSED_AT_MOST => None,
             Some(head) => {
                 head.passed += 1;
-                queue.iter().position(fits)
+                queue.waiters.iter().position(fits)
             }
         };
-        let Some(waiter) = place.and_then(|at| queue.remove(at)) else {
+        let Some(waiter) = place.and_then(|at| queue.waiters.remove(at)) else {
             return Claim::Close;
         };
         self.count(&queue);
@@ -278,8 +344,8 @@ impl Gate {
 
     /// A connection of `worker` lies in its pool. True if somebody waits for it now.
     pub(crate) fn now_spare(&self, worker: usize) -> bool {
-        if let Some(spare) = self.spare.get(worker) {
-            spare.fetch_add(1, Ordering::SeqCst);
+        if let Some(has) = self.workers_have.get(worker) {
+            has.spare.fetch_add(1, Ordering::SeqCst);
         }
         fence(Ordering::SeqCst);
         self.contended()
@@ -287,23 +353,42 @@ impl Gate {
 
     /// One less.
     pub(crate) fn not_spare(&self, worker: usize) {
-        if let Some(spare) = self.spare.get(worker) {
-            spare.fetch_sub(1, Ordering::SeqCst);
+        self.count_shared(worker, Counted::Spare, Counted::Not);
+    }
+
+    /// A pooled HTTP/2 connection of `worker` has become something else.
+    pub(crate) fn count_shared(&self, worker: usize, before: Counted, after: Counted) {
+        let Some(has) = self.workers_have.get(worker).filter(|_| before != after) else {
+            return;
+        };
+        match after {
+            Counted::Not => {}
+            Counted::Spare => drop(has.spare.fetch_add(1, Ordering::SeqCst)),
+            Counted::Busy => drop(has.busy.fetch_add(1, Ordering::SeqCst)),
         }
+        match before {
+            Counted::Not => {}
+            Counted::Spare => drop(has.spare.fetch_sub(1, Ordering::SeqCst)),
+            Counted::Busy => drop(has.busy.fetch_sub(1, Ordering::SeqCst)),
+        }
+        fence(Ordering::SeqCst);
     }
 
     fn leave(&self, number: u64) {
         let mut queue = self.lock();
-        queue.retain(|waiter| waiter.number != number);
+        let place = queue.waiters.binary_search_by_key(&number, |w| w.number);
+        if let Ok(place) = place {
+            queue.waiters.remove(place);
+        }
         self.count(&queue);
     }
 
-    fn count(&self, queue: &VecDeque<Waiter>) {
-        let waiting = u32::try_from(queue.len()).unwrap_or(u32::MAX);
+    fn count(&self, queue: &Queue) {
+        let waiting = u32::try_from(queue.waiters.len()).unwrap_or(u32::MAX);
         self.waiting.store(waiting, Ordering::SeqCst);
     }
 
-    fn lock(&self) -> MutexGuard<'_, VecDeque<Waiter>> {
+    fn lock(&self) -> MutexGuard<'_, Queue> {
         self.queue.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

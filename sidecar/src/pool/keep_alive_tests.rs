@@ -129,11 +129,7 @@ impl Client {
             while began.elapsed() < Duration::from_secs(30) {
                 yield_now().await;
                 if began.elapsed() > Duration::from_secs(1) {
-                    #[expect(
-                        clippy::disallowed_methods,
-                        reason = "the clock of the runtime stands still"
-                    )]
-                    thread::sleep(Duration::from_millis(1));
+                    pause();
                 }
             }
         };
@@ -204,11 +200,7 @@ impl Client {
                 return;
             }
             if looks > 10 {
-                #[expect(
-                    clippy::disallowed_methods,
-                    reason = "the clock of the runtime stands still"
-                )]
-                thread::sleep(Duration::from_millis(1));
+                pause();
             }
         }
         let used = self.cluster.limits.connections.used();
@@ -217,6 +209,12 @@ impl Client {
             self.open.get()
         );
     }
+}
+
+/// Real time, which the virtual clock does not see.
+#[expect(clippy::disallowed_methods, reason = "the test has its runtime alone")]
+fn pause() {
+    thread::sleep(Duration::from_millis(1));
 }
 
 /// Runs `test` with a clock that stands still unless it is moved.

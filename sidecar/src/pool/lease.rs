@@ -2,6 +2,7 @@
 
 use std::{
     cell::{Cell, RefCell},
+    convert::Infallible,
     rc::{Rc, Weak},
     time::Duration,
 };
@@ -13,16 +14,16 @@ use hyper::{
 };
 use hyper_util::rt::TokioIo;
 use outrigger_core::{Cluster, Moment};
-use tokio::{task::AbortHandle, time::timeout};
+use tokio::{sync::oneshot, task::AbortHandle, time::timeout};
 
 use super::{
     ClusterPool, Pools,
     about::{About, millis},
+    acquire::http2::Driver,
     endpoint::{EndpointPool, Judge},
-    gate::{Claim, Grant},
+    gate::{Claim, Counted, Gate, Grant},
 };
 use crate::http::{
-    LocalExec,
     io::Io,
     replay::{UpBody, Upload},
 };
@@ -40,7 +41,7 @@ const YIELD_AGAIN_MS: u64 = 10_000;
 const READY_WITHIN: Duration = Duration::from_secs(1);
 
 /// The connection that hyper drives, alive until it is closed.
-pub(super) type Driven = RefCell<http2::Connection<TokioIo<Io>, UpBody, LocalExec>>;
+pub(super) type Driven = RefCell<http2::Connection<TokioIo<Io>, UpBody, Driver>>;
 
 /// An HTTP/1.1 connection.
 #[derive(Debug)]
@@ -49,18 +50,22 @@ pub(crate) struct Http1 {
     /// The task that drives it.
     driver: AbortHandle,
     about: About,
+    /// Tells the task that drives it when nobody uses it any more.
+    _used: oneshot::Sender<Infallible>,
 }
 
 impl Http1 {
-    pub(crate) fn new(
+    pub(super) fn new(
         sender: http1::SendRequest<UpBody>,
         driver: AbortHandle,
         about: About,
+        used: oneshot::Sender<Infallible>,
     ) -> Self {
         Self {
             sender,
             driver,
             about,
+            _used: used,
         }
     }
 
@@ -97,6 +102,7 @@ impl Http1 {
             && !self.about.is_old(now)
             && now < self.about.ends
             && unix < self.about.expires
+            && !self.about.is_of_old_files()
             && (self.about.generation.is_none() || self.about.generation == generation)
     }
 }
@@ -108,6 +114,8 @@ pub(crate) struct Http2 {
     driven: Weak<Driven>,
     about: About,
     streams: Cell<u32>,
+    /// By its cluster's gate.
+    counted: Cell<Counted>,
     /// Until when it takes no new streams, or took none the last time.
     yields_until: Cell<Option<Moment>>,
     yielding: Cell<bool>,
@@ -124,9 +132,34 @@ impl Http2 {
             driven,
             about,
             streams: Cell::new(0),
+            counted: Cell::default(),
             yields_until: Cell::new(None),
             yielding: Cell::new(false),
         }
+    }
+
+    /// It is pooled.
+    pub(super) fn joins(&self, gate: &Gate, worker: usize) {
+        self.count(gate, worker, Counted::Spare);
+        self.recount(gate, worker);
+    }
+
+    /// It is pooled no longer; its streams go on.
+    pub(super) fn leaves(&self, gate: &Gate, worker: usize) {
+        self.count(gate, worker, Counted::Not);
+    }
+
+    /// Its first stream has begun, or its last one has ended.
+    fn recount(&self, gate: &Gate, worker: usize) {
+        match self.counted.get() {
+            Counted::Not => {}
+            _ if self.streams.get() > 0 => self.count(gate, worker, Counted::Busy),
+            _ => self.count(gate, worker, Counted::Spare),
+        }
+    }
+
+    fn count(&self, gate: &Gate, worker: usize, next: Counted) {
+        gate.count_shared(worker, self.counted.replace(next), next);
     }
 
     pub(crate) fn streams(&self) -> u32 {
@@ -190,6 +223,7 @@ impl Http2 {
             && (self.streams.get() > 0 || !self.about.is_old(now))
             && now < self.about.ends
             && unix < self.about.expires
+            && !self.about.is_of_old_files()
             && (self.about.generation.is_none() || self.about.generation == generation)
     }
 }
@@ -227,14 +261,12 @@ impl Drop for Stream {
         streams.set(streams.get().saturating_sub(1));
         let now = self.pools.shared.now();
         self.connection.about.idle_since.set(now);
-        let worker = self.pools.worker;
-        let elsewhere = || {
-            self.cluster
-                .gate
-                .waiting_elsewhere(worker, self.endpoint.id)
-        };
-        if streams.get() == 0 && (self.cluster.gate.over() > 0 || elsewhere() > 0) {
-            self.cluster.shed(worker, now);
+        let (gate, worker) = (&self.cluster.gate, self.pools.worker);
+        if streams.get() == 0 {
+            self.connection.recount(gate, worker);
+            if gate.over() > 0 || gate.anyone_elsewhere(worker, self.endpoint.id) {
+                self.cluster.shed(worker, now);
+            }
         }
         if !self.connection.yielding.get() {
             self.endpoint.room.notify_one();
@@ -271,6 +303,9 @@ impl Lease {
         let reused = connection.about.requests.get() > 0;
         connection.about.one_more(pools.shared.now());
         connection.streams.set(connection.streams.get() + 1);
+        if connection.streams.get() == 1 {
+            connection.recount(&cluster.gate, pools.worker);
+        }
         Self {
             reused,
             kind: Kind::Http2(Stream {

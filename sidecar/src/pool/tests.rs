@@ -234,6 +234,7 @@ async fn over_mtls(authority: &Authority, address: SocketAddr) -> (Sidecar, Sock
     };
     let mut reviews = cluster("reviews");
     reviews.tls = mtls(&["reviews"]);
+    reviews.connect_timeout = Duration::from_secs(100);
     let identity = Some(authority.identity("frontend"));
     let endpoints = vec![endpoint(address, true)];
     Sidecar::outbound(&one_worker, identity, reviews, endpoints, |_| {}).await
@@ -321,7 +322,7 @@ async fn a_request_that_waits_for_its_turn_takes_a_connection_that_comes_back() 
 fn http2(thresholds: Thresholds) -> ClusterConfig {
     ClusterConfig {
         protocol: UpstreamProtocol::Http2,
-        connect_timeout: Duration::from_millis(300),
+        connect_timeout: Duration::from_secs(3),
         thresholds,
         ..cluster("reviews")
     }
@@ -365,7 +366,7 @@ async fn short_streams_take_turns_with_the_one_connection() {
     let app = App::start("reviews").await;
     let endpoints = vec![endpoint(app.address, false)];
     let mut reviews = http2(ONE_CONNECTION);
-    reviews.connect_timeout = Duration::from_secs(30);
+    reviews.connect_timeout = Duration::from_secs(100);
     let (_sidecar, proxy) = Sidecar::outbound(&config(), None, reviews, endpoints, |_| {}).await;
     let callers: Vec<_> = (0..8)
         .map(|_| {
@@ -465,7 +466,7 @@ async fn requests_that_wait_for_an_http2_connection_to_open_are_pending() {
         ..UNLIMITED
     });
     reviews.tls = mtls(&["reviews"]);
-    reviews.connect_timeout = Duration::from_secs(5);
+    reviews.connect_timeout = Duration::from_secs(100);
     let identity = Some(Authority::new().identity("frontend"));
     let endpoints = vec![endpoint(silent.local_addr().unwrap(), true)];
     let (sidecar, proxy) =
@@ -532,5 +533,131 @@ async fn an_idle_connection_is_used_under_the_next_snapshot_and_keeps_nothing_of
         }
         assert_eq!(caller.get("/").await.status, 200);
         assert_eq!(app.connections(), 1);
+    }
+}
+
+/// An HTTP/2 server that lets its peer send without end, and reads nothing.
+async fn deaf() -> (SocketAddr, TcpListener) {
+    let socket = tokio::net::TcpSocket::new_v4().unwrap();
+    socket.set_recv_buffer_size(4096).unwrap();
+    socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+    let listener = socket.listen(8).unwrap();
+    (listener.local_addr().unwrap(), listener)
+}
+
+/// SETTINGS with the largest window of a stream, and as much more for the connection.
+const ANY_AMOUNT: [u8; 28] = [
+    0, 0, 6, 4, 0, 0, 0, 0, 0, 0, 4, 0x7f, 0xff, 0xff, 0xff, // SETTINGS_INITIAL_WINDOW_SIZE
+    0, 0, 4, 8, 0, 0, 0, 0, 0, 0x7f, 0xfe, 0xff, 0xff, // WINDOW_UPDATE
+];
+
+/// Sockets of ours to that address that are open, as the kernel says.
+fn open_sockets_to(address: SocketAddr) -> usize {
+    let remote = format!("0100007F:{:04X}", address.port());
+    let table = std::fs::read_to_string("/proc/net/tcp").unwrap();
+    let rows = table.lines().map(|line| line.split_whitespace());
+    rows.filter(|row| {
+        let row: Vec<&str> = row.clone().collect();
+        row.get(2) == Some(&remote.as_str()) && row.get(3) == Some(&"01")
+    })
+    .count()
+}
+
+/// Writes until the whole way to the upstream is full.
+async fn fill(caller: &mut TcpStream) {
+    use tokio::io::AsyncWriteExt;
+    let head = "POST / HTTP/1.1\r\nHost: reviews\r\nContent-Length: 1000000000\r\n\r\n";
+    caller.write_all(head.as_bytes()).await.unwrap();
+    let bytes = vec![0; 1 << 16];
+    // Nothing moves for so long: full. (If that is too short, the test shows less than it could, and does not fail.)
+    while let Ok(written) =
+        tokio::time::timeout(Duration::from_millis(500), caller.write(&bytes)).await
+    {
+        written.unwrap();
+    }
+}
+
+#[cfg(target_os = "linux")]
+#[tokio::test]
+async fn a_connection_counts_until_its_socket_is_closed_and_no_peer_keeps_it_open() {
+    use tokio::io::AsyncWriteExt;
+    let (address, listener) = deaf().await;
+    let mut reviews = http2(ONE_CONNECTION);
+    reviews.connect_timeout = Duration::from_secs(2);
+    reviews.idle_timeout = Duration::from_millis(1);
+    let endpoints = vec![endpoint(address, false)];
+    let (sidecar, proxy) = Sidecar::outbound(&one_worker(), None, reviews, endpoints, |_| {}).await;
+    let mut caller = TcpStream::connect(proxy).await.unwrap();
+    let (upstream, ()) = tokio::join!(
+        async {
+            let (mut upstream, _) = listener.accept().await.unwrap();
+            upstream.write_all(&ANY_AMOUNT).await.unwrap();
+            upstream
+        },
+        fill(&mut caller)
+    );
+    assert_eq!(open_sockets_to(address), 1);
+    // Nobody needs the connection any more, and it is retired; but its end cannot be said to a peer that does not read.
+    drop(caller);
+    while sidecar.workers.pools()[0].open > 0 {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    assert_eq!(open_sockets_to(address), 0, "given back while it is open");
+    drop(upstream);
+}
+
+#[tokio::test]
+async fn an_http2_connection_is_idle_only_while_it_has_no_streams() {
+    let app = App::start("reviews").await;
+    let endpoints = vec![endpoint(app.address, false)];
+    let (sidecar, proxy) =
+        Sidecar::outbound(&one_worker(), None, http2(UNLIMITED), endpoints, |_| {}).await;
+    let idle = || sidecar.workers.pools()[0].idle;
+    assert_eq!(get(proxy, "/").await.status, 200);
+    while idle() == 0 {
+        tokio::task::yield_now().await;
+    }
+    app.hold();
+    let callers = [(); 2].map(|()| tokio::spawn(async move { get(proxy, "/").await }));
+    app.until_requests(3).await;
+    assert_eq!((sidecar.workers.pools()[0].open, idle()), (1, 0));
+    app.let_go();
+    for caller in callers {
+        assert_eq!(caller.await.unwrap().status, 200);
+    }
+    while idle() == 0 {
+        tokio::task::yield_now().await;
+    }
+}
+
+#[tokio::test]
+async fn the_pool_of_a_cluster_that_is_gone_is_forgotten_with_its_last_connection() {
+    let app = App::start("reviews").await;
+    let (mut sidecar, proxy) = limited(&app, ONE_CONNECTION).await;
+    app.hold();
+    let request = tokio::spawn(async move { get(proxy, "/").await });
+    app.until_requests(1).await;
+    let name = cluster("reviews").name;
+    let limits = Arc::clone(&sidecar.builder.cluster(&name).unwrap().limits);
+    sidecar.builder.set_cluster(&name, None);
+    sidecar.publish("http_proxy").await;
+    assert_eq!(sidecar.workers.pools().len(), 1);
+    // Back before its request has ended: what is open counts.
+    let mut reviews = cluster("reviews");
+    reviews.thresholds = ONE_CONNECTION;
+    sidecar.set_cluster(reviews, vec![endpoint(app.address, false)]);
+    sidecar.publish("http_proxy").await;
+    assert_eq!(limits.connections.used(), 1);
+    let waits = tokio::spawn(async move { get(proxy, "/").await });
+    while sidecar.workers.pools()[0].waiting == 0 {
+        tokio::task::yield_now().await;
+    }
+    app.let_go();
+    assert_eq!(request.await.unwrap().status, 200);
+    assert_eq!(waits.await.unwrap().status, 200);
+    sidecar.builder.set_cluster(&name, None);
+    sidecar.publish("http_proxy").await;
+    while !sidecar.workers.pools().is_empty() {
+        tokio::task::yield_now().await;
     }
 }

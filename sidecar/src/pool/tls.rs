@@ -47,6 +47,7 @@ impl ClusterPool {
         if let Some(outside) = &policy.outside {
             let material = shared.tls_files.material(outside);
             let material = material.map_err(|why| Refusal::Files((*why).to_owned()))?;
+            self.files.set(Some(material.generation));
             let config = self.config(policy, material.generation, protocol, |alpn| {
                 tls::outside::client_config(policy, &material, alpn)
             })?;

@@ -64,6 +64,8 @@ struct Held {
     /// The most that was wanted in each step.
     peaks: VecDeque<(Instant, u32)>,
     told: Option<(Instant, Use)>,
+    /// Its cluster is gone, and not yet all that was in use: nothing more may be.
+    leaving: bool,
 }
 
 /// All shares of this process.
@@ -130,13 +132,15 @@ impl Holder {
                 if gauge.share().is_none() {
                     continue;
                 }
-                if place >= MAX_CLUSTERS {
-                    gauge.set_share(1);
-                    continue;
-                }
                 let key = (Arc::clone(&name), i32::from(limit));
                 let known = before.remove(&key);
-                let same = known.filter(|held| Arc::ptr_eq(&held.gauge, gauge));
+                if place >= MAX_CLUSTERS {
+                    gauge.set_share(1);
+                    let told = known.filter(|held| held.told.is_some());
+                    self.released.extend(told.map(|_| limited(&key)));
+                    continue;
+                }
+                let same = known.filter(|held| !held.leaving && Arc::ptr_eq(&held.gauge, gauge));
                 let held = same.unwrap_or_else(|| Held {
                     gauge: Arc::clone(gauge),
                     waiting: waiting.cloned(),
@@ -146,12 +150,27 @@ impl Holder {
                     overflows: gauge.overflows(),
                     peaks: VecDeque::new(),
                     told: None,
+                    leaving: false,
                 });
                 self.held.insert(key, held);
             }
         }
-        let gone = before.into_iter().filter(|(_, held)| held.told.is_some());
-        self.released.extend(gone.map(|(key, _)| limited(&key)));
+        for (key, mut held) in before {
+            // Nothing of it is believed in should the cluster come back: others may have it then.
+            held.gauge.set_share(0);
+            if held.gauge.share().is_some() {
+                (held.leaving, held.fallback) = (true, 0);
+                held.peaks.clear();
+                self.held.insert(key, held);
+            } else if held.told.is_some() {
+                self.released.push(limited(&key));
+            }
+        }
+        let held = &self.held;
+        self.released.retain(|one| {
+            let key = (Arc::from(one.cluster.as_str()), one.limit);
+            !held.contains_key(&key)
+        });
         self.tick(now);
     }
 
@@ -167,7 +186,7 @@ impl Holder {
     pub(crate) fn is_settled(&self, now: Instant) -> bool {
         self.held
             .values()
-            .all(|held| held.share.is_some() || now >= held.since + GRACE)
+            .all(|held| held.leaving || held.share.is_some() || now >= held.since + GRACE)
     }
 
     /// Shares are not under lease.
@@ -191,7 +210,16 @@ impl Holder {
             self.counts.expired += 1;
         }
         let phase = self.phase(now);
-        for held in self.held.values_mut() {
+        let released = &mut self.released;
+        self.held.retain(|key, held| {
+            let done = held.leaving && held.gauge.used() == 0;
+            if done && held.told.is_some() {
+                released.push(limited(key));
+            }
+            !done
+        });
+        let held = self.held.values_mut().filter(|held| !held.leaving);
+        for held in held {
             if let Some(share) = held.allowed(phase, now) {
                 held.gauge.set_share(share);
             }

@@ -43,6 +43,8 @@ pub(super) struct Limits {
     pub(super) age: Option<Duration>,
     /// After it was told to end.
     pub(super) drain: Duration,
+    /// When the certificates of the upstream connection end.
+    pub(super) until: Option<Instant>,
 }
 
 /// How a connection ended.
@@ -54,6 +56,8 @@ pub(super) enum End {
     Idle,
     /// It lasted as long as may be.
     TooOld,
+    /// So did a certificate of the upstream connection.
+    Expired,
     /// Told to end, and it did not within its time.
     Drained,
     /// The caller reset it, or tore its TLS.
@@ -99,6 +103,7 @@ pub(super) async fn both(
             limits.idle.map(|idle| moved.get() + idle),
             limits.age.map(|age| begun + age),
             drained_at,
+            limits.until,
         ];
         let next = ends_at.into_iter().flatten().min();
         let report = Instant::now() + REPORT_EVERY;
@@ -143,6 +148,8 @@ pub(super) async fn both(
                     Some(End::Idle)
                 } else if is_over(limits.age, begun) {
                     Some(End::TooOld)
+                } else if limits.until.is_some_and(|at| now >= at) {
+                    Some(End::Expired)
                 } else {
                     drained_at.is_some_and(|at| now >= at).then_some(End::Drained)
                 }

@@ -14,8 +14,8 @@ use outrigger_core::{
 };
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
-    net::{TcpListener, TcpStream},
-    time::timeout,
+    net::{TcpListener, TcpSocket, TcpStream},
+    time::{Instant, timeout},
 };
 
 use crate::{
@@ -24,7 +24,7 @@ use crate::{
 };
 
 /// Longer than anything here takes.
-const AT_MOST: Duration = Duration::from_secs(20);
+const AT_MOST: Duration = Duration::from_secs(100);
 
 /// A server that does `this` with each connection.
 async fn server<F: Future<Output = ()> + Send + 'static>(
@@ -54,13 +54,17 @@ async fn echo(name: &'static str) -> SocketAddr {
 
 /// Where nobody listens.
 async fn nowhere() -> SocketAddr {
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    listener.local_addr().unwrap()
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+    let address = socket.local_addr().unwrap();
+    // Its port stays taken, so that nobody else listens there meanwhile.
+    Box::leak(Box::new(socket));
+    address
 }
 
 fn bytes(host: &str, change: impl FnOnce(&mut ClusterConfig)) -> ClusterConfig {
     let mut config = cluster(host);
-    config.connect_timeout = Duration::from_secs(2);
+    config.connect_timeout = AT_MOST;
     change(&mut config);
     config
 }
@@ -111,8 +115,19 @@ async fn outbound(
     identity: Option<Identity>,
     change: impl FnOnce(&mut ConnectionRoute),
 ) -> (Sidecar, SocketAddr) {
+    let soon = Duration::from_millis(200);
+    draining_within(soon, config_of_db, endpoints, identity, change).await
+}
+
+async fn draining_within(
+    drain_timeout: Duration,
+    config_of_db: ClusterConfig,
+    endpoints: Vec<EndpointConfig>,
+    identity: Option<Identity>,
+    change: impl FnOnce(&mut ConnectionRoute),
+) -> (Sidecar, SocketAddr) {
     let mut settings = config();
-    settings.drain_timeout = Duration::from_millis(200);
+    settings.drain_timeout = drain_timeout;
     let mut sidecar = Sidecar::start(&settings, identity);
     sidecar.set_cluster(config_of_db, endpoints);
     let mut route = route(&mut sidecar, &[("db", 1)]);
@@ -296,31 +311,30 @@ async fn tls_is_passed_through_whole_to_whom_its_server_name_says() {
 
 #[tokio::test]
 async fn a_tls_port_refuses_what_names_nobody_and_says_why() {
-    let (sidecar, port) = by_name(Duration::from_millis(100)).await;
+    let (sidecar, port) = by_name(AT_MOST).await;
     let closed = |heard: Option<String>| assert_eq!(heard.unwrap_or_default(), "");
     closed(tell(port, &hello("c.example")).await);
     closed(tell(port, &hello("10.0.0.1")).await);
     refused(&sidecar, "no_route_connection", 2.0).await;
     closed(tell(port, b"GET / HTTP/1.1\r\n\r\n").await);
     refused(&sidecar, "client_hello_invalid", 1.0).await;
-    let mut silent = TcpStream::connect(port).await.unwrap();
-    silent.write_all(&[22, 3]).await.unwrap();
-    let mut heard = Vec::new();
-    drop(
-        timeout(AT_MOST, silent.read_to_end(&mut heard))
-            .await
-            .unwrap(),
-    );
-    refused(&sidecar, "client_hello_timeout", 1.0).await;
     // Who leaves by itself was not refused.
     closed(tell(port, &[22, 3, 1]).await);
     closed(tell(port, b"").await);
     let all = sidecar.metric("outrigger_refusals_total");
-    assert_eq!(all, 4.0);
+    assert_eq!(all, 3.0);
     let line = "istio_tcp_connections_closed_total";
-    timeout(AT_MOST, sidecar.until_metric(line, 4.0))
+    timeout(AT_MOST, sidecar.until_metric(line, 3.0))
         .await
         .unwrap();
+
+    let (sidecar, port) = by_name(Duration::from_millis(100)).await;
+    let mut silent = TcpStream::connect(port).await.unwrap();
+    silent.write_all(&[22, 3]).await.unwrap();
+    let mut heard = Vec::new();
+    let end = silent.read_to_end(&mut heard);
+    drop(timeout(AT_MOST, end).await.unwrap());
+    refused(&sidecar, "client_hello_timeout", 1.0).await;
 }
 
 #[tokio::test]
@@ -414,25 +428,48 @@ async fn never_more_than_max_connections_are_open() {
     assert!(most.load(Ordering::SeqCst) <= 5);
 }
 
+/// Says a byte, which comes back. None if the connection has ended.
+async fn speak(stream: &mut TcpStream) -> Option<()> {
+    stream.write_all(b"x").await.ok()?;
+    let said = timeout(AT_MOST, stream.read_u8()).await.unwrap();
+    said.ok().map(|said| assert_eq!(said, b'x'))
+}
+
+/// Times for tests in which something must not take too long: on a machine that is too slow, the next.
+fn ever_longer() -> impl Iterator<Item = Duration> {
+    [300, 1000, 4000, 16_000]
+        .into_iter()
+        .map(Duration::from_millis)
+}
+
 #[tokio::test]
 async fn an_idle_connection_ends_and_one_that_speaks_does_not() {
     let app = echo("").await;
-    let idle = Duration::from_millis(300);
-    let set = |route: &mut ConnectionRoute| route.idle_timeout = Some(idle);
-    let (_sidecar, port) = outbound(bytes("db", |_| ()), plain(&[app]), None, set).await;
-    let begun = tokio::time::Instant::now();
-    let mut stream = TcpStream::connect(port).await.unwrap();
-    let mut ticks = tokio::time::interval(idle / 6);
-    for _ in 0..18 {
-        ticks.tick().await;
-        stream.write_all(b"x").await.unwrap();
-        assert_eq!(stream.read_u8().await.unwrap(), b'x');
+    for idle in ever_longer() {
+        let set = |route: &mut ConnectionRoute| route.idle_timeout = Some(idle);
+        let (_sidecar, port) = outbound(bytes("db", |_| ()), plain(&[app]), None, set).await;
+        let begun = Instant::now();
+        let mut stream = TcpStream::connect(port).await.unwrap();
+        // When it spoke last, and when it did for the last time before that it was heard.
+        let mut spoke = begun;
+        let mut too_slow = false;
+        while begun.elapsed() < idle * 2 + idle / 2 && !too_slow {
+            let before = std::mem::replace(&mut spoke, Instant::now());
+            let heard = speak(&mut stream).await;
+            // Between two words of which the sidecar knows there may be no more than this.
+            too_slow = before.elapsed() >= idle;
+            assert!(heard.is_some() || too_slow, "it ended while it spoke");
+            tokio::time::sleep(idle / 6).await;
+        }
+        if too_slow {
+            continue;
+        }
+        let end = timeout(AT_MOST, stream.read_u8()).await.unwrap();
+        assert_eq!(end.unwrap_err().kind(), std::io::ErrorKind::UnexpectedEof);
+        assert!(spoke.elapsed() >= idle);
+        return;
     }
-    assert!(begun.elapsed() >= idle * 2);
-    let quiet = tokio::time::Instant::now();
-    let end = timeout(AT_MOST, stream.read_u8()).await.unwrap();
-    assert_eq!(end.unwrap_err().kind(), std::io::ErrorKind::UnexpectedEof);
-    assert!(quiet.elapsed() >= idle - Duration::from_millis(5));
+    panic!("this machine does nothing for seconds");
 }
 
 #[tokio::test]
@@ -441,7 +478,7 @@ async fn a_connection_ends_at_its_age_however_busy() {
     let age = Duration::from_millis(300);
     let set = |route: &mut ConnectionRoute| route.max_duration = Some(age);
     let (sidecar, port) = outbound(bytes("db", |_| ()), plain(&[app]), None, set).await;
-    let begun = tokio::time::Instant::now();
+    let begun = Instant::now();
     let mut stream = TcpStream::connect(port).await.unwrap();
     let torn = async {
         loop {
@@ -510,19 +547,27 @@ async fn who_does_not_read_stops_who_writes() {
 #[tokio::test]
 async fn a_listener_that_goes_lets_its_connections_finish_for_a_while() {
     let app = echo("").await;
-    let (mut sidecar, port) = outbound(bytes("db", |_| ()), plain(&[app]), None, |_| ()).await;
-    let mut stream = TcpStream::connect(port).await.unwrap();
-    stream.write_all(b"x").await.unwrap();
-    assert_eq!(stream.read_u8().await.unwrap(), b'x');
-    sidecar.builder.set_listener("db", None);
-    sidecar.shared.snapshot.publish(sidecar.builder.build());
-    while TcpStream::connect(port).await.is_ok() {
-        tokio::task::yield_now().await;
+    for drain in ever_longer() {
+        let (mut sidecar, port) =
+            draining_within(drain, bytes("db", |_| ()), plain(&[app]), None, |_| ()).await;
+        let mut stream = TcpStream::connect(port).await.unwrap();
+        speak(&mut stream).await.unwrap();
+        let begun = Instant::now();
+        sidecar.builder.set_listener("db", None);
+        sidecar.shared.snapshot.publish(sidecar.builder.build());
+        while TcpStream::connect(port).await.is_ok() {
+            tokio::task::yield_now().await;
+        }
+        if speak(&mut stream).await.is_none() {
+            assert!(begun.elapsed() >= drain, "it goes on");
+            continue;
+        }
+        let end = timeout(AT_MOST, stream.read_u8()).await.unwrap();
+        assert!(end.is_err(), "and ends");
+        assert!(begun.elapsed() >= drain);
+        return;
     }
-    stream.write_all(b"y").await.unwrap();
-    assert_eq!(stream.read_u8().await.unwrap(), b'y', "it goes on");
-    let end = timeout(AT_MOST, stream.read_u8()).await.unwrap();
-    assert!(end.is_err(), "and ends");
+    panic!("this machine does nothing for seconds");
 }
 
 #[tokio::test]
@@ -566,4 +611,61 @@ async fn shares_are_kept_and_one_source_stays_where_it_is() {
     for _ in 0..20 {
         assert_eq!(tell(port, b"").await, first);
     }
+}
+
+/// A server with an identity of the mesh that is no sidecar, and ends nothing by itself.
+async fn foreign(authority: &Authority) -> SocketAddr {
+    let identity = authority.identity("db");
+    let config = crate::tls::server_config(&identity, &["istio".to_owned()]).unwrap();
+    let acceptor = tokio_rustls::TlsAcceptor::from(config);
+    server(move |stream| {
+        let acceptor = acceptor.clone();
+        async move {
+            let Ok(stream) = acceptor.accept(stream).await else {
+                return;
+            };
+            let (mut read, mut write) = tokio::io::split(stream);
+            drop(tokio::io::copy(&mut read, &mut write).await);
+        }
+    })
+    .await
+}
+
+#[tokio::test]
+async fn a_connection_to_a_server_of_a_root_that_is_gone_ends() {
+    let authority = Authority::new();
+    let to = foreign(&authority).await;
+    let config = bytes("db", |config| config.tls = istio("db"));
+    let frontend = authority.identity("frontend");
+    let endpoints = vec![endpoint(to, true)];
+    let (sidecar, port) = outbound(config, endpoints, Some(frontend), |_| ()).await;
+    let mut stream = TcpStream::connect(port).await.unwrap();
+    speak(&mut stream).await.unwrap();
+    // A renewal under the same root changes nothing.
+    let change = |identity| sidecar.shared.identity.store(Some(Arc::new(identity)));
+    change(authority.identity("frontend"));
+    let begun = Instant::now();
+    while begun.elapsed() < Duration::from_secs(2) {
+        speak(&mut stream).await.unwrap();
+    }
+    change(Authority::new().identity("frontend"));
+    let ended = async { while speak(&mut stream).await.is_some() {} };
+    timeout(AT_MOST, ended).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_connection_ends_with_the_earlier_certificate_of_its_upstream() {
+    let authority = Authority::new();
+    let to = foreign(&authority).await;
+    let config = bytes("db", |config| config.tls = istio("db"));
+    let mut over = authority.identity("frontend");
+    over.not_after = 1;
+    let endpoints = vec![endpoint(to, true)];
+    let (sidecar, port) = outbound(config, endpoints, Some(over), |_| ()).await;
+    let mut stream = TcpStream::connect(port).await.unwrap();
+    let ended = async { while speak(&mut stream).await.is_some() {} };
+    timeout(AT_MOST, ended).await.unwrap();
+    let line = "istio_tcp_connections_closed_total";
+    let closed = timeout(AT_MOST, sidecar.until_metric(line, 1.0)).await;
+    closed.unwrap();
 }

@@ -10,11 +10,11 @@ use outrigger_core::{
 
 use super::refusal::Refused;
 use crate::{
-    connect::{ConnectError, Opened},
+    connect::ConnectError,
     http::io::Io,
-    pool::exclusive::Exclusive,
+    pool::exclusive::{Exclusive, Under},
     tls::Refusal,
-    worker::Worker,
+    worker::{Worker, connection::Server},
 };
 
 /// Where a connection goes.
@@ -32,6 +32,9 @@ pub(super) struct Target<'a> {
 pub(super) struct Upstream {
     pub(super) io: Io,
     pub(super) endpoint: Arc<Endpoint>,
+    pub(super) under: Under,
+    /// Who answered, and whom we would accept.
+    pub(super) server: Option<Server>,
     _in_flight: InFlight,
     _exclusive: Exclusive,
 }
@@ -69,10 +72,18 @@ pub(super) async fn open(worker: &Worker, target: Target<'_>) -> Result<Upstream
         let endpoint = Arc::clone(&choice.picked.endpoint);
         let in_flight = endpoint.begin();
         match exclusive.connect(&worker.pools, cluster, &endpoint).await {
-            Ok(Opened { transport, .. }) => {
+            Ok((opened, under)) => {
                 choice.tell(CONNECTED);
+                let chain = opened.chain();
+                let tls = cluster.config.mesh_tls();
+                let server = chain.zip(tls).map(|(chain, tls)| Server {
+                    chain,
+                    expected: tls.subject_alt_names.as_slice().into(),
+                });
                 return Ok(Upstream {
-                    io: Io::new(transport),
+                    io: Io::new(opened.transport),
+                    under,
+                    server,
                     endpoint,
                     _in_flight: in_flight,
                     _exclusive: exclusive,

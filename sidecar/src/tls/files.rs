@@ -14,10 +14,10 @@ use std::{
     io::Read as _,
     path::{Component, Path, PathBuf},
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc, Mutex, TryLockError,
         atomic::{AtomicU64, Ordering},
     },
-    time::{Duration, SystemTime},
+    time::{Duration, Instant, SystemTime},
 };
 
 use arc_swap::ArcSwap;
@@ -26,10 +26,14 @@ use rustls::{RootCertStore, crypto::aws_lc_rs::sign::any_supported_type, sign::C
 use rustls_pki_types::{
     CertificateDer, CertificateRevocationListDer, PrivateKeyDer, pem::PemObject as _,
 };
-use webpki::OwnedCertRevocationList;
+use webpki::{CertRevocationList, OwnedCertRevocationList};
 
 /// How often files are looked at.
 pub(crate) const LOOK_EVERY: Duration = Duration::from_secs(3);
+/// How often it is looked whether another is done with reading.
+const LOOK_AGAIN: Duration = Duration::from_millis(5);
+/// How long a new configuration waits for its files: it comes into force without those that are not read by then.
+pub(crate) const READ_WITHIN: Duration = Duration::from_millis(500);
 /// A distribution's bundle of roots has about 250 KiB.
 const MAX_FILE: u64 = 4 << 20;
 /// Where distributions keep the roots; the first one that is there is the system's.
@@ -48,7 +52,7 @@ pub(crate) struct Material {
     pub(crate) roots: Arc<RootCertStore>,
     /// Where the roots come from, for messages.
     pub(crate) roots_from: PathBuf,
-    pub(crate) revoked: Arc<[OwnedCertRevocationList]>,
+    pub(crate) revoked: Arc<[CertRevocationList<'static>]>,
     pub(crate) key: Option<Arc<CertifiedKey>>,
 }
 
@@ -70,6 +74,9 @@ struct Entry {
     stamps: Vec<Option<Stamp>>,
     /// The last good, or why there is none.
     material: Result<Arc<Material>, Arc<str>>,
+    /// Why the files as they are now cannot be used: they are read again at every look. The reason may pass without any
+    /// of them changing (no descriptors left, a disk's error, a directory's mode).
+    failed: Option<String>,
 }
 
 /// What changes when a file does.
@@ -78,6 +85,8 @@ struct Stamp {
     modified: Option<SystemTime>,
     length: u64,
     inode: u64,
+    /// A file's mode and owner change this alone.
+    status_changed: (i64, i64),
 }
 
 impl Allowed {
@@ -143,30 +152,37 @@ impl TlsFiles {
         }
     }
 
-    /// Reads what `snapshot` names and has changed, and forgets what it does not name. Waits for the disk.
-    pub(crate) fn follow(&self, snapshot: &Snapshot) {
-        let named = snapshot.clusters().filter_map(|(_, cluster)| {
-            let tls = cluster.config.tls.as_ref()?;
-            tls.outside.clone()
-        });
-        let mut named = named.peekable();
-        if named.peek().is_none() && self.read.load().is_empty() {
-            return;
+    /// Whether [`Self::follow`] would have anything to do.
+    pub(crate) fn concern(&self, snapshot: &Snapshot) -> bool {
+        named(snapshot).next().is_some() || !self.read.load().is_empty()
+    }
+
+    /// Reads what `snapshot` names and has changed, and forgets what it does not name. Waits for the disk, but for
+    /// another who does no longer than `within`. False if that one has not come to an end.
+    pub(crate) fn follow(&self, snapshot: &Snapshot, within: Duration) -> bool {
+        if !self.concern(snapshot) {
+            return true;
         }
-        let _one_at_a_time = self
-            .following
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
+        let until = Instant::now() + within;
+        let _one_at_a_time = loop {
+            match self.following.try_lock() {
+                Ok(guard) => break guard,
+                Err(TryLockError::Poisoned(poisoned)) => break poisoned.into_inner(),
+                Err(TryLockError::WouldBlock) if Instant::now() >= until => return false,
+                Err(TryLockError::WouldBlock) => pause(),
+            }
+        };
         let known = self.read.load_full();
         let mut next: BTreeMap<Arc<OutsideTls>, Entry> = BTreeMap::new();
         let mut changed = false;
-        for tls in named {
+        for tls in named(snapshot) {
             if next.contains_key(&tls) {
                 continue;
             }
             let before = known.get(&tls);
             let stamps = stamps(&tls);
-            let entry = match before.filter(|before| before.stamps == stamps) {
+            let is_same = |before: &&Entry| before.stamps == stamps && before.failed.is_none();
+            let entry = match before.filter(is_same) {
                 Some(same) => same.clone(),
                 None => {
                     changed = true;
@@ -178,18 +194,31 @@ impl TlsFiles {
         if changed || next.len() != known.len() {
             self.read.store(Arc::new(next));
         }
+        true
     }
 
     fn entry(&self, tls: &OutsideTls, stamps: Vec<Option<Stamp>>, before: Option<&Entry>) -> Entry {
-        let material = match self.load(tls) {
-            Ok(material) => Ok(Arc::new(material)),
+        match self.load(tls) {
+            Ok(material) => Entry {
+                stamps,
+                material: Ok(Arc::new(material)),
+                failed: None,
+            },
             Err(error) => {
                 let last_good = before.and_then(|before| before.material.as_ref().ok());
-                tracing::warn!(%error, goes_on = last_good.is_some(), "TLS files cannot be used");
-                last_good.map(Arc::clone).ok_or_else(|| error.into())
+                let told = before.and_then(|before| before.failed.as_ref());
+                if told != Some(&error) {
+                    tracing::warn!(%error, goes_on = last_good.is_some(), "TLS files cannot be used");
+                }
+                Entry {
+                    stamps,
+                    material: last_good
+                        .map(Arc::clone)
+                        .ok_or_else(|| error.as_str().into()),
+                    failed: Some(error),
+                }
             }
-        };
-        Entry { stamps, material }
+        }
     }
 
     fn load(&self, tls: &OutsideTls) -> Result<Material, String> {
@@ -204,7 +233,11 @@ impl TlsFiles {
             }
         };
         let revoked = match &tls.revoked {
-            Some(path) => revocations(path, &self.allowed.read(path)?)?,
+            Some(path) => {
+                let lists = revocations(path, &self.allowed.read(path)?)?;
+                warn_of_strange_lists(path, &lists, &roots_from, &roots);
+                lists
+            }
             None => Vec::new(),
         };
         let key = match &tls.client {
@@ -244,6 +277,21 @@ impl TlsFiles {
     }
 }
 
+#[expect(
+    clippy::disallowed_methods,
+    reason = "on a thread for work that blocks"
+)]
+fn pause() {
+    std::thread::sleep(LOOK_AGAIN);
+}
+
+fn named(snapshot: &Snapshot) -> impl Iterator<Item = Arc<OutsideTls>> {
+    snapshot.clusters().filter_map(|(_, cluster)| {
+        let tls = cluster.config.tls.as_ref()?;
+        tls.outside.clone()
+    })
+}
+
 fn stamps(tls: &OutsideTls) -> Vec<Option<Stamp>> {
     let client = tls.client.iter().flat_map(|(chain, key)| [chain, key]);
     let files = tls.roots.iter().chain(&tls.revoked).chain(client);
@@ -262,6 +310,7 @@ fn stamp(path: &Path) -> Option<Stamp> {
         modified: found.modified().ok(),
         length: found.len(),
         inode: found.ino(),
+        status_changed: (found.ctime(), found.ctime_nsec()),
     })
 }
 
@@ -277,6 +326,11 @@ pub(crate) fn is_system_roots(path: &str) -> bool {
 
 fn read(path: &Path) -> Result<Vec<u8>, String> {
     let mut bytes = Vec::new();
+    // To open a pipe waits for somebody who writes into it.
+    let found = fs::metadata(path).map_err(|error| cannot_read(path, &error))?;
+    if !found.is_file() {
+        return Err(format!("{} is not a regular file", path.display()));
+    }
     let file = fs::File::open(path).map_err(|error| cannot_read(path, &error))?;
     let mut most = file.take(MAX_FILE + 1);
     most.read_to_end(&mut bytes)
@@ -303,10 +357,12 @@ fn roots(path: &Path, pem: &[u8]) -> Result<RootCertStore, String> {
     Ok(roots)
 }
 
-fn revocations(path: &Path, pem: &[u8]) -> Result<Vec<OwnedCertRevocationList>, String> {
+fn revocations(path: &Path, pem: &[u8]) -> Result<Vec<CertRevocationList<'static>>, String> {
     let lists = CertificateRevocationListDer::pem_slice_iter(pem).map(|list| {
         let list = list.map_err(|error| cannot_read(path, &error))?;
-        OwnedCertRevocationList::from_der(&list).map_err(|error| cannot_read(path, &error))
+        OwnedCertRevocationList::from_der(&list)
+            .map(CertRevocationList::from)
+            .map_err(|error| cannot_read(path, &error))
     });
     let lists: Vec<_> = lists.collect::<Result<_, _>>()?;
     if lists.is_empty() {
@@ -316,6 +372,26 @@ fn revocations(path: &Path, pem: &[u8]) -> Result<Vec<OwnedCertRevocationList>, 
         ));
     }
     Ok(lists)
+}
+
+/// What no list is about counts as not revoked. Where none is of a root, that may be a mistake.
+fn warn_of_strange_lists(
+    path: &Path,
+    lists: &[CertRevocationList<'_>],
+    roots_from: &Path,
+    roots: &RootCertStore,
+) {
+    let of_a_root = |list: &CertRevocationList<'_>| {
+        let mut roots = roots.roots.iter();
+        roots.any(|root| root.subject.as_ref() == list.issuer())
+    };
+    if !lists.iter().any(of_a_root) {
+        tracing::warn!(
+            lists = %path.display(),
+            roots = %roots_from.display(),
+            "no revocation list is of one of the roots: none of what they have issued counts as revoked"
+        );
+    }
 }
 
 fn cannot_read(path: &Path, error: &dyn std::fmt::Display) -> String {

@@ -2,7 +2,10 @@
 //! is shown if the document says so; the mesh's own certificate never is.
 //! Source: Istio `ClientTLSSettings` SIMPLE and MUTUAL; RFC 9525 for names.
 
-use std::{path::PathBuf, sync::Arc};
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
 use outrigger_core::UpstreamTls;
 use rustls::{
@@ -16,7 +19,7 @@ use rustls::{
 };
 use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
 use webpki::{
-    CertRevocationList, EndEntityCert, KeyUsage, OwnedCertRevocationList, RevocationOptionsBuilder,
+    CertRevocationList, EndEntityCert, ExpirationPolicy, KeyUsage, RevocationOptionsBuilder,
     UnknownStatusPolicy,
 };
 use x509_parser::{certificate::X509Certificate, prelude::FromDer};
@@ -53,6 +56,7 @@ pub(crate) fn client_config(
         roots: Arc::clone(&material.roots),
         roots_from: material.roots_from.clone(),
         revoked: Arc::clone(&material.revoked),
+        revoked_from: outside.and_then(|outside| outside.revoked.clone()),
         names: names.to_vec(),
         algorithms,
     };
@@ -78,7 +82,8 @@ struct Verifier {
     unverified: bool,
     roots: Arc<RootCertStore>,
     roots_from: PathBuf,
-    revoked: Arc<[OwnedCertRevocationList]>,
+    revoked: Arc<[CertRevocationList<'static>]>,
+    revoked_from: Option<PathBuf>,
     names: Vec<String>,
     algorithms: WebPkiSupportedAlgorithms,
 }
@@ -92,18 +97,15 @@ impl Verifier {
     ) -> Result<(), Refusal> {
         let untrusted = |error: webpki::Error| self.untrusted(leaf, &error);
         let certificate = EndEntityCert::try_from(leaf).map_err(untrusted)?;
-        let lists: Vec<CertRevocationList<'_>> = self
-            .revoked
-            .iter()
-            .map(|list| list.clone().into())
-            .collect();
-        let lists: Vec<_> = lists.iter().collect();
+        let lists: Vec<&CertRevocationList<'_>> = self.revoked.iter().collect();
         let revocation = RevocationOptionsBuilder::new(&lists)
             .ok()
             // A list of one authority says nothing of what others have issued.
             .map(|options| {
                 options
                     .with_status_policy(UnknownStatusPolicy::Allow)
+                    // Whoever was revoked since, it does not say.
+                    .with_expiration_policy(ExpirationPolicy::Enforce)
                     .build()
             });
         certificate
@@ -136,6 +138,11 @@ impl Verifier {
                 "no root of its issuer's name has signed it".to_owned()
             }
             webpki::Error::CertRevoked => "it is revoked".to_owned(),
+            webpki::Error::CrlExpired { .. } => {
+                let lists = self.revoked_from.as_deref().map(Path::display);
+                let lists = lists.map(|path| format!(" in {path}")).unwrap_or_default();
+                format!("the revocation list of its issuer{lists} has expired (nextUpdate)")
+            }
             other => other.to_string(),
         };
         Refusal::Chain(format!(

@@ -6,7 +6,11 @@
 //!      ──► idle too long | certificate ends | listener closed | draining ──► graceful end
 //! ```
 
-use std::{cell::Cell, rc::Rc, sync::Arc};
+use std::{
+    cell::{Cell, RefCell},
+    rc::Rc,
+    sync::Arc,
+};
 
 use outrigger_core::Moment;
 use rustls_pki_types::CertificateDer;
@@ -41,6 +45,15 @@ pub(crate) struct Peer {
     pub(crate) chain: Arc<[CertificateDer<'static>]>,
 }
 
+/// Who is at the other end of the upstream connection that belongs to one of bytes.
+#[derive(Clone, Debug)]
+pub(crate) struct Server {
+    /// Leaf first; verified again when the trust bundle changes.
+    pub(crate) chain: Arc<[CertificateDer<'static>]>,
+    /// SPIFFE ids that it may have.
+    pub(crate) expected: Arc<[String]>,
+}
+
 /// A downstream connection.
 #[derive(Debug)]
 pub(crate) struct Connection {
@@ -53,6 +66,8 @@ pub(crate) struct Connection {
     pub(crate) own_id: Option<Arc<str>>,
     /// Unix seconds of the earlier end of both certificates.
     pub(crate) expires: Option<u64>,
+    /// Of a connection of bytes whose upstream is under mTLS.
+    pub(crate) server: RefCell<Option<Server>>,
     order: Cell<Order>,
     changed: Notify,
     active: Cell<u32>,
@@ -76,6 +91,7 @@ impl Connection {
             peer: None,
             own_id: None,
             expires: None,
+            server: RefCell::new(None),
             order: Cell::new(Order::Serve),
             changed: Notify::new(),
             active: Cell::new(0),

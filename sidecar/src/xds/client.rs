@@ -5,6 +5,7 @@ use std::{
     time::Duration,
 };
 
+use outrigger_core::Snapshot;
 use outrigger_proto::envoy::service::discovery::v3::{
     DeltaDiscoveryRequest, DeltaDiscoveryResponse,
     aggregated_discovery_service_client::AggregatedDiscoveryServiceClient,
@@ -22,6 +23,7 @@ use crate::{
     control::Control,
     identity::{IdentityStore, chain},
     shared::Shared,
+    tls::files::READ_WITHIN,
     vitals::Vitals,
 };
 
@@ -163,6 +165,25 @@ impl Client {
         requests
     }
 
+    /// Reads the files that `snapshot` names. A disk that hangs holds a configuration back for a moment only; what is not
+    /// read by then is looked at every few seconds, and connections that need it are refused until then.
+    fn read_files(&self, snapshot: &Arc<Snapshot>) {
+        if !self.shared.tls_files.concern(snapshot) {
+            return;
+        }
+        let (done, read) = std::sync::mpsc::sync_channel(1);
+        let (shared, snapshot) = (Arc::clone(&self.shared), Arc::clone(snapshot));
+        // Ends with the disk's answer.
+        drop(tokio::task::spawn_blocking(move || {
+            shared.tls_files.follow(&snapshot, READ_WITHIN);
+            // Nobody waits any more if it took too long.
+            done.send(()).ok();
+        }));
+        if read.recv_timeout(READ_WITHIN * 2).is_err() {
+            tracing::warn!("TLS files are not read yet: the disk does not answer");
+        }
+    }
+
     fn publish(&self, now: Instant) {
         let (snapshot, bundle, tallies, is_configured) = {
             let mut engine = lock(&self.engine);
@@ -177,7 +198,7 @@ impl Client {
             self.store.set_bundle(bundle);
         }
         if let Some(snapshot) = snapshot {
-            self.shared.tls_files.follow(&snapshot);
+            self.read_files(&snapshot);
             self.shared.snapshot.publish(snapshot);
         }
         for (kind, tally) in tallies {

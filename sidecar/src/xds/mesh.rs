@@ -12,8 +12,7 @@ use std::{
 };
 
 use outrigger_core::{
-    Cluster, ClusterSlot, EndpointConfig, Listener, RouteSource, RouteTable, Snapshot,
-    SnapshotBuilder,
+    ClusterSlot, EndpointConfig, Listener, RouteSource, RouteTable, Snapshot, SnapshotBuilder,
 };
 
 use super::convert::{
@@ -243,9 +242,7 @@ impl Mesh {
                 .iter_mut()
                 .for_each(|endpoint| endpoint.mtls = true);
         }
-        let previous = self.builder.cluster(name).cloned();
-        let next = Cluster::new(cluster.config.clone(), endpoints, previous.as_deref());
-        self.builder.set_cluster(name, Some(Arc::new(next)));
+        self.builder.put_cluster(cluster.config.clone(), endpoints);
         self.changed = true;
     }
 

@@ -33,7 +33,13 @@ struct Sidecar {
     renewed: Instant,
     used: u32,
     demand: u32,
+    began: Instant,
+    /// It helped itself to one, as no grant came in time, and what is in use has not been within the limit since.
+    helped_itself: bool,
 }
+
+/// After so long without a first grant a sidecar takes one.
+const GRACE: Duration = Duration::from_secs(2);
 
 impl Sidecar {
     fn new(name: &str, process: u64, now: Instant) -> Self {
@@ -53,12 +59,14 @@ impl Sidecar {
             renewed: now,
             used: 0,
             demand: 0,
+            began: now,
+            helped_itself: false,
         }
     }
 
     fn limit(&self, now: Instant) -> u32 {
         match self.until {
-            None => 0,
+            None => u32::from(now >= self.began + GRACE),
             Some(until) if now < until => self.share,
             Some(_) if now < self.last_grant + 3 * TTL => self.share.min(self.fallback),
             Some(_) => self.fallback,
@@ -280,6 +288,22 @@ impl World {
         self.shares().iter().sum()
     }
 
+    /// How much `held` may exceed the limit: by one for each new sidecar that waited for its first grant for too long,
+    /// until all of that was given back once.
+    fn excess(&mut self, held: u64) -> u64 {
+        let limit = u64::from(self.limit);
+        for sidecar in &mut self.sidecars {
+            let waits = sidecar.until.is_none();
+            let helps = waits && sidecar.limit(self.now) > 0;
+            sidecar.helped_itself |= helps;
+            if held <= limit {
+                sidecar.helped_itself &= waits;
+            }
+        }
+        let helped = self.sidecars.iter().filter(|s| s.helped_itself).count();
+        u64::try_from(helped).unwrap()
+    }
+
     fn picture(&self) -> String {
         let since = |at: Instant| at.duration_since(self.start).as_secs_f64();
         let mut lines = format!("now {:.1}\n", since(self.now));
@@ -471,6 +495,147 @@ fn a_restarted_control_plane_takes_over_what_there_is_and_changes_it_when_old_le
 }
 
 #[test]
+fn after_a_restart_what_late_sidecars_fall_back_to_is_kept_for_them() {
+    let mut world = World::with(100, 3);
+    world.restart();
+    for sidecar in &mut world.sidecars {
+        sidecar.wire = None;
+        sidecar.demand = u32::MAX;
+    }
+    world.connect(0);
+    world.settle();
+    // The two others cannot reach the new process for as long as their leases lasted, and longer.
+    let mut rng = Rng::with_seed(1);
+    for _ in 0..60 {
+        world.pass(Duration::from_millis(500), &mut rng);
+        world.settle();
+        assert!(world.believed() <= 100, "{}", world.picture());
+    }
+    assert_eq!(world.shares(), [34, 33, 33]);
+    // One comes back, one does not: after a while its part is free.
+    world.connect(1);
+    world.settle();
+    assert_eq!(world.shares(), [34, 33, 33]);
+    world.sidecars.pop();
+    world.run(200);
+    assert_eq!(world.shares(), [50, 50]);
+}
+
+#[test]
+fn a_control_plane_that_starts_with_the_mesh_keeps_nothing_for_nobody() {
+    let mut world = World::new(100);
+    world.inherited = true;
+    world.join("a", 1);
+    world.join("b", 2);
+    world.run(25);
+    assert_eq!(world.shares(), [50, 50]);
+}
+
+#[test]
+fn a_sidecar_that_has_forgotten_its_share_is_told_again() {
+    let mut world = World::with(100, 2);
+    // Its cluster was gone and is back, between two looks: the limit is another object, without a share.
+    (world.sidecars[0].until, world.sidecars[0].share) = (None, 0);
+    world.sidecars[0].began = world.now;
+    world.send(0, false);
+    world.settle();
+    assert_eq!(world.shares(), [50, 50]);
+}
+
+#[test]
+fn what_is_released_and_used_again_in_one_word_is_used() {
+    let mut world = World::with(100, 2);
+    let wire = world.sidecars[0].wire.unwrap();
+    world.send(0, false);
+    world.wires[wire].up.back_mut().unwrap().released = vec![key()];
+    world.settle();
+    world.run(1);
+    assert_eq!(world.allocator.status()[0].sidecars, 2);
+    assert_eq!(world.shares(), [50, 50]);
+}
+
+#[test]
+fn of_less_than_one_for_each_everybody_has_some_now_and_then() {
+    let mut world = World::with(2, 5);
+    for sidecar in &mut world.sidecars {
+        sidecar.demand = u32::MAX;
+    }
+    let mut had = [false; 5];
+    for _ in 0..30 {
+        world.run(5);
+        assert!(world.believed() <= 2);
+        for (had, share) in had.iter_mut().zip(world.shares()) {
+            *had |= share > 0;
+        }
+    }
+    assert_eq!(had, [true; 5]);
+}
+
+#[test]
+fn a_node_has_two_processes_at_most() {
+    let mut world = World::with(100, 1);
+    for process in 0..20 {
+        world.join("greedy", process);
+        world.settle();
+    }
+    world.run(2);
+    assert_eq!(world.allocator.status()[0].sidecars, 3);
+    assert_eq!(world.shares()[0], 33);
+}
+
+/// What a round of renewals costs. Run it with `--ignored --nocapture`.
+#[test]
+#[ignore = "a measurement"]
+fn a_round_of_renewals_of_ten_thousand_sidecars() {
+    const COUNT: u64 = 10_000;
+    let mut world = World::new(100_000);
+    for n in 0..COUNT {
+        world
+            .sidecars
+            .push(Sidecar::new(&format!("s{n:05}"), n, world.now));
+    }
+    let (now, ids) = (world.now, world.sidecars.iter().map(|s| s.id.clone()));
+    let ids: Vec<SidecarId> = ids.collect();
+    let allocator = &mut world.allocator;
+    let begun = Instant::now();
+    let streams: Vec<u64> = ids.iter().map(|id| allocator.open(id, now)).collect();
+    println!("10,000 streams opened: {:?}", begun.elapsed());
+    allocator.set_limit(&key(), 100_000, false);
+    let mut applied = vec![0; ids.len()];
+    for round in 1..=5_u64 {
+        let begun = Instant::now();
+        // First all at once, until shares are even; then as many as come within one plan.
+        let size = if round <= 3 { ids.len() } else { 20 };
+        for (part, of) in ids.chunks(size).zip(0..) {
+            for (id, n) in part.iter().zip(of * size..) {
+                let report = Report {
+                    held: 10,
+                    in_use: 3,
+                    wanted: 4,
+                    fallback: 10,
+                    first: false,
+                };
+                let request = LeaseRequest {
+                    sequence: round,
+                    applied: applied[n],
+                    renew: true,
+                    uses: vec![(key(), report)],
+                    released: Vec::new(),
+                };
+                allocator.request(id, streams[n], request, now).unwrap();
+            }
+            allocator.advance(now);
+            for (id, n) in part.iter().zip(of * size..) {
+                if let Some(grant) = allocator.grant(id, streams[n], now) {
+                    applied[n] = grant.sequence;
+                }
+            }
+        }
+        println!("round {round}: {:?}", begun.elapsed());
+    }
+}
+
+#[test]
 fn a_lowered_limit_holds_as_soon_as_everybody_has_heard() {
     let mut world = World::with(100, 4);
     world.limit = 10;
@@ -533,8 +698,9 @@ fn what_is_in_use_never_exceeds_the_limit_while_messages_arrive() {
                 .iter()
                 .map(|s| u64::from(s.limit(world.now).max(s.used)))
                 .sum();
+            let excess = world.excess(held);
             assert!(
-                held <= u64::from(world.limit),
+                held <= u64::from(world.limit) + excess,
                 "seed {seed}, step {step}: {world:#?}"
             );
         }
@@ -562,10 +728,11 @@ fn the_shares_believed_in_never_exceed_the_limit_whatever_is_lost() {
         let mut world = World::new(rng.u32(1..60));
         for step in 0..1500_u64 {
             chaos(&mut world, step, &mut rng);
-            let believed = world.believed();
+            let believed = u64::from(world.believed());
+            let excess = world.excess(believed);
             assert!(
-                believed <= world.limit,
-                "seed {seed}, step {step} at {:?}: {believed} of {}: {}",
+                believed <= u64::from(world.limit) + excess,
+                "seed {seed}, step {step} at {:?}: {believed} of {} + {excess}: {}",
                 world.now - world.start,
                 world.limit,
                 world.picture(),
@@ -619,10 +786,16 @@ fn chaos(world: &mut World, step: u64, rng: &mut Rng) {
         }
         8 if rng.u32(0..10) == 0 => {
             world.restart();
-            // All come back within the time in which nothing is changed.
+            // One that has been there before comes back within the time in which nothing is changed, others whenever.
             world.pass(Duration::from_millis(rng.u64(0..7000)), rng);
+            for sidecar in &mut world.sidecars {
+                sidecar.wire = None;
+            }
+            let known = world.sidecars.iter().position(|s| s.until.is_some());
             for of in 0..count {
-                world.connect(of);
+                if known == Some(of) || rng.bool() {
+                    world.connect(of);
+                }
             }
             world.settle();
         }
@@ -654,7 +827,7 @@ fn come_back(world: &mut World) {
             world.sidecars[of].wire = None;
         }
         let sidecar = &world.sidecars[of];
-        if sidecar.wire.is_none() && world.now >= sidecar.last_grant + FORGET - TTL {
+        if world.now >= sidecar.last_grant + FORGET - TTL {
             world.connect(of);
             let id = world.sidecars[of].id.clone();
             world.read(world.wires.len() - 1, &id);

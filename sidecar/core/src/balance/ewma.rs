@@ -18,6 +18,9 @@ pub(crate) struct Ewma {
 /// not look quick.
 const FAILED: f32 = 0.1;
 
+/// By how much readings of the clock may be out of order. What is older by nearly 2^32 ms is taken for it once in 50 days.
+const OLDER_MS: u32 = 60_000;
+
 impl Ewma {
     pub(crate) fn is_measured(&self) -> bool {
         self.word.load(Relaxed) != 0
@@ -58,7 +61,11 @@ fn aged(word: u64, decay_ms: f32, now: Moment) -> (f32, f32) {
     let value = f32::from_bits(high(word));
     let passed = low(now.0).wrapping_sub(low(word));
     // Another worker's clock reading may be a little older than what is stored.
-    let passed = if passed > u32::MAX / 2 { 0 } else { passed };
+    let passed = if passed > u32::MAX - OLDER_MS {
+        0
+    } else {
+        passed
+    };
     #[expect(
         clippy::cast_precision_loss,
         reason = "an average needs no last millisecond"

@@ -8,7 +8,14 @@ use ring::Keyed;
 
 /// A ring or a table over all endpoints of one priority, healthy or not.
 #[derive(Debug)]
-pub(crate) enum HashTable {
+pub(crate) struct HashTable {
+    keyed: Keys,
+    /// Of localities without weight beside others that have one: no keys are theirs, but they may be all that is left.
+    rest: Vec<u32>,
+}
+
+#[derive(Debug)]
+enum Keys {
     Ring(ring::Ring),
     Maglev(maglev::Table),
 }
@@ -40,9 +47,13 @@ impl HashTable {
                 Some((*place, &**endpoint))
             })
             .collect();
+        // Where no locality has a weight, nothing is said about them (Envoy).
+        let weighted = found.iter().any(|(_, one)| one.config.locality_weight > 0);
         let (weights, unit) = match localities {
-            LocalityPolicy::Weighted => (by_locality(&found), AVERAGE),
-            LocalityPolicy::Ignored | LocalityPolicy::ZoneAware { .. } => {
+            LocalityPolicy::Weighted if weighted => (by_locality(&found), AVERAGE),
+            LocalityPolicy::Weighted
+            | LocalityPolicy::Ignored
+            | LocalityPolicy::ZoneAware { .. } => {
                 let weights: Vec<u32> = found.iter().map(|(_, one)| one.config.weight).collect();
                 let unit = weights.iter().fold(0, |unit, weight| gcd(unit, *weight));
                 (weights, unit)
@@ -56,25 +67,28 @@ impl HashTable {
                 address: one.config.address.to_string(),
                 weight,
             });
-        match policy {
-            LbPolicy::Maglev { table_size } => {
-                Self::Maglev(maglev::Table::new(keyed.collect(), *table_size))
-            }
+        let (keyed, rest): (Vec<Keyed>, Vec<Keyed>) = keyed.partition(|one| one.weight > 0);
+        let keyed = match policy {
+            LbPolicy::Maglev { table_size } => Keys::Maglev(maglev::Table::new(keyed, *table_size)),
             LbPolicy::RingHash {
                 minimum_ring_size: minimum,
                 maximum_ring_size: maximum,
-            } => Self::Ring(ring::Ring::new(keyed.collect(), unit, *minimum, *maximum)),
+            } => Keys::Ring(ring::Ring::new(keyed, unit, *minimum, *maximum)),
             LbPolicy::LeastRequest
             | LbPolicy::RoundRobin
             | LbPolicy::Random
-            | LbPolicy::PeakEwma { .. } => Self::Ring(ring::Ring::default()),
+            | LbPolicy::PeakEwma { .. } => Keys::Ring(ring::Ring::default()),
+        };
+        Self {
+            keyed,
+            rest: rest.into_iter().map(|one| one.place).collect(),
         }
     }
 
     fn start(&self, key: u64) -> (&[u32], usize) {
-        match self {
-            Self::Ring(ring) => (&ring.owners, ring.place(key)),
-            Self::Maglev(table) => (&table.owners, table.place(key)),
+        match &self.keyed {
+            Keys::Ring(ring) => (&ring.owners, ring.place(key)),
+            Keys::Maglev(table) => (&table.owners, table.place(key)),
         }
     }
 
@@ -109,6 +123,12 @@ impl HashTable {
             .find(|place| candidates.usable(*place) && has_room(*place) && candidates.take(*place))
             // Only retries have none left with room: the others' load is too much for the few that they may use.
             .or_else(|| bound.and_then(|_| around().find(|place| candidates.take(*place))))
+            .or_else(|| {
+                self.rest
+                    .iter()
+                    .copied()
+                    .find(|place| candidates.take(*place))
+            })
     }
 }
 
@@ -135,7 +155,9 @@ fn by_locality(endpoints: &[(u32, &Endpoint)]) -> Vec<u32> {
     let weigh = |one: &Endpoint| {
         let (weight, inside) = localities.get(&one.config.locality)?;
         let part = f64::from(one.config.weight) / *inside as f64;
-        Some((f64::from(*weight) * part * scale).round() as u32)
+        let share = (f64::from(*weight) * part * scale).round() as u32;
+        // Something, however little, of a locality that has a weight.
+        Some(if *weight == 0 { 0 } else { share.max(1) })
     };
     endpoints
         .iter()

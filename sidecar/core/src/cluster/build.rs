@@ -10,24 +10,23 @@ use std::{
 };
 
 use super::{
-    Cluster, ClusterConfig, Endpoint, EndpointConfig, EndpointId, EndpointState, Health,
+    Cluster, ClusterConfig, Endpoint, EndpointConfig, EndpointId, EndpointState, Health, Kept,
     LocalityPolicy,
 };
 use crate::{
-    Limits, RetryBudget,
+    Limits,
     balance::{Priorities, Tier, TierSeed},
-    breaker::Breakers,
-    outlier::Ejector,
+    outlier::Heeds,
 };
 
 /// A name within the process only: nothing is decided by it.
 static NEXT_ID: AtomicU64 = AtomicU64::new(1);
 
 impl Cluster {
-    /// Compiles a cluster; endpoints that `previous` had keep their id and state, limits their counts.
+    /// Compiles a cluster; endpoints that `previous` had keep their state, limits their counts.
     ///
-    /// An endpoint is the same if its address is and connections to it may go on being used: same mTLS, same
-    /// protocol. Weight, health, priority and labels may change. Of several endpoints with one address the
+    /// An endpoint is the same if its address is. It keeps its id as well if connections to it may go on being used: same
+    /// TLS, same protocol. Weight, health, priority and labels may change. Of several endpoints with one address the
     /// first stays (Envoy); a weight of 0 counts as 1.
     #[must_use]
     pub fn new(
@@ -35,14 +34,44 @@ impl Cluster {
         endpoints: Vec<EndpointConfig>,
         previous: Option<&Self>,
     ) -> Self {
+        let kept = previous.map_or_else(|| Kept::fresh(&config), Self::kept);
+        Self::build(config, endpoints, previous, kept)
+    }
+
+    /// Compiles a cluster whose name was there before: its endpoints are new, its limits and breakers are not.
+    pub(crate) fn returned(
+        config: ClusterConfig,
+        endpoints: Vec<EndpointConfig>,
+        kept: Kept,
+    ) -> Self {
+        Self::build(config, endpoints, None, kept)
+    }
+
+    /// What outlives it.
+    pub(crate) fn kept(&self) -> Kept {
+        Kept {
+            limits: Arc::clone(&self.limits),
+            retries: Arc::clone(&self.retries),
+            breakers: Arc::clone(&self.breakers),
+            ejector: Arc::clone(&self.ejector),
+        }
+    }
+
+    fn build(
+        config: ClusterConfig,
+        endpoints: Vec<EndpointConfig>,
+        previous: Option<&Self>,
+        kept: Kept,
+    ) -> Self {
         let endpoints = identify(&config, endpoints, previous);
         let tiers = tiers(&config, &endpoints, previous);
-        let limits = previous.map_or_else(
-            || Arc::new(Limits::scoped(config.thresholds, config.limits_scope)),
-            |previous| Arc::clone(&previous.limits),
-        );
+        let Kept {
+            limits,
+            retries,
+            breakers,
+            ejector,
+        } = kept;
         limits.set_scoped(config.thresholds, config.limits_scope);
-        let retries = previous.map_or_else(Arc::<RetryBudget>::default, |p| Arc::clone(&p.retries));
         retries.set_share(config.retry_share.percent, config.retry_share.least);
         retries.set_written(config.retry_share.written);
         Self {
@@ -51,9 +80,21 @@ impl Cluster {
             limits,
             retries,
             priorities: Priorities::new(tiers),
-            breakers: previous.map_or_else(Arc::<Breakers>::default, |p| Arc::clone(&p.breakers)),
-            ejector: previous.map_or_else(Arc::<Ejector>::default, |p| Arc::clone(&p.ejector)),
+            breakers,
+            ejector,
+            heeds: Heeds::default(),
             arrived: AtomicBool::new(false),
+        }
+    }
+}
+
+impl Kept {
+    fn fresh(config: &ClusterConfig) -> Self {
+        Self {
+            limits: Arc::new(Limits::scoped(config.thresholds, config.limits_scope)),
+            retries: Arc::default(),
+            breakers: Arc::default(),
+            ejector: Arc::default(),
         }
     }
 }
@@ -66,9 +107,9 @@ fn identify(
     // Sorted, so that two sidecars with the same endpoints build the same ring.
     endpoints.sort_by_key(|endpoint| endpoint.address);
     endpoints.dedup_by_key(|endpoint| endpoint.address);
-    let previous = previous
-        .filter(|old| old.config.tls == config.tls && old.config.protocol == config.protocol)
-        .map_or(&[][..], |old| old.endpoints.as_slice());
+    let same_connections = previous
+        .is_some_and(|old| old.config.tls == config.tls && old.config.protocol == config.protocol);
+    let previous = previous.map_or(&[][..], |old| old.endpoints.as_slice());
     endpoints
         .into_iter()
         .map(|mut endpoint| {
@@ -76,28 +117,32 @@ fn identify(
             let old = previous
                 .binary_search_by_key(&endpoint.address, |old| old.config.address)
                 .ok()
-                .and_then(|at| previous.get(at))
-                .filter(|old| old.config.mtls == endpoint.mtls);
+                .and_then(|at| previous.get(at));
             Arc::new(match old {
                 Some(old) => {
                     // Back from being unhealthy, it warms up again, as one that was restarted has to.
                     if old.config.health != Health::Healthy && endpoint.health == Health::Healthy {
                         old.state.since.store(0, Relaxed);
                     }
+                    let same = same_connections && old.config.mtls == endpoint.mtls;
                     Endpoint {
-                        id: old.id,
+                        id: if same { old.id } else { next_id() },
                         config: endpoint,
                         state: Arc::clone(&old.state),
                     }
                 }
                 None => Endpoint {
-                    id: EndpointId(NEXT_ID.fetch_add(1, Relaxed)),
+                    id: next_id(),
                     config: endpoint,
                     state: Arc::<EndpointState>::default(),
                 },
             })
         })
         .collect()
+}
+
+fn next_id() -> EndpointId {
+    EndpointId(NEXT_ID.fetch_add(1, Relaxed))
 }
 
 fn tiers(

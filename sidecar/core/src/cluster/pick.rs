@@ -26,8 +26,8 @@ pub struct Verdict {
 impl Cluster {
     /// Chooses an endpoint; healthy, not ejected, its breaker not open, not tried.
     ///
-    /// Ejection is ignored while less than `min_health_percent` of the endpoints are in service, and when
-    /// all healthy endpoints are ejected although `max_ejection_percent` is below 100 (others have left
+    /// Ejection is ignored while less than `min_health_percent` of the endpoints are in service or due for
+    /// their probe, and when all healthy endpoints are ejected although `max_ejection_percent` is below 100 (others have left
     /// since). With 100 the operator asked for an open breaker: [`NoEndpoint::Unhealthy`] at once, one
     /// probe each time an ejection ends. A circuit breaker is never ignored.
     ///
@@ -233,8 +233,8 @@ impl Cluster {
 
     fn heeds_ejection(&self, now: Moment) -> bool {
         self.config.outlier.is_some_and(|config| {
-            let percent = usize::try_from(config.min_health_percent).unwrap_or(100);
-            percent == 0 || self.in_service(now).count() * 100 >= percent * self.endpoints.len()
+            self.heeds
+                .get(&config, &self.endpoints, self.ejector.changes(), now)
         })
     }
 

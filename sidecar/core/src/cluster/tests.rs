@@ -1,8 +1,12 @@
-use std::sync::{Arc, atomic::Ordering::Relaxed};
+use std::{
+    sync::{Arc, atomic::Ordering::Relaxed},
+    time::Duration,
+};
 
 use super::{Cluster, ClusterConfig, EndpointConfig, Health, NoEndpoint, UpstreamTls};
 use crate::{
-    LbPolicy, OutlierConfig, RetryShare, Thresholds,
+    BreakerConfig, LbPolicy, Outcome, OutlierConfig, PickContext, RetryShare, SnapshotBuilder,
+    Thresholds,
     fixture::{cluster, config, ejecting, endpoint, outlier, secs},
 };
 
@@ -49,6 +53,10 @@ fn an_endpoint_whose_connections_cannot_stay_is_another_one() {
     };
     let with_mtls = Cluster::new(config(LbPolicy::LeastRequest), vec![tls], Some(&before));
     assert_ne!(with_mtls.by_port(1).id, before.by_port(1).id);
+    assert!(Arc::ptr_eq(
+        &with_mtls.by_port(1).state,
+        &before.by_port(1).state
+    ));
 
     let other_identity = ClusterConfig {
         tls: Some(UpstreamTls {
@@ -61,6 +69,24 @@ fn an_endpoint_whose_connections_cannot_stay_is_another_one() {
     };
     let renamed = Cluster::new(other_identity, vec![endpoint(1)], Some(&before));
     assert_ne!(renamed.by_port(1).id, before.by_port(1).id);
+}
+
+#[test]
+fn an_endpoint_with_other_connections_is_still_ejected_loaded_and_slow() {
+    let before = ejecting(outlier(), [1, 2]);
+    assert!(before.fail(1, 5, secs(0)));
+    let held = before.by_port(2).begin();
+    let other_names = ClusterConfig {
+        tls: Some(UpstreamTls::default()),
+        ..before.config.clone()
+    };
+    let endpoints = vec![endpoint(1), endpoint(2)];
+    let after = Cluster::new(other_names, endpoints, Some(&before));
+    assert_eq!(after.ports_in_service(secs(1)), [2]);
+    let active = || after.by_port(2).state.active_requests.load(Relaxed);
+    assert_eq!(active(), 1);
+    drop(held);
+    assert_eq!(active(), 0);
 }
 
 #[test]
@@ -178,4 +204,80 @@ fn ejection_is_ignored_below_the_minimum_of_healthy_endpoints() {
     assert_eq!(used(), [3, 4]);
     assert!(cluster.fail(3, 5, secs(0)));
     assert_eq!(used(), [1, 2, 3, 4]);
+}
+
+#[test]
+fn ejection_is_heeded_again_once_ejections_end() {
+    for (min_health_percent, count, bad) in [(50, 4_u16, 3_u16), (60, 2, 1), (100, 3, 1)] {
+        let cluster = ejecting(
+            OutlierConfig {
+                min_health_percent,
+                ..outlier()
+            },
+            1..=count,
+        );
+        let mut rng = rng();
+        let mut pick = |now| {
+            let mut context = PickContext {
+                hash: None,
+                tried: &[],
+                previous_priorities: &[],
+                now,
+                rng: &mut rng,
+            };
+            cluster.pick(&mut context).unwrap()
+        };
+        for port in 1..=bad {
+            assert!(cluster.fail(port, 5, secs(0)));
+        }
+        // Their answers are good again: whoever is due for its probe is asked and comes back.
+        for _ in 0..100 {
+            let picked = pick(secs(30));
+            cluster.report(&picked, Outcome::Status(200), secs(30));
+        }
+        assert_eq!(cluster.ports_in_service(secs(30)).len(), count.into());
+        // And the next that fails is left out, as long as enough others are in service.
+        assert!(cluster.fail(count, 5, secs(31)));
+        let avoided = (0..100).all(|_| pick(secs(31)).endpoint.config.address.port() != count);
+        let may_be = (count - 1) * 100 >= count * u16::try_from(min_health_percent).unwrap();
+        assert_eq!(avoided, may_be, "{min_health_percent} % of {count}");
+    }
+}
+
+#[test]
+fn a_cluster_that_comes_back_counts_what_is_still_open() {
+    let reviews = || ClusterConfig {
+        thresholds: Thresholds {
+            max_connections: 2,
+            ..Thresholds::default()
+        },
+        breaker: Some(BreakerConfig {
+            consecutive_failures: 1,
+            reset_timeout: Duration::from_secs(30),
+            for_endpoints: false,
+            for_service: true,
+            position: None,
+        }),
+        ..config(LbPolicy::LeastRequest)
+    };
+    let name = reviews().name;
+    let mut builder = SnapshotBuilder::default();
+    builder.put_cluster(reviews(), vec![endpoint(1)]);
+    let before = Arc::clone(builder.cluster(&name).unwrap());
+    let held = [true; 2].map(|count| before.limits.connections.try_acquire(count).unwrap());
+    assert!(
+        before
+            .report(&before.picked(1), Outcome::LocalError, secs(0))
+            .breaker_opened
+    );
+    builder.set_cluster(&name, None);
+    builder.set_cluster(&name, None);
+    builder.build();
+    builder.put_cluster(reviews(), vec![endpoint(1)]);
+    let after = builder.cluster(&name).unwrap();
+    assert!(after.limits.connections.try_acquire(true).is_none());
+    drop(held);
+    assert!(after.limits.connections.try_acquire(true).is_some());
+    let pick = after.pick_with(&mut rng(), None, &[], secs(1));
+    assert!(matches!(pick, Err(NoEndpoint::BreakerOpen { .. })));
 }

@@ -10,6 +10,7 @@
 
 use std::{
     cell::{Cell, OnceCell, RefCell},
+    convert::Infallible,
     pin::{Pin, pin},
     rc::Rc,
     time::Duration,
@@ -19,14 +20,14 @@ use hyper::client::conn::http2;
 use hyper_util::rt::TokioTimer;
 use outrigger_core::Permit;
 use tokio::{
-    sync::Notify,
+    sync::{Notify, oneshot},
     time::{Instant, sleep_until},
 };
 
-use super::{Granted, NoConnection, Target, handshake_failed};
+use super::{Farewell, Granted, NoConnection, Target, handshake_failed};
 use crate::{
     connect::ConnectError,
-    http::{H2_CONNECTION_WINDOW, H2_STREAM_WINDOW, LocalExec, MAX_HEADER_BYTES},
+    http::{H2_CONNECTION_WINDOW, H2_STREAM_WINDOW, MAX_HEADER_BYTES},
     pool::{
         ClusterPool, Policy, Pools, Protocol,
         endpoint::EndpointPool,
@@ -38,6 +39,32 @@ use crate::{
 /// HTTP/2 pings on busy connections, and how long an answer may take.
 const PING_EVERY: Duration = Duration::from_secs(20);
 const PING_WITHIN: Duration = Duration::from_secs(10);
+
+/// Runs hyper's tasks of one connection. The first, which it begins with its handshake, owns the socket; it goes on
+/// after the [`http2::Connection`] has ended, to say goodbye.
+#[derive(Clone, Debug)]
+pub(in crate::pool) struct Driver(Rc<RefCell<Option<Farewell>>>);
+
+impl Driver {
+    fn new(bound: Farewell) -> Self {
+        Self(Rc::new(RefCell::new(Some(bound))))
+    }
+}
+
+impl<F> hyper::rt::Executor<F> for Driver
+where
+    F: Future + 'static,
+{
+    fn execute(&self, future: F) {
+        let first = self.0.borrow_mut().take();
+        match first {
+            Some(bound) => drop(tokio::task::spawn_local(bound.drive(future))),
+            None => drop(tokio::task::spawn_local(async {
+                future.await;
+            })),
+        }
+    }
+}
 
 /// How the opening of a shared connection ended.
 type End = Result<(), ConnectError>;
@@ -259,9 +286,13 @@ impl Seeker<'_> {
     }
 
     async fn connect(&self, slot: Slot) -> Result<Http2, NoConnection> {
-        let opened = self.pools.open(self.target, &self.policy, self.cluster);
-        let (io, about) = opened.await?;
-        let handshake = http2::Builder::new(LocalExec)
+        let opened = self
+            .pools
+            .open(self.target, &self.policy, self.cluster, slot);
+        let (io, about, torn) = opened.await?;
+        let (used, unused) = oneshot::channel::<Infallible>();
+        let bound = Farewell::new(unused, self.target.cluster, torn);
+        let handshake = http2::Builder::new(Driver::new(bound))
             .timer(TokioTimer::new())
             .initial_stream_window_size(H2_STREAM_WINDOW)
             .initial_connection_window_size(H2_CONNECTION_WINDOW)
@@ -281,8 +312,7 @@ impl Seeker<'_> {
             if let Err(error) = ended {
                 tracing::debug!(%error, "upstream connection ended");
             }
-            drop(driven);
-            drop(slot);
+            drop((driven, used));
         });
         Ok(Http2::new(sender, asked, about))
     }

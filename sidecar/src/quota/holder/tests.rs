@@ -211,6 +211,49 @@ fn a_limit_that_is_the_services_no_more_is_released_and_whole() {
 }
 
 #[test]
+fn the_limit_of_a_cluster_that_is_gone_is_released_when_nothing_of_it_is_in_use() {
+    let mut site = Site::new();
+    site.open(0.0);
+    site.grant(0.1, 1, 50, 20);
+    let mut held = site.use_up();
+    let none = SnapshotBuilder::default().build();
+    site.holder.follow(&none, site.at(1.0));
+    assert!(site.cluster.limits.requests.try_acquire(true).is_none());
+    held.truncate(30);
+    let told = site.holder.request(site.at(1.1)).unwrap();
+    assert!(told.released.is_empty());
+    assert_eq!((told.uses[0].held, told.uses[0].wanted), (30, 0));
+    // A lease that ends gives it nothing.
+    assert_eq!(site.limit(50.0), 0);
+    held.clear();
+    assert_eq!(site.limit(50.1), 0);
+    let told = site.holder.request(site.at(50.1)).unwrap();
+    assert_eq!((told.uses.len(), told.released.len()), (0, 1));
+    assert!(site.holder.is_empty());
+}
+
+#[test]
+fn a_cluster_that_comes_back_has_nothing_until_it_is_granted_again() {
+    let mut site = Site::new();
+    site.open(0.0);
+    site.grant(0.1, 1, 50, 20);
+    for in_use in [0, 50] {
+        let mut held = site.use_up();
+        held.truncate(in_use);
+        let none = SnapshotBuilder::default().build();
+        site.holder.follow(&none, site.at(1.0));
+        site.follow(1.1);
+        assert_eq!(site.limit(1.1), 0);
+        let told = site.holder.request(site.at(1.2)).unwrap();
+        assert!(told.released.is_empty(), "it is held again: {told:?}");
+        assert!(told.uses[0].first);
+        let answers = told.sequence;
+        site.grant(1.3, answers, 50, 20);
+        assert_eq!(site.limit(1.3), 50);
+    }
+}
+
+#[test]
 fn connections_that_are_kept_without_being_in_use_are_not_wanted() {
     let mut site = Site::new();
     site.open(0.0);

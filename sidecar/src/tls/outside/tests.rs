@@ -5,6 +5,7 @@ use std::{
     net::SocketAddr,
     path::{Path, PathBuf},
     sync::Arc,
+    time::Duration,
 };
 
 use outrigger_core::{OutsideTls, UpstreamProtocol, UpstreamTls};
@@ -27,6 +28,8 @@ use crate::{
 };
 
 const NAME: &str = "pay.example.com";
+/// Longer than anything here takes.
+const WITHIN: Duration = Duration::from_secs(60);
 
 /// A server with TLS in front of an application.
 struct Server {
@@ -158,7 +161,7 @@ impl Caller {
     /// What happens every few seconds.
     fn reread(&self) {
         let snapshot = self.sidecar.shared.snapshot.load();
-        self.sidecar.shared.tls_files.follow(&snapshot);
+        assert!(self.sidecar.shared.tls_files.follow(&snapshot, WITHIN));
     }
 
     async fn get(&self) -> Answer {
@@ -226,7 +229,7 @@ async fn an_expired_certificate_is_refused_with_its_reason() {
     let authority = Authority::new();
     let files = Files::new();
     let ca = files.write("ca.pem", &authority.pem());
-    let past = std::time::SystemTime::now() - std::time::Duration::from_secs(30);
+    let past = std::time::SystemTime::now() - Duration::from_secs(30);
     let terms = Terms {
         leaf: Leaf::named(NAME).and(|params| params.not_after = past.into()),
         ..Terms::default()
@@ -377,15 +380,111 @@ fn what_no_cluster_names_is_forgotten() {
     });
     let pay = outrigger_core::Cluster::new(config, Vec::new(), None);
     builder.set_cluster(&name, Some(Arc::new(pay)));
-    files.follow(&builder.build());
+    assert!(files.follow(&builder.build(), WITHIN));
     let first = files.material(&outside).unwrap().generation;
-    files.follow(&builder.build());
+    assert!(files.follow(&builder.build(), WITHIN));
     assert_eq!(
         files.material(&outside).unwrap().generation,
         first,
         "nothing changed"
     );
     builder.set_cluster(&name, None);
-    files.follow(&builder.build());
+    assert!(files.follow(&builder.build(), WITHIN));
     assert!(files.material(&outside).is_err());
+}
+
+#[tokio::test]
+async fn what_could_not_be_read_is_read_again_though_no_file_has_changed() {
+    let authority = Authority::new();
+    let (files, elsewhere) = (Files::new(), Files::new());
+    let server = serve(&authority, Terms::default()).await;
+    // One file with a name inside and one outside of what may be read: nothing of the file tells them apart.
+    let inside = files.write("real.pem", &authority.pem());
+    let outside = elsewhere.path("ca.pem");
+    fs::hard_link(&inside, &outside).unwrap();
+    let link = files.path("ca.pem");
+    std::os::unix::fs::symlink(&outside, &link).unwrap();
+    let caller = Caller::new(&files, &server, simple(&link), &[]).await;
+    assert_refused(&caller.get().await, &["which is not below a directory"]);
+    fs::remove_file(&link).unwrap();
+    std::os::unix::fs::symlink(&inside, &link).unwrap();
+    caller.reread();
+    assert_eq!(caller.get().await.status, 200);
+}
+
+#[tokio::test]
+async fn a_revocation_list_that_has_expired_is_not_trusted() {
+    let authority = Authority::new();
+    let files = Files::new();
+    let ca = files.write("ca.pem", &authority.pem());
+    let terms = |serial: u64| Terms {
+        leaf: Leaf::named(NAME).and(|params| params.serial_number = Some(serial.into())),
+        ..Terms::default()
+    };
+    let (good, bad) = (
+        serve(&authority, terms(1)).await,
+        serve(&authority, terms(2)).await,
+    );
+    let hour = Duration::from_secs(3600);
+    let now = std::time::SystemTime::now();
+    let lists = files.path("crl.pem");
+    let outside = OutsideTls {
+        revoked: Some(lists.clone()),
+        ..simple(&ca)
+    };
+    files.write("crl.pem", &authority.revokes(&[2], now + hour));
+    let caller = Caller::new(&files, &good, outside.clone(), &[]).await;
+    assert_eq!(caller.get().await.status, 200);
+    let revoked = Caller::new(&files, &bad, outside.clone(), &[]).await;
+    assert_refused(&revoked.get().await, &["it is revoked"]);
+    files.write("crl.pem", &authority.revokes(&[2], now - hour));
+    let caller = Caller::new(&files, &good, outside.clone(), &[]).await;
+    assert_refused(
+        &caller.get().await,
+        &["revocation list", "crl.pem has expired"],
+    );
+    // All authorities here have one name: this list is one that somebody else signed in it.
+    files.write("crl.pem", &Authority::new().revokes(&[2], now + hour));
+    let caller = Caller::new(&files, &good, outside, &[]).await;
+    assert_refused(&caller.get().await, &[]);
+}
+
+#[test]
+fn what_is_no_file_is_not_opened() {
+    let files = Files::new();
+    fs::create_dir(files.path("ca.pem")).unwrap();
+    let outside = simple(&files.path("ca.pem"));
+    let read = TlsFiles::new(Allowed::new(&[files.0.path().to_owned()]));
+    let mut config = cluster("pay");
+    config.tls = Some(UpstreamTls {
+        outside: Some(Arc::new(outside.clone())),
+        ..UpstreamTls::default()
+    });
+    let mut builder = outrigger_core::SnapshotBuilder::default();
+    builder.put_cluster(config, Vec::new());
+    assert!(read.follow(&builder.build(), WITHIN));
+    let why = read.material(&outside).unwrap_err();
+    assert!(why.contains("is not a regular file"), "{why}");
+}
+
+#[tokio::test]
+async fn an_idle_connection_of_files_that_have_changed_is_not_used() {
+    let authority = Authority::new();
+    let files = Files::new();
+    let ca = files.write("ca.pem", &authority.pem());
+    let server = serve(&authority, Terms::default()).await;
+    let caller = Caller::new(&files, &server, simple(&ca), &[]).await;
+    for _ in 0..2 {
+        assert_eq!(caller.get().await.status, 200);
+    }
+    assert_eq!(server.app.connections(), 1);
+    files.write("ca.pem", &Authority::new().pem());
+    caller.reread();
+    let until_refused = async {
+        while caller.get().await.status == 200 {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(WITHIN, until_refused).await.unwrap();
+    assert_refused(&caller.get().await, &["no root of its issuer's name"]);
 }

@@ -47,6 +47,9 @@ fn read(from: &UpstreamTlsContext, common: &CommonTlsContext) -> Converted<Upstr
     let unverified =
         validation.trust_chain_verification == i32::from(TrustChainVerification::AcceptUntrusted);
     let under = |error: FieldError| error.under(VALIDATION);
+    if unverified {
+        without_effect(validation).map_err(under)?;
+    }
     let outside = OutsideTls {
         tls12: allows_tls12(common.tls_params.as_ref()).map_err(|e| e.under("tls_params"))?,
         roots: roots(validation, unverified).map_err(under)?,
@@ -71,11 +74,26 @@ fn read(from: &UpstreamTlsContext, common: &CommonTlsContext) -> Converted<Upstr
     })
 }
 
+/// Who writes more than that any server will do believes that it is checked.
+fn without_effect(from: &CertificateValidationContext) -> Converted<()> {
+    let written = [
+        ("trusted_ca", from.trusted_ca.is_some()),
+        ("crl", from.crl.is_some()),
+        (
+            "match_typed_subject_alt_names",
+            !from.match_typed_subject_alt_names.is_empty(),
+        ),
+    ];
+    match written.iter().find(|(_, is_set)| *is_set) {
+        Some((field, _)) => refuse(*field, "has no effect with ACCEPT_UNTRUSTED"),
+        None => Ok(()),
+    }
+}
+
 /// None = the system's.
 fn roots(from: &CertificateValidationContext, unverified: bool) -> Converted<Option<PathBuf>> {
     match file("trusted_ca", from.trusted_ca.as_ref())? {
         None if unverified => Ok(None),
-        Some(_) if unverified => refuse("trusted_ca", "has no effect with ACCEPT_UNTRUSTED"),
         // Envoy would then take any server for the right one.
         None => refuse(
             "trusted_ca",

@@ -211,6 +211,47 @@ fn localities_without_any_weight_count_by_their_endpoints() {
 }
 
 #[test]
+fn keys_of_localities_without_any_weight_count_by_their_endpoints() {
+    let of = |localities, policy: &LbPolicy| {
+        let config = ClusterConfig {
+            localities,
+            ..config(policy.clone())
+        };
+        let heavy = (1..=2).map(|port| EndpointConfig {
+            weight: 4,
+            ..at(port, "a", 0, Health::Healthy)
+        });
+        let light = (3..=10).map(|port| at(port, "b", 0, Health::Healthy));
+        keys(
+            &Cluster::new(config, heavy.chain(light).collect(), None),
+            20_000,
+        )
+    };
+    for policy in [RING, MAGLEV] {
+        let found = of(LocalityPolicy::Weighted, &policy);
+        let heavy = found.iter().filter(|port| **port <= 2).count();
+        assert!((share(heavy, 20_000) - 0.5).abs() < 0.05, "{heavy}");
+        assert_eq!(found, of(LocalityPolicy::Ignored, &policy));
+    }
+}
+
+#[test]
+fn a_locality_without_weight_beside_others_gets_no_keys_until_nothing_else_is_left() {
+    for policy in [RING, MAGLEV] {
+        let cluster = weighted_localities(policy.clone(), 0);
+        assert!(keys(&cluster, 20_000).iter().all(|port| *port < 200));
+        let config = ClusterConfig {
+            localities: LocalityPolicy::Weighted,
+            ..config(policy)
+        };
+        let out = at(1, "a", 3, Health::Unhealthy);
+        let none = at(201, "c", 0, Health::Healthy);
+        let cluster = Cluster::new(config, vec![out, none], None);
+        assert!(keys(&cluster, 100).iter().all(|port| *port == 201));
+    }
+}
+
+#[test]
 fn a_ring_has_places_by_the_weights_of_localities() {
     for policy in [RING, MAGLEV] {
         let cluster = weighted_localities(policy, 0);

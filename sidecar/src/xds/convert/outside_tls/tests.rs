@@ -117,6 +117,18 @@ fn what_would_weaken_the_check_is_refused_by_its_field() {
         ("validation_context.trusted_ca: has no effect", |_, v| {
             v.trust_chain_verification = TrustChainVerification::AcceptUntrusted as i32;
         }),
+        ("validation_context.crl: has no effect", |_, v| {
+            v.trust_chain_verification = TrustChainVerification::AcceptUntrusted as i32;
+            (v.trusted_ca, v.crl) = (None, at("/certs/crl.pem"));
+        }),
+        (
+            "validation_context.match_typed_subject_alt_names: has no effect",
+            |_, v| {
+                v.trust_chain_verification = TrustChainVerification::AcceptUntrusted as i32;
+                (v.trusted_ca, v.crl) = (None, None);
+                v.match_typed_subject_alt_names = vec![san(SanType::Dns, "pay.example.com")];
+            },
+        ),
         (
             "validation_context.match_typed_subject_alt_names[0].san_type: must be DNS",
             |_, v| {
