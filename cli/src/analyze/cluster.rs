@@ -1,6 +1,9 @@
 //! What the control plane knows: the documents in force, and who runs, as `analyze` looks at it.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use outrigger_policy::{
     ClientFacts, EndpointFacts, HostName, Inventory, Object, ParseLimits, Position, ServiceFacts,
@@ -54,6 +57,18 @@ fn inventory(status: &StatusResponse, domain: &str) -> Inventory {
         inventory.clients.extend(clients(service));
         inventory.services.insert(host, facts(service));
     }
+    // Those that only call others do not register.
+    let names = inventory.services.keys();
+    let names = names.filter_map(|host| Some(format!("{}.", host.as_str().split_once(".svc.")?.0)));
+    let registered: BTreeSet<String> = names.collect();
+    for client in &status.clients {
+        let Some((host, facts)) = ClientFacts::of_node(&client.node_id) else {
+            continue;
+        };
+        if !registered.contains(&host) {
+            inventory.clients.push(facts);
+        }
+    }
     inventory
 }
 
@@ -82,7 +97,7 @@ fn clients(service: &ServiceStatus) -> impl Iterator<Item = ClientFacts> {
         .filter(|instance| !instance.identity.is_empty());
     with_sidecar.map(move |instance| ClientFacts {
         namespace: namespace.to_owned(),
-        labels: labels(&instance.labels),
+        labels: Some(labels(&instance.labels)),
     })
 }
 

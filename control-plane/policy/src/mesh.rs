@@ -64,6 +64,9 @@ pub struct MergedDestinationRule {
     pub rule: DestinationRule,
 }
 
+/// Documents by namespace.
+pub type NamespacePolicies = BTreeMap<String, (Arc<Object>, DestinationPolicy)>;
+
 /// One consistent set of policies.
 #[derive(Clone, Debug, Default)]
 pub struct Mesh {
@@ -77,8 +80,9 @@ pub struct Mesh {
     pub workload_entries: BTreeMap<ObjectKey, (Arc<Object>, WorkloadEntry)>,
     /// Sidecar documents by key.
     pub sidecars: BTreeMap<ObjectKey, (Arc<Object>, Sidecar)>,
-    /// By host and subset (`""` = the host's own).
-    pub destination_policies: BTreeMap<(HostName, String), (Arc<Object>, DestinationPolicy)>,
+    /// By host and subset (`""` = the host's own), then by namespace. Which holds for a client:
+    /// [`Mesh::destination_policy_for`].
+    pub destination_policies: BTreeMap<(HostName, String), NamespacePolicies>,
     names: Names,
 }
 

@@ -62,6 +62,7 @@ impl<'a> Finder<'a> {
         self.found.push(Diagnostic {
             code,
             severity: code.severity(),
+            object: Some(object.key.clone()),
             position: written.position(path),
             path: path.to_owned(),
             message: message.into(),

@@ -70,7 +70,7 @@ fn inventory() -> Inventory {
     ]
     .map(|(namespace, text)| ClientFacts {
         namespace: namespace.to_owned(),
-        labels: labels(text),
+        labels: Some(labels(text)),
     })
     .into();
     inventory

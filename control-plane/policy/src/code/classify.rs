@@ -99,59 +99,6 @@ const VALUES: &[Words] = &[
     (&["did you mean"], Code::UnknownWord),
 ];
 
-/// What `mesh` says.
-const CONTRADICTIONS: &[Words] = &[
-    (&["unknown VirtualService"], Code::NoDelegate),
-    (&["a delegate has no"], Code::NoDelegate),
-    (&["a delegate has none"], Code::NoDelegate),
-    (&["is not exported to"], Code::NoDelegate),
-    (&["no rule delegates to it"], Code::DelegateUnused),
-    (&["make both matches agree"], Code::DelegateMatchesNothing),
-    (&["is routed already"], Code::ServerNameInTwo),
-    (&["has a DestinationPolicy already"], Code::PolicyInTwo),
-    (
-        &["hashes consistently", "keep one of them"],
-        Code::BalancerBesideHash,
-    ),
-    (
-        &["has no effect: no DestinationRule hashes"],
-        Code::BoundedLoadWithoutHash,
-    ),
-    (
-        &["has no effect: no DestinationRule has a connectionPool"],
-        Code::ServiceLimitsWithoutLimits,
-    ),
-    (
-        &["has no effect without outlierDetection"],
-        Code::FailoverWithoutEjection,
-    ),
-    (
-        &["has no effect beside the retryBudget"],
-        Code::RetriesLimitBesideBudget,
-    ),
-    (&["have no subset"], Code::UnknownSubset),
-    (&["unknown subset"], Code::UnknownSubset),
-    (&["would be left without the subset"], Code::SubsetTakenAway),
-    (&["has no port"], Code::UnknownPort),
-    (&["is not in the namespace"], Code::EgressOtherNamespace),
-    (
-        &["gets no traffic: no ServiceEntry"],
-        Code::WorkloadUnselected,
-    ),
-    (&["is never tried"], Code::AfterCatchAll),
-    (&["takes every ", "and so does"], Code::TwoCatchAlls),
-    (&["has a subset", "already"], Code::SubsetInTwo),
-    (&["polic", "already"], Code::PolicyInTwo),
-    (&["make them agree"], Code::EntriesDisagree),
-    (
-        &["is for every workload of the namespace"],
-        Code::SameSidecars,
-    ),
-    (&["selects the same workloads as"], Code::SameSidecars),
-    (&["may select the same workload"], Code::OverlappingSidecars),
-    (&["not supported yet"], Code::ValueNotSupported),
-];
-
 impl Code {
     /// Of what `parse` refuses.
     pub(crate) fn of_refusal(path: &str, message: &str) -> Self {
@@ -185,24 +132,6 @@ impl Code {
             _ if message.contains(", want ") && message.contains(": ") => Self::UnknownWord,
             _ => Self::BadValue,
         }
-    }
-
-    /// Of what is found while documents are put together.
-    pub(crate) fn of_contradiction(path: &str, message: &str) -> Self {
-        if message.contains("nobody serves") {
-            return if path.starts_with("spec.egress") {
-                Self::EgressHostUnknown
-            } else {
-                Self::UnknownHost
-            };
-        }
-        if path.ends_with("retries.retryOn") {
-            return Self::RetryConditionWithoutEffect;
-        }
-        if path.contains(".portLevelSettings[") && message.contains("has no port") {
-            return Self::PortPolicyUnknownPort;
-        }
-        first(CONTRADICTIONS, message).unwrap_or(Self::Contradiction)
     }
 }
 

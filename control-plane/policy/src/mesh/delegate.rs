@@ -13,7 +13,7 @@ use super::{
     merge::{Found, named},
 };
 use crate::{
-    Delegation, HttpAction, HttpMatch, HttpRoute, Kind, Object, ObjectKey, Position, Spec,
+    Code, Delegation, HttpAction, HttpMatch, HttpRoute, Kind, Object, ObjectKey, Position, Spec,
     StringMatch, VirtualService, suggest::hint,
 };
 
@@ -136,7 +136,7 @@ impl<'a> Delegates<'a> {
                 "unknown {key}; apply it together with this document{}",
                 hint(&key.name, near)
             );
-            found.error(&root.name.position, path, message);
+            found.error(Code::NoDelegate, object, &root.name.position, path, message);
             return None;
         };
         self.named.insert(key);
@@ -146,13 +146,14 @@ impl<'a> Delegates<'a> {
                     "{} delegates to this document, and a delegate has no hosts; remove them, or that rule",
                     named(object)
                 );
-                found.error(&host.position, "spec.hosts", message);
+                let position = &host.position;
+                found.error(Code::NoDelegate, delegate, position, "spec.hosts", message);
             } else {
                 let message = format!(
                     "{} has hosts, and a delegate has none; remove them there, or name another",
                     named(delegate)
                 );
-                found.error(&root.name.position, path, message);
+                found.error(Code::NoDelegate, object, &root.name.position, path, message);
             }
             return None;
         }
@@ -161,7 +162,7 @@ impl<'a> Delegates<'a> {
                 "{} is not exported to {own}; add that namespace to its exportTo",
                 named(delegate)
             );
-            found.error(&root.name.position, path, message);
+            found.error(Code::NoDelegate, object, &root.name.position, path, message);
             return None;
         }
         Some((delegate, content))
@@ -174,7 +175,14 @@ impl<'a> Delegates<'a> {
                 let message = "has no hosts, and no rule delegates to it, so it does nothing; name its hosts, or \
                                write delegate in a rule of another document"
                     .to_owned();
-                found.warn(&object.position, "spec.hosts", message);
+                let position = &object.position;
+                found.warn(
+                    Code::DelegateUnused,
+                    object,
+                    position,
+                    "spec.hosts",
+                    message,
+                );
             }
         }
     }
@@ -188,13 +196,15 @@ fn contradiction(
     (index, leaf): (usize, &HttpRoute),
     found: &mut Found,
 ) {
+    let code = Code::DelegateMatchesNothing;
     if found.newer(delegate, object) {
         let message = format!(
             "matches nothing that {} delegates at {}; make both matches agree",
             named(object),
             root.settings.position
         );
-        found.error(&leaf.position, format!("spec.http[{index}].match"), message);
+        let path = format!("spec.http[{index}].match");
+        found.error(code, delegate, &leaf.position, path, message);
     } else {
         let message = format!(
             "leaves nothing for the rule at {} of {}; make both matches agree",
@@ -202,7 +212,7 @@ fn contradiction(
             named(delegate)
         );
         let path = format!("spec.http[{}].match", root.index);
-        found.error(&root.settings.position, path, message);
+        found.error(code, object, &root.settings.position, path, message);
     }
 }
 

@@ -44,25 +44,54 @@ impl Found {
         self.age.get(&a.key) > self.age.get(&b.key)
     }
 
-    pub(super) fn error(&mut self, position: &Position, path: impl Into<String>, message: String) {
-        self.push(Severity::Error, position, path, message);
+    /// What `object` is refused for.
+    pub(super) fn error(
+        &mut self,
+        code: Code,
+        object: &Object,
+        position: &Position,
+        path: impl Into<String>,
+        message: String,
+    ) {
+        self.push(
+            Severity::Error,
+            code,
+            object,
+            position,
+            (path.into(), message),
+        );
     }
 
-    pub(super) fn warn(&mut self, position: &Position, path: impl Into<String>, message: String) {
-        self.push(Severity::Warning, position, path, message);
+    /// What is odd about `object`.
+    pub(super) fn warn(
+        &mut self,
+        code: Code,
+        object: &Object,
+        position: &Position,
+        path: impl Into<String>,
+        message: String,
+    ) {
+        self.push(
+            Severity::Warning,
+            code,
+            object,
+            position,
+            (path.into(), message),
+        );
     }
 
     fn push(
         &mut self,
         severity: Severity,
+        code: Code,
+        object: &Object,
         position: &Position,
-        path: impl Into<String>,
-        message: String,
+        (path, message): (String, String),
     ) {
-        let path = path.into();
         self.diagnostics.push(Diagnostic {
-            code: Code::of_contradiction(&path, &message),
+            code,
             severity,
+            object: Some(object.key.clone()),
             position: position.clone(),
             path,
             message,
@@ -100,7 +129,7 @@ pub(super) fn merge(input: &MeshInput<'_>) -> (Mesh, Found) {
     let mut mesh = Mesh::default();
     let mut virtual_services: By<'_, HostName, VirtualService> = BTreeMap::new();
     let mut destination_rules: By<'_, (HostName, String), DestinationRule> = BTreeMap::new();
-    let mut policies: By<'_, (HostName, String), DestinationPolicy> = BTreeMap::new();
+    let mut policies: By<'_, (HostName, String, String), DestinationPolicy> = BTreeMap::new();
     for object in objects {
         let namespace = &object.key.namespace;
         match &object.spec {
@@ -119,7 +148,8 @@ pub(super) fn merge(input: &MeshInput<'_>) -> (Mesh, Found) {
             Spec::DestinationPolicy(spec) => {
                 let host = names.resolve(&spec.host.value, namespace);
                 let subset = spec.subset.as_ref().map(|subset| subset.value.clone());
-                let documents = policies.entry((host, subset.unwrap_or_default()));
+                let key = (host, subset.unwrap_or_default(), namespace.clone());
+                let documents = policies.entry(key);
                 documents.or_default().push((object, spec));
             }
             Spec::ServiceEntry(spec) => {
@@ -154,9 +184,10 @@ pub(super) fn merge(input: &MeshInput<'_>) -> (Mesh, Found) {
         let of_host = mesh.destination_rules.entry(host).or_default();
         of_host.insert(namespace, merged);
     }
-    for ((host, subset), documents) in policies {
+    for ((host, subset, namespace), documents) in policies {
         if let Some(policy) = policies::merge(&host, &subset, documents, &mut found) {
-            mesh.destination_policies.insert((host, subset), policy);
+            let of_host = mesh.destination_policies.entry((host, subset)).or_default();
+            of_host.insert(namespace, policy);
         }
     }
     for (host, entries) in &mut mesh.service_entries {

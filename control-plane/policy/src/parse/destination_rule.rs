@@ -8,7 +8,7 @@ use super::{
     visibility::export_to,
 };
 use crate::{
-    DestinationRule, ExportTo, RetryBudget, Subset, TrafficPolicy,
+    DestinationRule, ExportTo, PortPolicy, RetryBudget, Subset, TrafficPolicy,
     decode::{
         Decoder, Fields, Item, Shape, dns_label, host, integer32, label_map, list, number,
         refuse_twice,
@@ -123,7 +123,11 @@ fn traffic_policy(d: &mut Decoder, item: Item<'_>) -> Option<TrafficPolicy> {
     refuse_twice(d, &fields, place, &ports, number, "put both together");
     Some(TrafficPolicy {
         retry_budget: fields.optional_at(d, "retryBudget", retry_budget),
-        ports: ports.into_iter().map(|(of_port, _)| of_port).collect(),
+        ports: ports
+            .into_iter()
+            .enumerate()
+            .map(|(index, ((port, policy), _))| (port, PortPolicy { index, policy }))
+            .collect(),
         ..parts(d, &fields)
     })
 }

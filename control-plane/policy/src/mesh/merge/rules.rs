@@ -12,7 +12,7 @@ use std::{
 
 use super::{Found, named};
 use crate::{
-    DestinationRule, ExportTo, HostName, MergedDestinationRule, Object, Subset, TrafficPolicy,
+    Code, DestinationRule, ExportTo, HostName, MergedDestinationRule, Object, Subset, TrafficPolicy,
 };
 
 /// A document.
@@ -150,7 +150,8 @@ fn without_contradictions<'a>(
                 named(other.document.0)
             );
             let position = position.unwrap_or(&rule.host.position);
-            found.error(position, "spec.trafficPolicy", message);
+            let path = "spec.trafficPolicy";
+            found.error(Code::PolicyInTwo, object, position, path, message);
         }
         let policy = has_policy && policy_of.is_none();
         let mut subsets = BTreeMap::new();
@@ -165,7 +166,8 @@ fn without_contradictions<'a>(
                 named(other.document.0)
             );
             let path = format!("spec.subsets[{index}].name");
-            found.error(&subset.name.position, path, message);
+            let position = &subset.name.position;
+            found.error(Code::SubsetInTwo, object, position, path, message);
         }
         kept.push(Kept {
             document: (object, rule),
