@@ -83,7 +83,24 @@ pub struct Mesh {
     /// By host and subset (`""` = the host's own), then by namespace. Which holds for a client:
     /// [`Mesh::destination_policy_for`].
     pub destination_policies: BTreeMap<(HostName, String), NamespacePolicies>,
+    /// What each delegating rule came to.
+    pub(crate) delegated: Vec<Delegated>,
     names: Names,
+}
+
+/// A delegate's rule, with what it took from the rule that delegates to it.
+#[derive(Clone, Debug)]
+pub(crate) struct Delegated {
+    /// The document that delegates.
+    pub(crate) root: Arc<Object>,
+    /// Its rule.
+    pub(crate) root_index: usize,
+    /// The delegate.
+    pub(crate) leaf: Arc<Object>,
+    /// Its rule.
+    pub(crate) leaf_index: usize,
+    /// Both together.
+    pub(crate) rule: HttpRoute,
 }
 
 /// Who asks: what `sourceLabels`, `sourceNamespace`, `exportTo` and a rule's `workloadSelector` look at.

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::{
     finder::{Finder, listed, time},
-    policies, routes, subsets,
+    policies, routes, subsets, visibility,
 };
 use crate::{
     Balancer, Code, ConnectionPool, DestinationRule, HashKey, HostName, LoadBalancer, Object,
@@ -17,6 +17,8 @@ const LONG_IDLE: Duration = Duration::from_secs(3_600);
 pub(super) fn check<'a>(finder: &mut Finder<'a>, object: &'a Object, rule: &DestinationRule) {
     routes::elsewhere(finder, object, &rule.host, "spec.host");
     let host = finder.host(object, &rule.host);
+    visibility::host(finder, object, &rule.host, "spec.host");
+    visibility::export_to(finder, object, &rule.export_to);
     policies::third(finder, object, &host, "spec.host");
     subsets::check(finder, object, rule, &host);
     let endpoints = finder.endpoints(&host);

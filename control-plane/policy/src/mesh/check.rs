@@ -388,7 +388,8 @@ impl Checker<'_> {
         }
         self.hints += 1;
         let near = if self.hints <= MAX_HINTS {
-            hint(host.as_str(), self.mesh.known_hosts().map(HostName::as_str))
+            let near = self.mesh.served_like(&host);
+            near.map_or_else(String::new, |near| format!("; did you mean {near:?}?"))
         } else {
             String::new()
         };

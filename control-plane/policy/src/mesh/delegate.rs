@@ -24,6 +24,8 @@ pub(super) struct Rule {
     /// In the list of the document that has the host.
     pub(super) index: usize,
     pub(super) place: Position,
+    /// In the list of its own document.
+    pub(super) own_index: usize,
     pub(super) rule: HttpRoute,
 }
 
@@ -60,6 +62,7 @@ impl<'a> Delegates<'a> {
                 object: Arc::clone(object),
                 index,
                 place: rule.position.clone(),
+                own_index: index,
                 rule: rule.clone(),
             })
             .collect();
@@ -98,6 +101,7 @@ impl<'a> Delegates<'a> {
                 object: Arc::clone(delegate),
                 index: root.index,
                 place: root.settings.position.clone(),
+                own_index: index,
                 rule,
             });
         }

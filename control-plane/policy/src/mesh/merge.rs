@@ -11,7 +11,7 @@ use self::routes::Document;
 pub(super) use self::routes::{takes_all, takes_all_tcp};
 pub use self::rules::NamespaceRules;
 use super::{
-    HostName, Mesh, MeshInput, Names,
+    Delegated, HostName, Mesh, MeshInput, Names,
     delegate::{Delegates, Rule},
 };
 use crate::{
@@ -170,6 +170,17 @@ pub(super) fn merge(input: &MeshInput<'_>) -> (Mesh, Found) {
         }
     }
     let rules = expand(input, &names, &mut found);
+    for object in input.objects {
+        let rules = rules.get(&object.key).into_iter().flatten();
+        let delegated = rules.filter(|rule| rule.object.key != object.key);
+        mesh.delegated.extend(delegated.map(|rule| Delegated {
+            root: Arc::clone(object),
+            root_index: rule.index,
+            leaf: Arc::clone(&rule.object),
+            leaf_index: rule.own_index,
+            rule: rule.rule.clone(),
+        }));
+    }
     for (host, documents) in virtual_services {
         let with_rules = documents.into_iter().map(|(object, spec)| Document {
             object,

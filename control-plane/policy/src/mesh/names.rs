@@ -132,6 +132,16 @@ impl Names {
         self.namespaces.iter().map(String::as_str)
     }
 
+    pub(super) fn wildcard_of(&self, namespace: &str) -> String {
+        format!("*.{namespace}.svc.{}", self.domain)
+    }
+
+    /// `orders.shop` of `orders.shop.svc.cluster.local`: what a typing error could be in. None = a name of the outside.
+    pub(super) fn written<'h>(&self, host: &'h HostName) -> Option<&'h str> {
+        let rest = host.0.strip_suffix(self.domain.as_str())?;
+        rest.strip_suffix(".svc.")
+    }
+
     pub(super) fn is_registered(&self, host: &HostName) -> bool {
         self.registered.contains(host)
     }

@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, sync::Arc};
 use super::{Client, HostName, MergedVirtualService, Mesh, NamespacePolicies};
 use crate::{
     DestinationPolicy, EgressHost, Object, Position, ServiceEntry, Sidecar, Subset, TrafficPolicy,
-    WorkloadEntry,
+    WorkloadEntry, suggest,
 };
 
 /// Labels by name.
@@ -28,6 +28,30 @@ impl Mesh {
     /// Whether an instance has registered for `host`.
     pub(crate) fn is_registered(&self, host: &HostName) -> bool {
         self.names.is_registered(host)
+    }
+
+    /// A host that somebody serves and that is written nearly so. Names of the mesh are compared without what all of
+    /// them end with.
+    pub(crate) fn served_like(&self, host: &HostName) -> Option<String> {
+        let own = self.names.written(host);
+        let known = self.known_hosts();
+        let alike = known.filter(|known| self.names.written(known).is_some() == own.is_some());
+        let names = alike.map(|known| self.names.written(known).unwrap_or(known.as_str()));
+        let near = suggest::nearest(own.unwrap_or(host.as_str()), names)?;
+        let end = own.and_then(|own| host.as_str().strip_prefix(own));
+        Some(format!("{near}{}", end.unwrap_or_default()))
+    }
+
+    /// Namespaces of the documents and of the registered hosts.
+    pub(crate) fn namespaces(&self) -> impl Iterator<Item = &str> {
+        self.names.namespaces()
+    }
+
+    /// `*.shop.svc.cluster.local` for `*.shop`, where that is a namespace.
+    pub(crate) fn wildcard_of_namespace(&self, written: &str) -> Option<String> {
+        let namespace = written.strip_prefix("*.")?;
+        let known = self.namespaces().any(|known| known == namespace);
+        known.then(|| self.names.wildcard_of(namespace))
     }
 
     pub(crate) fn known_hosts(&self) -> impl Iterator<Item = &HostName> {

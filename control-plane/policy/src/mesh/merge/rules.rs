@@ -33,7 +33,7 @@ pub struct NamespaceRules {
 
 impl NamespaceRules {
     /// What holds for clients of `namespace` that no selector takes.
-    pub(in crate::mesh) fn seen_from(&self, namespace: &str) -> Option<&MergedDestinationRule> {
+    pub(crate) fn seen_from(&self, namespace: &str) -> Option<&MergedDestinationRule> {
         let index = self.named.get(namespace).copied().unwrap_or(self.other)?;
         self.merged.get(index)
     }
