@@ -259,7 +259,7 @@ fn whoever_takes_a_subset_away_is_told_who_routes_to_it() {
         assert_eq!(
             found.to_string(),
             format!(
-                "v.yaml:10:17: spec.http[0].route[0].destination.subset: DestinationRule default/reviews cannot {done}: \
+                "v.yaml:11:17: spec.http[0].route[0].destination.subset: DestinationRule default/reviews cannot {done}: \
                  VirtualService default/reviews routes to its subset \"v1\" here; change or delete that one first, or with it"
             )
         );

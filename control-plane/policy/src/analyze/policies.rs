@@ -73,6 +73,8 @@ fn hedged<'a>(
             let leads_here = to.iter().any(|one| finder.host(other, &one.host) == *host);
             if let Some(timeout) = rule
                 .timeout
+                .as_ref()
+                .map(|at| at.value)
                 .filter(|timeout| leads_here && *timeout <= after)
             {
                 let message = format!(

@@ -108,7 +108,7 @@ fn within_timeout<'a>(
     retries: &Retries,
     path: &str,
 ) {
-    let Some(timeout) = rule.timeout else {
+    let Some(timeout) = rule.timeout.as_ref().map(|at| at.value) else {
         return;
     };
     if let Some(backoff) = retries.backoff.filter(|backoff| *backoff >= timeout) {
@@ -176,7 +176,9 @@ pub(super) fn connect<'a>(
     rule: &HttpRoute,
     (writer, path): (&'a Object, &str),
 ) {
-    let (Some(timeout), HttpAction::Route(to)) = (rule.timeout, &rule.action) else {
+    let (Some(timeout), HttpAction::Route(to)) =
+        (rule.timeout.as_ref().map(|at| at.value), &rule.action)
+    else {
         return;
     };
     for one in to {

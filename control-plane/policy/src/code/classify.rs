@@ -62,7 +62,7 @@ const REFUSALS: &[Words] = &[
     (&["the tag "], Code::BadTag),
     (&["its tag "], Code::BadTag),
     (&["this alias"], Code::BadTag),
-    (&["\"<<\" merges"], Code::BadTag),
+    (&["\"\" merges"], Code::BadTag),
     (&["as a key, want a text"], Code::WrongType),
     (&["which could mean none or unlimited"], Code::ZeroLimit),
     (&["a duration such as"], Code::BadDuration),
@@ -102,6 +102,7 @@ const VALUES: &[Words] = &[
 impl Code {
     /// Of what `parse` refuses.
     pub(crate) fn of_refusal(path: &str, message: &str) -> Self {
+        let message = &own_words(message);
         if let Some(code) = first(REFUSALS, message) {
             return code;
         }
@@ -135,6 +136,21 @@ impl Code {
     }
 }
 
+/// The message without what stands between quotes: that is what an operator has written, or could.
+fn own_words(message: &str) -> String {
+    let mut words = String::with_capacity(message.len());
+    let (mut quoted, mut escaped) = (false, false);
+    for c in message.chars() {
+        let quote = c == '"' && !escaped;
+        if quote || !quoted {
+            words.push(c);
+        }
+        escaped = quoted && c == '\\' && !escaped;
+        quoted ^= quote;
+    }
+    words
+}
+
 fn first(table: &[Words], message: &str) -> Option<Code> {
     let fits = |(words, _): &&Words| words.iter().all(|word| message.contains(word));
     table.iter().find(fits).map(|&(_, code)| code)
@@ -144,4 +160,39 @@ fn first(table: &[Words], message: &str) -> Option<Code> {
 fn last_field(path: &str) -> &str {
     let last = path.rsplit_once('.').map_or(path, |(_, last)| last);
     last.split_once('[').map_or(last, |(name, _)| name)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{ParseLimits, parse};
+
+    #[test]
+    fn what_an_operator_writes_does_not_choose_the_code() {
+        let code = |kind: &str, spec: &str| {
+            let text = format!(
+                "apiVersion: networking.istio.io/v1\nkind: {kind}\nmetadata: {{name: a}}\nspec: {spec}\n"
+            );
+            let errors = parse("f", &text, "default", &ParseLimits::default()).expect_err(&text);
+            errors.first().expect("one").code
+        };
+        let simple = |word: &str| {
+            let spec = format!("{{host: a, trafficPolicy: {{loadBalancer: {{simple: {word}}}}}}}");
+            code("DestinationRule", &spec)
+        };
+        for word in [
+            "RE2",
+            "'warm up'",
+            "'unknown field'",
+            "'a \" has no effect'",
+        ] {
+            assert_eq!(simple(word), simple("NOTHING"), "{word}");
+        }
+        assert_eq!(simple("NOTHING"), Code::UnknownWord);
+        assert_eq!(
+            code("DestinationRule", "{host: unknown field}"),
+            Code::BadHost
+        );
+        assert_eq!(own_words(r#"a "b \" c" d"#), r#"a "" d"#);
+    }
 }

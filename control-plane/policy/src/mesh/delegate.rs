@@ -231,8 +231,8 @@ fn filled(root: &Delegation, leaf: &HttpRoute) -> HttpRoute {
     rule.cors = rule.cors.or_else(|| settings.cors.clone());
     if matches!(rule.action, HttpAction::Route(_)) {
         // A zero undoes the other's timeout.
-        let timeout = rule.timeout.or(settings.timeout);
-        rule.timeout = timeout.filter(|timeout| !timeout.is_zero());
+        let timeout = rule.timeout.or_else(|| settings.timeout.clone());
+        rule.timeout = timeout.filter(|timeout| !timeout.value.is_zero());
         rule.rewrite = rule.rewrite.or_else(|| settings.rewrite.clone());
         rule.retries = rule.retries.or_else(|| settings.retries.clone());
         rule.fault = rule.fault.or_else(|| settings.fault.clone());

@@ -60,7 +60,9 @@ impl Builder<'_> {
         RouteAction {
             cluster_specifier: Some(specifier),
             hash_policy,
-            timeout: Some(duration(rule.timeout.unwrap_or_default())),
+            timeout: Some(duration(
+                rule.timeout.as_ref().map(|at| at.value).unwrap_or_default(),
+            )),
             retry_policy: Some(retry::policy(rule.retries.as_ref().map(|at| &at.value))),
             prefix_rewrite: path.unwrap_or_default(),
             regex_rewrite: regex.map(|regex| RegexMatchAndSubstitute {

@@ -131,7 +131,8 @@ fn every_effective_field_is_accepted() {
     let Spec::VirtualService(service) = &objects[0].spec else {
         panic!("want a VirtualService");
     };
-    assert_eq!(service.http[0].timeout, Some(Duration::from_millis(2500)));
+    let timeout = service.http[0].timeout.as_ref().map(|at| at.value);
+    assert_eq!(timeout, Some(Duration::from_millis(2500)));
     assert_eq!(
         service.http[0].matches[0].headers["user-agent"],
         StringMatch::Present

@@ -263,7 +263,7 @@ fn a_destination_rule_is_refused_in_words_that_help() {
                 &[
                     "f:4:56: spec.trafficPolicy.loadBalancer.simple: PASSTHROUGH is not supported yet; want a load balancer: UNSPECIFIED, LEAST_REQUEST, LEAST_CONN, ROUND_ROBIN, RANDOM",
                     "f:4:75: spec.trafficPolicy.tls.mode: missing; want ISTIO_MUTUAL, MUTUAL, SIMPLE or DISABLE",
-                    "f:4:118: spec.trafficPolicy.connectionPool.tcp.maxConnections: found 0, which could mean none or unlimited; remove the field for unlimited",
+                    "f:4:118: spec.trafficPolicy.connectionPool.tcp.maxConnections: found 0, which could mean none or unlimited (to Istio, unlimited); remove the field for unlimited",
                 ],
             ),
             (

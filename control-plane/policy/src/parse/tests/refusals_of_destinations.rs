@@ -168,7 +168,7 @@ fn a_pool_is_refused_in_words_that_help() {
                     "f:4:135: spec.trafficPolicy.connectionPool.tcp.maxConnectionDuration: found zero, want at least 1ms",
                     "f:4:152: spec.trafficPolicy.connectionPool.tcp.idleTimeout: found the number 5, want a duration such as 30s, 1.5s, 500ms or 1h30m; which unit?",
                     "f:4:180: spec.trafficPolicy.connectionPool.http.h2UpgradePolicy: found \"UPGRADES\", want an upgrade policy: DEFAULT, UPGRADE, DO_NOT_UPGRADE; did you mean \"UPGRADE\"?",
-                    "f:4:212: spec.trafficPolicy.connectionPool.http.maxConcurrentStreams: found 0, which could mean none or unlimited; remove the field for unlimited",
+                    "f:4:212: spec.trafficPolicy.connectionPool.http.maxConcurrentStreams: found 0, which could mean none or unlimited (to Istio, unlimited); remove the field for unlimited",
                 ],
             ),
             (
