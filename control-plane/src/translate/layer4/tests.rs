@@ -395,7 +395,7 @@ fn rules_of_a_wildcard_leave_the_names_that_they_do_not_name_their_own_way() {
         .iter()
         .map(|chain| &chain["filterChainMatch"]["serverNames"][0])
         .collect();
-    assert_eq!(names, ["cdn.example.com", "pay.example.com"]);
+    assert_eq!(names, ["pay.example.com", "cdn.example.com"]);
     let proxied = proxies(&listener);
-    assert_eq!(proxied[0]["cluster"], "outbound|443||cdn.example.com");
+    assert_eq!(proxied[1]["cluster"], "outbound|443||cdn.example.com");
 }

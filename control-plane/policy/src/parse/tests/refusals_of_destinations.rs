@@ -269,10 +269,10 @@ fn a_destination_policy_is_refused_in_words_that_help() {
                 ],
             ),
             (
-                "{host: '*.a', subset: A, balancer: {}, boundedLoad: {percent: 100}, zoneAware: {minimumEndpoints: -1}}",
+                "{host: '*.a', subset: _, balancer: {}, boundedLoad: {percent: 100}, zoneAware: {minimumEndpoints: -1}}",
                 &[
                     "f:4:14: spec.host: found \"*.a\": a wildcard is not supported yet here; name one host",
-                    "f:4:29: spec.subset: found \"A\": 'A' cannot be in it; lower-case letters, digits and - can",
+                    "f:4:29: spec.subset: found \"_\": '_' cannot be in it; letters, digits and - can",
                     "f:4:42: spec.balancer.peakEwma: missing; want peakEwma, possibly {}",
                     "f:4:69: spec.boundedLoad.percent: found the number 100, want a whole number from 101 to 1000",
                     "f:4:105: spec.zoneAware.minimumEndpoints: found the number -1, want a whole number from 0 to 2147483647",
