@@ -102,6 +102,7 @@ impl Policies {
                         %diagnostic,
                         "this version refuses a stored policy: it is not in force; replace or delete it"
                     );
+                    let diagnostic = *diagnostic;
                     refused.insert(id, Arc::new(Refused { record, diagnostic }));
                 }
             }
@@ -167,7 +168,7 @@ impl Policies {
             return Ok(Outcome::refused(before.revision, diagnostics));
         }
         if let Err(diagnostic) = after.check_size() {
-            return Ok(Outcome::refused(before.revision, vec![diagnostic]));
+            return Ok(Outcome::refused(before.revision, vec![*diagnostic]));
         }
         let effects = after.effects(&touched, &findings);
         if request.dry_run {
@@ -304,7 +305,7 @@ impl InForce {
         effects(&objects, &found)
     }
 
-    fn check_size(&self) -> Result<(), Diagnostic> {
+    fn check_size(&self) -> Result<(), Box<Diagnostic>> {
         let bytes: usize = self
             .objects
             .values()
@@ -320,19 +321,16 @@ impl InForce {
         } else {
             return Ok(());
         };
-        Err(error(
-            Code::TooLarge,
-            Position {
-                file: "".into(),
-                line: 0,
-                column: 0,
-            },
-            problem,
-        ))
+        let nowhere = Position {
+            file: "".into(),
+            line: 0,
+            column: 0,
+        };
+        Err(Box::new(error(Code::TooLarge, nowhere, problem)))
     }
 }
 
-fn held(record: &Record) -> Result<Held, Diagnostic> {
+fn held(record: &Record) -> Result<Held, Box<Diagnostic>> {
     let start = Position {
         file: record.file.as_str().into(),
         line: record.line,
@@ -345,8 +343,11 @@ fn held(record: &Record) -> Result<Held, Diagnostic> {
         &record.namespace,
         &ParseLimits::default(),
     )
-    .map_err(|found| found.into_iter().next().unwrap_or_else(nothing))?;
-    let object = objects.into_iter().next().ok_or_else(nothing)?;
+    .map_err(|found| Box::new(found.into_iter().next().unwrap_or_else(nothing)))?;
+    let object = objects
+        .into_iter()
+        .next()
+        .ok_or_else(|| Box::new(nothing()))?;
     Ok(Held {
         object: Arc::new(object),
         revision: record.revision,
