@@ -152,10 +152,9 @@ fn findings(
         registered: &registered,
     };
     let (mesh, remarks) = Mesh::build(&input);
-    let names: BTreeSet<&str> = files.iter().map(|file| file.name.as_str()).collect();
     let about = remarks
         .into_iter()
-        .filter(|one| names.contains(&*one.position.file));
+        .filter(|one| one.object.as_ref().is_some_and(|key| touched.contains(key)));
     found.extend(about.filter(|one| inventory.is_some() || !unknowable(one.code)));
     let analysis = Analysis {
         mesh: &mesh,
@@ -187,6 +186,7 @@ fn twice(own: &mut Vec<Arc<Object>>, found: &mut Vec<Diagnostic>) {
             found.push(Diagnostic {
                 code: Code::DocumentTwice,
                 severity: Severity::Error,
+                object: Some(object.key.clone()),
                 position: object.position.clone(),
                 path: String::new(),
                 message: format!(

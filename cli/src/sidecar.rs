@@ -317,7 +317,7 @@ fn label(text: &str) -> Result<(String, String), String> {
     }
 }
 
-fn locality(text: &str) -> Result<[String; 3], String> {
+pub(crate) fn locality(text: &str) -> Result<[String; 3], String> {
     let parts: Vec<&str> = text.split('/').collect();
     let part = |n: usize| parts.get(n).copied().unwrap_or_default().to_owned();
     if parts.len() > 3 {

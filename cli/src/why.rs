@@ -33,6 +33,9 @@ const PATIENCE: Duration = Duration::from_secs(15);
 /// Requests on their way out; one answer makes at most five.
 const QUEUE: usize = 32;
 
+/// Region, zone and sub-zone.
+type Locality = [String; 3];
+
 /// Show what a sidecar would do with a request, and which lines of which documents decide.
 #[derive(Args, Debug)]
 #[command(
@@ -56,6 +59,9 @@ pub(crate) struct WhyArgs {
     /// Label `k=v` of the calling workload, in place of the instance's; may be given several times.
     #[arg(short, long = "label", value_name = "K=V", value_parser = label)]
     labels: Vec<(String, String)>,
+    /// Where the calling workload is, `region/zone/sub-zone`. Default: where the first instance of --from is, else nowhere.
+    #[arg(long, value_name = "LOCALITY", value_parser = crate::sidecar::locality)]
+    locality: Option<Locality>,
     /// Namespace of the calling workload.
     #[arg(short, long, default_value = "default", env = "OUTRIGGER_NAMESPACE")]
     namespace: String,
@@ -79,6 +85,12 @@ pub(crate) fn run(args: &WhyArgs) -> Result<(), Failure> {
     if args.url.host().is_none() {
         return Err(Failure::Misused(format!(
             "{}: a URL has a host, such as http://reviews:9080/",
+            args.url
+        )));
+    }
+    if args.url.scheme().is_none() {
+        return Err(Failure::Misused(format!(
+            "{0}: a URL has a scheme; write http://{0}/",
             args.url
         )));
     }
@@ -107,6 +119,7 @@ pub(crate) fn run(args: &WhyArgs) -> Result<(), Failure> {
 /// The caller, as `--from` and `--label` say.
 fn workload(args: &WhyArgs, status: &StatusResponse) -> anyhow::Result<Workload> {
     let mut labels: BTreeMap<String, String> = args.labels.iter().cloned().collect();
+    let mut locality = args.locality.clone();
     let service = args.from.clone().unwrap_or_else(|| "why".to_owned());
     let short = service.split('.').next().unwrap_or(&service).to_owned();
     if let Some(from) = &args.from {
@@ -115,6 +128,10 @@ fn workload(args: &WhyArgs, status: &StatusResponse) -> anyhow::Result<Workload>
             .services
             .iter()
             .find(|known| known.host == *from || known.host.starts_with(&start));
+        let first = found.and_then(|known| known.instances.first());
+        if let (None, Some(first)) = (&locality, first) {
+            locality = crate::sidecar::locality(&first.locality).ok();
+        }
         match found {
             Some(known) if labels.is_empty() => {
                 let first = known.instances.first();
@@ -138,7 +155,7 @@ fn workload(args: &WhyArgs, status: &StatusResponse) -> anyhow::Result<Workload>
         service,
         namespace: args.namespace.clone(),
         labels,
-        locality: Default::default(),
+        locality: locality.unwrap_or_default(),
         weight: 1,
     })
 }

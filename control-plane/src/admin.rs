@@ -168,7 +168,12 @@ impl AdminService {
     async fn change(&self, change: policies::Request) -> Result<api::ApplyResponse, Refusal> {
         let (policies, registry) = (Arc::clone(&self.policies), Arc::clone(&self.registry));
         let (author, dry_run) = (change.author.clone(), change.dry_run);
-        let outcome = blocking(move || policies.change(&change, registry.hosts())).await?;
+        let nodes = self.clients.node_ids();
+        let change = move || {
+            let who = policies::inventory(&registry.services(), &nodes);
+            policies.change(&change, &who)
+        };
+        let outcome = blocking(change).await?;
         let result = match &outcome {
             Outcome { refused: true, .. } => "refused",
             _ if dry_run => "dry_run",

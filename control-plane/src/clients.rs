@@ -88,6 +88,12 @@ impl Clients {
         self.streams.len()
     }
 
+    /// The ids of all nodes.
+    pub(crate) fn node_ids(&self) -> Vec<String> {
+        let ids = self.streams.iter();
+        ids.map(|stream| stream.client.node_id.clone()).collect()
+    }
+
     /// All streams, by node id.
     pub(crate) fn status(&self) -> Vec<api::ClientStatus> {
         let mut all: Vec<_> = self.streams.iter().map(|stream| stream.status()).collect();

@@ -16,8 +16,8 @@ use std::{
 
 use arc_swap::ArcSwap;
 use outrigger_policy::{
-    Analysis, Code, Diagnostic, Effect, HostName, Kind, Mesh, MeshInput, Object, ObjectKey,
-    ParseLimits, Position, Severity, analyze, effects, parse_again,
+    Analysis, Code, Diagnostic, Effect, HostName, Inventory, Kind, Mesh, MeshInput, Object,
+    ObjectKey, ParseLimits, Position, Severity, analyze, effects, parse_again,
 };
 use tokio::sync::{Mutex, Notify};
 
@@ -31,6 +31,9 @@ use crate::{
 };
 
 mod change;
+mod inventory;
+
+pub(crate) use inventory::inventory;
 
 pub(crate) use change::{Change, Outcome, Request, What};
 
@@ -99,6 +102,7 @@ impl Policies {
                         %diagnostic,
                         "this version refuses a stored policy: it is not in force; replace or delete it"
                     );
+                    let diagnostic = *diagnostic;
                     refused.insert(id, Arc::new(Refused { record, diagnostic }));
                 }
             }
@@ -131,12 +135,9 @@ impl Policies {
         &self.store
     }
 
-    /// Checks and, unless it is a dry run, carries out a change. Blocks.
-    pub(crate) fn change(
-        &self,
-        request: &Request,
-        registered: BTreeSet<HostName>,
-    ) -> Result<Outcome, StoreError> {
+    /// Checks and, unless it is a dry run, carries out a change. `who` runs now. Blocks.
+    pub(crate) fn change(&self, request: &Request, who: &Inventory) -> Result<Outcome, StoreError> {
+        let registered: BTreeSet<HostName> = who.services.keys().cloned().collect();
         let _writing = self.writing.blocking_lock();
         let before = self.in_force();
         let plan = match change::plan(&before, request) {
@@ -147,11 +148,12 @@ impl Policies {
         let next = before.revision + u64::from(plan.changes());
         let objects = plan.objects(&before, next, &request.author, now_ms);
         let refused = plan.refused(&before);
+        let touched = plan.in_force();
         let known = before.errors_with(&registered, &self.domain);
         let after = InForce::build(next, objects, refused, registered, &self.domain);
-        let mut diagnostics = after.diagnostics_for(&request.file_names(), &known);
-        let touched = plan.in_force();
-        let findings = after.findings(&touched);
+        let mut diagnostics = after.diagnostics_for(&touched, &known);
+        plan.blame(&before, &mut diagnostics);
+        let findings = after.findings(&touched, who);
         diagnostics.extend(
             findings
                 .iter()
@@ -166,7 +168,7 @@ impl Policies {
             return Ok(Outcome::refused(before.revision, diagnostics));
         }
         if let Err(diagnostic) = after.check_size() {
-            return Ok(Outcome::refused(before.revision, vec![diagnostic]));
+            return Ok(Outcome::refused(before.revision, vec![*diagnostic]));
         }
         let effects = after.effects(&touched, &findings);
         if request.dry_run {
@@ -249,21 +251,26 @@ impl InForce {
         remarks
     }
 
-    /// All remarks about `files`, and the errors elsewhere that are not `known`: a registration may have
+    /// All remarks about the `touched` documents, and the errors elsewhere that are not `known`: a registration may have
     /// made a document wrong, which is no reason to refuse another.
-    fn diagnostics_for(&self, files: &BTreeSet<&str>, known: &[Diagnostic]) -> Vec<Diagnostic> {
+    fn diagnostics_for(
+        &self,
+        touched: &BTreeSet<ObjectKey>,
+        known: &[Diagnostic],
+    ) -> Vec<Diagnostic> {
         self.remarks
             .iter()
             .filter(|remark| {
                 let new = remark.severity == Severity::Error && !known.contains(remark);
-                new || files.contains(&*remark.position.file)
+                let about = remark.object.as_ref();
+                new || about.is_some_and(|key| touched.contains(key))
             })
             .cloned()
             .collect()
     }
 
     /// What is odd about these documents, beyond the mesh's own remarks.
-    fn findings(&self, touched: &BTreeSet<ObjectKey>) -> Vec<Diagnostic> {
+    fn findings(&self, touched: &BTreeSet<ObjectKey>, who: &Inventory) -> Vec<Diagnostic> {
         let objects: Vec<Arc<Object>> = self
             .objects
             .values()
@@ -272,13 +279,14 @@ impl InForce {
         let mut found = analyze(&Analysis {
             mesh: &self.mesh,
             objects: &objects,
-            inventory: None,
+            inventory: Some(who),
             only: Some(touched),
         });
         let elsewhere = unsupported_by(Dialect::Envoy, &self.mesh).into_iter();
         found.extend(elsewhere.map(|one| Diagnostic {
             code: Code::NotByClient,
             severity: Code::NotByClient.severity(),
+            object: Some(one.object),
             position: one.position,
             path: one.path.to_owned(),
             message: format!("Envoy does not know this: it {}", one.instead),
@@ -297,7 +305,7 @@ impl InForce {
         effects(&objects, &found)
     }
 
-    fn check_size(&self) -> Result<(), Diagnostic> {
+    fn check_size(&self) -> Result<(), Box<Diagnostic>> {
         let bytes: usize = self
             .objects
             .values()
@@ -313,19 +321,16 @@ impl InForce {
         } else {
             return Ok(());
         };
-        Err(error(
-            Code::TooLarge,
-            Position {
-                file: "".into(),
-                line: 0,
-                column: 0,
-            },
-            problem,
-        ))
+        let nowhere = Position {
+            file: "".into(),
+            line: 0,
+            column: 0,
+        };
+        Err(Box::new(error(Code::TooLarge, nowhere, problem)))
     }
 }
 
-fn held(record: &Record) -> Result<Held, Diagnostic> {
+fn held(record: &Record) -> Result<Held, Box<Diagnostic>> {
     let start = Position {
         file: record.file.as_str().into(),
         line: record.line,
@@ -338,8 +343,11 @@ fn held(record: &Record) -> Result<Held, Diagnostic> {
         &record.namespace,
         &ParseLimits::default(),
     )
-    .map_err(|found| found.into_iter().next().unwrap_or_else(nothing))?;
-    let object = objects.into_iter().next().ok_or_else(nothing)?;
+    .map_err(|found| Box::new(found.into_iter().next().unwrap_or_else(nothing)))?;
+    let object = objects
+        .into_iter()
+        .next()
+        .ok_or_else(|| Box::new(nothing()))?;
     Ok(Held {
         object: Arc::new(object),
         revision: record.revision,
@@ -358,6 +366,7 @@ fn error(code: Code, position: Position, message: String) -> Diagnostic {
     Diagnostic {
         code,
         severity: Severity::Error,
+        object: None,
         position,
         path: String::new(),
         message,

@@ -201,8 +201,8 @@ pub struct EndpointState {
     pub weight: u32,
     /// 0 = first.
     pub priority: u32,
-    /// It is spoken to over mutual TLS.
-    pub mtls: bool,
+    /// How it is spoken to: `none`, `mutual` (the mesh's), `simple`, `mutual with files`; `unverified` if any server will do.
+    pub tls: &'static str,
     /// `region/zone/sub-zone`.
     pub locality: String,
     /// Its labels.
@@ -383,10 +383,17 @@ fn act(snapshot: &Snapshot, route: &Route, into: &mut Explanation) {
         match snapshot.cluster(weighted.cluster) {
             Some(cluster) => describe(cluster, &mut to),
             None => {
-                let message = format!(
-                    "the route names cluster {}, which has not arrived",
-                    weighted.name
-                );
+                // The whole configuration is here: it is not to come.
+                let message = match weighted.name.split('|').nth(2) {
+                    Some(subset) if !subset.is_empty() => format!(
+                        "the route names cluster {}, which there is not: no DestinationRule that this caller sees defines the subset {subset:?}",
+                        weighted.name
+                    ),
+                    _ => format!(
+                        "the route names cluster {}, which there is not: nobody serves its host and port",
+                        weighted.name
+                    ),
+                };
                 to.answer = Some(OwnAnswer::new(Code::ClusterUnknown, message));
             }
         }
@@ -406,7 +413,11 @@ fn describe(cluster: &Cluster, to: &mut Destination) {
             health: words::health(endpoint.config.health),
             weight: endpoint.config.weight,
             priority: endpoint.config.priority,
-            mtls: endpoint.config.mtls && config.tls.is_some(),
+            tls: config
+                .tls
+                .as_ref()
+                .filter(|_| endpoint.config.mtls)
+                .map_or("none", words::tls),
             locality: words::locality(&endpoint.config.locality),
             labels: endpoint.config.labels.clone(),
         })

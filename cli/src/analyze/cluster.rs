@@ -1,10 +1,13 @@
 //! What the control plane knows: the documents in force, and who runs, as `analyze` looks at it.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use outrigger_policy::{
-    ClientFacts, EndpointFacts, HostName, Inventory, Object, ParseLimits, Position, ServiceFacts,
-    parse_again,
+    ClientFacts, EndpointFacts, HostName, Inventory, Object, ParseLimits, Position, Protocol,
+    ServiceFacts, parse_again,
 };
 use outrigger_proto::outrigger::v1::{GetRequest, ServiceStatus, StatusResponse};
 
@@ -54,6 +57,18 @@ fn inventory(status: &StatusResponse, domain: &str) -> Inventory {
         inventory.clients.extend(clients(service));
         inventory.services.insert(host, facts(service));
     }
+    // Those that only call others do not register.
+    let names = inventory.services.keys();
+    let names = names.filter_map(|host| Some(format!("{}.", host.as_str().split_once(".svc.")?.0)));
+    let registered: BTreeSet<String> = names.collect();
+    for client in &status.clients {
+        let Some((host, facts)) = ClientFacts::of_node(&client.node_id) else {
+            continue;
+        };
+        if !registered.contains(&host) {
+            inventory.clients.push(facts);
+        }
+    }
     inventory
 }
 
@@ -68,7 +83,12 @@ fn facts(service: &ServiceStatus) -> ServiceFacts {
         mtls: !instance.identity.is_empty(),
     });
     ServiceFacts {
-        ports: ports.map(|port| (port, None)).collect(),
+        ports: ports
+            .map(|port| {
+                let spoken = service.protocols.get(&u32::from(port));
+                (port, spoken.and_then(|name| Protocol::named(name)))
+            })
+            .collect(),
         endpoints: endpoints.collect(),
     }
 }
@@ -82,7 +102,7 @@ fn clients(service: &ServiceStatus) -> impl Iterator<Item = ClientFacts> {
         .filter(|instance| !instance.identity.is_empty());
     with_sidecar.map(move |instance| ClientFacts {
         namespace: namespace.to_owned(),
-        labels: labels(&instance.labels),
+        labels: Some(labels(&instance.labels)),
     })
 }
 
@@ -93,4 +113,49 @@ fn labels<'l>(
         .into_iter()
         .map(|(name, value)| (name.clone(), value.clone()))
         .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use outrigger_proto::outrigger::v1::{ClientStatus, InstanceStatus};
+
+    use super::*;
+
+    #[test]
+    fn who_runs_is_known_with_protocols_and_those_who_only_call() {
+        let client = |id: &str| ClientStatus {
+            node_id: id.to_owned(),
+            ..ClientStatus::default()
+        };
+        let status = StatusResponse {
+            services: vec![ServiceStatus {
+                host: "orders.shop.svc.cluster.local".to_owned(),
+                ports: vec![80, 81],
+                protocols: [(80, "TCP".to_owned())].into(),
+                instances: vec![InstanceStatus {
+                    identity: "spiffe://x".to_owned(),
+                    ..InstanceStatus::default()
+                }],
+                source: "registration".to_owned(),
+            }],
+            clients: vec![
+                client("sidecar~10.0.0.1~orders-8080.shop~shop.svc.cluster.local"),
+                client("sidecar~10.0.0.2~batch-15080.jobs~jobs.svc.cluster.local"),
+            ],
+            ..StatusResponse::default()
+        };
+        let known = inventory(&status, "cluster.local");
+        let ports: Vec<_> = known
+            .services
+            .values()
+            .flat_map(|one| one.ports.values())
+            .collect();
+        assert_eq!(ports, [&Some(Protocol::Tcp), &None]);
+        let clients: Vec<_> = known
+            .clients
+            .iter()
+            .map(|one| (one.namespace.as_str(), one.labels.is_some()))
+            .collect();
+        assert_eq!(clients, [("shop", true), ("jobs", false)]);
+    }
 }

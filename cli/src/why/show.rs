@@ -88,7 +88,16 @@ fn name(caller: &Workload) -> String {
     } else {
         format!(" ({})", labels.join(", "))
     };
-    format!("{}.{}{labels}", caller.service, caller.namespace)
+    let place: Vec<&str> = caller.locality.iter().map(String::as_str).collect();
+    let place = place.join("/");
+    let place = match place.trim_end_matches('/') {
+        "" => "nowhere in particular",
+        place => place,
+    };
+    format!(
+        "{}.{}{labels}, in {place}",
+        caller.service, caller.namespace
+    )
 }
 
 fn answered(answer: &OwnAnswer, margin: &str) -> String {
@@ -147,7 +156,7 @@ fn destination(text: &mut String, to: &Destination) {
             endpoint.health.to_owned(),
             endpoint.weight.to_string(),
             endpoint.priority.to_string(),
-            if endpoint.mtls { "mutual" } else { "none" }.to_owned(),
+            endpoint.tls.to_owned(),
             endpoint.locality.clone(),
             labels.join(","),
         ]);
@@ -160,7 +169,7 @@ fn destination(text: &mut String, to: &Destination) {
 
 pub(super) fn json(caller: &Workload, found: &Explanation) -> Value {
     json!({
-        "from": { "service": caller.service, "namespace": caller.namespace, "labels": caller.labels },
+        "from": { "service": caller.service, "namespace": caller.namespace, "labels": caller.labels, "locality": caller.locality.join("/") },
         "listener": found.listener.as_ref().map(|(name, address)| json!({ "name": name, "address": address.to_string() })),
         "virtual_host": found.virtual_host.as_ref().map(|(name, domains)| json!({ "name": name, "domains": domains })),
         "routes": found.tried.iter().map(|step| json!({
@@ -211,7 +220,7 @@ fn cluster(to: &Destination) -> Value {
             "health": endpoint.health,
             "weight": endpoint.weight,
             "priority": endpoint.priority,
-            "mtls": endpoint.mtls,
+            "tls": endpoint.tls,
             "locality": endpoint.locality,
             "labels": endpoint.labels,
         })).collect::<Vec<_>>(),

@@ -21,6 +21,7 @@ mod shadow;
 mod subsets;
 #[cfg(test)]
 mod tests;
+mod visibility;
 mod written;
 
 use std::{collections::BTreeSet, sync::Arc};
@@ -60,6 +61,7 @@ pub fn analyze(analysis: &Analysis<'_>) -> Vec<Diagnostic> {
             _ => {}
         }
     }
+    routes::check_delegated(&mut finder);
     shadow::check(&mut finder);
     retries::check_hops(&mut finder);
     policies::check(&mut finder);

@@ -104,6 +104,10 @@ codes! {
     NotInForce = "OUT0319", Error, "a document to be deleted that is not in force";
     NoDelegate = "OUT0320", Error, "a delegate that cannot be one";
     DelegateUnused = "OUT0321", Warning, "a delegate that nobody names";
+    SubsetNotForAll = "OUT0322", Warning, "a subset that not all callers of a route have";
+    ExportToNowhere = "OUT0323", Warning, "exportTo names no namespace that there is";
+    WildcardOfNothing = "OUT0324", Warning, "a wildcard that no host falls under";
+    HostMisspelt = "OUT0325", Warning, "rules for a host that nobody serves, beside one of nearly that name";
     Contradiction = "OUT0400", Error, "documents that contradict each other";
     AfterCatchAll = "OUT0401", Warning, "a rule behind one that takes every request";
     TwoCatchAlls = "OUT0402", Error, "two documents that both take every request to a host";
@@ -127,6 +131,7 @@ codes! {
     EndpointTwice = "OUT0420", Error, "one endpoint twice in a service";
     DelegateMatchesNothing = "OUT0421", Error, "a delegate whose matches leave nothing";
     ServerNameInTwo = "OUT0422", Error, "one server name in two documents";
+    NotCompared = "OUT0423", Info, "rules that were not compared with those before them";
     RetriedWrites = "OUT0501", Warning, "retries that may do a write twice";
     RetriesPastTimeout = "OUT0502", Warning, "tries that do not fit into the timeout";
     RetriesMultiply = "OUT0503", Info, "retries on several hops multiply";
@@ -193,6 +198,11 @@ codes! {
     SubsetWithoutRoute = "OUT0564", Info, "a route that ignores the subsets";
     RetryConditionWithoutEffect = "OUT0565", Warning, "a condition of retryOn that never holds";
     RetriesLimitBesideBudget = "OUT0566", Warning, "maxRetries beside a retry budget";
+    SchemeUnknown = "OUT0567", Warning, "a scheme that no request has";
+    PathNeverSent = "OUT0568", Warning, "a path match with a character that no path has";
+    HeaderValueSpaces = "OUT0569", Warning, "a header match with spaces around the value";
+    SubnetNeverKnown = "OUT0570", Warning, "a match on an address that is not known";
+    PolicyOfThird = "OUT0571", Info, "a policy of a third namespace, which holds for its own clients alone";
     NotSupportedYet = "OUT0601", Error, "a field that is not supported yet";
     KindNotSupported = "OUT0602", Error, "a kind that is not supported yet";
     ValueNotSupported = "OUT0603", Error, "a value that is not supported yet";

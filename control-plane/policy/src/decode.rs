@@ -29,7 +29,7 @@ pub(crate) use self::{
     regex::{regex, substitution},
     values::{
         dns_fault, dns_label, duration, enumeration, host, ip_address, label_key_fault, label_map,
-        object_name, port, positive, positive_duration, workload_selector,
+        object_name, port, positive, positive_duration, subset_name, workload_selector,
     },
 };
 use crate::{

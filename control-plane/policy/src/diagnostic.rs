@@ -2,7 +2,7 @@
 
 use std::{fmt, sync::Arc};
 
-use crate::Code;
+use crate::{Code, ObjectKey};
 
 /// A place in an operator's file. Lines and columns count from 1, columns in characters.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -40,6 +40,8 @@ pub struct Diagnostic {
     pub code: Code,
     /// Refused, or only remarked upon.
     pub severity: Severity,
+    /// The document that it is about; None where that is not known yet, in a text that cannot be read.
+    pub object: Option<ObjectKey>,
     /// Where.
     pub position: Position,
     /// Field path, e.g. `spec.http[1].route[0].weight`; empty for syntax errors.

@@ -29,7 +29,8 @@ pub use analyze::{
 pub use code::{Code, Example, Story, UnknownCode};
 pub use diagnostic::{Diagnostic, Position, Severity};
 pub use mesh::{
-    Client, HostName, MergedDestinationRule, MergedVirtualService, Mesh, MeshInput, NamespaceRules,
+    Client, HostName, MergedDestinationRule, MergedVirtualService, Mesh, MeshInput,
+    NamespacePolicies, NamespaceRules,
 };
 pub use object::{Kind, Object, ObjectKey};
 pub use parse::{ParseLimits, parse, parse_again, parse_bytes};

@@ -64,6 +64,9 @@ pub struct MergedDestinationRule {
     pub rule: DestinationRule,
 }
 
+/// Documents by namespace.
+pub type NamespacePolicies = BTreeMap<String, (Arc<Object>, DestinationPolicy)>;
+
 /// One consistent set of policies.
 #[derive(Clone, Debug, Default)]
 pub struct Mesh {
@@ -77,9 +80,27 @@ pub struct Mesh {
     pub workload_entries: BTreeMap<ObjectKey, (Arc<Object>, WorkloadEntry)>,
     /// Sidecar documents by key.
     pub sidecars: BTreeMap<ObjectKey, (Arc<Object>, Sidecar)>,
-    /// By host and subset (`""` = the host's own).
-    pub destination_policies: BTreeMap<(HostName, String), (Arc<Object>, DestinationPolicy)>,
+    /// By host and subset (`""` = the host's own), then by namespace. Which holds for a client:
+    /// [`Mesh::destination_policy_for`].
+    pub destination_policies: BTreeMap<(HostName, String), NamespacePolicies>,
+    /// What each delegating rule came to.
+    pub(crate) delegated: Vec<Delegated>,
     names: Names,
+}
+
+/// A delegate's rule, with what it took from the rule that delegates to it.
+#[derive(Clone, Debug)]
+pub(crate) struct Delegated {
+    /// The document that delegates.
+    pub(crate) root: Arc<Object>,
+    /// Its rule.
+    pub(crate) root_index: usize,
+    /// The delegate.
+    pub(crate) leaf: Arc<Object>,
+    /// Its rule.
+    pub(crate) leaf_index: usize,
+    /// Both together.
+    pub(crate) rule: HttpRoute,
 }
 
 /// Who asks: what `sourceLabels`, `sourceNamespace`, `exportTo` and a rule's `workloadSelector` look at.

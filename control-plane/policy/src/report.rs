@@ -91,6 +91,7 @@ impl Report {
             self.errors.push(Diagnostic {
                 code: Code::of_refusal(&path, &message),
                 severity: Severity::Error,
+                object: None,
                 position,
                 path,
                 message,

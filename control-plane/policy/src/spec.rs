@@ -127,6 +127,25 @@ impl Protocol {
     pub const fn is_http(self) -> bool {
         matches!(self, Self::Http | Self::Http2 | Self::Grpc)
     }
+
+    /// `HTTP`, `HTTP2`, `GRPC`, `TCP`, `TLS`.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Http => "HTTP",
+            Self::Http2 => "HTTP2",
+            Self::Grpc => "GRPC",
+            Self::Tcp => "TCP",
+            Self::Tls => "TLS",
+        }
+    }
+
+    /// Of one of the names of [`Self::as_str`].
+    #[must_use]
+    pub fn named(name: &str) -> Option<Self> {
+        let all = [Self::Http, Self::Http2, Self::Grpc, Self::Tcp, Self::Tls];
+        all.into_iter().find(|one| one.as_str() == name)
+    }
 }
 
 /// One instance. As a document of its own it also joins every service whose selector matches.

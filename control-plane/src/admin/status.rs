@@ -56,6 +56,7 @@ impl AdminService {
                 labels: instance.labels.clone(),
                 health: health_text(instance.health).to_owned(),
                 identity: instance.identity.as_deref().unwrap_or_default().to_owned(),
+                locality: instance.locality.join("/").trim_end_matches('/').to_owned(),
                 lease_left: self
                     .registry
                     .lease_left(&service.host, &instance.id, now)
@@ -66,6 +67,11 @@ impl AdminService {
             ports: service.ports.keys().map(|port| u32::from(*port)).collect(),
             instances: instances.collect(),
             source: "registration".to_owned(),
+            protocols: service
+                .ports
+                .iter()
+                .map(|(port, protocol)| (u32::from(*port), protocol.as_str().to_owned()))
+                .collect(),
         }
     }
 }
@@ -110,6 +116,7 @@ fn declared(host: &HostName, object: &Object, entry: &ServiceEntry) -> api::Serv
                 labels: endpoint.labels.clone(),
                 health: "HEALTHY".to_owned(),
                 identity: String::new(),
+                locality: endpoint.locality.clone().unwrap_or_default(),
                 lease_left: None,
             });
         }
@@ -123,6 +130,11 @@ fn declared(host: &HostName, object: &Object, entry: &ServiceEntry) -> api::Serv
             .collect(),
         instances,
         source: object.key.to_string(),
+        protocols: entry
+            .ports
+            .iter()
+            .map(|port| (u32::from(port.number), port.protocol.as_str().to_owned()))
+            .collect(),
     }
 }
 

@@ -5,7 +5,10 @@ use std::{
     sync::Arc,
 };
 
-use outrigger_policy::{Code, Diagnostic, Effect, Object, ObjectKey, ParseLimits, Position, parse};
+use outrigger_policy::{
+    Code, DestinationRule, Diagnostic, Effect, Object, ObjectKey, ParseLimits, Position, Severity,
+    Spec, parse,
+};
 
 use super::{Held, InForce, Refused, error, id};
 use crate::store::policies::Record;
@@ -68,12 +71,6 @@ struct Planned {
     change: Change,
     /// Unchanged, but it stands elsewhere in its file now.
     moved: bool,
-}
-
-impl Request {
-    pub(super) fn file_names(&self) -> BTreeSet<&str> {
-        self.files.iter().map(|(name, _)| name.as_str()).collect()
-    }
 }
 
 impl Outcome {
@@ -295,6 +292,48 @@ impl Plan {
             }
         }
         (changed, moved)
+    }
+
+    /// A subset that is missing elsewhere after this call is the call's fault: names the document that had it.
+    pub(super) fn blame(&self, before: &InForce, diagnostics: &mut [Diagnostic]) {
+        let had: Vec<(&Planned, &DestinationRule)> = self
+            .changes
+            .iter()
+            .filter_map(
+                |planned| match &before.objects.get(&planned.object.key)?.object.spec {
+                    Spec::DestinationRule(spec) => Some((planned, spec)),
+                    _ => None,
+                },
+            )
+            .collect();
+        let own: BTreeSet<&ObjectKey> = self.changes.iter().map(|one| &one.object.key).collect();
+        for one in diagnostics {
+            let Some(routing) = one.object.as_ref().filter(|key| !own.contains(key)) else {
+                continue;
+            };
+            if one.code != Code::UnknownSubset || one.severity != Severity::Error {
+                continue;
+            }
+            let culprit = had.iter().find_map(|(planned, spec)| {
+                let mut names = spec.subsets.iter().map(|subset| subset.name.value.as_str());
+                let name = names.find(|name| one.message.contains(&format!("subset {name:?}")))?;
+                Some((planned, name))
+            });
+            let Some((planned, name)) = culprit else {
+                continue;
+            };
+            let (key, what) = (&planned.object.key, planned.change);
+            let done = if what == Change::Deleted {
+                "be deleted"
+            } else {
+                "be changed so"
+            };
+            one.message = format!(
+                "{key} cannot {done}: {routing} routes to its subset {name:?} here; change or delete that one first, or with it"
+            );
+            one.code = Code::SubsetTakenAway;
+            one.object = Some(key.clone());
+        }
     }
 
     /// The objects of the call that are in force after it.

@@ -66,7 +66,7 @@ fn request(what: What, files: &[(&str, &str)]) -> Request {
 }
 
 fn call(policies: &Policies, request: &Request) -> Outcome {
-    policies.change(request, BTreeSet::new()).unwrap()
+    policies.change(request, &Inventory::default()).unwrap()
 }
 
 fn apply(policies: &Policies, files: &[(&str, &str)]) -> Outcome {
@@ -195,13 +195,108 @@ fn what_a_registration_made_wrong_stops_no_other_document() {
     let long = to("b", "orders.shop.svc.cluster.local");
     let first = apply(&policies, &[("a.yaml", &short), ("b.yaml", &long)]);
     assert!(!first.refused, "{:?}", first.diagnostics);
-    let registered = BTreeSet::from([HostName::canonical("orders", "shop", "cluster.local")]);
+    let orders = HostName::canonical("orders", "shop", "cluster.local");
+    let mut registered = Inventory::default();
+    registered.services.entry(orders).or_default();
     let other = request(What::Apply, &[("c.yaml", ENTRY)]);
-    let applied = policies.change(&other, registered.clone()).unwrap();
+    let applied = policies.change(&other, &registered).unwrap();
     assert!(!applied.refused, "{:?}", applied.diagnostics);
     // The documents themselves are told.
     let again = request(What::Apply, &[("b.yaml", &long)]);
-    assert!(policies.change(&again, registered).unwrap().refused);
+    assert!(policies.change(&again, &registered).unwrap().refused);
+}
+
+/// A document of that name in the namespace `default`.
+fn document(kind: &str, name: &str, spec: &str) -> String {
+    format!(
+        "apiVersion: networking.istio.io/v1\nkind: {kind}\nmetadata: {{name: {name}}}\nspec: {spec}\n"
+    )
+}
+
+#[test]
+fn remarks_about_another_document_of_the_same_file_name_are_not_told_of_this_one() {
+    let policies = policies();
+    let odd = document(
+        "VirtualService",
+        "a",
+        "{hosts: [orders.example.com], http: [{route: [{destination: {host: nobody.example.com}}]}]}",
+    );
+    let first = apply(&policies, &[("-", ENTRY), ("-", &odd)]);
+    assert!(!first.diagnostics.is_empty(), "{first:?}");
+    let faultless = document(
+        "VirtualService",
+        "b",
+        "{hosts: [reviews.example.com], http: [{route: [{destination: {host: reviews.example.com}}]}]}",
+    );
+    let second = apply(&policies, &[("-", &faultless)]);
+    assert_eq!(second.diagnostics, Vec::new());
+    assert_eq!(second.effects[0].reasons, Vec::new());
+}
+
+#[test]
+fn whoever_takes_a_subset_away_is_told_who_routes_to_it() {
+    let policies = policies();
+    apply(
+        &policies,
+        &[("e.yaml", ENTRY), ("r.yaml", RULE), ("v.yaml", ROUTE)],
+    );
+    let other = RULE.replace("name: v1", "name: v2");
+    let gone = request(What::Delete(vec![key(Kind::DestinationRule)]), &[]);
+    for (change, done) in [
+        (gone, "be deleted"),
+        (
+            request(
+                What::Apply,
+                &[("r.yaml", &RULE.replace("host: reviews.", "host: other."))],
+            ),
+            "be changed so",
+        ),
+    ] {
+        let outcome = call(&policies, &change);
+        let found = &outcome.diagnostics[0];
+        assert!(outcome.refused);
+        assert_eq!(found.code, Code::SubsetTakenAway, "{found}");
+        assert_eq!(
+            found.to_string(),
+            format!(
+                "v.yaml:11:17: spec.http[0].route[0].destination.subset: DestinationRule default/reviews cannot {done}: \
+                 VirtualService default/reviews routes to its subset \"v1\" here; change or delete that one first, or with it"
+            )
+        );
+    }
+    let outcome = apply(&policies, &[("r.yaml", &other)]);
+    assert_eq!(outcome.diagnostics[0].code, Code::SubsetTakenAway);
+}
+
+#[test]
+fn what_nobody_who_runs_has_is_told_when_it_is_applied() {
+    let policies = policies();
+    let mut who = Inventory::default();
+    let orders = HostName::canonical("orders", "default", "cluster.local");
+    let service = who.services.entry(orders).or_default();
+    service.ports.insert(8080, None);
+    service.endpoints.push(outrigger_policy::EndpointFacts {
+        labels: [("version".to_owned(), "v1".to_owned())].into(),
+        ..Default::default()
+    });
+    let rule = document(
+        "DestinationRule",
+        "a",
+        "{host: orders, subsets: [{name: v2, labels: {version: v2}}]}",
+    );
+    let outcome = policies.change(&request(What::Apply, &[("a.yaml", &rule)]), &who);
+    let outcome = outcome.unwrap();
+    let codes: Vec<Code> = outcome.diagnostics.iter().map(|one| one.code).collect();
+    assert_eq!(
+        codes,
+        [Code::SubsetWithoutEndpoints],
+        "{:?}",
+        outcome.diagnostics
+    );
+    assert_ne!(
+        outcome.effects[0].effective,
+        outrigger_policy::Effective::Yes
+    );
 }
 
 #[test]

@@ -5,7 +5,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use outrigger_policy::{Client, ExportTo, HostName, HttpMatch, MergedVirtualService, Mesh, Spec};
+use outrigger_policy::{
+    Client, ConnectionMatch, ExportTo, HostName, HttpMatch, MergedVirtualService, Mesh, Object,
+    Spec,
+};
 
 use super::node::NodeInfo;
 
@@ -49,13 +52,18 @@ impl Caller {
     }
 }
 
-/// Whether callers are told apart by the rules that some of them have for `host`.
+/// Whether callers are told apart by the rules and policies that some of them have for `host`.
 pub(super) fn is_by_caller(mesh: &Mesh, host: &HostName) -> bool {
     let mut home = None;
     let homes: BTreeSet<&str> = mesh.namespaces_of(host).collect();
     let mut sources = mesh
         .destination_rules_of(host)
         .flat_map(|rule| &rule.sources);
+    let policies: BTreeSet<&str> = mesh.policy_namespaces(host).collect();
+    let of_third = |home: &&str| !homes.is_empty() && !homes.contains(home);
+    if policies.len() > 1 || policies.iter().any(of_third) {
+        return true;
+    }
     sources.any(|source| {
         let namespace = &source.key.namespace;
         // Rules of the service's namespace for everybody: the most specific is everybody's.
@@ -71,9 +79,22 @@ pub(super) fn is_by_caller(mesh: &Mesh, host: &HostName) -> bool {
     })
 }
 
-/// Whether callers are told apart by some of `rules`.
+/// Whether callers are told apart by some of `rules`, those for connections included: whoever sees none of a host's
+/// rules has those of its wildcard, for requests, too.
 pub(super) fn tells_callers_apart(rules: &MergedVirtualService) -> bool {
     let asks = |one: &HttpMatch| !one.source_labels.is_empty() || one.source_namespace.is_some();
-    let mut rules = rules.http.iter();
-    rules.any(|(_, rule)| rule.export_to != ExportTo::All || rule.matches.iter().any(asks))
+    let mut http = rules.http.iter();
+    if http.any(|(_, rule)| rule.export_to != ExportTo::All || rule.matches.iter().any(asks)) {
+        return true;
+    }
+    let asks =
+        |one: &ConnectionMatch| !one.source_labels.is_empty() || one.source_namespace.is_some();
+    let for_some = |object: &Object| match &object.spec {
+        Spec::VirtualService(spec) => spec.export_to != ExportTo::All,
+        _ => false,
+    };
+    let mut tls = rules.tls.iter();
+    let mut tcp = rules.tcp.iter();
+    tls.any(|(object, rule)| for_some(object) || rule.matches.iter().any(|one| asks(&one.common)))
+        || tcp.any(|(object, rule)| for_some(object) || rule.matches.iter().any(asks))
 }

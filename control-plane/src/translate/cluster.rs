@@ -7,7 +7,7 @@ mod own;
 
 use std::{sync::Arc, time::Duration};
 
-use outrigger_policy::{MergedDestinationRule, Mesh, Protocol, Subset, TrafficPolicy};
+use outrigger_policy::{Client, MergedDestinationRule, Mesh, Protocol, Subset, TrafficPolicy};
 use outrigger_proto::envoy::config::{
     cluster::v3::{
         Cluster,
@@ -43,6 +43,7 @@ pub(super) struct Ruled<'a> {
     pub(super) mesh: &'a Mesh,
     pub(super) host: &'a Host,
     pub(super) rule: Option<&'a MergedDestinationRule>,
+    pub(super) client: Client<'a>,
     pub(super) trust_domain: &'a str,
 }
 
@@ -80,7 +81,9 @@ impl Ruled<'_> {
     ) -> Cluster {
         let host = self.host;
         let subset_name = subset.map(|subset| subset.name.value.as_str());
-        let further = self.mesh.destination_policy(&host.name, subset_name);
+        let further = self
+            .mesh
+            .destination_policy_for(&host.name, subset_name, self.client);
         let further = further.map(|(_, policy)| policy);
         let balancer = policy.load_balancer.as_ref().map(|at| &at.value);
         let pool = policy.connection_pool.as_ref().map(|at| &at.value);

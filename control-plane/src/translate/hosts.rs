@@ -35,7 +35,8 @@ const MAX_REMEMBERED: usize = 256;
 pub(super) type Hosts = BTreeMap<HostName, Arc<HostResources>>;
 
 /// What a map of views is keyed by: the documents that a rule was merged from. None = no rule.
-type RuleKey = Option<Vec<ObjectKey>>;
+/// And whether further policies of the caller's own namespace hold.
+type RuleKey = (Option<Vec<ObjectKey>>, Option<String>);
 
 /// One host, and what its resources were made from.
 #[derive(Debug)]
@@ -133,7 +134,10 @@ impl HostResources {
                 }
             } else {
                 let rule = world.mesh.destination_rule(name);
-                Views::Same(Arc::new(HostView::translate(world, host.into(), rule)))
+                // No caller is told apart from one of the service's own namespace, nor from one of nowhere.
+                let anyone = Caller::default();
+                let view = HostView::translate(world, host.into(), rule, &anyone);
+                Views::Same(Arc::new(view))
             },
         })
     }
@@ -159,18 +163,27 @@ impl HostResources {
                 .map(|source| source.key.clone())
                 .collect()
         });
+        let mut homes = world.mesh.policy_namespaces(&host.name);
+        let own = homes.find(|home| *home == caller.namespace);
+        let key = (key, own.map(str::to_owned));
         remembered(known, &key, || {
-            Arc::new(HostView::translate(world, Arc::clone(host), rule))
+            Arc::new(HostView::translate(world, Arc::clone(host), rule, caller))
         })
     }
 }
 
 impl HostView {
-    fn translate(world: &World, host: Arc<Host>, rule: Option<&MergedDestinationRule>) -> Self {
+    fn translate(
+        world: &World,
+        host: Arc<Host>,
+        rule: Option<&MergedDestinationRule>,
+        caller: &Caller,
+    ) -> Self {
         let ruled = Ruled {
             mesh: &world.mesh,
             host: &host,
             rule,
+            client: caller.client(),
             trust_domain: &world.trust_domain,
         };
         let (clusters, assignments) = ruled.clusters();

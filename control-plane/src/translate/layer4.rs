@@ -99,7 +99,7 @@ impl Layer4<'_> {
                 (None, false) => listener_port,
                 (None, true) => continue,
             };
-            if self.tls_rules(port, service, &mut claimed, &mut found) {
+            if self.tls_rules((&host, port), service, &mut claimed, &mut found) {
                 continue;
             }
             if known.is_some() && claimed.insert(host.as_str().to_owned()) {
@@ -110,10 +110,11 @@ impl Layer4<'_> {
         found
     }
 
-    /// One chain for each tls rule that holds for this caller and `port`. False if none does.
+    /// One chain for each tls rule that holds for this caller and `port`. True if one of them is for the host's own name:
+    /// rules of a wildcard may be for others alone.
     fn tls_rules(
         &self,
-        port: u16,
+        (host, port): (&HostName, u16),
         service: Option<&MergedVirtualService>,
         claimed: &mut BTreeSet<String>,
         found: &mut Chains,
@@ -126,7 +127,7 @@ impl Layer4<'_> {
                 .filter(|one| self.holds(&one.common, port));
             let names = held.flat_map(|one| &one.sni_hosts);
             let names: Vec<_> = names.map(|name| name.value.to_ascii_lowercase()).collect();
-            any |= !names.is_empty();
+            any |= names.iter().any(|name| is_name_of(name, host.as_str()));
             let names: Vec<_> = names
                 .into_iter()
                 .filter(|name| claimed.insert(name.clone()))
@@ -229,6 +230,14 @@ impl Layer4<'_> {
             Some((Some(&only), 1)) => only,
             _ => requested,
         }
+    }
+}
+
+/// Whether a server name, exact or `*.suffix`, is one that clients of `host` send.
+fn is_name_of(name: &str, host: &str) -> bool {
+    match name.strip_prefix('*') {
+        Some(suffix) => host.ends_with(suffix),
+        None => name == host,
     }
 }
 

@@ -1,13 +1,15 @@
 //! What documents ask for and a kind of client cannot do. It is sent the closest thing that it can; the operator is told.
 //! Pure. Which clients are connected, and whether they see the hosts, is the reader's business.
 
-use outrigger_policy::{At, DestinationPolicy, Mesh, Position};
+use outrigger_policy::{At, DestinationPolicy, Mesh, NamespacePolicies, ObjectKey, Position};
 
 use super::node::Dialect;
 
 /// A setting that clients of one kind do not follow.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Unsupported {
+    /// The document.
+    pub(crate) object: ObjectKey,
     /// Where it is written.
     pub(crate) position: Position,
     /// The field, e.g. `spec.balancer`.
@@ -23,8 +25,16 @@ pub(crate) fn unsupported_by(dialect: Dialect, mesh: &Mesh) -> Vec<Unsupported> 
         Dialect::Outrigger | Dialect::Grpc => Vec::new(),
         Dialect::Envoy => {
             let policies = mesh.destination_policies.values();
+            let policies = policies.flat_map(NamespacePolicies::values);
             policies
-                .flat_map(|(_, policy)| unknown_to_envoy(policy))
+                .flat_map(|(object, policy)| {
+                    unknown_to_envoy(policy).map(|(position, path, instead)| Unsupported {
+                        object: object.key.clone(),
+                        position,
+                        path,
+                        instead,
+                    })
+                })
                 .collect()
         }
     };
@@ -32,7 +42,10 @@ pub(crate) fn unsupported_by(dialect: Dialect, mesh: &Mesh) -> Vec<Unsupported> 
     all
 }
 
-fn unknown_to_envoy(policy: &DestinationPolicy) -> impl Iterator<Item = Unsupported> {
+/// Where it is written, which field, and what happens instead.
+type Found = (Position, &'static str, &'static str);
+
+fn unknown_to_envoy(policy: &DestinationPolicy) -> impl Iterator<Item = Found> + use<> {
     [
         found(
             policy.balancer.as_ref(),
@@ -64,14 +77,6 @@ fn unknown_to_envoy(policy: &DestinationPolicy) -> impl Iterator<Item = Unsuppor
     .flatten()
 }
 
-fn found<T>(
-    setting: Option<&At<T>>,
-    path: &'static str,
-    instead: &'static str,
-) -> Option<Unsupported> {
-    Some(Unsupported {
-        position: setting?.position.clone(),
-        path,
-        instead,
-    })
+fn found<T>(setting: Option<&At<T>>, path: &'static str, instead: &'static str) -> Option<Found> {
+    Some((setting?.position.clone(), path, instead))
 }

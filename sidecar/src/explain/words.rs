@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use outrigger_core::{
     ClusterConfig, Health, LbPolicy, LimitsScope, Locality, RetryOn, RetryPolicy, Rewrite, Route,
-    UpstreamProtocol,
+    UpstreamProtocol, UpstreamTls,
 };
 
 pub(super) fn route(route: &Route) -> Vec<(&'static str, String)> {
@@ -179,4 +179,50 @@ fn time(duration: Duration) -> String {
 )]
 pub(super) const fn float(number: u64) -> f64 {
     number as f64
+}
+
+/// What a connection to an endpoint with TLS is.
+pub(super) fn tls(config: &UpstreamTls) -> &'static str {
+    let Some(outside) = &config.outside else {
+        return "mutual";
+    };
+    match (outside.client.is_some(), outside.unverified) {
+        (false, false) => "simple",
+        (false, true) => "simple, unverified",
+        (true, false) => "mutual with files",
+        (true, true) => "mutual with files, unverified",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use outrigger_core::OutsideTls;
+
+    use super::*;
+
+    #[test]
+    fn each_kind_of_tls_is_called_by_its_own_name() {
+        let file = || Some(("a".into(), "b".into()));
+        for (outside, expected) in [
+            (None, "mutual"),
+            (Some((None, false)), "simple"),
+            (Some((None, true)), "simple, unverified"),
+            (Some((file(), false)), "mutual with files"),
+        ] {
+            let outside = outside.map(|(client, unverified)| OutsideTls {
+                client,
+                unverified,
+                ..OutsideTls::default()
+            });
+            let config = UpstreamTls {
+                certificate: String::new(),
+                validation: String::new(),
+                subject_alt_names: Vec::new(),
+                sni: String::new(),
+                alpn: Vec::new(),
+                outside: outside.map(Arc::new),
+            };
+            assert_eq!(tls(&config), expected);
+        }
+    }
 }

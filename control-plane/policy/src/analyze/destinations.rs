@@ -4,11 +4,11 @@ use std::time::Duration;
 
 use super::{
     finder::{Finder, listed, time},
-    routes, subsets,
+    policies, routes, subsets, visibility,
 };
 use crate::{
     Balancer, Code, ConnectionPool, DestinationRule, HashKey, HostName, LoadBalancer, Object,
-    OutlierDetection, Protocol, TlsMode, TrafficPolicy,
+    OutlierDetection, PortPolicy, Protocol, TlsMode, TrafficPolicy,
 };
 
 /// Past these, servers and the middle boxes between have closed an idle connection.
@@ -17,6 +17,9 @@ const LONG_IDLE: Duration = Duration::from_secs(3_600);
 pub(super) fn check<'a>(finder: &mut Finder<'a>, object: &'a Object, rule: &DestinationRule) {
     routes::elsewhere(finder, object, &rule.host, "spec.host");
     let host = finder.host(object, &rule.host);
+    visibility::host(finder, object, &rule.host, "spec.host");
+    visibility::export_to(finder, object, &rule.export_to);
+    policies::third(finder, object, &host, "spec.host");
     subsets::check(finder, object, rule, &host);
     let endpoints = finder.endpoints(&host);
     let all = endpoints.as_ref().map(Vec::len);
@@ -161,7 +164,8 @@ fn outlier_detection<'a>(
     place: Place<'_>,
 ) {
     let path = format!("{}.outlierDetection", place.path);
-    if place.endpoints == Some(1) {
+    // With 100 even the last one may be ejected.
+    if place.endpoints == Some(1) && outlier.max_ejection_percent < 100 {
         let message = format!(
             "{} has one endpoint, which is never ejected, as nothing would be left; run a second one, or remove this",
             place.host
@@ -285,7 +289,14 @@ fn tls<'a>(finder: &mut Finder<'a>, object: &'a Object, own: &TrafficPolicy, pla
 
 fn ports<'a>(finder: &mut Finder<'a>, object: &'a Object, own: &TrafficPolicy, place: Place<'_>) {
     let known = finder.ports(place.host);
-    for (index, (number, policy_of_port)) in own.ports.iter().enumerate() {
+    for (
+        number,
+        PortPolicy {
+            index,
+            policy: policy_of_port,
+        },
+    ) in &own.ports
+    {
         let path = format!("{}.portLevelSettings[{index}]", place.path);
         if let Some(known) = known.as_ref().filter(|known| !known.contains_key(number)) {
             let message = format!(
@@ -303,7 +314,8 @@ fn ports<'a>(finder: &mut Finder<'a>, object: &'a Object, own: &TrafficPolicy, p
         let (here, above) = (policy_of_port.parts(), own.parts());
         let lost: Vec<&str> = above
             .into_iter()
-            .filter(|part| !here.contains(part))
+            // A retry budget is of all ports.
+            .filter(|part| *part != "retryBudget" && !here.contains(part))
             .collect();
         if !lost.is_empty() {
             let message = format!(

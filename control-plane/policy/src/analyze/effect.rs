@@ -40,29 +40,26 @@ pub fn effects(objects: &[Arc<Object>], found: &[Diagnostic]) -> Vec<Effect> {
 }
 
 fn effect(object: &Object, found: &[Diagnostic]) -> Effect {
-    let mine = found.iter().filter(|one| stands_in(object, one));
-    let reasons: Vec<Diagnostic> = mine
-        .filter(|one| weight(one.code).is_some())
+    let reasons: Vec<Diagnostic> = found
+        .iter()
+        .filter(|one| one.object.as_ref() == Some(&object.key))
+        .filter(|one| one.severity != Severity::Error && weight(one.code).is_some())
         .cloned()
         .collect();
-    let of = |wanted: Effective| {
-        reasons
-            .iter()
-            .filter(|one| weight(one.code) == Some(wanted))
-            .count()
-    };
-    let (shadowed, nothing) = (of(Effective::Shadowed), of(Effective::MatchesNothing));
-    let parts = parts(object);
-    let effective = if nothing > 0 && nothing >= hosts(object) && whole(&reasons) {
+    let has = |wanted: Effective| reasons.iter().any(|one| weight(one.code) == Some(wanted));
+    let dead = dead_rules(object, &reasons);
+    let effective = if nowhere(object, &reasons) {
         Effective::MatchesNothing
-    } else if parts > 0 && rules_shadowed(&reasons) >= parts {
+    } else if dead && has(Effective::Shadowed) {
         Effective::Shadowed
-    } else if shadowed + nothing > 0 {
-        Effective::Partly
-    } else if of(Effective::NotByClient) > 0 {
-        Effective::NotByClient
+    } else if dead {
+        Effective::MatchesNothing
     } else if reasons.is_empty() {
         Effective::Yes
+    } else if has(Effective::Shadowed) || has(Effective::MatchesNothing) {
+        Effective::Partly
+    } else if has(Effective::NotByClient) {
+        Effective::NotByClient
     } else {
         Effective::Partly
     };
@@ -72,16 +69,6 @@ fn effect(object: &Object, found: &[Diagnostic]) -> Effect {
         effective,
         reasons,
     }
-}
-
-/// Documents do not overlap, so the last that starts before it has it.
-fn stands_in(object: &Object, found: &Diagnostic) -> bool {
-    let lines = u32::try_from(object.yaml.lines().count()).unwrap_or(u32::MAX);
-    let start = &object.text_position;
-    found.severity != Severity::Error
-        && found.position.file == start.file
-        && found.position.line >= start.line
-        && found.position.line < start.line.saturating_add(lines)
 }
 
 /// What a finding takes away, if anything.
@@ -109,60 +96,117 @@ const fn weight(code: Code) -> Option<Effective> {
         | Code::AuthorityElsewhere
         | Code::HeaderInAndOut
         | Code::HttpRulesWithoutHttp
+        | Code::DelegateUnused
+        | Code::ExportToNowhere
+        | Code::WildcardOfNothing
+        | Code::SchemeUnknown
+        | Code::PathNeverSent
+        | Code::HeaderValueSpaces
+        | Code::SubnetNeverKnown
         | Code::ConnectionRulesForHttp => Effective::MatchesNothing,
         Code::NotByClient => Effective::NotByClient,
         Code::FailoverWithoutEjection
         | Code::ServiceLimitsWithoutLimits
         | Code::BoundedLoadWithoutHash
+        | Code::SubsetNotForAll
         | Code::EjectionNever
         | Code::EjectionOfOnlyOne => Effective::Partly,
         _ => return None,
     })
 }
 
-/// Whether one of the reasons takes the whole document's object away, not one field's.
-fn whole(reasons: &[Diagnostic]) -> bool {
-    reasons.iter().any(|one| {
+/// Whether the reasons take the whole document's object away, not one field's: all hosts that it is for, or whom.
+fn nowhere(object: &Object, reasons: &[Diagnostic]) -> bool {
+    let for_nobody = |one: &Diagnostic| {
         matches!(
             one.code,
-            Code::UnknownHost
-                | Code::WorkloadUnselected
-                | Code::SelectorSelectsNothing
-                | Code::NoEndpoints
+            Code::WorkloadUnselected
                 | Code::SidecarSelectsNothing
-        ) && (one.path == "spec.host" || !one.path.starts_with("spec.http"))
-    })
+                | Code::ExportToNowhere
+                | Code::DelegateUnused
+        )
+    };
+    let mut gone: Vec<&str> = reasons
+        .iter()
+        .filter(|one| match one.code {
+            Code::UnknownHost | Code::WildcardOfNothing => one.path.starts_with("spec.host"),
+            Code::SelectorSelectsNothing | Code::NoEndpoints => true,
+            _ => false,
+        })
+        .map(|one| one.path.as_str())
+        .collect();
+    gone.sort_unstable();
+    gone.dedup();
+    reasons.iter().any(for_nobody) || (!gone.is_empty() && gone.len() >= hosts(object))
 }
 
 /// Hosts that a document is for; 1 where it is for something else.
 fn hosts(object: &Object) -> usize {
     match &object.spec {
         Spec::ServiceEntry(spec) if spec.workload_selector.is_none() => spec.hosts.len(),
+        Spec::VirtualService(spec) => spec.hosts.len().max(1),
         _ => 1,
     }
 }
 
-/// Rules of a VirtualService.
-fn parts(object: &Object) -> usize {
-    match &object.spec {
-        Spec::VirtualService(spec) => spec.http.len(),
-        _ => 0,
-    }
-}
-
-/// Rules that are shadowed whole: told of the rule itself, or of each of its matches.
-fn rules_shadowed(reasons: &[Diagnostic]) -> usize {
-    let mut rules: Vec<&str> = reasons
+/// Whether no rule of a VirtualService is ever taken.
+fn dead_rules(object: &Object, reasons: &[Diagnostic]) -> bool {
+    let Spec::VirtualService(spec) = &object.spec else {
+        return false;
+    };
+    let gone: Vec<&str> = reasons
         .iter()
+        // What may never be there is never there: the match holds always.
+        .filter(|one| one.code != Code::HopByHopMatch || !one.path.contains(".withoutHeaders."))
         .filter(|one| {
             matches!(
-                one.code,
-                Code::AfterCatchAll | Code::RuleShadowed | Code::SameMatch
+                weight(one.code),
+                Some(Effective::Shadowed | Effective::MatchesNothing)
             )
         })
-        .filter_map(|one| one.path.split(".match").next())
+        .map(|one| one.path.as_str())
         .collect();
-    rules.sort_unstable();
-    rules.dedup();
-    rules.len()
+    // The list, the rule, or each of its matches.
+    let dead = |list: &str, index: usize, matches: usize| {
+        let list = format!("spec.{list}");
+        let rule = format!("{list}[{index}]");
+        let every = (0..matches).all(|number| {
+            let own = format!("{rule}.match[{number}]");
+            gone.iter().any(|path| within(path, &own))
+        });
+        gone.iter().any(|path| *path == list || *path == rule) || (matches > 0 && every)
+    };
+    let http = spec
+        .rules()
+        .map(|(index, rule)| (index, rule.matches.len()));
+    let delegated = spec.delegations.iter();
+    let delegated = delegated.map(|rule| (rule.index, rule.settings.matches.len()));
+    let mut rules = http
+        .chain(delegated)
+        .map(|(index, matches)| ("http", index, matches))
+        .chain(numbered(
+            "tls",
+            spec.tls.iter().map(|rule| rule.matches.len()),
+        ))
+        .chain(numbered(
+            "tcp",
+            spec.tcp.iter().map(|rule| rule.matches.len()),
+        ))
+        .peekable();
+    rules.peek().is_some() && rules.all(|(list, index, matches)| dead(list, index, matches))
+}
+
+fn numbered(
+    list: &'static str,
+    rules: impl Iterator<Item = usize>,
+) -> impl Iterator<Item = (&'static str, usize, usize)> {
+    rules
+        .enumerate()
+        .map(move |(index, matches)| (list, index, matches))
+}
+
+/// Whether `path` is `field` or something in it.
+fn within(path: &str, field: &str) -> bool {
+    path.strip_prefix(field)
+        .is_some_and(|rest| rest.is_empty() || rest.starts_with(['.', '[']))
 }

@@ -147,7 +147,7 @@ fn plain_443<'a>(
         let of_port = policy
             .ports
             .get(&port.number)
-            .and_then(|policy| policy.tls.as_ref());
+            .and_then(|own| own.policy.tls.as_ref());
         of_port
             .or(policy.tls.as_ref())
             .is_some_and(|tls| tls.value.mode != TlsMode::Disable)

@@ -1,6 +1,7 @@
 //! What every check needs: the mesh, who runs, where a field stands, and the list of findings.
 
 use std::{
+    cell::OnceCell,
     collections::{BTreeMap, BTreeSet},
     sync::Arc,
 };
@@ -8,7 +9,7 @@ use std::{
 use super::{Analysis, ClientFacts, EndpointFacts, written::Written};
 use crate::{
     At, Code, Diagnostic, HostName, HttpAction, Mesh, Object, ObjectKey, Protocol, ServiceEntry,
-    Spec, WeightedDestination,
+    Spec, VirtualService,
 };
 
 /// Findings of one call. More would not be read.
@@ -21,6 +22,7 @@ pub(super) struct Finder<'a> {
     /// Read again when the first thing is found in them.
     written: BTreeMap<&'a ObjectKey, Written>,
     found: Vec<Diagnostic>,
+    used: OnceCell<BTreeMap<HostName, BTreeSet<&'a str>>>,
     seen: BTreeSet<(Code, &'a ObjectKey, String)>,
 }
 
@@ -32,6 +34,7 @@ impl<'a> Finder<'a> {
             analysis,
             written: BTreeMap::new(),
             found: Vec::new(),
+            used: OnceCell::new(),
             seen: BTreeSet::new(),
         }
     }
@@ -62,6 +65,7 @@ impl<'a> Finder<'a> {
         self.found.push(Diagnostic {
             code,
             severity: code.severity(),
+            object: Some(object.key.clone()),
             position: written.position(path),
             path: path.to_owned(),
             message: message.into(),
@@ -174,24 +178,50 @@ impl<'a> Finder<'a> {
         Some(ports)
     }
 
-    /// Every HTTP destination of every VirtualService: the document, the number of its rule, and where it leads.
-    pub(super) fn destinations(
-        &self,
-    ) -> impl Iterator<Item = (&'a Arc<Object>, usize, &'a WeightedDestination)> {
-        self.objects.iter().flat_map(|object| {
-            let rules = match &object.spec {
-                Spec::VirtualService(spec) => spec.http.as_slice(),
-                _ => &[],
-            };
-            rules.iter().enumerate().flat_map(move |(index, rule)| {
-                let to = match &rule.action {
-                    HttpAction::Route(to) => to.as_slice(),
-                    _ => &[],
-                };
-                to.iter().map(move |to| (object, index, to))
-            })
-        })
+    /// Whether it is known who runs.
+    pub(super) fn knows_who_runs(&self) -> bool {
+        self.analysis.inventory.is_some()
     }
+
+    /// Subsets of `host` to which a route or a mirror leads, whoever wrote it. None if none leads to the host by subset.
+    pub(super) fn used_subsets(&self, host: &HostName) -> Option<&BTreeSet<&'a str>> {
+        let used = self.used.get_or_init(|| {
+            let mut used: BTreeMap<HostName, BTreeSet<&'a str>> = BTreeMap::new();
+            for object in self.objects {
+                let Spec::VirtualService(spec) = &object.spec else {
+                    continue;
+                };
+                for (to, subset) in destinations(spec) {
+                    let of_host = used.entry(self.host(object, to)).or_default();
+                    of_host.insert(subset);
+                }
+            }
+            used
+        });
+        used.get(host)
+    }
+}
+
+/// Every destination that names a subset.
+fn destinations(spec: &VirtualService) -> impl Iterator<Item = (&At<String>, &str)> {
+    let routed = spec.http.iter().flat_map(|rule| {
+        let to = match &rule.action {
+            HttpAction::Route(to) => to.as_slice(),
+            _ => &[],
+        };
+        let mirrors = rule.mirrors.iter().map(|to| (&to.host, &to.subset));
+        to.iter().map(|to| (&to.host, &to.subset)).chain(mirrors)
+    });
+    let connections = spec.tls.iter().flat_map(|rule| &rule.route);
+    let connections = connections.chain(spec.tcp.iter().flat_map(|rule| &rule.route));
+    let delegated = spec
+        .delegations
+        .iter()
+        .flat_map(|rule| &rule.settings.mirrors);
+    routed
+        .chain(connections.map(|to| (&to.host, &to.subset)))
+        .chain(delegated.map(|to| (&to.host, &to.subset)))
+        .filter_map(|(host, subset)| Some((host, subset.as_ref()?.value.as_str())))
 }
 
 /// `a, b and c`.

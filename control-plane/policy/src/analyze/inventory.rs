@@ -38,14 +38,57 @@ pub struct EndpointFacts {
 pub struct ClientFacts {
     /// Its namespace.
     pub namespace: String,
-    /// Its labels.
-    pub labels: BTreeMap<String, String>,
+    /// Its labels; None = not known: it may have any.
+    pub labels: Option<BTreeMap<String, String>>,
 }
 
 impl ClientFacts {
+    /// A connected sidecar, by the id of its node (`sidecar~<ip>~<service>-<port>.<ns>~<ns>.svc.<domain>`), and the start
+    /// `<service>.<ns>.` of the host that its application would have registered. It need not have one: gateways and jobs
+    /// only call others.
+    #[must_use]
+    pub fn of_node(id: &str) -> Option<(String, Self)> {
+        let mut parts = id.split('~');
+        let (_, _, name, domain) = (parts.next()?, parts.next()?, parts.next()?, parts.next()?);
+        let (namespace, _) = domain.split_once(".svc.")?;
+        let name = name.split('.').next()?;
+        let service = match name.rsplit_once('-') {
+            Some((service, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) => service,
+            _ => name,
+        };
+        let client = Self {
+            namespace: namespace.to_owned(),
+            labels: None,
+        };
+        Some((format!("{service}.{namespace}."), client))
+    }
+
     pub(super) fn has(&self, labels: &BTreeMap<String, String>) -> bool {
-        labels
-            .iter()
-            .all(|(name, value)| self.labels.get(name) == Some(value))
+        self.labels.as_ref().is_none_or(|own| {
+            labels
+                .iter()
+                .all(|(name, value)| own.get(name) == Some(value))
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_node_that_registers_nothing_is_a_client_all_the_same() {
+        let (host, client) =
+            ClientFacts::of_node("sidecar~10.0.0.1~batch-15080.jobs~jobs.svc.cluster.local")
+                .expect("a node");
+        assert_eq!(
+            (host.as_str(), client.namespace.as_str()),
+            ("batch.jobs.", "jobs")
+        );
+        assert!(
+            client.has(&[("app".to_owned(), "x".to_owned())].into()),
+            "its labels are not known"
+        );
+        assert_eq!(ClientFacts::of_node("router"), None);
     }
 }

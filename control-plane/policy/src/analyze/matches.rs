@@ -8,21 +8,22 @@ use regex_syntax::hir::{
 };
 
 use super::finder::{Finder, listed};
-use crate::{Code, HttpMatch, HttpRoute, Object, StringMatch, VirtualService};
+use crate::{Code, HttpMatch, Object, StringMatch, VirtualService};
 
 pub(super) fn check<'a>(
     finder: &mut Finder<'a>,
     object: &'a Object,
     spec: &VirtualService,
     index: usize,
-    rule: &HttpRoute,
+    matches: &[HttpMatch],
 ) {
-    for (number, found) in rule.matches.iter().enumerate() {
+    for (number, found) in matches.iter().enumerate() {
         let path = format!("spec.http[{index}].match[{number}]");
         if let Some(uri) = &found.uri {
             check_uri(finder, object, uri, &format!("{path}.uri"));
         }
-        within_word(finder, object, &rule.matches, number, &path);
+        within_word(finder, object, matches, number, &path);
+        scheme(finder, object, found, &path);
         method(finder, object, found, &path);
         authority(finder, object, spec, found, &path);
         headers(finder, object, found, &path);
@@ -45,6 +46,16 @@ fn check_uri<'a>(finder: &mut Finder<'a>, object: &'a Object, uri: &StringMatch,
              under queryParams"
         );
         finder.find(Code::QueryInPath, object, &path, message);
+    } else if let Some(character) = text
+        .chars()
+        .find(|c| *c == '#' || *c == ' ' || c.is_control())
+    {
+        let message = format!(
+            "{text:?} matches no request, because no path has {character:?}: clients send it as %{:02X}, or not at all; write \
+             that, or match less",
+            u32::from(character)
+        );
+        finder.find(Code::PathNeverSent, object, &path, message);
     }
 }
 
@@ -149,10 +160,72 @@ fn within_word<'a>(
     );
 }
 
+/// What clients send (RFC 9110, RFC 5789).
+const METHODS: [&str; 9] = [
+    "GET", "HEAD", "POST", "PUT", "DELETE", "CONNECT", "OPTIONS", "TRACE", "PATCH",
+];
+
+fn scheme<'a>(finder: &mut Finder<'a>, object: &'a Object, found: &HttpMatch, path: &str) {
+    let (text, field, fits) = match &found.scheme {
+        Some(StringMatch::Exact(text)) => {
+            (text, "exact", ["http", "https"].contains(&text.as_str()))
+        }
+        Some(StringMatch::Prefix(text)) => (text, "prefix", "https".starts_with(text.as_str())),
+        _ => return,
+    };
+    if !fits {
+        let message = format!(
+            "{text:?} matches no request: a scheme is http or https, in lower case; write that"
+        );
+        finder.find(
+            Code::SchemeUnknown,
+            object,
+            &format!("{path}.scheme.{field}"),
+            message,
+        );
+    }
+}
+
 fn method<'a>(finder: &mut Finder<'a>, object: &'a Object, found: &HttpMatch, path: &str) {
+    if let Some(StringMatch::Regex(regex)) = &found.method {
+        let any = |regex: &str| {
+            let whole = regex::Regex::new(&format!("^(?:{regex})$"));
+            whole.is_ok_and(|regex| METHODS.iter().any(|method| regex.is_match(method)))
+        };
+        let upper = regex.to_ascii_uppercase();
+        if !any(regex) && any(&upper) {
+            let message = format!(
+                "{regex:?} matches no request, because methods are compared with their letter case; write {upper}"
+            );
+            finder.find(
+                Code::MethodCase,
+                object,
+                &format!("{path}.method.regex"),
+                message,
+            );
+        }
+        return;
+    }
     let Some(StringMatch::Exact(method)) = &found.method else {
         return;
     };
+    let several: Vec<&str> = method
+        .split(['|', ',', ' '])
+        .filter(|one| !one.is_empty())
+        .collect();
+    if several.len() > 1 {
+        let message = format!(
+            "{method:?} matches no request, because exact is one method; write regex: {}",
+            several.join("|")
+        );
+        finder.find(
+            Code::MethodCase,
+            object,
+            &format!("{path}.method.exact"),
+            message,
+        );
+        return;
+    }
     let upper = method.to_ascii_uppercase();
     if *method != upper {
         let message = format!(
@@ -183,6 +256,19 @@ fn authority<'a>(
     };
     if spec.hosts.is_empty() {
         return; // A delegate: its hosts are others'.
+    }
+    if name.bytes().any(|byte| byte.is_ascii_uppercase()) {
+        let message = format!(
+            "{authority:?} is compared with its letter case, and clients send host names in lower case; write {:?}",
+            authority.to_ascii_lowercase()
+        );
+        finder.find(
+            Code::AuthorityElsewhere,
+            object,
+            &format!("{path}.authority.exact"),
+            message,
+        );
+        return;
     }
     let wanted = finder.mesh.host(name, &object.key.namespace);
     let mut hosts = spec.hosts.iter().map(|host| finder.host(object, host));
@@ -251,6 +337,26 @@ fn headers<'a>(finder: &mut Finder<'a>, object: &'a Object, found: &HttpMatch, p
         }
     }
     for (name, wanted) in &found.headers {
+        let spaced = match wanted {
+            StringMatch::Exact(text) => {
+                (text.trim() != text).then_some((text, "exact", text.trim()))
+            }
+            StringMatch::Prefix(text) => {
+                (text.trim_start() != text).then_some((text, "prefix", text.trim_start()))
+            }
+            _ => None,
+        };
+        if let Some((text, field, trimmed)) = spaced {
+            let message = format!(
+                "{text:?} matches no request: spaces around a header's value are not part of it; write {trimmed:?}"
+            );
+            finder.find(
+                Code::HeaderValueSpaces,
+                object,
+                &format!("{path}.headers.{name}.{field}"),
+                message,
+            );
+        }
         if let StringMatch::Regex(regex) = wanted
             && takes_all(regex)
         {

@@ -1,11 +1,14 @@
 //! DestinationPolicy: what has no effect without, or beside, something in the DestinationRule.
 
-use super::finder::{Finder, time};
+use super::finder::{Finder, listed, time};
 use crate::{Code, HostName, HttpAction, Object, Spec, TrafficPolicy};
 
 pub(super) fn check(finder: &mut Finder<'_>) {
     let mesh = finder.mesh;
-    for ((host, subset), (object, own)) in &mesh.destination_policies {
+    let all = mesh.destination_policies.iter();
+    let all = all.flat_map(|(key, by_home)| by_home.values().map(move |found| (key, found)));
+    for ((host, subset), (object, own)) in all {
+        third(finder, object, host, "spec.host");
         let subset = Some(subset.as_str()).filter(|subset| !subset.is_empty());
         let policy = mesh.traffic_policy(host, subset);
         if own.service_limits.is_some() && policy.connection_pool.is_some() && !limited(&policy) {
@@ -23,6 +26,20 @@ pub(super) fn check(finder: &mut Finder<'_>) {
             hedged(finder, object, host, hedging.value.after);
         }
     }
+}
+
+/// A document of a namespace that is not the service's holds for calls from there alone.
+pub(super) fn third<'a>(finder: &mut Finder<'a>, object: &'a Object, host: &HostName, path: &str) {
+    let own = object.key.namespace.as_str();
+    let homes: Vec<&str> = finder.mesh.namespaces_of(host).collect();
+    if homes.is_empty() || homes.contains(&own) {
+        return;
+    }
+    let message = format!(
+        "holds for clients of {own} alone: {host} is of {}, whose documents hold for everybody; write it there if it is to",
+        listed(homes)
+    );
+    finder.find(Code::PolicyOfThird, object, path, message);
 }
 
 fn limited(policy: &TrafficPolicy) -> bool {
@@ -56,6 +73,8 @@ fn hedged<'a>(
             let leads_here = to.iter().any(|one| finder.host(other, &one.host) == *host);
             if let Some(timeout) = rule
                 .timeout
+                .as_ref()
+                .map(|at| at.value)
                 .filter(|timeout| leads_here && *timeout <= after)
             {
                 let message = format!(

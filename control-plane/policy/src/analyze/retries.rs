@@ -10,8 +10,8 @@ use crate::{
 /// Past these, more tries rarely find a healthy endpoint and always cost load.
 const MANY_ATTEMPTS: u32 = 5;
 
-/// Methods whose request may be sent twice with the effect of once (RFC 9110, 9.2.2).
-const IDEMPOTENT: [&str; 6] = ["GET", "HEAD", "OPTIONS", "TRACE", "PUT", "DELETE"];
+/// Methods whose request may not be sent twice with the effect of once (RFC 9110, 9.2.2), of those that clients send.
+const WRITES: [&str; 3] = ["POST", "PATCH", "CONNECT"];
 
 /// Conditions under which a server may have done the work already.
 const AFTER_THE_FACT: [&str; 4] = ["5xx", "gateway-error", "reset", "retriable-4xx"];
@@ -19,7 +19,7 @@ const AFTER_THE_FACT: [&str; 4] = ["5xx", "gateway-error", "reset", "retriable-4
 /// Whether a rule takes POST or PATCH.
 pub(super) fn takes_writes(rule: &HttpRoute) -> bool {
     let writes = |found: &HttpMatch| match &found.method {
-        Some(StringMatch::Exact(method)) => !IDEMPOTENT.contains(&method.as_str()),
+        Some(StringMatch::Exact(method)) => WRITES.contains(&method.as_str()),
         Some(StringMatch::Prefix(prefix)) => {
             "POST".starts_with(prefix.as_str()) || "PATCH".starts_with(prefix.as_str())
         }
@@ -46,8 +46,23 @@ fn unsafe_conditions(on: &RetryOn) -> Vec<String> {
     words.chain(codes).collect()
 }
 
-pub(super) fn check<'a>(finder: &mut Finder<'a>, object: &'a Object, rule: &HttpRoute, path: &str) {
-    connect(finder, object, rule, path);
+/// `place` is the rule's document and path.
+pub(super) fn check<'a>(
+    finder: &mut Finder<'a>,
+    object: &'a Object,
+    rule: &HttpRoute,
+    place: (&'a Object, &str),
+) {
+    connect(finder, object, rule, place);
+    check_retries(finder, place.0, rule, place.1);
+}
+
+pub(super) fn check_retries<'a>(
+    finder: &mut Finder<'a>,
+    object: &'a Object,
+    rule: &HttpRoute,
+    path: &str,
+) {
     let Some(retries) = rule.retries.as_ref().map(|retries| &retries.value) else {
         return;
     };
@@ -93,7 +108,7 @@ fn within_timeout<'a>(
     retries: &Retries,
     path: &str,
 ) {
-    let Some(timeout) = rule.timeout else {
+    let Some(timeout) = rule.timeout.as_ref().map(|at| at.value) else {
         return;
     };
     if let Some(backoff) = retries.backoff.filter(|backoff| *backoff >= timeout) {
@@ -154,8 +169,16 @@ fn within_timeout<'a>(
 }
 
 /// A connection may take longer than the request that waits for it.
-fn connect<'a>(finder: &mut Finder<'a>, object: &'a Object, rule: &HttpRoute, path: &str) {
-    let (Some(timeout), HttpAction::Route(to)) = (rule.timeout, &rule.action) else {
+/// `object` has the destinations, `place` the timeout.
+pub(super) fn connect<'a>(
+    finder: &mut Finder<'a>,
+    object: &Object,
+    rule: &HttpRoute,
+    (writer, path): (&'a Object, &str),
+) {
+    let (Some(timeout), HttpAction::Route(to)) =
+        (rule.timeout.as_ref().map(|at| at.value), &rule.action)
+    else {
         return;
     };
     for one in to {
@@ -176,7 +199,7 @@ fn connect<'a>(finder: &mut Finder<'a>, object: &'a Object, rule: &HttpRoute, pa
             );
             finder.find(
                 Code::TimeoutBelowConnect,
-                object,
+                writer,
                 &format!("{path}.timeout"),
                 message,
             );

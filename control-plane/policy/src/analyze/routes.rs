@@ -1,26 +1,44 @@
 //! One VirtualService: its rules, each with where it leads and what it does on the way.
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use super::{
     finder::{Finder, listed, time},
     matches, retries,
+    shadow::Regexes,
+    visibility,
 };
 use crate::{
     At, Balancer, Code, HashKey, HeaderOps, HostName, HttpAction, HttpMatch, HttpRoute, Object,
-    Redirect, RedirectUri, Share, StringMatch, VirtualService, WeightedDestination,
+    Redirect, RedirectUri, Share, Spec, StringMatch, VirtualService, WeightedDestination,
 };
 
 pub(super) fn check<'a>(finder: &mut Finder<'a>, object: &'a Object, spec: &'a VirtualService) {
     for (index, host) in spec.hosts.iter().enumerate() {
-        elsewhere(finder, object, host, &format!("spec.hosts[{index}]"));
+        let path = format!("spec.hosts[{index}]");
+        elsewhere(finder, object, host, &path);
+        visibility::host(finder, object, host, &path);
+    }
+    if !spec.hosts.is_empty() {
+        visibility::export_to(finder, object, &spec.export_to);
     }
     protocols(finder, object, spec);
+    for root in &spec.delegations {
+        matches::check(finder, object, spec, root.index, &root.settings.matches);
+    }
+    // A delegate's rules are looked at together with what they take from those that delegate to them.
+    let delegated = &finder.mesh.delegated;
+    let whole = !spec.hosts.is_empty() || delegated.iter().all(|one| one.leaf.key != object.key);
+    let named = named_subsets(finder, object, spec);
     for (index, rule) in spec.rules() {
         let path = format!("spec.http[{index}]");
-        matches::check(finder, object, spec, index, rule);
-        retries::check(finder, object, rule, &path);
+        matches::check(finder, object, spec, index, &rule.matches);
+        if whole {
+            retries::check(finder, object, rule, (object, &path));
+            fault(finder, object, rule, &path);
+            cors(finder, object, rule, &path);
+        }
         rewrite(finder, object, rule, &path);
-        fault(finder, object, rule, &path);
-        cors(finder, object, rule, &path);
         edits(
             finder,
             object,
@@ -34,11 +52,55 @@ pub(super) fn check<'a>(finder: &mut Finder<'a>, object: &'a Object, spec: &'a V
             &format!("{path}.headers.response"),
         );
         match &rule.action {
-            HttpAction::Route(to) => destinations(finder, object, rule, to, &path),
-            HttpAction::Redirect(redirect) => loops(finder, object, spec, rule, redirect, &path),
+            HttpAction::Route(to) => destinations(finder, object, rule, to, (&path, &named)),
+            HttpAction::Redirect(redirect) => loops(finder, object, spec, (index, rule, redirect)),
             HttpAction::DirectResponse { .. } => {}
         }
     }
+}
+
+/// Each delegate's rule as it is in force, reported where a setting is written.
+pub(super) fn check_delegated(finder: &mut Finder<'_>) {
+    for one in &finder.mesh.delegated {
+        let Spec::VirtualService(spec) = &one.leaf.spec else {
+            continue;
+        };
+        let Some((_, own)) = spec.rules().find(|(index, _)| *index == one.leaf_index) else {
+            continue;
+        };
+        let leaf = (&*one.leaf, format!("spec.http[{}]", one.leaf_index));
+        let root = (&*one.root, format!("spec.http[{}]", one.root_index));
+        let writer = |own: bool| if own { &leaf } else { &root };
+        let (retrying, path) = writer(own.retries.is_some());
+        let (timing, of_timeout) = writer(own.timeout.is_some());
+        let timeout = (*timing, of_timeout.as_str());
+        retries::check_retries(finder, retrying, &one.rule, path);
+        retries::connect(finder, &one.leaf, &one.rule, timeout);
+        let (faulting, path) = writer(own.fault.is_some());
+        fault(finder, faulting, &one.rule, path);
+        let (allowing, path) = writer(own.cors.is_some());
+        cors(finder, allowing, &one.rule, path);
+    }
+}
+
+/// Subsets that the document's own rules lead to, by host.
+fn named_subsets<'a>(
+    finder: &Finder<'_>,
+    object: &Object,
+    spec: &'a VirtualService,
+) -> BTreeMap<HostName, BTreeSet<&'a str>> {
+    let mut named: BTreeMap<HostName, BTreeSet<&str>> = BTreeMap::new();
+    for rule in &spec.http {
+        if let HttpAction::Route(to) = &rule.action {
+            for one in to {
+                if let Some(subset) = &one.subset {
+                    let of_host = named.entry(finder.host(object, &one.host)).or_default();
+                    of_host.insert(&subset.value);
+                }
+            }
+        }
+    }
+    named
 }
 
 /// A short host that nobody serves here, but somebody in another namespace.
@@ -104,7 +166,7 @@ fn destinations<'a>(
     object: &'a Object,
     rule: &HttpRoute,
     to: &[WeightedDestination],
-    path: &str,
+    (path, named): (&str, &BTreeMap<HostName, BTreeSet<&str>>),
 ) {
     for (number, one) in to.iter().enumerate() {
         let own = format!("{path}.route[{number}]");
@@ -163,7 +225,7 @@ fn destinations<'a>(
             }
         }
         hashed(finder, object, rule, one, path);
-        all_versions(finder, object, one, &own);
+        all_versions(finder, object, one, (&own, named));
         mirrors(finder, object, rule, one, path);
     }
     let sum: u64 = to.iter().map(|one| u64::from(one.weight)).sum();
@@ -243,20 +305,13 @@ fn all_versions<'a>(
     finder: &mut Finder<'a>,
     object: &'a Object,
     to: &WeightedDestination,
-    path: &str,
+    (path, named): (&str, &BTreeMap<HostName, BTreeSet<&str>>),
 ) {
     if to.subset.is_some() {
         return;
     }
     let host = finder.host(object, &to.host);
-    let mut used: Vec<&str> = finder
-        .destinations()
-        .filter(|(other, _, one)| other.key == object.key && finder.host(other, &one.host) == host)
-        .filter_map(|(_, _, one)| one.subset.as_ref().map(|subset| subset.value.as_str()))
-        .collect();
-    used.sort_unstable();
-    used.dedup();
-    if !used.is_empty() {
+    if let Some(used) = named.get(&host) {
         let message = format!(
             "without a subset every endpoint of {host} is meant, those of {} among them; name the subset that is to have the rest",
             listed(used)
@@ -277,17 +332,20 @@ fn mirrors<'a>(
     to: &WeightedDestination,
     path: &str,
 ) {
-    for (number, mirror) in rule.mirrors.iter().enumerate() {
-        let own = if rule.mirrors.len() == 1 {
-            format!("{path}.mirror")
-        } else {
-            format!("{path}.mirrors[{number}]")
-        };
+    for mirror in &rule.mirrors {
+        let own = format!("{path}.{}", mirror.path.trim_end_matches(".destination"));
         elsewhere(finder, object, &mirror.host, &own);
+        if mirror.share == Share(0) {
+            continue; // Nobody gets a copy.
+        }
+        let host = finder.host(object, &mirror.host);
+        let only = finder.ports(&host).filter(|ports| ports.len() == 1);
+        let only = only.and_then(|ports| ports.into_keys().next());
+        let port = |written: Option<u16>| written.or(only);
         let subset = |at: &Option<At<String>>| at.as_ref().map(|subset| subset.value.clone());
-        if finder.host(object, &mirror.host) == finder.host(object, &to.host)
+        if host == finder.host(object, &to.host)
             && subset(&mirror.subset) == subset(&to.subset)
-            && (mirror.port.is_none() || mirror.port == to.port)
+            && (mirror.port.is_none() || port(mirror.port) == port(to.port))
         {
             let message = format!(
                 "{} gets each of these requests twice, as it is their destination, too; mirror to another subset or host",
@@ -329,9 +387,18 @@ fn rewrite<'a>(finder: &mut Finder<'a>, object: &'a Object, rule: &HttpRoute, pa
     else {
         return;
     };
-    for (number, found) in rule.matches.iter().enumerate() {
-        let Some(StringMatch::Prefix(prefix)) = &found.uri else {
-            continue;
+    // Without a path every one is matched, by the prefix "/".
+    let every = [HttpMatch::default()];
+    let matches = if rule.matches.is_empty() {
+        &every[..]
+    } else {
+        &rule.matches
+    };
+    for (number, found) in matches.iter().enumerate() {
+        let prefix = match &found.uri {
+            Some(StringMatch::Prefix(prefix)) => prefix,
+            None => "/",
+            Some(_) => continue,
         };
         let slashed = format!("{prefix}/");
         let taken = |other: &HttpMatch| matches!(&other.uri, Some(StringMatch::Prefix(other)) if *other == slashed);
@@ -339,15 +406,21 @@ fn rewrite<'a>(finder: &mut Finder<'a>, object: &'a Object, rule: &HttpRoute, pa
             (format!("{prefix}a"), format!("{uri}a"))
         } else if !prefix.ends_with('/')
             && uri.ends_with('/')
-            && !rule.matches.iter().take(number).any(taken)
+            && !matches.iter().take(number).any(taken)
         {
             (format!("{prefix}/a"), format!("{uri}/a"))
         } else {
             continue;
         };
+        let repair = if prefix == "/" {
+            format!("write {:?}", format!("{uri}/"))
+        } else {
+            format!(
+                "let both end with a slash, or neither (and a match each for {prefix:?} and its folder)"
+            )
+        };
         let message = format!(
-            "{prefix:?} becomes {uri:?}, so {} becomes {}; let both end with a slash, or neither (and a match each for {prefix:?} and \
-             its folder)",
+            "{prefix:?} becomes {uri:?}, so {} becomes {}; {repair}",
             example.0, example.1
         );
         finder.find(
@@ -430,9 +503,7 @@ fn loops<'a>(
     finder: &mut Finder<'a>,
     object: &'a Object,
     spec: &VirtualService,
-    rule: &HttpRoute,
-    redirect: &Redirect,
-    path: &str,
+    (index, rule, redirect): (usize, &HttpRoute, &Redirect),
 ) {
     if redirect.port.is_some() || redirect.scheme.is_some() {
         return;
@@ -450,6 +521,39 @@ fn loops<'a>(
             return;
         }
     }
+    // Who does not look at more than the path comes back, unless an earlier rule takes the target.
+    let target = match &redirect.uri {
+        Some(RedirectUri::Path(to) | RedirectUri::Prefix(to)) => Some(to.as_str()),
+        None => None,
+    };
+    let regexes = Regexes::default();
+    let taken = |found: Option<&HttpMatch>| {
+        let request = HttpMatch {
+            uri: match target {
+                Some(to) => Some(StringMatch::Exact(to.to_owned())),
+                None => found.and_then(|found| found.uri.clone()),
+            },
+            ..HttpMatch::default()
+        };
+        let earlier = spec.rules().take_while(|(earlier, _)| *earlier < index);
+        let delegated = spec.delegations.iter().filter(|rule| rule.index < index);
+        earlier
+            .map(|(_, rule)| &rule.matches)
+            .chain(delegated.map(|rule| &rule.settings.matches))
+            .any(|matches| {
+                matches.is_empty() || matches.iter().any(|first| regexes.covers(first, &request))
+            })
+    };
+    let path_alone = |found: &HttpMatch| {
+        let rest = HttpMatch {
+            name: None,
+            stat_prefix: None,
+            uri: None,
+            ignore_uri_case: false,
+            ..found.clone()
+        };
+        rest == HttpMatch::default()
+    };
     let back = |found: Option<&HttpMatch>| match (
         found.and_then(|found| found.uri.as_ref()),
         &redirect.uri,
@@ -463,16 +567,17 @@ fn loops<'a>(
         _ => false,
     };
     let again = if rule.matches.is_empty() {
-        back(None)
+        back(None) && !taken(None)
     } else {
-        rule.matches.iter().any(|found| back(Some(found)))
+        let mut matches = rule.matches.iter();
+        matches.any(|found| path_alone(found) && back(Some(found)) && !taken(Some(found)))
     };
     if again {
         let message = "the browser comes back to this very rule, until it gives up; lead to another path, host or scheme, or match less";
         finder.find(
             Code::RedirectLoop,
             object,
-            &format!("{path}.redirect"),
+            &format!("spec.http[{index}].redirect"),
             message,
         );
     }

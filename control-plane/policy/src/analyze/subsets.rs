@@ -1,10 +1,7 @@
 //! Subsets of a DestinationRule: whom they select, who uses them, what they lose of the host's policy.
 
 use super::finder::{Finder, listed};
-use crate::{
-    Code, ConnectionPool, DestinationRule, HostName, HttpAction, Object, Spec, Subset,
-    TrafficPolicy,
-};
+use crate::{Code, ConnectionPool, DestinationRule, HostName, Object, Subset, TrafficPolicy};
 
 pub(super) fn check<'a>(
     finder: &mut Finder<'a>,
@@ -12,7 +9,7 @@ pub(super) fn check<'a>(
     rule: &DestinationRule,
     host: &HostName,
 ) {
-    let used = used(finder, host);
+    let used = finder.used_subsets(host).cloned();
     let endpoints = finder.endpoints(host).unwrap_or_default();
     for (index, subset) in rule.subsets.iter().enumerate() {
         let path = format!("spec.subsets[{index}]");
@@ -67,48 +64,13 @@ pub(super) fn check<'a>(
             );
         }
         if let Some(used) = &used
-            && !used.contains(&subset.name.value)
+            && !used.contains(subset.name.value.as_str())
         {
             let message = format!("no route leads to it; routes lead to {}", listed(used));
             finder.find(Code::SubsetUnused, object, &format!("{path}.name"), message);
         }
         dropped(finder, object, rule, subset, &path);
     }
-}
-
-/// Subsets of `host` to which a route or a mirror leads; None if none leads to the host by subset.
-fn used(finder: &Finder<'_>, host: &HostName) -> Option<Vec<String>> {
-    let mut used: Vec<String> = finder
-        .destinations()
-        .filter(|(object, _, to)| finder.host(object, &to.host) == *host)
-        .filter_map(|(_, _, to)| to.subset.as_ref().map(|subset| subset.value.clone()))
-        .collect();
-    for object in finder.objects {
-        let Spec::VirtualService(spec) = &object.spec else {
-            continue;
-        };
-        let mirrors = spec
-            .http
-            .iter()
-            .filter(|rule| matches!(rule.action, HttpAction::Route(_)))
-            .flat_map(|rule| &rule.mirrors);
-        let mirrored = mirrors.map(|mirror| (&mirror.host, &mirror.subset));
-        let connections = spec
-            .tls
-            .iter()
-            .flat_map(|rule| &rule.route)
-            .chain(spec.tcp.iter().flat_map(|rule| &rule.route));
-        let connected = connections.map(|to| (&to.host, &to.subset));
-        let both = mirrored
-            .chain(connected)
-            .filter(|(to, _)| finder.host(object, to) == *host);
-        used.extend(
-            both.filter_map(|(_, subset)| subset.as_ref().map(|subset| subset.value.clone())),
-        );
-    }
-    used.sort();
-    used.dedup();
-    (!used.is_empty()).then_some(used)
 }
 
 /// A subset's part replaces the host's part as a whole.

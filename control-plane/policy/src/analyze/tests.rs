@@ -1,5 +1,7 @@
 //! Each code's story is a test: its wrong document has the finding, its right one nothing worse than a remark.
 
+mod rules;
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::Arc,
@@ -70,7 +72,7 @@ fn inventory() -> Inventory {
     ]
     .map(|(namespace, text)| ClientFacts {
         namespace: namespace.to_owned(),
-        labels: labels(text),
+        labels: Some(labels(text)),
     })
     .into();
     inventory
@@ -102,7 +104,12 @@ fn found_in(text: &str, inventory: Option<&Inventory>) -> (Vec<Arc<Object>>, Vec
 }
 
 /// Codes that no document here can have: what only others find, and what fits no narrower code.
-const WITHOUT_DOCUMENT: [Code; 3] = [Code::Contradiction, Code::NotInForce, Code::NotByClient];
+const WITHOUT_DOCUMENT: [Code; 4] = [
+    Code::Contradiction,
+    Code::NotInForce,
+    Code::NotByClient,
+    Code::NotCompared,
+];
 
 #[test]
 fn every_story_has_a_document_in_which_its_mistake_is_found() {
@@ -255,7 +262,10 @@ fn a_document_is_in_force_unless_something_takes_it_away() {
         (Code::WorkloadUnselected, true, Effective::MatchesNothing),
         (Code::SidecarSelectsNothing, true, Effective::MatchesNothing),
         (Code::SubsetWithoutEndpoints, false, Effective::Yes),
-        (Code::MethodCase, true, Effective::Partly),
+        (Code::MethodCase, true, Effective::MatchesNothing),
+        (Code::ExportToNowhere, true, Effective::MatchesNothing),
+        (Code::WildcardOfNothing, true, Effective::MatchesNothing),
+        (Code::DelegateUnused, true, Effective::MatchesNothing),
         (Code::PrefixWithinWord, true, Effective::Yes),
     ];
     for (code, wrong, expected) in table {

@@ -62,7 +62,7 @@ const REFUSALS: &[Words] = &[
     (&["the tag "], Code::BadTag),
     (&["its tag "], Code::BadTag),
     (&["this alias"], Code::BadTag),
-    (&["\"<<\" merges"], Code::BadTag),
+    (&["\"\" merges"], Code::BadTag),
     (&["as a key, want a text"], Code::WrongType),
     (&["which could mean none or unlimited"], Code::ZeroLimit),
     (&["a duration such as"], Code::BadDuration),
@@ -99,62 +99,10 @@ const VALUES: &[Words] = &[
     (&["did you mean"], Code::UnknownWord),
 ];
 
-/// What `mesh` says.
-const CONTRADICTIONS: &[Words] = &[
-    (&["unknown VirtualService"], Code::NoDelegate),
-    (&["a delegate has no"], Code::NoDelegate),
-    (&["a delegate has none"], Code::NoDelegate),
-    (&["is not exported to"], Code::NoDelegate),
-    (&["no rule delegates to it"], Code::DelegateUnused),
-    (&["make both matches agree"], Code::DelegateMatchesNothing),
-    (&["is routed already"], Code::ServerNameInTwo),
-    (&["has a DestinationPolicy already"], Code::PolicyInTwo),
-    (
-        &["hashes consistently", "keep one of them"],
-        Code::BalancerBesideHash,
-    ),
-    (
-        &["has no effect: no DestinationRule hashes"],
-        Code::BoundedLoadWithoutHash,
-    ),
-    (
-        &["has no effect: no DestinationRule has a connectionPool"],
-        Code::ServiceLimitsWithoutLimits,
-    ),
-    (
-        &["has no effect without outlierDetection"],
-        Code::FailoverWithoutEjection,
-    ),
-    (
-        &["has no effect beside the retryBudget"],
-        Code::RetriesLimitBesideBudget,
-    ),
-    (&["have no subset"], Code::UnknownSubset),
-    (&["unknown subset"], Code::UnknownSubset),
-    (&["would be left without the subset"], Code::SubsetTakenAway),
-    (&["has no port"], Code::UnknownPort),
-    (&["is not in the namespace"], Code::EgressOtherNamespace),
-    (
-        &["gets no traffic: no ServiceEntry"],
-        Code::WorkloadUnselected,
-    ),
-    (&["is never tried"], Code::AfterCatchAll),
-    (&["takes every ", "and so does"], Code::TwoCatchAlls),
-    (&["has a subset", "already"], Code::SubsetInTwo),
-    (&["polic", "already"], Code::PolicyInTwo),
-    (&["make them agree"], Code::EntriesDisagree),
-    (
-        &["is for every workload of the namespace"],
-        Code::SameSidecars,
-    ),
-    (&["selects the same workloads as"], Code::SameSidecars),
-    (&["may select the same workload"], Code::OverlappingSidecars),
-    (&["not supported yet"], Code::ValueNotSupported),
-];
-
 impl Code {
     /// Of what `parse` refuses.
     pub(crate) fn of_refusal(path: &str, message: &str) -> Self {
+        let message = &own_words(message);
         if let Some(code) = first(REFUSALS, message) {
             return code;
         }
@@ -186,24 +134,21 @@ impl Code {
             _ => Self::BadValue,
         }
     }
+}
 
-    /// Of what is found while documents are put together.
-    pub(crate) fn of_contradiction(path: &str, message: &str) -> Self {
-        if message.contains("nobody serves") {
-            return if path.starts_with("spec.egress") {
-                Self::EgressHostUnknown
-            } else {
-                Self::UnknownHost
-            };
+/// The message without what stands between quotes: that is what an operator has written, or could.
+fn own_words(message: &str) -> String {
+    let mut words = String::with_capacity(message.len());
+    let (mut quoted, mut escaped) = (false, false);
+    for c in message.chars() {
+        let quote = c == '"' && !escaped;
+        if quote || !quoted {
+            words.push(c);
         }
-        if path.ends_with("retries.retryOn") {
-            return Self::RetryConditionWithoutEffect;
-        }
-        if path.contains(".portLevelSettings[") && message.contains("has no port") {
-            return Self::PortPolicyUnknownPort;
-        }
-        first(CONTRADICTIONS, message).unwrap_or(Self::Contradiction)
+        escaped = quoted && c == '\\' && !escaped;
+        quoted ^= quote;
     }
+    words
 }
 
 fn first(table: &[Words], message: &str) -> Option<Code> {
@@ -215,4 +160,39 @@ fn first(table: &[Words], message: &str) -> Option<Code> {
 fn last_field(path: &str) -> &str {
     let last = path.rsplit_once('.').map_or(path, |(_, last)| last);
     last.split_once('[').map_or(last, |(name, _)| name)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{ParseLimits, parse};
+
+    #[test]
+    fn what_an_operator_writes_does_not_choose_the_code() {
+        let code = |kind: &str, spec: &str| {
+            let text = format!(
+                "apiVersion: networking.istio.io/v1\nkind: {kind}\nmetadata: {{name: a}}\nspec: {spec}\n"
+            );
+            let errors = parse("f", &text, "default", &ParseLimits::default()).expect_err(&text);
+            errors.first().expect("one").code
+        };
+        let simple = |word: &str| {
+            let spec = format!("{{host: a, trafficPolicy: {{loadBalancer: {{simple: {word}}}}}}}");
+            code("DestinationRule", &spec)
+        };
+        for word in [
+            "RE2",
+            "'warm up'",
+            "'unknown field'",
+            "'a \" has no effect'",
+        ] {
+            assert_eq!(simple(word), simple("NOTHING"), "{word}");
+        }
+        assert_eq!(simple("NOTHING"), Code::UnknownWord);
+        assert_eq!(
+            code("DestinationRule", "{host: unknown field}"),
+            Code::BadHost
+        );
+        assert_eq!(own_words(r#"a "b \" c" d"#), r#"a "" d"#);
+    }
 }

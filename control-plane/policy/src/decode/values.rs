@@ -105,7 +105,7 @@ pub(crate) fn positive(d: &mut Decoder, item: Item<'_>) -> Option<u32> {
     if matches!(&item.node.value, Value::Number(number) if number == "0") {
         d.refuse(
             item,
-            "found 0, which could mean none or unlimited; remove the field for unlimited",
+            "found 0, which could mean none or unlimited (to Istio, unlimited); remove the field for unlimited",
         );
         return None;
     }
@@ -198,6 +198,24 @@ pub(crate) fn dns_label(d: &mut Decoder, item: Item<'_>) -> Option<String> {
                 .then(|| "a dot cannot be in it".to_owned())
         })
     })
+}
+
+/// A subset's name: a DNS label in any letter case (Istio).
+pub(crate) fn subset_name(d: &mut Decoder, item: Item<'_>) -> Option<String> {
+    let text = filled_text(d, item)?;
+    let wrong = text
+        .chars()
+        .find(|c| !(c.is_ascii_alphanumeric() || *c == '-'));
+    let fault = wrong
+        .map(|c| format!("{c:?} cannot be in it; letters, digits and - can"))
+        .or_else(|| label_fault(&text));
+    match fault {
+        None => Some(text),
+        Some(fault) => {
+            d.refuse(item, format!("found {}: {fault}", quoted(&text)));
+            None
+        }
+    }
 }
 
 /// Kubernetes' name of an object: a DNS name in lower case.

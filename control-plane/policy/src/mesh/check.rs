@@ -2,15 +2,18 @@
 
 mod effects;
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use super::{
     HostName, Mesh, MeshInput,
     merge::{Found, named, takes_all, takes_all_tcp},
 };
 use crate::{
-    At, DestinationPolicy, EgressHost, ExportTo, HttpAction, Object, Position, RouteDestination,
-    ServiceEntry, Sidecar, Spec, VirtualService, suggest::hint,
+    At, Code, DestinationPolicy, EgressHost, ExportTo, HttpAction, Kind, Object, ObjectKey,
+    Position, RouteDestination, ServiceEntry, Sidecar, Spec, VirtualService, suggest::hint,
 };
 
 /// Unknown hosts for which a similar one is looked for: each costs a look at all that are known.
@@ -22,9 +25,10 @@ pub(super) fn check(mesh: &Mesh, input: &MeshInput<'_>, found: &mut Found) {
         found,
         hints: 0,
     };
+    let roots = roots(input.objects);
     for object in input.objects {
         match &object.spec {
-            Spec::VirtualService(spec) => checker.virtual_service(object, spec),
+            Spec::VirtualService(spec) => checker.virtual_service(object, spec, &roots),
             Spec::DestinationRule(spec) => checker.destination_rule(object, spec),
             Spec::DestinationPolicy(spec) => checker.destination_policy(object, spec),
             Spec::Sidecar(spec) => checker.sidecar(object, spec),
@@ -41,30 +45,88 @@ struct Checker<'a> {
     hints: usize,
 }
 
-/// A VirtualService that leads somewhere.
+/// A document that leads somewhere, and whose requests come to it.
 #[derive(Clone, Copy)]
 struct Origin<'a> {
     object: &'a Arc<Object>,
-    spec: &'a VirtualService,
+    /// Its own callers; of a delegate, those of each document that delegates to it.
+    callers: &'a [Callers<'a>],
+}
+
+/// Whom a VirtualService with hosts is for.
+#[derive(Clone, Copy)]
+struct Callers<'a> {
+    home: &'a str,
+    export_to: &'a ExportTo,
+}
+
+/// Documents that delegate, by those that they name.
+type Roots<'a> = BTreeMap<ObjectKey, Vec<Callers<'a>>>;
+
+fn roots<'a>(objects: &'a [Arc<Object>]) -> Roots<'a> {
+    let mut roots = Roots::new();
+    for object in objects {
+        let Spec::VirtualService(spec) = &object.spec else {
+            continue;
+        };
+        for root in &spec.delegations {
+            let delegate = ObjectKey {
+                kind: Kind::VirtualService,
+                namespace: root
+                    .namespace
+                    .as_ref()
+                    .unwrap_or(&object.key.namespace)
+                    .clone(),
+                name: root.name.value.clone(),
+            };
+            roots.entry(delegate).or_default().push(Callers {
+                home: &object.key.namespace,
+                export_to: &spec.export_to,
+            });
+        }
+    }
+    roots
 }
 
 impl<'a> Origin<'a> {
     /// Namespaces whose workloads see it, as far as they are named: its own where it is for all.
-    fn clients(self) -> impl Iterator<Item = &'a str> {
-        let own = std::iter::once(self.object.key.namespace.as_str());
-        let (own, only) = match &self.spec.export_to {
-            ExportTo::All => (Some(own), None),
-            ExportTo::Only(names) => (None, Some(names.iter().map(String::as_str))),
-        };
-        own.into_iter().flatten().chain(only.into_iter().flatten())
+    fn clients(self) -> BTreeSet<&'a str> {
+        let named = self.callers.iter().flat_map(|callers| {
+            let (own, only) = match callers.export_to {
+                ExportTo::All => (Some(callers.home), None),
+                ExportTo::Only(names) => (None, Some(names.iter().map(String::as_str))),
+            };
+            own.into_iter().chain(only.into_iter().flatten())
+        });
+        named.collect()
+    }
+
+    /// Whether it is for every namespace there is.
+    fn is_for_all(self) -> bool {
+        let mut callers = self.callers.iter();
+        callers.any(|callers| *callers.export_to == ExportTo::All)
     }
 }
 
 impl Checker<'_> {
-    fn virtual_service(&mut self, object: &Arc<Object>, spec: &VirtualService) {
-        let from = Origin { object, spec };
+    fn virtual_service(&mut self, object: &Arc<Object>, spec: &VirtualService, roots: &Roots<'_>) {
+        let own = [Callers {
+            home: &object.key.namespace,
+            export_to: &spec.export_to,
+        }];
+        // Without hosts, exportTo says who may delegate, not who calls.
+        let callers = match roots.get(&object.key) {
+            Some(roots) if spec.hosts.is_empty() => roots.as_slice(),
+            _ if spec.hosts.is_empty() => &[],
+            _ => &own,
+        };
+        let from = Origin { object, callers };
         for (index, rule) in spec.rules() {
-            self.retries(rule.retries.as_ref(), &format!("spec.http[{index}]"));
+            self.retries(
+                object,
+                rule.retries.as_ref(),
+                &format!("spec.http[{index}]"),
+            );
             if let HttpAction::Route(destinations) = &rule.action {
                 for (number, to) in destinations.iter().enumerate() {
                     let path = format!("spec.http[{index}].route[{number}].destination");
@@ -78,7 +140,7 @@ impl Checker<'_> {
         }
         for rule in &spec.delegations {
             let path = format!("spec.http[{}]", rule.index);
-            self.retries(rule.settings.retries.as_ref(), &path);
+            self.retries(object, rule.settings.retries.as_ref(), &path);
             for to in &rule.settings.mirrors {
                 let path = format!("spec.http[{}].{}", rule.index, to.path);
                 self.destination(from, (&to.host, to.subset.as_ref(), to.port), &path);
@@ -88,14 +150,14 @@ impl Checker<'_> {
             let path = format!("spec.tls[{index}]");
             self.connections(from, &rule.route, &path);
             let matches = rule.matches.iter().map(|one| &one.common);
-            self.subnets(matches, &rule.position, &path);
+            self.subnets(object, matches, &rule.position, &path);
         }
         for (index, rule) in spec.tcp.iter().enumerate() {
             let path = format!("spec.tcp[{index}]");
             self.connections(from, &rule.route, &path);
-            self.subnets(rule.matches.iter(), &rule.position, &path);
+            self.subnets(object, rule.matches.iter(), &rule.position, &path);
         }
-        self.never_tried(spec);
+        self.never_tried(object, spec);
     }
 
     fn connections(&mut self, from: Origin<'_>, route: &[RouteDestination], rule: &str) {
@@ -106,7 +168,7 @@ impl Checker<'_> {
     }
 
     /// Rules behind one that takes everything.
-    fn never_tried(&mut self, spec: &VirtualService) {
+    fn never_tried(&mut self, object: &Object, spec: &VirtualService) {
         let own = spec
             .rules()
             .map(|(index, rule)| (index, &rule.position, takes_all(rule)));
@@ -117,15 +179,21 @@ impl Checker<'_> {
             .map(|rule| (rule.index, &rule.settings.position, false));
         let mut http: Vec<(usize, &Position, bool)> = own.chain(delegated).collect();
         http.sort_by_key(|(index, ..)| *index);
-        self.behind("http", "request", &http);
+        self.behind(object, "http", "request", &http);
         let tcp = spec.tcp.iter().enumerate();
         let tcp: Vec<(usize, &Position, bool)> = tcp
             .map(|(index, rule)| (index, &rule.position, takes_all_tcp(rule)))
             .collect();
-        self.behind("tcp", "connection", &tcp);
+        self.behind(object, "tcp", "connection", &tcp);
     }
 
-    fn behind(&mut self, list: &str, what: &str, rules: &[(usize, &Position, bool)]) {
+    fn behind(
+        &mut self,
+        object: &Object,
+        list: &str,
+        what: &str,
+        rules: &[(usize, &Position, bool)],
+    ) {
         let mut rules = rules.iter();
         let Some((_, taker, _)) = rules.find(|(.., takes_all)| *takes_all) else {
             return;
@@ -135,8 +203,9 @@ impl Checker<'_> {
                 "is never tried: the rule in line {} takes every {what}; put this one before it",
                 taker.line
             );
+            let path = format!("spec.{list}[{index}]");
             self.found
-                .warn(position, format!("spec.{list}[{index}]"), message);
+                .warn(Code::AfterCatchAll, object, position, path, message);
         }
     }
 
@@ -153,7 +222,8 @@ impl Checker<'_> {
             self.subset(from, &host, subset, &format!("{path}.subset"));
         }
         if let Some(port) = port {
-            self.port(&host, port, written, &format!("{path}.port.number"));
+            let path = format!("{path}.port.number");
+            self.port((Code::UnknownPort, object), &host, port, written, &path);
         }
     }
 
@@ -191,20 +261,43 @@ impl Checker<'_> {
                 "clients of {client} have no subset {name:?} of {host}: no DestinationRule that they see defines it; \
                  look at its exportTo, or define it in {client}"
             );
-            self.found.error(&subset.position, path, message);
+            let code = Code::UnknownSubset;
+            self.found
+                .error(code, object, &subset.position, path, message);
         }
-        if from.spec.export_to != ExportTo::All {
+        if !from.is_for_all() {
             return;
         }
+        let clients = from.clients();
+        let code = Code::SubsetNotForAll;
         for client in self.mesh.namespaces_with_rules(host) {
-            if client == object.key.namespace || self.mesh.has_subset(host, name, client) {
+            if clients.contains(client) || self.mesh.has_subset(host, name, client) {
                 continue;
             }
+            let message = if self.mesh.has_rule_of(host, client) {
+                format!(
+                    "clients of {client} have no subset {name:?} of {host}: a DestinationRule of {client} holds for them and \
+                     does not define it; define it there too, or leave {client} out of exportTo"
+                )
+            } else {
+                format!(
+                    "clients of {client} have no subset {name:?} of {host}, though its DestinationRule stands there: it is \
+                     not exported to its own namespace; look at its exportTo"
+                )
+            };
+            self.found
+                .warn(code, object, &subset.position, path, message);
+        }
+        // A namespace without documents has no name of its own here.
+        if !self.mesh.has_subset(host, name, "") {
             let message = format!(
-                "clients of {client} have no subset {name:?} of {host}: a DestinationRule of {client} holds for them and \
-                 does not define it; define it there too, or leave {client} out of exportTo"
+                "clients of other namespaces than {} have no subset {name:?} of {host}, and this rule is for them, too: their \
+                 requests get 503; export the DestinationRule that defines it to all (one of a third namespace is for its \
+                 own clients alone), or this document to those that have it",
+                list(self.mesh.clients_with_subset(host, name))
             );
-            self.found.warn(&subset.position, path, message);
+            self.found
+                .warn(code, object, &subset.position, path, message);
         }
     }
 
@@ -216,13 +309,16 @@ impl Checker<'_> {
         path: &str,
     ) {
         let name = subset.value.as_str();
+        let code = Code::UnknownSubset;
         let rules: Vec<_> = self.mesh.destination_rules_of(host).collect();
         if rules.is_empty() {
             let message = format!(
                 "unknown subset {name:?}: no DestinationRule defines subsets of {host}; apply one \
                  together with this document"
             );
-            return self.found.error(&subset.position, path, message);
+            return self
+                .found
+                .error(code, object, &subset.position, path, message);
         }
         let mut known: Vec<&str> = rules
             .iter()
@@ -248,19 +344,27 @@ impl Checker<'_> {
             let Spec::DestinationRule(spec) = &rule.spec else {
                 return;
             };
-            return self
-                .found
-                .error(&spec.host.position, "spec.subsets", message);
+            let place = &spec.host.position;
+            let code = Code::SubsetTakenAway;
+            return self.found.error(code, rule, place, "spec.subsets", message);
         }
         let message = format!(
             "unknown subset {name:?} of {host}, which has {list}{}",
             hint(name, known)
         );
-        self.found.error(&subset.position, path, message);
+        self.found
+            .error(code, object, &subset.position, path, message);
     }
 
     /// Ports of registered instances are not known here: only what ServiceEntries alone define.
-    fn port(&mut self, host: &HostName, port: u16, to: &At<String>, path: &str) {
+    fn port(
+        &mut self,
+        (code, object): (Code, &Object),
+        host: &HostName,
+        port: u16,
+        to: &At<String>,
+        path: &str,
+    ) {
         let Some(entries) = self.mesh.service_entries.get(host) else {
             return;
         };
@@ -273,7 +377,7 @@ impl Checker<'_> {
         list.dedup();
         let list: Vec<String> = list.iter().map(u16::to_string).collect();
         let message = format!("{host} has no port {port}; it has {}", list.join(", "));
-        self.found.warn(&to.position, path, message);
+        self.found.warn(code, object, &to.position, path, message);
     }
 
     /// Warns about a host that neither a registration nor a ServiceEntry knows.
@@ -284,14 +388,17 @@ impl Checker<'_> {
         }
         self.hints += 1;
         let near = if self.hints <= MAX_HINTS {
-            hint(host.as_str(), self.mesh.known_hosts().map(HostName::as_str))
+            let near = self.mesh.served_like(&host);
+            near.map_or_else(String::new, |near| format!("; did you mean {near:?}?"))
         } else {
             String::new()
         };
         let message = format!(
             "nobody serves {host} yet: no instance has registered, and no ServiceEntry names it{near}"
         );
-        self.found.warn(&written.position, path, message);
+        let code = Code::UnknownHost;
+        self.found
+            .warn(code, object, &written.position, path, message);
     }
 
     fn sidecar(&mut self, object: &Arc<Object>, spec: &Sidecar) {
@@ -315,16 +422,19 @@ impl Checker<'_> {
             namespace
         };
         let canonical = self.mesh.host(host, home);
-        let message = if !self.mesh.knows(&canonical) {
-            format!(
+        let (code, message) = if !self.mesh.knows(&canonical) {
+            let message = format!(
                 "nobody serves {canonical} yet: no instance has registered, and no ServiceEntry names it"
-            )
+            );
+            (Code::EgressHostUnknown, message)
         } else if !self.mesh.admits(own, &pattern.value, &canonical) {
-            format!("{canonical} is not in the namespace {home}; write */{host}")
+            let message = format!("{canonical} is not in the namespace {home}; write */{host}");
+            (Code::EgressOtherNamespace, message)
         } else {
             return;
         };
-        self.found.warn(&pattern.position, path, message);
+        self.found
+            .warn(code, object, &pattern.position, path, message);
     }
 
     /// A WorkloadEntry that no service selects gets no traffic.
@@ -338,7 +448,7 @@ impl Checker<'_> {
                     .push(entry);
             }
         }
-        for (key, (_, workload)) in &self.mesh.workload_entries {
+        for (key, (object, workload)) in &self.mesh.workload_entries {
             let entries = selecting.get(key.namespace.as_str());
             let selected = entries
                 .into_iter()
@@ -349,8 +459,8 @@ impl Checker<'_> {
                     "gets no traffic: no ServiceEntry of the namespace {} selects its labels",
                     key.namespace
                 );
-                self.found
-                    .warn(&workload.address.position, "spec.labels", message);
+                let (code, place) = (Code::WorkloadUnselected, &workload.address.position);
+                self.found.warn(code, object, place, "spec.labels", message);
             }
         }
     }
@@ -380,7 +490,7 @@ impl Checker<'_> {
         } else {
             (b, a)
         };
-        let position = &newest.0.position;
+        let (object, position) = (&newest.0, &newest.0.position);
         let path = "spec.workloadSelector";
         match (&a.1.workload_selector, &b.1.workload_selector) {
             (None, None) => {
@@ -388,14 +498,16 @@ impl Checker<'_> {
                     "is for every workload of the namespace, and so is {}; give one a selector",
                     named(&oldest.0)
                 );
-                self.found.error(position, path, message);
+                self.found
+                    .error(Code::SameSidecars, object, position, path, message);
             }
             (Some(x), Some(y)) if x == y => {
                 let message = format!(
                     "selects the same workloads as {}; keep one of them",
                     named(&oldest.0)
                 );
-                self.found.error(position, path, message);
+                self.found
+                    .error(Code::SameSidecars, object, position, path, message);
             }
             (Some(x), Some(y)) if x.iter().all(|(k, v)| y.get(k).is_none_or(|w| v == w)) => {
                 let message = format!(
@@ -403,10 +515,17 @@ impl Checker<'_> {
                     named(&oldest.0),
                     a.0.key
                 );
-                self.found.warn(position, path, message);
+                let code = Code::OverlappingSidecars;
+                self.found.warn(code, object, position, path, message);
             }
             _ => return false,
         }
         true
     }
+}
+
+/// `a, b`.
+fn list<'n>(names: impl IntoIterator<Item = &'n str>) -> String {
+    let names: Vec<&str> = names.into_iter().collect();
+    names.join(", ")
 }

@@ -98,6 +98,23 @@ impl Mesh {
             .flat_map(|all| all.iter().map(|(home, rules)| (rules, home.as_str())))
     }
 
+    /// Whether a document of `client` is for `host` and its own clients.
+    pub(super) fn has_rule_of(&self, host: &HostName, client: &str) -> bool {
+        spellings(host)
+            .filter_map(|host| self.destination_rules.get(&host)?.get(client))
+            .any(|rules| rules.seen_from(client).is_some() || !rules.selecting().is_empty())
+    }
+
+    /// Namespaces with documents or services whose workloads have this subset of `host`.
+    pub(super) fn clients_with_subset<'m>(
+        &'m self,
+        host: &'m HostName,
+        name: &'m str,
+    ) -> impl Iterator<Item = &'m str> {
+        let known = self.names.namespaces();
+        known.filter(move |client| self.has_subset(host, name, client))
+    }
+
     /// Whether some workload of the namespace `client` has this subset of `host`.
     pub(super) fn has_subset(&self, host: &HostName, name: &str, client: &str) -> bool {
         let labels = Labels::new();
@@ -381,7 +398,7 @@ impl TrafficPolicy {
 
     /// What it says for one port, else what it says for all. `retryBudget` is the same for all ports (Istio).
     fn at_port(&self, port: u16) -> Self {
-        let of_port = self.ports.get(&port).unwrap_or(self);
+        let of_port = self.ports.get(&port).map_or(self, |own| &own.policy);
         Self {
             retry_budget: self.retry_budget.clone(),
             ports: std::collections::BTreeMap::new(),

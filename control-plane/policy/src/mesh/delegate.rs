@@ -13,7 +13,7 @@ use super::{
     merge::{Found, named},
 };
 use crate::{
-    Delegation, HttpAction, HttpMatch, HttpRoute, Kind, Object, ObjectKey, Position, Spec,
+    Code, Delegation, HttpAction, HttpMatch, HttpRoute, Kind, Object, ObjectKey, Position, Spec,
     StringMatch, VirtualService, suggest::hint,
 };
 
@@ -24,6 +24,8 @@ pub(super) struct Rule {
     /// In the list of the document that has the host.
     pub(super) index: usize,
     pub(super) place: Position,
+    /// In the list of its own document.
+    pub(super) own_index: usize,
     pub(super) rule: HttpRoute,
 }
 
@@ -60,6 +62,7 @@ impl<'a> Delegates<'a> {
                 object: Arc::clone(object),
                 index,
                 place: rule.position.clone(),
+                own_index: index,
                 rule: rule.clone(),
             })
             .collect();
@@ -98,6 +101,7 @@ impl<'a> Delegates<'a> {
                 object: Arc::clone(delegate),
                 index: root.index,
                 place: root.settings.position.clone(),
+                own_index: index,
                 rule,
             });
         }
@@ -136,7 +140,7 @@ impl<'a> Delegates<'a> {
                 "unknown {key}; apply it together with this document{}",
                 hint(&key.name, near)
             );
-            found.error(&root.name.position, path, message);
+            found.error(Code::NoDelegate, object, &root.name.position, path, message);
             return None;
         };
         self.named.insert(key);
@@ -146,13 +150,14 @@ impl<'a> Delegates<'a> {
                     "{} delegates to this document, and a delegate has no hosts; remove them, or that rule",
                     named(object)
                 );
-                found.error(&host.position, "spec.hosts", message);
+                let position = &host.position;
+                found.error(Code::NoDelegate, delegate, position, "spec.hosts", message);
             } else {
                 let message = format!(
                     "{} has hosts, and a delegate has none; remove them there, or name another",
                     named(delegate)
                 );
-                found.error(&root.name.position, path, message);
+                found.error(Code::NoDelegate, object, &root.name.position, path, message);
             }
             return None;
         }
@@ -161,7 +166,7 @@ impl<'a> Delegates<'a> {
                 "{} is not exported to {own}; add that namespace to its exportTo",
                 named(delegate)
             );
-            found.error(&root.name.position, path, message);
+            found.error(Code::NoDelegate, object, &root.name.position, path, message);
             return None;
         }
         Some((delegate, content))
@@ -174,7 +179,14 @@ impl<'a> Delegates<'a> {
                 let message = "has no hosts, and no rule delegates to it, so it does nothing; name its hosts, or \
                                write delegate in a rule of another document"
                     .to_owned();
-                found.warn(&object.position, "spec.hosts", message);
+                let position = &object.position;
+                found.warn(
+                    Code::DelegateUnused,
+                    object,
+                    position,
+                    "spec.hosts",
+                    message,
+                );
             }
         }
     }
@@ -188,13 +200,15 @@ fn contradiction(
     (index, leaf): (usize, &HttpRoute),
     found: &mut Found,
 ) {
+    let code = Code::DelegateMatchesNothing;
     if found.newer(delegate, object) {
         let message = format!(
             "matches nothing that {} delegates at {}; make both matches agree",
             named(object),
             root.settings.position
         );
-        found.error(&leaf.position, format!("spec.http[{index}].match"), message);
+        let path = format!("spec.http[{index}].match");
+        found.error(code, delegate, &leaf.position, path, message);
     } else {
         let message = format!(
             "leaves nothing for the rule at {} of {}; make both matches agree",
@@ -202,7 +216,7 @@ fn contradiction(
             named(delegate)
         );
         let path = format!("spec.http[{}].match", root.index);
-        found.error(&root.settings.position, path, message);
+        found.error(code, object, &root.settings.position, path, message);
     }
 }
 
@@ -217,8 +231,8 @@ fn filled(root: &Delegation, leaf: &HttpRoute) -> HttpRoute {
     rule.cors = rule.cors.or_else(|| settings.cors.clone());
     if matches!(rule.action, HttpAction::Route(_)) {
         // A zero undoes the other's timeout.
-        let timeout = rule.timeout.or(settings.timeout);
-        rule.timeout = timeout.filter(|timeout| !timeout.is_zero());
+        let timeout = rule.timeout.or_else(|| settings.timeout.clone());
+        rule.timeout = timeout.filter(|timeout| !timeout.value.is_zero());
         rule.rewrite = rule.rewrite.or_else(|| settings.rewrite.clone());
         rule.retries = rule.retries.or_else(|| settings.retries.clone());
         rule.fault = rule.fault.or_else(|| settings.fault.clone());

@@ -11,7 +11,7 @@ use self::routes::Document;
 pub(super) use self::routes::{takes_all, takes_all_tcp};
 pub use self::rules::NamespaceRules;
 use super::{
-    HostName, Mesh, MeshInput, Names,
+    Delegated, HostName, Mesh, MeshInput, Names,
     delegate::{Delegates, Rule},
 };
 use crate::{
@@ -44,25 +44,54 @@ impl Found {
         self.age.get(&a.key) > self.age.get(&b.key)
     }
 
-    pub(super) fn error(&mut self, position: &Position, path: impl Into<String>, message: String) {
-        self.push(Severity::Error, position, path, message);
+    /// What `object` is refused for.
+    pub(super) fn error(
+        &mut self,
+        code: Code,
+        object: &Object,
+        position: &Position,
+        path: impl Into<String>,
+        message: String,
+    ) {
+        self.push(
+            Severity::Error,
+            code,
+            object,
+            position,
+            (path.into(), message),
+        );
     }
 
-    pub(super) fn warn(&mut self, position: &Position, path: impl Into<String>, message: String) {
-        self.push(Severity::Warning, position, path, message);
+    /// What is odd about `object`.
+    pub(super) fn warn(
+        &mut self,
+        code: Code,
+        object: &Object,
+        position: &Position,
+        path: impl Into<String>,
+        message: String,
+    ) {
+        self.push(
+            Severity::Warning,
+            code,
+            object,
+            position,
+            (path.into(), message),
+        );
     }
 
     fn push(
         &mut self,
         severity: Severity,
+        code: Code,
+        object: &Object,
         position: &Position,
-        path: impl Into<String>,
-        message: String,
+        (path, message): (String, String),
     ) {
-        let path = path.into();
         self.diagnostics.push(Diagnostic {
-            code: Code::of_contradiction(&path, &message),
+            code,
             severity,
+            object: Some(object.key.clone()),
             position: position.clone(),
             path,
             message,
@@ -100,7 +129,7 @@ pub(super) fn merge(input: &MeshInput<'_>) -> (Mesh, Found) {
     let mut mesh = Mesh::default();
     let mut virtual_services: By<'_, HostName, VirtualService> = BTreeMap::new();
     let mut destination_rules: By<'_, (HostName, String), DestinationRule> = BTreeMap::new();
-    let mut policies: By<'_, (HostName, String), DestinationPolicy> = BTreeMap::new();
+    let mut policies: By<'_, (HostName, String, String), DestinationPolicy> = BTreeMap::new();
     for object in objects {
         let namespace = &object.key.namespace;
         match &object.spec {
@@ -119,7 +148,8 @@ pub(super) fn merge(input: &MeshInput<'_>) -> (Mesh, Found) {
             Spec::DestinationPolicy(spec) => {
                 let host = names.resolve(&spec.host.value, namespace);
                 let subset = spec.subset.as_ref().map(|subset| subset.value.clone());
-                let documents = policies.entry((host, subset.unwrap_or_default()));
+                let key = (host, subset.unwrap_or_default(), namespace.clone());
+                let documents = policies.entry(key);
                 documents.or_default().push((object, spec));
             }
             Spec::ServiceEntry(spec) => {
@@ -140,6 +170,17 @@ pub(super) fn merge(input: &MeshInput<'_>) -> (Mesh, Found) {
         }
     }
     let rules = expand(input, &names, &mut found);
+    for object in input.objects {
+        let rules = rules.get(&object.key).into_iter().flatten();
+        let delegated = rules.filter(|rule| rule.object.key != object.key);
+        mesh.delegated.extend(delegated.map(|rule| Delegated {
+            root: Arc::clone(object),
+            root_index: rule.index,
+            leaf: Arc::clone(&rule.object),
+            leaf_index: rule.own_index,
+            rule: rule.rule.clone(),
+        }));
+    }
     for (host, documents) in virtual_services {
         let with_rules = documents.into_iter().map(|(object, spec)| Document {
             object,
@@ -154,9 +195,10 @@ pub(super) fn merge(input: &MeshInput<'_>) -> (Mesh, Found) {
         let of_host = mesh.destination_rules.entry(host).or_default();
         of_host.insert(namespace, merged);
     }
-    for ((host, subset), documents) in policies {
+    for ((host, subset, namespace), documents) in policies {
         if let Some(policy) = policies::merge(&host, &subset, documents, &mut found) {
-            mesh.destination_policies.insert((host, subset), policy);
+            let of_host = mesh.destination_policies.entry((host, subset)).or_default();
+            of_host.insert(namespace, policy);
         }
     }
     for (host, entries) in &mut mesh.service_entries {

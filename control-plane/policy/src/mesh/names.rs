@@ -3,6 +3,7 @@
 use std::{collections::BTreeSet, fmt, sync::Arc};
 
 use super::MeshInput;
+use crate::Spec;
 
 /// A host name as the mesh knows it: lower case, without a trailing dot; a name without dots gets
 /// `.<namespace>.svc.<domain>`, `name.ns` of a known namespace too (DESIGN: names follow Istio).
@@ -66,6 +67,8 @@ pub(super) struct Names {
     /// Of the documents and of the registered hosts.
     namespaces: BTreeSet<String>,
     registered: BTreeSet<HostName>,
+    /// Names with dots that ServiceEntries write: those of the outside, whatever namespaces there are.
+    literal: BTreeSet<HostName>,
 }
 
 impl Names {
@@ -74,7 +77,20 @@ impl Names {
             domain: input.domain.to_owned(),
             namespaces: BTreeSet::new(),
             registered: input.registered.clone(),
+            literal: BTreeSet::new(),
         };
+        let entries = input
+            .objects
+            .iter()
+            .filter_map(|object| match &object.spec {
+                Spec::ServiceEntry(spec) => Some((object, spec)),
+                _ => None,
+            });
+        let literal = entries.flat_map(|(object, spec)| {
+            let hosts = spec.hosts.iter();
+            hosts.map(|host| HostName::canonical(&host.value, &object.key.namespace, input.domain))
+        });
+        names.literal = literal.collect();
         let written = input
             .objects
             .iter()
@@ -89,7 +105,8 @@ impl Names {
 
     pub(super) fn resolve(&self, host: &str, namespace: &str) -> HostName {
         let plain = HostName::canonical(host, namespace, &self.domain);
-        if self.registered.contains(&plain) {
+        // Else a namespace that comes into being would give `pkg.dev` another meaning, and its server another name.
+        if self.registered.contains(&plain) || self.literal.contains(&plain) {
             return plain;
         }
         match plain.0.split_once('.') {
@@ -108,6 +125,21 @@ impl Names {
             .strip_suffix(".svc.")?;
         let (_, namespace) = rest.split_once('.')?;
         (!namespace.contains('.')).then_some(namespace)
+    }
+
+    /// Those of the documents and of the registered hosts.
+    pub(super) fn namespaces(&self) -> impl Iterator<Item = &str> {
+        self.namespaces.iter().map(String::as_str)
+    }
+
+    pub(super) fn wildcard_of(&self, namespace: &str) -> String {
+        format!("*.{namespace}.svc.{}", self.domain)
+    }
+
+    /// `orders.shop` of `orders.shop.svc.cluster.local`: what a typing error could be in. None = a name of the outside.
+    pub(super) fn written<'h>(&self, host: &'h HostName) -> Option<&'h str> {
+        let rest = host.0.strip_suffix(self.domain.as_str())?;
+        rest.strip_suffix(".svc.")
     }
 
     pub(super) fn is_registered(&self, host: &HostName) -> bool {

@@ -2,10 +2,10 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use super::{HostName, MergedVirtualService, Mesh};
+use super::{Client, HostName, MergedVirtualService, Mesh, NamespacePolicies};
 use crate::{
     DestinationPolicy, EgressHost, Object, Position, ServiceEntry, Sidecar, Subset, TrafficPolicy,
-    WorkloadEntry,
+    WorkloadEntry, suggest,
 };
 
 /// Labels by name.
@@ -30,6 +30,30 @@ impl Mesh {
         self.names.is_registered(host)
     }
 
+    /// A host that somebody serves and that is written nearly so. Names of the mesh are compared without what all of
+    /// them end with.
+    pub(crate) fn served_like(&self, host: &HostName) -> Option<String> {
+        let own = self.names.written(host);
+        let known = self.known_hosts();
+        let alike = known.filter(|known| self.names.written(known).is_some() == own.is_some());
+        let names = alike.map(|known| self.names.written(known).unwrap_or(known.as_str()));
+        let near = suggest::nearest(own.unwrap_or(host.as_str()), names)?;
+        let end = own.and_then(|own| host.as_str().strip_prefix(own));
+        Some(format!("{near}{}", end.unwrap_or_default()))
+    }
+
+    /// Namespaces of the documents and of the registered hosts.
+    pub(crate) fn namespaces(&self) -> impl Iterator<Item = &str> {
+        self.names.namespaces()
+    }
+
+    /// `*.shop.svc.cluster.local` for `*.shop`, where that is a namespace.
+    pub(crate) fn wildcard_of_namespace(&self, written: &str) -> Option<String> {
+        let namespace = written.strip_prefix("*.")?;
+        let known = self.namespaces().any(|known| known == namespace);
+        known.then(|| self.names.wildcard_of(namespace))
+    }
+
     pub(crate) fn known_hosts(&self) -> impl Iterator<Item = &HostName> {
         self.names.registered().chain(self.service_entries.keys())
     }
@@ -46,18 +70,47 @@ impl Mesh {
         self.destination_rule(host)?.rule.subset(name)
     }
 
-    /// Further policy for `host`, or for one subset of it: the subset's own, else the host's.
+    /// Further policy for `host`, or for one subset of it (its own, else the host's): of the client's namespace, else of
+    /// the service's, as with DestinationRules. One of a third namespace is for that one's calls; a host that belongs to
+    /// no namespace has the first one's by name.
     #[must_use]
-    pub fn destination_policy(
+    pub fn destination_policy_for(
         &self,
         host: &HostName,
         subset: Option<&str>,
+        client: Client<'_>,
     ) -> Option<&(Arc<Object>, DestinationPolicy)> {
-        let of = |subset: &str| {
+        let all = |subset: &str| {
             self.destination_policies
                 .get(&(host.clone(), subset.to_owned()))
         };
-        subset.and_then(of).or_else(|| of(""))
+        let (own, whole) = (subset.and_then(all), all(""));
+        let of = |home: &str| {
+            let own = own.and_then(|by_home| by_home.get(home));
+            own.or_else(|| whole?.get(home))
+        };
+        if let Some(policy) = of(client.namespace) {
+            return Some(policy);
+        }
+        let mut homes = self.namespaces_of(host).peekable();
+        if homes.peek().is_some() {
+            return homes.find_map(of);
+        }
+        let first = |by_home: Option<&'_ NamespacePolicies>| by_home?.keys().next().cloned();
+        [first(own), first(whole)]
+            .into_iter()
+            .flatten()
+            .min()
+            .and_then(|home| of(&home))
+    }
+
+    /// Namespaces of which a DestinationPolicy is for `host` or a subset of it.
+    pub fn policy_namespaces(&self, host: &HostName) -> impl Iterator<Item = &str> {
+        let first = (host.clone(), String::new());
+        self.destination_policies
+            .range(first..)
+            .take_while(move |((of, _), _)| of == host)
+            .flat_map(|(_, by_home)| by_home.keys().map(String::as_str))
     }
 
     /// The Sidecar for a workload: one that selects its labels, else the namespace's. Of several, the
@@ -173,7 +226,7 @@ impl TrafficPolicy {
             self.retry_budget.as_ref().map(|part| &part.position),
         ]
         .into_iter()
-        .chain(self.ports.values().map(Self::position))
+        .chain(self.ports.values().map(|own| own.policy.position()))
         .flatten()
         .min()
     }

@@ -116,6 +116,45 @@ fn a_short_name_belongs_to_its_namespace() {
 }
 
 #[test]
+fn a_name_of_the_outside_stays_as_it_is_written_whatever_namespaces_there_are() {
+    let entry = "{hosts: [pkg.dev], ports: [{number: 443, name: tls, protocol: TLS}], resolution: STATIC, endpoints: \
+                 [{address: 10.0.0.1}]}";
+    let rule = "{host: PKG.dev., trafficPolicy: {tls: {mode: SIMPLE}}}";
+    let mesh = world()
+        .apply("e", "ServiceEntry", "pkg", entry)
+        .apply("r", "DestinationRule", "pkg", rule)
+        .apply("s", "Sidecar", "dev/other", "{egress: [{hosts: ['./*']}]}")
+        .registered(&["a.dev.svc.cluster.local"])
+        .mesh();
+    assert_eq!(mesh.host("pkg.dev", "shop").as_str(), "pkg.dev");
+    assert_eq!(
+        mesh.host("a.dev", "shop").as_str(),
+        "a.dev.svc.cluster.local"
+    );
+    let host = mesh.host("pkg.dev", "shop");
+    assert!(mesh.destination_rule(&host).is_some());
+}
+
+#[test]
+fn a_typing_error_is_looked_for_in_the_name_not_in_what_all_names_end_with() {
+    let to = |host: &str| {
+        let spec =
+            format!("{{hosts: [a], http: [{{route: [{{destination: {{host: {host}}}}}]}}]}}");
+        let world = world().registered(&["a", "reviews.prod.svc.cluster.local"]);
+        world
+            .apply("f", "VirtualService", "x", &spec)
+            .diagnostics()
+            .join("\n")
+    };
+    assert!(!to("orders").contains("did you mean"), "{}", to("orders"));
+    let near = to("review.prod.svc.cluster.local");
+    assert!(
+        near.contains("did you mean \"reviews.prod.svc.cluster.local\"?"),
+        "{near}"
+    );
+}
+
+#[test]
 fn the_operators_canary_needs_its_subsets() {
     let service = include_str!("../../testdata/header-canary.yaml");
     let rule = include_str!("../../testdata/least-conn.yaml");

@@ -3,7 +3,8 @@
 use crate::{
     At, RouteDestination,
     decode::{
-        Decoder, Fields, Item, Shape, dns_label, filled_list, host, integer32, port as port_number,
+        Decoder, Fields, Item, Shape, filled_list, host, integer32, port as port_number,
+        subset_name,
     },
     yaml::Value,
 };
@@ -36,7 +37,7 @@ pub(super) fn destination(d: &mut Decoder, item: Item<'_>) -> Option<Destination
     let host = fields.required_at(d, "host", "where to send the requests", |d, item| {
         host(d, item, false)
     });
-    let subset = fields.optional_at(d, "subset", dns_label);
+    let subset = fields.optional_at(d, "subset", subset_name);
     let port = fields.optional(d, "port", port);
     Some((host?, subset, port))
 }
@@ -46,13 +47,14 @@ pub(super) fn port(d: &mut Decoder, item: Item<'_>) -> Option<u16> {
     Fields::open(d, item, &PORT)?.required(d, "number", "a port", port_number)
 }
 
-/// `weight`; 100 for one alone that has none, else 0 (Istio).
+/// `weight`; 100 for one alone that has none, or 0, which to Istio is none; else 0.
 pub(super) fn weight(d: &mut Decoder, fields: &Fields<'_>, alone: bool) -> Option<u32> {
-    if fields.has("weight") {
-        fields.optional(d, "weight", |d, item| integer32(d, item, 0..=HEAVIEST))
-    } else {
-        Some(if alone { 100 } else { 0 })
+    let whole = if alone { 100 } else { 0 };
+    if !fields.has("weight") {
+        return Some(whole);
     }
+    let written = fields.optional(d, "weight", |d, item| integer32(d, item, 0..=HEAVIEST))?;
+    Some(if written == 0 { whole } else { written })
 }
 
 /// A list of destinations whose weights make sense together. `decode` also gets whether there is only one.

@@ -6,8 +6,8 @@ use crate::{
     BreakerScope, CircuitBreaker, DestinationPolicy, Hedging, OwnBalancer, ServiceLimits,
     ZoneAware,
     decode::{
-        Decoder, Fields, Item, Shape, dns_label, enumeration, host, integer32, number,
-        positive_duration,
+        Decoder, Fields, Item, Shape, enumeration, host, integer32, number, positive_duration,
+        subset_name,
     },
 };
 
@@ -45,7 +45,7 @@ pub(super) fn decode(d: &mut Decoder, item: Item<'_>) -> Option<DestinationPolic
         d.refuse(item, message);
     }
     Some(DestinationPolicy {
-        subset: fields.optional_at(d, "subset", dns_label),
+        subset: fields.optional_at(d, "subset", subset_name),
         balancer: fields.optional_at(d, "balancer", balancer),
         zone_aware: fields.optional_at(d, "zoneAware", zone_aware),
         bounded_load: fields.optional_at(d, "boundedLoad", bounded_load),

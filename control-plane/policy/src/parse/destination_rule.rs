@@ -8,10 +8,10 @@ use super::{
     visibility::export_to,
 };
 use crate::{
-    DestinationRule, ExportTo, RetryBudget, Subset, TrafficPolicy,
+    DestinationRule, ExportTo, PortPolicy, RetryBudget, Subset, TrafficPolicy,
     decode::{
-        Decoder, Fields, Item, Shape, dns_label, host, integer32, label_map, list, number,
-        refuse_twice,
+        Decoder, Fields, Item, Shape, host, integer32, label_map, list, number, refuse_twice,
+        subset_name,
     },
 };
 
@@ -85,7 +85,7 @@ fn selector(d: &mut Decoder, item: Item<'_>) -> Option<BTreeMap<String, String>>
 
 fn subset(d: &mut Decoder, item: Item<'_>) -> Option<Subset> {
     let fields = Fields::open(d, item, &SUBSET)?;
-    let name = fields.required_at(d, "name", "the subset's name", dns_label);
+    let name = fields.required_at(d, "name", "the subset's name", subset_name);
     Some(Subset {
         labels: fields.optional(d, "labels", label_map).unwrap_or_default(),
         traffic_policy: fields
@@ -123,7 +123,11 @@ fn traffic_policy(d: &mut Decoder, item: Item<'_>) -> Option<TrafficPolicy> {
     refuse_twice(d, &fields, place, &ports, number, "put both together");
     Some(TrafficPolicy {
         retry_budget: fields.optional_at(d, "retryBudget", retry_budget),
-        ports: ports.into_iter().map(|(of_port, _)| of_port).collect(),
+        ports: ports
+            .into_iter()
+            .enumerate()
+            .map(|(index, ((port, policy), _))| (port, PortPolicy { index, policy }))
+            .collect(),
         ..parts(d, &fields)
     })
 }

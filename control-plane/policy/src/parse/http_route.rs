@@ -86,7 +86,7 @@ fn settings(d: &mut Decoder, fields: &Fields<'_>) -> RuleSettings {
                 filled_list(d, item, http_match::decode)
             })
             .unwrap_or_default(),
-        timeout: fields.optional(d, "timeout", duration),
+        timeout: fields.optional_at(d, "timeout", duration),
         headers: fields
             .optional(d, "headers", http_headers::decode)
             .unwrap_or_default(),

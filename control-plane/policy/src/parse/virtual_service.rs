@@ -53,7 +53,10 @@ pub(super) fn decode(d: &mut Decoder, item: Item<'_>, namespace: &str) -> Option
     if fields.has("hosts") {
         // Zero is Istio's way to say "none". In a delegate it still has to undo the other's.
         for rule in &mut http {
-            rule.timeout = rule.timeout.filter(|timeout| !timeout.is_zero());
+            rule.timeout = rule
+                .timeout
+                .take()
+                .filter(|timeout| !timeout.value.is_zero());
         }
     } else {
         refuse_in_a_delegate(d, &fields, &delegations);

@@ -46,7 +46,16 @@ pub struct TrafficPolicy {
     pub retry_budget: Option<At<RetryBudget>>,
     /// `portLevelSettings`: what is set there takes the place of all of the above for that port; what is not is the
     /// default, not the host's (Istio). Its values have no `ports` of their own.
-    pub ports: BTreeMap<u16, Self>,
+    pub ports: BTreeMap<u16, PortPolicy>,
+}
+
+/// One of `portLevelSettings`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct PortPolicy {
+    /// Its place in the list.
+    pub index: usize,
+    /// What holds for the port.
+    pub policy: TrafficPolicy,
 }
 
 /// `retryBudget`.

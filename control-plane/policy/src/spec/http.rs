@@ -20,7 +20,7 @@ pub struct HttpRoute {
     /// What to do.
     pub action: HttpAction,
     /// Time for the whole request. None = unlimited. Never zero, but in a delegate, where `0s` undoes the other's.
-    pub timeout: Option<Duration>,
+    pub timeout: Option<At<Duration>>,
     /// Header edits on the way there and back.
     pub headers: HeaderEdits,
     /// `rewrite`.
@@ -55,7 +55,7 @@ pub struct RuleSettings {
     pub position: Position,
     pub name: Option<String>,
     pub matches: Vec<HttpMatch>,
-    pub timeout: Option<Duration>,
+    pub timeout: Option<At<Duration>>,
     pub headers: HeaderEdits,
     pub rewrite: Option<Rewrite>,
     pub retries: Option<At<Retries>>,

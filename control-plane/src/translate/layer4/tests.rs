@@ -380,3 +380,22 @@ spec:
     );
     assert!(!seen.names(Listener).contains(&"127.0.0.1_7001".to_owned()));
 }
+
+#[test]
+fn rules_of_a_wildcard_leave_the_names_that_they_do_not_name_their_own_way() {
+    let wildcard = HostName::canonical("*.example.com", "default", "cluster.local");
+    let seen = with_rules(
+        wildcard,
+        |_| Vec::new(),
+        |mesh| vec![tls_rule(mesh, &["pay.example.com"], "db")],
+    );
+    let listener = seen.json(Listener, "127.0.0.1_8443");
+    let chains = listener["filterChains"].as_array().unwrap();
+    let names: Vec<&Value> = chains
+        .iter()
+        .map(|chain| &chain["filterChainMatch"]["serverNames"][0])
+        .collect();
+    assert_eq!(names, ["pay.example.com", "cdn.example.com"]);
+    let proxied = proxies(&listener);
+    assert_eq!(proxied[1]["cluster"], "outbound|443||cdn.example.com");
+}

@@ -60,7 +60,9 @@ impl Builder<'_> {
         RouteAction {
             cluster_specifier: Some(specifier),
             hash_policy,
-            timeout: Some(duration(rule.timeout.unwrap_or_default())),
+            timeout: Some(duration(
+                rule.timeout.as_ref().map(|at| at.value).unwrap_or_default(),
+            )),
             retry_policy: Some(retry::policy(rule.retries.as_ref().map(|at| &at.value))),
             prefix_rewrite: path.unwrap_or_default(),
             regex_rewrite: regex.map(|regex| RegexMatchAndSubstitute {
@@ -158,17 +160,24 @@ impl Builder<'_> {
 
     /// What all `destinations` say of hedging; if they differ, the more careful of it. None if one says nothing.
     pub(super) fn hedging<'h>(
-        &self,
+        &mut self,
         destinations: impl IntoIterator<Item = (&'h HostName, Option<&'h str>)>,
     ) -> Option<Hedge> {
-        let mut all = destinations.into_iter().map(|(host, subset)| {
-            let (_, policy) = self.mesh.destination_policy(host, subset)?;
+        let (mesh, client) = (self.mesh, self.caller.client());
+        let mut by_caller = false;
+        let all = destinations.into_iter().map(|(host, subset)| {
+            by_caller |= is_by_caller(mesh, host);
+            let (_, policy) = mesh.destination_policy_for(host, subset, client)?;
             let hedging = policy.hedging.as_ref()?;
             Some(Hedge {
                 of: hedging.value,
                 position: hedging.position.clone(),
             })
         });
+        // All of them, so that each is asked whether callers are told apart.
+        let all: Vec<Option<Hedge>> = all.collect();
+        self.by_caller |= by_caller;
+        let mut all = all.into_iter();
         let first = all.next()??;
         all.try_fold(first, |sum, next| {
             let next = next?;

@@ -26,6 +26,7 @@ pub(super) fn of_rule(rule: &HttpRoute, document: &Object, hedge: Option<&Hedge>
         ("hedge", hedge.map(|hedge| &hedge.position)),
         ("mirrors", rule.mirrors.first().map(|first| &first.position)),
         ("retries", retries.map(|at| &at.position)),
+        ("timeout", rule.timeout.as_ref().map(|at| &at.position)),
     ];
     object(
         decided

@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use outrigger_policy::{
     Balancer, ConnectionPool, DestinationRule, HashAlgorithm, HashKey, LoadBalancer,
-    OutlierDetection, Protocol, RetryBudget, TcpKeepalive, TrafficPolicy, UpstreamProtocol, Warmup,
+    OutlierDetection, PortPolicy, Protocol, RetryBudget, TcpKeepalive, TrafficPolicy,
+    UpstreamProtocol, Warmup,
 };
 
 use super::*;
@@ -280,8 +281,9 @@ fn a_ports_settings_inherit_nothing_and_a_subset_overrides_part_by_part() {
     ];
     for ((host, port, subset, subset_port), of_host, of_subset) in table {
         let given = with(move |rule| {
-            let ports =
-                |policy: &Option<TrafficPolicy>| policy.clone().map(|policy| (9080, policy));
+            let ports = |policy: &Option<TrafficPolicy>| {
+                policy.clone().map(|policy| (9080, of_port(policy)))
+            };
             rule.traffic_policy = host.clone();
             rule.traffic_policy.ports = ports(&port).into_iter().collect();
             rule.subsets[0].traffic_policy = subset.clone();
@@ -293,11 +295,15 @@ fn a_ports_settings_inherit_nothing_and_a_subset_overrides_part_by_part() {
     }
 }
 
+fn of_port(policy: TrafficPolicy) -> PortPolicy {
+    PortPolicy { index: 0, policy }
+}
+
 #[test]
 fn another_port_keeps_the_hosts_settings() {
     let given = with(|rule| {
         rule.traffic_policy = connections(1);
-        rule.traffic_policy.ports = [(80, connections(2))].into();
+        rule.traffic_policy.ports = [(80, of_port(connections(2)))].into();
     });
     let given = given.instance("reviews", 80, "v1", "10.0.0.1:80");
     let other = "outbound|80||reviews.default.svc.cluster.local";

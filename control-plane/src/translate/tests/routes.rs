@@ -151,3 +151,11 @@ fn a_port_that_no_rule_is_for_keeps_its_service() {
     assert_eq!(own.len(), 1);
     assert_eq!(own[0]["directResponse"]["status"], 418);
 }
+
+#[test]
+fn the_line_of_a_timeout_travels_with_it() {
+    let rule = "  - timeout: 3s\n    route: [{destination: {host: reviews}}]\n";
+    let found = routes(rule);
+    let own = &found[0]["metadata"]["filterMetadata"]["outrigger"];
+    assert_eq!(own["positions"], json!({"timeout": "routes.yaml:7:14"}));
+}

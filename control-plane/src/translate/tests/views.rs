@@ -379,3 +379,87 @@ fn callers_under_one_rule_share_its_clusters() {
     let selected = cluster(&from("default", &[("app", "frontend")]));
     assert!(!Arc::ptr_eq(&one, &selected));
 }
+
+fn document(kind: &str, name: &str, spec: &str) -> String {
+    let version = if kind == "DestinationPolicy" {
+        "outrigger.dev/v1"
+    } else {
+        "networking.istio.io/v1"
+    };
+    let (namespace, name) = name.split_once('/').unwrap();
+    format!(
+        "apiVersion: {version}\nkind: {kind}\nmetadata: {{name: {name}, namespace: {namespace}}}\nspec: {spec}\n"
+    )
+}
+
+fn of_namespace(namespace: &str) -> NodeInfo {
+    NodeInfo {
+        namespace: namespace.to_owned(),
+        ..node()
+    }
+}
+
+#[test]
+fn a_destination_policy_of_a_third_namespace_is_for_its_own_calls() {
+    let policy = |name: &str, failures: u32, percent: u32| {
+        let spec = format!(
+            "{{host: reviews.default.svc.cluster.local, circuitBreaker: {{consecutiveFailures: {failures}}}, hedging: {{after: 1s, budgetPercent: {percent}}}}}"
+        );
+        document("DestinationPolicy", name, &spec)
+    };
+    let given = reviews()
+        .policy("a", &policy("aaa/theirs", 1, 1))
+        .policy("b", &policy("default/ours", 7, 7));
+    for (namespace, expected) in [("aaa", 1), ("default", 7), ("zzz", 7)] {
+        let seen = given.seen_by(&of_namespace(namespace));
+        let cluster = seen.json(Cluster, REVIEWS);
+        let own = &cluster["metadata"]["filterMetadata"]["outrigger"];
+        let breaker = &own["circuit_breaker"];
+        assert_eq!(
+            breaker["consecutive_failures"],
+            json!(f64::from(expected)),
+            "{namespace}"
+        );
+        let routes = seen.routes("http_proxy", "reviews.default.svc.cluster.local:9080");
+        let hedge = &routes[0]["metadata"]["filterMetadata"]["outrigger"]["hedge"];
+        assert_eq!(
+            hedge["budget_percent"],
+            json!(f64::from(expected)),
+            "{namespace}"
+        );
+    }
+}
+
+#[test]
+fn who_sees_none_of_a_hosts_connection_rules_has_the_wildcards_routes() {
+    let exact =
+        "{hosts: [reviews], exportTo: ['.'], tcp: [{route: [{destination: {host: reviews}}]}]}";
+    let wild = "{hosts: ['*.default.svc.cluster.local'], exportTo: [zzz], http: [{directResponse: {status: 418}}]}";
+    let given = reviews()
+        .policy("a", &document("VirtualService", "default/exact", exact))
+        .policy("b", &document("VirtualService", "default/wild", wild));
+    for (namespace, expected) in [("zzz", true), ("default", false), ("other", false)] {
+        let seen = given.seen_by(&of_namespace(namespace));
+        let routes = seen.routes("http_proxy", "reviews.default.svc.cluster.local:9080");
+        let teapot = routes[0]["directResponse"]["status"] == 418;
+        assert_eq!(teapot, expected, "{namespace}: {routes:?}");
+    }
+}
+
+#[test]
+fn a_name_of_the_outside_is_verified_as_it_is_written_whatever_namespaces_there_are() {
+    let entry = "{hosts: [pkg.dev], ports: [{number: 443, name: http, protocol: HTTP}], resolution: STATIC, endpoints: \
+                 [{address: 10.0.0.7}]}";
+    let rule = "{host: pkg.dev, trafficPolicy: {tls: {mode: SIMPLE}}}";
+    let given = reviews()
+        .policy("a", &document("ServiceEntry", "default/pkg", entry))
+        .policy("b", &document("DestinationRule", "default/pkg", rule))
+        .policy(
+            "c",
+            &document("Sidecar", "dev/other", "{egress: [{hosts: ['./*']}]}"),
+        );
+    let cluster = given
+        .seen_by(&node())
+        .json(Cluster, "outbound|443||pkg.dev");
+    assert_eq!(cluster["transportSocket"]["typedConfig"]["sni"], "pkg.dev");
+}

@@ -4,13 +4,13 @@ use std::sync::Arc;
 
 use super::Checker;
 use crate::{
-    At, Balancer, ConnectionMatch, DestinationPolicy, DestinationRule, LoadBalancer, Object,
-    Position, Retries, TrafficPolicy, mesh::merge::named,
+    At, Balancer, Code, ConnectionMatch, DestinationPolicy, DestinationRule, LoadBalancer, Object,
+    PortPolicy, Position, Retries, TrafficPolicy, mesh::merge::named,
 };
 
 impl Checker<'_> {
     /// Conditions that need something which an operator cannot write, or nobody sends.
-    pub(super) fn retries(&mut self, retries: Option<&At<Retries>>, rule: &str) {
+    pub(super) fn retries(&mut self, object: &Object, retries: Option<&At<Retries>>, rule: &str) {
         let Some(retries) = retries else {
             return;
         };
@@ -30,13 +30,16 @@ impl Checker<'_> {
             };
             let message = format!("{condition} has no effect: {why}");
             let path = format!("{rule}.retries.retryOn");
-            self.found.warn(&retries.position, path, message);
+            let code = Code::RetryConditionWithoutEffect;
+            self.found
+                .warn(code, object, &retries.position, path, message);
         }
     }
 
     /// Where a connection was going to is known only where it was redirected, and nobody redirects one yet.
     pub(super) fn subnets<'m>(
         &mut self,
+        object: &Object,
         matches: impl Iterator<Item = &'m ConnectionMatch>,
         position: &Position,
         rule: &str,
@@ -47,7 +50,9 @@ impl Checker<'_> {
             }
             let message = "has no effect, and the match never holds: applications connect to a port of localhost, not to the address of the destination";
             let path = format!("{rule}.match[{number}].destinationSubnets");
-            self.found.warn(position, path, message.to_owned());
+            let code = Code::SubnetNeverKnown;
+            self.found
+                .warn(code, object, position, path, message.to_owned());
         }
     }
 
@@ -77,7 +82,7 @@ impl Checker<'_> {
         path: &str,
     ) {
         let effective = spec.effective_policy(subset);
-        self.failover(written, effective.outlier_detection.is_some(), path);
+        self.failover(object, written, effective.outlier_detection.is_some(), path);
         if let (Some(budget), Some(pool)) = (&effective.retry_budget, &effective.connection_pool)
             && pool.value.max_retries.is_some()
             && (written.retry_budget.is_some() || written.connection_pool.is_some())
@@ -87,22 +92,30 @@ impl Checker<'_> {
                 budget.position
             );
             let path = format!("{path}.connectionPool.http.maxRetries");
-            self.found.warn(&pool.position, path, message);
+            let code = Code::RetriesLimitBesideBudget;
+            self.found.warn(code, object, &pool.position, path, message);
         }
         let host = self.mesh.host(&spec.host.value, &object.key.namespace);
-        for (index, (port, policy)) in written.ports.iter().enumerate() {
+        for (port, PortPolicy { index, policy }) in &written.ports {
             let path = format!("{path}.portLevelSettings[{index}]");
-            self.failover(policy, policy.outlier_detection.is_some(), &path);
+            self.failover(object, policy, policy.outlier_detection.is_some(), &path);
             let place = At {
                 value: spec.host.value.clone(),
                 position: policy.position().unwrap_or(&spec.host.position).clone(),
             };
-            self.port(&host, *port, &place, &format!("{path}.port.number"));
+            let code = Code::PortPolicyUnknownPort;
+            self.port(
+                (code, object),
+                &host,
+                *port,
+                &place,
+                &format!("{path}.port.number"),
+            );
         }
     }
 
     /// Without ejection nothing ever fails over (Istio).
-    fn failover(&mut self, policy: &TrafficPolicy, ejects: bool, path: &str) {
+    fn failover(&mut self, object: &Object, policy: &TrafficPolicy, ejects: bool, path: &str) {
         let Some(balancer) = policy.load_balancer.as_ref().filter(|_| !ejects) else {
             return;
         };
@@ -114,8 +127,9 @@ impl Checker<'_> {
         }
         let message = "has no effect without outlierDetection, which says when an endpoint has failed; add that";
         let path = format!("{path}.loadBalancer.localityLbSetting");
+        let code = Code::FailoverWithoutEjection;
         self.found
-            .warn(&balancer.position, path, message.to_owned());
+            .warn(code, object, &balancer.position, path, message.to_owned());
     }
 
     /// What of a DestinationPolicy does not go with the DestinationRules for its host.
@@ -123,7 +137,16 @@ impl Checker<'_> {
         let host = self.mesh.host(&spec.host.value, &object.key.namespace);
         let subset = spec.subset.as_ref().map(|subset| subset.value.as_str());
         let mesh = self.mesh;
-        let rules: Vec<_> = mesh.destination_rules_of(&host).collect();
+        // What others write for their own calls does not go together with it, and need not.
+        let own_namespace = object.key.namespace.as_str();
+        let homes: Vec<&str> = mesh.namespaces_of(&host).collect();
+        let rules = mesh.destination_rules_of(&host).filter(|merged| {
+            merged.sources.iter().any(|source| {
+                let home = source.key.namespace.as_str();
+                home == own_namespace || homes.is_empty() || homes.contains(&home)
+            })
+        });
+        let rules: Vec<_> = rules.collect();
         let policies = || {
             rules.iter().flat_map(|merged| {
                 // Without a subset it is for all of them.
@@ -146,32 +169,57 @@ impl Checker<'_> {
         if let (Some(own), Some((merged, balancer))) = (&spec.balancer, &hashed)
             && let Some(rule) = merged.sources.first()
         {
-            if self.found.newer(rule, object) {
+            if self.found.newer(rule, object) && rule.key.namespace != own_namespace {
+                // The service's own document is not refused for what a client has written.
+                let message = format!(
+                    "has no effect: {} hashes requests to {host} consistently",
+                    named(rule)
+                );
+                let code = Code::BalancerBesideHash;
+                self.found
+                    .warn(code, object, &own.position, "spec.balancer", message);
+            } else if self.found.newer(rule, object) {
                 let message = format!(
                     "hashes consistently, and {} chooses another balancer for {host}; keep one of them",
                     named(object)
                 );
                 let path = "spec.trafficPolicy.loadBalancer.consistentHash";
-                self.found.error(&balancer.position, path, message);
+                self.found.error(
+                    Code::BalancerBesideHash,
+                    rule,
+                    &balancer.position,
+                    path,
+                    message,
+                );
             } else {
                 let message = format!(
                     "chooses a balancer for {host}, and {} hashes consistently; keep one of them",
                     named(rule)
                 );
-                self.found.error(&own.position, "spec.balancer", message);
+                let path = "spec.balancer";
+                self.found.error(
+                    Code::BalancerBesideHash,
+                    object,
+                    &own.position,
+                    path,
+                    message,
+                );
             }
         }
         if let Some(bound) = spec.bounded_load.as_ref().filter(|_| hashed.is_none()) {
             let message =
                 format!("has no effect: no DestinationRule hashes requests to {host} consistently");
+            let code = Code::BoundedLoadWithoutHash;
             self.found
-                .warn(&bound.position, "spec.boundedLoad", message);
+                .warn(code, object, &bound.position, "spec.boundedLoad", message);
         }
         let limited = policies().any(|(_, policy)| policy.connection_pool.is_some());
         if let Some(limits) = spec.service_limits.as_ref().filter(|_| !limited) {
             let message =
                 format!("has no effect: no DestinationRule has a connectionPool for {host}");
-            self.found.warn(&limits.position, "spec.limits", message);
+            let code = Code::ServiceLimitsWithoutLimits;
+            self.found
+                .warn(code, object, &limits.position, "spec.limits", message);
         }
     }
 }

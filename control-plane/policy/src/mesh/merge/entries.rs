@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::{Found, named};
-use crate::{HostName, Object, ServiceEntry, ServicePort};
+use crate::{Code, HostName, Object, ServiceEntry, ServicePort};
 
 /// Entries for one host add endpoints; what the service is, they have to agree on. The newer of two
 /// that do not is left out.
@@ -31,7 +31,7 @@ pub(super) fn compare(
             .first()
             .map_or(&this.0.position, |host| &host.position);
         let message = format!("{host} {what} in {}; make them agree", named(other));
-        found.error(position, path, message);
+        found.error(Code::EntriesDisagree, &this.0, position, path, message);
         refused.push(this.0.key.clone());
     }
     entries.retain(|(object, _)| !refused.contains(&object.key));

@@ -1,9 +1,9 @@
-//! One DestinationPolicy for each host and subset: the newer of two is refused.
+//! One DestinationPolicy of a namespace for each host and subset: the newer of two is refused.
 
 use std::sync::Arc;
 
 use super::{Found, named};
-use crate::{DestinationPolicy, HostName, Object};
+use crate::{Code, DestinationPolicy, HostName, Object};
 
 pub(super) fn merge(
     host: &HostName,
@@ -14,7 +14,7 @@ pub(super) fn merge(
     documents.sort_by_key(|(object, _)| found.age(object));
     let mut by_age = documents.into_iter();
     let (oldest, policy) = by_age.next()?;
-    for (_, newer) in by_age {
+    for (object, newer) in by_age {
         let what = if subset.is_empty() {
             host.to_string()
         } else {
@@ -30,7 +30,7 @@ pub(super) fn merge(
         } else {
             "spec.subset"
         };
-        found.error(&place.position, path, message);
+        found.error(Code::PolicyInTwo, object, &place.position, path, message);
     }
     Some((Arc::clone(oldest), policy.clone()))
 }

@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use super::{Found, named};
 use crate::{
-    ConnectionMatch, ExportTo, HostName, HttpMatch, HttpRoute, MergedVirtualService, Object,
+    Code, ConnectionMatch, ExportTo, HostName, HttpMatch, HttpRoute, MergedVirtualService, Object,
     Position, StringMatch, TcpRoute, TlsRoute, VirtualService, mesh::delegate::Rule,
 };
 
@@ -85,7 +85,7 @@ fn ordered<'a>(
                 "takes every {what} to {host}, and so does {}; give one a match, or put both into one document",
                 named(other.object)
             );
-            found.error(position, path, message);
+            found.error(Code::TwoCatchAlls, document.object, position, path, message);
         } else {
             kept.push((number, document));
         }
@@ -113,7 +113,9 @@ fn refuse_same_names(documents: &[Document<'_>], found: &mut Found) {
                     name.value,
                     named(other.object)
                 );
-                found.error(&name.position, format!("spec.tls[{index}]"), message);
+                let path = format!("spec.tls[{index}]");
+                let object = document.object;
+                found.error(Code::ServerNameInTwo, object, &name.position, path, message);
             } else {
                 others.push(document);
             }

@@ -12,7 +12,7 @@ use std::{
 
 use super::{Found, named};
 use crate::{
-    DestinationRule, ExportTo, HostName, MergedDestinationRule, Object, Subset, TrafficPolicy,
+    Code, DestinationRule, ExportTo, HostName, MergedDestinationRule, Object, Subset, TrafficPolicy,
 };
 
 /// A document.
@@ -33,7 +33,7 @@ pub struct NamespaceRules {
 
 impl NamespaceRules {
     /// What holds for clients of `namespace` that no selector takes.
-    pub(in crate::mesh) fn seen_from(&self, namespace: &str) -> Option<&MergedDestinationRule> {
+    pub(crate) fn seen_from(&self, namespace: &str) -> Option<&MergedDestinationRule> {
         let index = self.named.get(namespace).copied().unwrap_or(self.other)?;
         self.merged.get(index)
     }
@@ -150,7 +150,8 @@ fn without_contradictions<'a>(
                 named(other.document.0)
             );
             let position = position.unwrap_or(&rule.host.position);
-            found.error(position, "spec.trafficPolicy", message);
+            let path = "spec.trafficPolicy";
+            found.error(Code::PolicyInTwo, object, position, path, message);
         }
         let policy = has_policy && policy_of.is_none();
         let mut subsets = BTreeMap::new();
@@ -165,7 +166,8 @@ fn without_contradictions<'a>(
                 named(other.document.0)
             );
             let path = format!("spec.subsets[{index}].name");
-            found.error(&subset.name.position, path, message);
+            let position = &subset.name.position;
+            found.error(Code::SubsetInTwo, object, position, path, message);
         }
         kept.push(Kept {
             document: (object, rule),

@@ -367,7 +367,7 @@ fn a_subsets_own_policy_beats_the_hosts() {
         .apply("2", "DestinationPolicy", "v1", &policy(", subset: v1"));
     let mesh = world.mesh();
     let found = |subset| {
-        let found = mesh.destination_policy(&name("a"), subset).expect("one");
+        let found = policy_for(&mesh, subset, "web").expect("one");
         found.0.key.name.clone()
     };
     assert_eq!(found(None), "host");
@@ -402,6 +402,107 @@ fn two_destination_policies_for_one_host_are_refused_naming_both() {
              a.shop.svc.cluster.local; apply one together with this document",
         ]
     );
-    let kept = mesh.destination_policy(&name("a"), None).expect("one");
+    let kept = policy_for(&mesh, None, "shop").expect("one");
     assert_eq!(kept.0.key.name, "z", "the older one stays in force");
+}
+
+/// Which DestinationPolicy clients of `namespace` have towards `a`.
+fn policy_for<'m>(
+    mesh: &'m Mesh,
+    subset: Option<&str>,
+    namespace: &str,
+) -> Option<&'m (std::sync::Arc<crate::Object>, crate::DestinationPolicy)> {
+    let labels = labels(&[]);
+    let client = Client {
+        namespace,
+        labels: &labels,
+    };
+    mesh.destination_policy_for(&name("a"), subset, client)
+}
+
+#[test]
+fn a_destination_policy_of_a_third_namespace_is_for_its_own_calls_and_blocks_nobodys() {
+    let spec = "{host: a.shop.svc.cluster.local, zoneAware: {}}";
+    let hashed = "{host: a, trafficPolicy: {loadBalancer: {consistentHash: {useSourceIp: true}}}}";
+    let world = world()
+        .registered(&["a"])
+        .apply(
+            "1",
+            "DestinationPolicy",
+            "aaa/theirs",
+            "{host: a.shop, balancer: {peakEwma: {}}}",
+        )
+        .apply("2", "DestinationPolicy", "shop/ours", spec)
+        .apply("3", "DestinationRule", "shop/ours", hashed);
+    let (mesh, found) = world.build();
+    assert_eq!(
+        found,
+        [
+            "Warning 1:4:32: spec.balancer: has no effect: DestinationRule shop/ours (3:1:1) hashes requests to \
+             a.shop.svc.cluster.local consistently"
+        ]
+    );
+    for (client, expected) in [("aaa", "theirs"), ("shop", "ours"), ("zzz", "ours")] {
+        let held = policy_for(&mesh, None, client).expect(client);
+        assert_eq!(held.0.key.name, expected, "{client}");
+    }
+}
+
+const TO_V1: &str =
+    "http: [{route: [{destination: {host: a.shop.svc.cluster.local, subset: v1}}]}]";
+
+#[test]
+fn a_rule_for_all_that_leads_to_a_subset_of_few_is_remarked_upon() {
+    let found = |namespace: &str, rule: &str, service: &str| {
+        let subsets = format!("{{host: a.shop.svc.cluster.local, subsets: [{{name: v1}}]{rule}}}");
+        let service = format!("{{hosts: [a.shop.svc.cluster.local], {TO_V1}{service}}}");
+        let world = world()
+            .registered(&["a"])
+            .apply("r", "DestinationRule", &format!("{namespace}/r"), &subsets)
+            .apply("s", "VirtualService", &format!("{namespace}/s"), &service);
+        world.diagnostics()
+    };
+    let none: [&str; 0] = [];
+    assert_eq!(found("shop", "", ""), none);
+    assert_eq!(
+        found("shop", ", exportTo: ['.']", ", exportTo: ['.']"),
+        none
+    );
+    for (namespace, rule) in [("shop", ", exportTo: ['.']"), ("web", "")] {
+        let found = found(namespace, rule, "");
+        assert!(
+            found[0].starts_with("Warning s:")
+                && found[0].contains(&format!(
+                    "other namespaces than {namespace} have no subset \"v1\""
+                )),
+            "{found:#?}"
+        );
+    }
+}
+
+#[test]
+fn a_delegates_callers_are_those_of_the_document_that_delegates() {
+    let diagnostics = |root: &str| {
+        let subsets = "{host: a, exportTo: ['.'], subsets: [{name: v1}]}";
+        let root = format!(
+            "{{hosts: [a.shop.svc.cluster.local], exportTo: [{root}], http: [{{delegate: {{name: d, namespace: shop}}}}]}}"
+        );
+        let world = world()
+            .registered(&["a"])
+            .apply("r", "DestinationRule", "r", subsets)
+            .apply(
+                "d",
+                "VirtualService",
+                "d",
+                &format!("{{exportTo: [gw], {TO_V1}}}"),
+            )
+            .apply("g", "VirtualService", "gw/root", &root);
+        world.diagnostics()
+    };
+    assert_eq!(diagnostics("shop"), Vec::<String>::new());
+    let refused = diagnostics("gw");
+    assert!(
+        refused[0].starts_with("Error d:") && refused[0].contains("clients of gw have no subset"),
+        "{refused:#?}"
+    );
 }

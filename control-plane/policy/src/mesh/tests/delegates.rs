@@ -59,7 +59,7 @@ fn a_delegates_rules_take_the_place_of_the_rule_that_names_it() {
     );
     let merged = &mesh.virtual_services[&name("a")].http;
     assert_eq!(merged[0].1.timeout, None, "undone by 0s");
-    let seconds = |n: usize| merged[n].1.timeout.map(|timeout| timeout.as_secs());
+    let seconds = |n: usize| merged[n].1.timeout.as_ref().map(|at| at.value.as_secs());
     assert_eq!(seconds(1), Some(5), "the delegating rule's");
     let attempts = |n: usize| merged[n].1.retries.as_ref().map(|at| at.value.attempts);
     assert_eq!((attempts(0), attempts(1)), (Some(1), Some(9)));

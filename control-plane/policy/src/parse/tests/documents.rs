@@ -131,7 +131,8 @@ fn every_effective_field_is_accepted() {
     let Spec::VirtualService(service) = &objects[0].spec else {
         panic!("want a VirtualService");
     };
-    assert_eq!(service.http[0].timeout, Some(Duration::from_millis(2500)));
+    let timeout = service.http[0].timeout.as_ref().map(|at| at.value);
+    assert_eq!(timeout, Some(Duration::from_millis(2500)));
     assert_eq!(
         service.http[0].matches[0].headers["user-agent"],
         StringMatch::Present
@@ -206,4 +207,21 @@ fn bytes_have_to_be_utf_8() {
         ]
     );
     assert!(parse_bytes("f", OPERATORS[0].1.as_bytes(), "default", &limits).is_ok());
+}
+
+#[test]
+fn what_istio_takes_for_unset_or_for_a_label_is_taken() {
+    let http = "{hosts: [a], http: [{route: [{destination: {host: a, subset: V1}, weight: 0}]}]}";
+    let service = spec_of!(VirtualService, one(&document("VirtualService", http)));
+    let HttpAction::Route(to) = &service.http[0].action else {
+        panic!("want a route");
+    };
+    assert_eq!(to[0].weight, 100, "alone, a weight of 0 is none");
+    assert_eq!(
+        to[0].subset.as_ref().map(|at| at.value.as_str()),
+        Some("V1")
+    );
+    let rule = "{host: a, subsets: [{name: V1, labels: {version: v1}}]}";
+    let rule = spec_of!(DestinationRule, one(&document("DestinationRule", rule)));
+    assert_eq!(rule.subsets[0].name.value, "V1");
 }

@@ -367,3 +367,34 @@ fn each_field_that_the_program_knows_is_in_the_reference() {
         }
     }
 }
+
+#[test]
+fn each_field_has_one_row() {
+    let mut seen = std::collections::BTreeSet::new();
+    for row in rows() {
+        let of = (row.kind, row.path.clone(), row.value.clone());
+        assert!(seen.insert(of), "{row:?} is there twice");
+    }
+}
+
+#[test]
+fn what_is_not_supported_yet_is_refused_at_its_line_with_what_would_be_right() {
+    let table = [
+        (
+            "{host: a, trafficPolicy: {loadBalancer: {simple: PASSTHROUGH}}}",
+            "f:4:56: spec.trafficPolicy.loadBalancer.simple: PASSTHROUGH is not supported yet; want ",
+        ),
+        (
+            "{host: a, trafficPolicy: {tunnel: {targetHost: b}}}",
+            "f:4:33: spec.trafficPolicy.tunnel: not supported yet; remove it, nothing would act on it",
+        ),
+        (
+            "{host: a, trafficPolicy: {proxyProtocol: {version: V2}}}",
+            "f:4:33: spec.trafficPolicy.proxyProtocol: not supported yet; remove it, nothing would act on it",
+        ),
+    ];
+    for (spec, expected) in table {
+        let errors = super::errors(&super::document("DestinationRule", spec));
+        assert!(errors[0].starts_with(expected), "{errors:?}");
+    }
+}

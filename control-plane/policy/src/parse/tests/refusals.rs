@@ -88,9 +88,9 @@ fn a_virtual_service_is_refused_in_words_that_help() {
                 ],
             ),
             (
-                "{hosts: [a], http: [{route: [{destination: {host: a, subset: V1, port: {number: 0}}, weight: 1.5}]}]}",
+                "{hosts: [a], http: [{route: [{destination: {host: a, subset: V_, port: {number: 0}}, weight: 1.5}]}]}",
                 &[
-                    "f:4:68: spec.http[0].route[0].destination.subset: found \"V1\": 'V' cannot be in it; lower-case letters, digits and - can",
+                    "f:4:68: spec.http[0].route[0].destination.subset: found \"V_\": '_' cannot be in it; letters, digits and - can",
                     "f:4:87: spec.http[0].route[0].destination.port.number: found the number 0, want a whole number from 1 to 65535",
                     "f:4:100: spec.http[0].route[0].weight: found the number 1.5, want a whole number from 0 to 1000000",
                 ],
@@ -263,7 +263,7 @@ fn a_destination_rule_is_refused_in_words_that_help() {
                 &[
                     "f:4:56: spec.trafficPolicy.loadBalancer.simple: PASSTHROUGH is not supported yet; want a load balancer: UNSPECIFIED, LEAST_REQUEST, LEAST_CONN, ROUND_ROBIN, RANDOM",
                     "f:4:75: spec.trafficPolicy.tls.mode: missing; want ISTIO_MUTUAL, MUTUAL, SIMPLE or DISABLE",
-                    "f:4:118: spec.trafficPolicy.connectionPool.tcp.maxConnections: found 0, which could mean none or unlimited; remove the field for unlimited",
+                    "f:4:118: spec.trafficPolicy.connectionPool.tcp.maxConnections: found 0, which could mean none or unlimited (to Istio, unlimited); remove the field for unlimited",
                 ],
             ),
             (

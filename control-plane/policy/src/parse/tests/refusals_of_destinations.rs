@@ -168,7 +168,7 @@ fn a_pool_is_refused_in_words_that_help() {
                     "f:4:135: spec.trafficPolicy.connectionPool.tcp.maxConnectionDuration: found zero, want at least 1ms",
                     "f:4:152: spec.trafficPolicy.connectionPool.tcp.idleTimeout: found the number 5, want a duration such as 30s, 1.5s, 500ms or 1h30m; which unit?",
                     "f:4:180: spec.trafficPolicy.connectionPool.http.h2UpgradePolicy: found \"UPGRADES\", want an upgrade policy: DEFAULT, UPGRADE, DO_NOT_UPGRADE; did you mean \"UPGRADE\"?",
-                    "f:4:212: spec.trafficPolicy.connectionPool.http.maxConcurrentStreams: found 0, which could mean none or unlimited; remove the field for unlimited",
+                    "f:4:212: spec.trafficPolicy.connectionPool.http.maxConcurrentStreams: found 0, which could mean none or unlimited (to Istio, unlimited); remove the field for unlimited",
                 ],
             ),
             (
@@ -269,10 +269,10 @@ fn a_destination_policy_is_refused_in_words_that_help() {
                 ],
             ),
             (
-                "{host: '*.a', subset: A, balancer: {}, boundedLoad: {percent: 100}, zoneAware: {minimumEndpoints: -1}}",
+                "{host: '*.a', subset: _, balancer: {}, boundedLoad: {percent: 100}, zoneAware: {minimumEndpoints: -1}}",
                 &[
                     "f:4:14: spec.host: found \"*.a\": a wildcard is not supported yet here; name one host",
-                    "f:4:29: spec.subset: found \"A\": 'A' cannot be in it; lower-case letters, digits and - can",
+                    "f:4:29: spec.subset: found \"_\": '_' cannot be in it; letters, digits and - can",
                     "f:4:42: spec.balancer.peakEwma: missing; want peakEwma, possibly {}",
                     "f:4:69: spec.boundedLoad.percent: found the number 100, want a whole number from 101 to 1000",
                     "f:4:105: spec.zoneAware.minimumEndpoints: found the number -1, want a whole number from 0 to 2147483647",
