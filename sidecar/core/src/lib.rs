@@ -33,9 +33,7 @@ pub use connection::{ConnectionRoute, ConnectionRoutes, NameTwice};
 pub use keepalive::KeepAlive;
 pub use limits::{Limits, LimitsScope, Overflow, Permit, Thresholds};
 pub use outlier::{Outcome, OutlierConfig, Standing};
-pub use retry::{
-    Progress, RetryBudget, RetryDecision, RetryOn, RetryPermit, RetryPolicy, StopReason,
-};
+pub use retry::{Progress, RetryBudget, RetryOn, RetryPermit, RetryPolicy, StopReason};
 pub use route::{
     Abort, Action, ClusterChoice, Cors, CorsVerdict, Edit, Facts, Fault, Features, Format,
     HashCookie, HashPolicy, HeaderEdits, HeaderMatch, Hedge, Mirror, NoRoute, PathMatch, Positions,

@@ -103,20 +103,6 @@ pub struct Tried<'a> {
     pub endpoint_left: bool,
 }
 
-/// What to do after a failed attempt.
-#[derive(Debug)]
-pub enum RetryDecision {
-    /// Send again, `after` this time, holding `permit` until the attempt has ended.
-    Again {
-        /// Between zero and the interval (full jitter), so that callers that failed together part.
-        after: Duration,
-        /// A share of the budget.
-        permit: RetryPermit,
-    },
-    /// Answer with what there is.
-    Stop(StopReason),
-}
-
 /// Why there is no further attempt.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum StopReason {
@@ -197,34 +183,34 @@ impl RetryPolicy {
         self.on.answered(status, headers, &self.codes)
     }
 
-    /// Decides. `in_flight` counts the cluster's requests now, this one included.
-    pub fn decide(
+    /// Takes what the budget has left for another try, of a request for which [`Self::due`] says `seen`: how long to wait, between
+    /// zero and the interval (full jitter, so that callers that failed together part),
+    /// before it, and what stands for it. `in_flight` counts the cluster's requests now, this one included. To be asked
+    /// after every other limit, as what the budget gave for ten seconds is not given back.
+    ///
+    /// # Errors
+    /// Which budget is used up.
+    pub fn spend(
         &self,
-        tried: &Tried<'_>,
+        (seen, made): (bool, u32),
         budget: &Arc<RetryBudget>,
         in_flight: u32,
         now: Moment,
         rng: &mut fastrand::Rng,
-    ) -> RetryDecision {
-        let seen = match self.due(tried) {
-            Ok(seen) => seen,
-            Err(reason) => return RetryDecision::Stop(reason),
-        };
-        let Some(permit) = budget.try_acquire(in_flight) else {
-            return RetryDecision::Stop(StopReason::Budget);
-        };
+    ) -> Result<(Duration, RetryPermit), StopReason> {
+        let permit = budget.try_acquire(in_flight).ok_or(StopReason::Budget)?;
         if seen && !budget.try_repeat(now) {
-            return RetryDecision::Stop(StopReason::Window);
+            return Err(StopReason::Window);
         }
         budget.count();
-        RetryDecision::Again {
-            after: self.interval(tried.made).mul_f64(rng.f64()),
-            permit,
-        }
+        Ok((self.interval(made).mul_f64(rng.f64()), permit))
     }
 
-    /// Apart from budgets; Ok(whether a server may have seen the request).
-    fn due(&self, tried: &Tried<'_>) -> Result<bool, StopReason> {
+    /// Whether the rules, budgets apart, allow another try; Ok(whether a server may have seen the request).
+    ///
+    /// # Errors
+    /// Why not.
+    pub fn due(&self, tried: &Tried<'_>) -> Result<bool, StopReason> {
         let seen = match tried.failure {
             Failure::Without(Progress::Unsent) => false,
             Failure::Without(Progress::Limited) => return Err(StopReason::Limited),

@@ -4,7 +4,7 @@ use std::{borrow::Cow, rc::Rc, sync::Arc, time::Duration};
 
 use http::{HeaderValue, Response, request::Parts};
 use outrigger_core::{
-    Cluster, ClusterSlot, EndpointId, Hedge, Outcome, Progress, RetryDecision, RetryPolicy, Route,
+    Cluster, ClusterSlot, EndpointId, Hedge, Outcome, Progress, RetryPolicy, Route,
     WeightedCluster,
     retry::{Failure, StopReason, Tried},
 };
@@ -309,31 +309,35 @@ fn again(call: &Rc<Call>, plan: &Plan<'_>, held: &mut Held, tried: &Tried<'_>) -
     let cluster = plan.cluster;
     // The last retry has ended.
     held.retry = None;
-    let decision = plan.retry.decide(
-        tried,
+    let seen = match plan.retry.due(tried) {
+        Ok(seen) => seen,
+        Err(reason) => return stop(call, reason),
+    };
+    let Some(limit) = cluster.limits.retries.try_acquire(true) else {
+        call.exhaust();
+        return Again::Not(Code::OverflowRetries.as_str());
+    };
+    let spent = plan.retry.spend(
+        (seen, tried.made),
         &cluster.retries,
         cluster.limits.requests.used(),
         call.worker.shared.now(),
         &mut call.worker.rng.borrow_mut(),
     );
-    match decision {
-        RetryDecision::Again { after, permit } => match cluster.limits.retries.try_acquire(true) {
-            Some(limit) => {
-                held.retry = Some((permit, limit));
-                Again::After(after)
-            }
-            None => {
-                call.exhaust();
-                Again::Not(Code::OverflowRetries.as_str())
-            }
-        },
-        RetryDecision::Stop(reason) => {
-            if reason.is_exhaustion() {
-                call.exhaust();
-            }
-            Again::Not(reason.as_str())
+    match spent {
+        Ok((after, permit)) => {
+            held.retry = Some((permit, limit));
+            Again::After(after)
         }
+        Err(reason) => stop(call, reason),
     }
+}
+
+fn stop(call: &Call, reason: StopReason) -> Again {
+    if reason.is_exhaustion() {
+        call.exhaust();
+    }
+    Again::Not(reason.as_str())
 }
 
 /// There is no further try: what the last one left is the answer.

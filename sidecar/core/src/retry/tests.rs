@@ -3,7 +3,7 @@ use std::{sync::Arc, time::Duration};
 use http::{HeaderMap, HeaderName, HeaderValue, Method};
 
 use super::{
-    EXHAUSTED, Failure, Progress, RetryBudget, RetryDecision, RetryOn, RetryPolicy, StopReason,
+    EXHAUSTED, Failure, Progress, RetryBudget, RetryOn, RetryPermit, RetryPolicy, StopReason,
     Tried, is_idempotent,
 };
 use crate::Moment;
@@ -20,14 +20,22 @@ fn tried(failure: Failure<'_>) -> Tried<'_> {
     }
 }
 
+/// As the sidecar asks.
+fn again(
+    policy: &RetryPolicy,
+    tried: &Tried<'_>,
+    budget: &Arc<RetryBudget>,
+    rng: &mut fastrand::Rng,
+) -> Result<(Duration, RetryPermit), StopReason> {
+    let seen = policy.due(tried)?;
+    policy.spend((seen, tried.made), budget, 1, START, rng)
+}
+
 /// None = again.
 fn decide(policy: &RetryPolicy, tried: &Tried<'_>) -> Option<StopReason> {
     let budget = Arc::<RetryBudget>::default();
     let mut rng = fastrand::Rng::with_seed(1);
-    match policy.decide(tried, &budget, 1, START, &mut rng) {
-        RetryDecision::Again { .. } => None,
-        RetryDecision::Stop(reason) => Some(reason),
-    }
+    again(policy, tried, &budget, &mut rng).err()
 }
 
 fn asked(on: &str, codes: &[u16]) -> RetryPolicy {
@@ -270,12 +278,7 @@ fn waits_are_spread_from_zero_to_a_bound_that_doubles_up_to_ten_times() {
             ..tried(Failure::Without(Progress::Unsent))
         };
         let waits: Vec<Duration> = (0..1000)
-            .map(
-                |_| match policy.decide(&tried, &budget, 1, START, &mut rng) {
-                    RetryDecision::Again { after, .. } => after,
-                    RetryDecision::Stop(reason) => panic!("{reason:?}"),
-                },
-            )
+            .map(|_| again(&policy, &tried, &budget, &mut rng).unwrap().0)
             .collect();
         assert!(waits.iter().all(|wait| *wait <= bound));
         assert!(waits.iter().any(|wait| *wait < bound / 10));
@@ -342,7 +345,7 @@ fn what_the_window_refuses_is_no_retry() {
     let mut rng = fastrand::Rng::with_seed(3);
     let tried = tried(Failure::Without(Progress::MaybeSent));
     for _ in 0..10 {
-        drop(policy.decide(&tried, &budget, 1, START, &mut rng));
+        drop(again(&policy, &tried, &budget, &mut rng));
     }
     assert_eq!((budget.total(), budget.refused()), (3, 7));
 }
@@ -354,14 +357,9 @@ fn the_window_of_repeats_stops_only_what_a_server_may_have_seen() {
     let mut rng = fastrand::Rng::with_seed(3);
     let mut outcomes = |progress, times| -> Vec<Option<StopReason>> {
         let tried = tried(Failure::Without(progress));
-        std::iter::repeat_with(
-            || match policy.decide(&tried, &budget, 1, START, &mut rng) {
-                RetryDecision::Again { .. } => None,
-                RetryDecision::Stop(reason) => Some(reason),
-            },
-        )
-        .take(times)
-        .collect()
+        std::iter::repeat_with(|| again(&policy, &tried, &budget, &mut rng).err())
+            .take(times)
+            .collect()
     };
     assert_eq!(
         outcomes(Progress::MaybeSent, 4),

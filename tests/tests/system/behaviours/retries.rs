@@ -129,9 +129,9 @@ fn elsewhere() -> Vec<Behaviour> {
         }
     };
     let rule = "apiVersion: networking.istio.io/v1\nkind: DestinationRule\nmetadata: {name: HOST}\nspec: {host: HOST, trafficPolicy: {loadBalancer: {simple: ROUND_ROBIN, localityLbSetting: {enabled: true}}, outlierDetection: {consecutive5xxErrors: 100, interval: 1h}}}";
-    let service = |attempts: u8, more: &str| {
+    let service = |more: &str| {
         format!(
-            "apiVersion: networking.istio.io/v1\nkind: VirtualService\nmetadata: {{name: HOST}}\nspec: {{hosts: [HOST], http: [{{retries: {{attempts: {attempts}, retryOn: 5xx{more}}}, route: [{{destination: {{host: HOST}}}}]}}]}}"
+            "apiVersion: networking.istio.io/v1\nkind: VirtualService\nmetadata: {{name: HOST}}\nspec: {{hosts: [HOST], http: [{{retries: {{attempts: 2, retryOn: 5xx{more}}}, route: [{{destination: {{host: HOST}}}}]}}]}}"
         )
     };
     let limited = |host, policy: &str, expected| {
@@ -139,7 +139,7 @@ fn elsewhere() -> Vec<Behaviour> {
             "apiVersion: networking.istio.io/v1\nkind: DestinationRule\nmetadata: {{name: HOST}}\nspec: {{host: HOST, trafficPolicy: {{{policy}}}}}"
         );
         Behaviour {
-            case: Case::documents(host, &[&rule, &service(1, "")]),
+            case: Case::documents(host, &[&rule, &service("")]),
             applications: 3,
             run: ten_fail,
             expected,
@@ -149,12 +149,12 @@ fn elsewhere() -> Vec<Behaviour> {
         limited(
             "max-retries",
             "connectionPool: {http: {maxRetries: 1}}",
-            "503 x10 after 11",
+            "503 x10 after 12",
         ),
         limited(
             "retry-budget",
             "retryBudget: {percent: 10, minRetryConcurrency: 2}",
-            "503 x10 after 12",
+            "503 x10 after 14",
         ),
         sticky("retry-next", "", "503 after 3, in 3 applications"),
         sticky(
@@ -165,7 +165,7 @@ fn elsewhere() -> Vec<Behaviour> {
         Behaviour {
             case: Case::documents(
                 "retry-remote",
-                &[rule, &service(2, ", retryRemoteLocalities: true")],
+                &[rule, &service(", retryRemoteLocalities: true")],
             )
             .localities(&["r1/z1/s1", "r2/z1/s1", "r2/z1/s1"]),
             applications: 3,
