@@ -418,7 +418,8 @@ async fn every_failure_names_its_own_cause_and_the_line_that_decided() {
         ("garbage", Cause::new(503, "upstream_reset", "invalid HTTP")),
         (
             "silent",
-            Cause::new(504, "timeout", "timeout of 300ms").by("{timeout: 300ms"),
+            Cause::new(504, "timeout", "timeout of 300ms")
+                .by("300ms, route: [{destination: {host: silent"),
         ),
         (
             "wrong-identity",

@@ -43,10 +43,7 @@ const REQUEST_HEADERS: [(&str, &str); 6] = [
         "proxy-authorization",
         "meant for the proxy that the caller speaks to (RFC 9110, 11.7.2): ours keeps it",
     ),
-    (
-        "expect",
-        "Envoy says `100 Continue` itself; ours lets the application decide",
-    ),
+    ("expect", "Envoy takes the header out, ours passes it on"),
 ];
 
 /// Headers of answers that differ, each with its reason.
