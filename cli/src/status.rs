@@ -2,8 +2,8 @@
 
 use clap::Args;
 use outrigger_proto::outrigger::v1::{
-    ClientStatus, InstanceStatus, ResourceTypeStatus, ServiceLimitStatus, ServiceStatus,
-    StatusResponse,
+    ClientStatus, InstanceStatus, ResourceNote, ResourceTypeStatus, ServiceLimitStatus,
+    ServiceStatus, StatusResponse,
 };
 use serde_json::{Value, json};
 
@@ -67,6 +67,7 @@ fn text(status: &StatusResponse) -> String {
     ]
     .into_iter()
     .chain(limits(&status.limits))
+    .chain(notes(&status.clients))
     {
         text.push('\n');
         text.push_str(&part);
@@ -151,6 +152,21 @@ fn sidecars(status: &StatusResponse) -> String {
         ]);
     }
     or_none(&table, "no sidecars are connected\n")
+}
+
+/// What clients of a smaller dialect do not do of what documents ask for; nothing if there is nothing to say.
+fn notes(clients: &[ClientStatus]) -> Option<String> {
+    let mut table = Table::new(&["CLIENT", "RESOURCE", "DOES NOT FOLLOW"]);
+    for client in clients {
+        for note in &client.notes {
+            table.row(vec![
+                client.node_id.clone(),
+                note.name.clone(),
+                note.note.clone(),
+            ]);
+        }
+    }
+    (!table.is_empty()).then(|| table.render())
 }
 
 /// Limits of scope SERVICE; nothing if there are none.
@@ -318,11 +334,17 @@ fn client_json(client: &ClientStatus, revision: u64) -> Value {
         "identity": client.identity,
         "peer": client.peer,
         "protocol": client.protocol,
+        "dialect": client.dialect,
+        "notes": client.notes.iter().map(note_json).collect::<Vec<_>>(),
         "connected": client.connected.as_ref().map(ToString::to_string),
         "revision": client.revision,
         "state": state(client, revision).word(),
         "types": client.types.iter().map(kind).collect::<Vec<_>>(),
     })
+}
+
+fn note_json(note: &ResourceNote) -> Value {
+    json!({ "type": note.type_url, "resource": note.name, "note": note.note })
 }
 
 #[cfg(test)]

@@ -34,6 +34,19 @@ pub(crate) struct Client {
     pub(crate) peer: Option<SocketAddr>,
     /// `delta` or `sotw`.
     pub(crate) protocol: &'static str,
+    /// `outrigger`, `envoy` or `grpc`.
+    pub(crate) dialect: &'static str,
+}
+
+/// What is not done of a resource, or why it is withheld.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Note {
+    /// Type URL.
+    pub(crate) type_url: &'static str,
+    /// The resource.
+    pub(crate) name: Arc<str>,
+    /// In words.
+    pub(crate) note: String,
 }
 
 /// Last words of a client that did not take a resource are cut to this many bytes.
@@ -45,6 +58,7 @@ struct Stream {
     connected: SystemTime,
     types: BTreeMap<&'static str, TypeStatus>,
     revision: u64,
+    notes: Vec<Note>,
 }
 
 #[derive(Debug, Default)]
@@ -74,6 +88,7 @@ impl Clients {
                 connected: SystemTime::now(),
                 types: BTreeMap::new(),
                 revision: 0,
+                notes: Vec::new(),
             },
         );
         ClientHandle {
@@ -135,6 +150,13 @@ impl ClientHandle {
         }
     }
 
+    /// What the client does not do of what it asks for.
+    pub(crate) fn noted(&self, notes: Vec<Note>) {
+        if let Some(mut stream) = self.clients.streams.get_mut(&self.id) {
+            stream.notes = notes;
+        }
+    }
+
     fn change(&self, type_url: &'static str, change: impl FnOnce(&mut TypeStatus)) {
         if let Some(mut stream) = self.clients.streams.get_mut(&self.id) {
             change(stream.types.entry(type_url).or_default());
@@ -166,6 +188,8 @@ impl Stream {
             protocol: self.client.protocol.to_owned(),
             connected: Some(self.connected.into()),
             revision: self.revision,
+            dialect: self.client.dialect.to_owned(),
+            notes: self.notes.iter().map(note).collect(),
             types: self
                 .types
                 .iter()
@@ -182,6 +206,14 @@ impl Stream {
     }
 }
 
+fn note(of: &Note) -> api::ResourceNote {
+    api::ResourceNote {
+        type_url: of.type_url.to_owned(),
+        name: of.name.to_string(),
+        note: of.note.clone(),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -192,6 +224,7 @@ mod tests {
             identity: None,
             peer: None,
             protocol: "delta",
+            dialect: "outrigger",
         }
     }
 

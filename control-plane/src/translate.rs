@@ -12,6 +12,7 @@ mod any;
 mod caller;
 mod cluster;
 mod endpoint;
+mod grpc;
 mod hosts;
 mod layer4;
 mod listener;
@@ -38,7 +39,7 @@ use route::RouteTable;
 use scope::{Inputs, Scope, ScopeKey};
 
 use crate::{
-    snapshot::{Resources, Snapshot, TypeMap},
+    snapshot::{Resources, Snapshot, TypeMap, View},
     world::World,
 };
 
@@ -107,17 +108,23 @@ impl Shared {
         let scope = self.scope(&key);
         let before = self.before.as_ref();
         let before = before.and_then(|before| before.scopes.get(&key));
-        let endpoints = scope.endpoints(node, before.map(|scope| &**scope));
+        let before = before.map(|scope| &**scope);
+        let endpoints = scope.endpoints(node, before);
         let with = |shared: &Arc<TypeMap>, own: &Arc<TypeMap>| Resources {
             shared: Arc::clone(shared),
             own: Arc::clone(own),
+            view: View::AsIs,
         };
-        Snapshot {
+        let plain = Snapshot {
             clusters: with(&scope.clusters, &own.clusters),
             endpoints: with(&endpoints, &own.none),
             secrets: with(&self.secrets, &own.none),
             listeners: with(&scope.listeners, &own.listeners),
             routes: with(&scope.routes, &own.none),
+        };
+        match node.dialect {
+            Dialect::Outrigger | Dialect::Envoy => plain,
+            Dialect::Grpc(credentials) => scope.grpc(before).snapshot(plain, credentials),
         }
     }
 

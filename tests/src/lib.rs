@@ -25,6 +25,7 @@ mod bytes;
 mod caller;
 mod envoy;
 mod eventually;
+mod grpc;
 mod identity;
 mod load;
 mod mesh;
@@ -45,6 +46,7 @@ pub use bytes::{
 pub use caller::{Caller, Reply};
 pub use envoy::Envoy;
 pub use eventually::{eventually, within};
+pub use grpc::{GrpcPeer, Outcomes};
 pub use identity::{ForeignRoot, WorkloadIdentity};
 pub use load::{Load, LoadReport};
 pub use mesh::{Mesh, Output};

@@ -173,7 +173,7 @@ fn inbound_connections(inbound: &Inbound, cluster: &str) -> Arc<ResourceBytes> {
     ResourceBytes::new(ResourceType::Listener, INBOUND, &listener)
 }
 
-fn filter(name: &str, config: Any) -> HttpFilter {
+pub(super) fn filter(name: &str, config: Any) -> HttpFilter {
     HttpFilter {
         name: name.to_owned(),
         config_type: Some(http_filter::ConfigType::TypedConfig(config)),

@@ -6,7 +6,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::{IpAddr, Ipv4Addr, SocketAddr},
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, OnceLock, PoisonError},
 };
 
 use outrigger_policy::{
@@ -16,6 +16,7 @@ use outrigger_proto::envoy::config::route::v3::{RouteConfiguration, VirtualHost}
 
 use super::{
     caller::{Caller, Selectors},
+    grpc::GrpcScope,
     hosts::{HostView, Hosts, remembered},
     layer4::Layer4,
     listener::{self, HTTP_PROXY},
@@ -55,6 +56,8 @@ pub(super) struct Scope {
     pub(super) listeners: Arc<TypeMap>,
     pub(super) routes: Arc<TypeMap>,
     hosts: BTreeSet<HostName>,
+    /// Made when the first gRPC client asks.
+    grpc: OnceLock<Arc<GrpcScope>>,
 }
 
 /// Some assignments depend on where the caller is.
@@ -109,7 +112,15 @@ impl Scope {
             listeners,
             routes,
             hosts,
+            grpc: OnceLock::new(),
         }
+    }
+
+    /// What gRPC libraries share, which follows what they had `before`.
+    pub(super) fn grpc(&self, before: Option<&Self>) -> &GrpcScope {
+        let before = before.and_then(|before| before.grpc.get());
+        self.grpc
+            .get_or_init(|| GrpcScope::of(&self.routes, before))
     }
 
     /// The assignments for `node`, which follow what it had `before`.

@@ -35,11 +35,11 @@ use super::{
 };
 use crate::{
     caller::{Caller, Peer},
-    clients::{Client, ClientHandle, Clients},
+    clients::{Client, ClientHandle, Clients, Note},
     push::Pushed,
     snapshot::ResourceType,
     spiffe::SpiffeId,
-    translate::{NodeInfo, NodeResources},
+    translate::{Dialect, NodeInfo, NodeResources},
 };
 
 /// A client whose transport takes nothing for this long is let go: what it would be sent is kept only while
@@ -49,6 +49,9 @@ const STUCK: Duration = Duration::from_secs(30);
 const FIRST_REQUEST: Duration = Duration::from_secs(30);
 /// Responses between the stream's task and its connection: one outstanding a type, and as many again.
 const QUEUE: usize = 10;
+
+/// Remarks shown of one client. One that reads all of them has enough to do.
+const MAX_NOTES: usize = 100;
 
 /// Responses of one stream.
 pub(crate) type Responses<T> = ReceiverStream<Result<T, Status>>;
@@ -265,6 +268,7 @@ impl Session {
                 }
             }
             stream.settle();
+            stream.note();
             let deadline = stream.state.deadline(Instant::now());
             let wait = async {
                 match deadline {
@@ -338,6 +342,7 @@ impl Session {
                 .map(|identity| Arc::clone(identity.uri())),
             peer: self.peer,
             protocol: name,
+            dialect: node.dialect.name(),
         });
         let open = self.xds.metrics.streams.with_label_values(&[name]);
         open.inc();
@@ -349,6 +354,7 @@ impl Session {
             changed: None,
             revision: 0,
             settled: None,
+            notes: Vec::new(),
             _open: Open(open),
         }
     }
@@ -371,6 +377,8 @@ struct Stream {
     revision: u64,
     /// The last one that was told to `client`.
     settled: Option<u64>,
+    /// The last ones that were told to `client`.
+    notes: Vec<Note>,
     _open: Open,
 }
 
@@ -389,6 +397,25 @@ impl Stream {
         self.revision = pushed.shared.revision();
         self.state
             .set_snapshot(pushed.shared.snapshot(&self.node, &self.own));
+    }
+
+    /// Shows what a client of a smaller dialect does not do.
+    fn note(&mut self) {
+        if !matches!(self.node.dialect, Dialect::Grpc(_)) {
+            return;
+        }
+        let notes = self.state.notes().take(MAX_NOTES);
+        let notes: Vec<Note> = notes
+            .map(|(kind, name, note)| Note {
+                type_url: kind.url(),
+                name: Arc::clone(name),
+                note: note.to_owned(),
+            })
+            .collect();
+        if self.notes != notes {
+            self.client.noted(notes.clone());
+            self.notes = notes;
+        }
     }
 
     /// Notes that the client has answered everything there is.

@@ -102,12 +102,11 @@ impl Subscription {
             return None;
         }
         let mut set: Vec<_> = if self.wildcard {
-            resources.iter().cloned().collect()
+            resources.iter().collect()
         } else {
             self.names
                 .iter()
                 .filter_map(|name| resources.get(name))
-                .cloned()
                 .collect()
         };
         for name in &leaving {

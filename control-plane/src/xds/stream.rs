@@ -179,6 +179,20 @@ impl StreamState {
         self.served.get(&kind).map_or(0, Subscription::held)
     }
 
+    /// What the client does not do of the resources that it asks for by name, or why they are withheld.
+    pub(crate) fn notes(&self) -> impl Iterator<Item = (ResourceType, &Arc<str>, &str)> {
+        let served = self.snapshot.iter().flat_map(|snapshot| {
+            let served = self.served.iter();
+            served.map(|(kind, one)| (*kind, one, snapshot.of(*kind)))
+        });
+        served.flat_map(|(kind, one, resources)| {
+            one.names.iter().flat_map(move |name| {
+                let notes = resources.notes(name).iter();
+                notes.map(move |note| (kind, name, note.as_str()))
+            })
+        })
+    }
+
     /// Whether everything was sent and answered, as of the last [`Self::poll`].
     pub(crate) fn is_settled(&self) -> bool {
         self.owed.is_empty() && self.served.values().all(Subscription::is_settled)

@@ -261,7 +261,7 @@ impl Subscription {
             {
                 Work::Clean
             }
-            (Some(current), _) => Work::Send(Arc::clone(current)),
+            (Some(current), _) => Work::Send(current),
             (None, _) if forced => Work::TellAbsent,
             (None, Some(Known::Held { .. })) => Work::Remove,
             (None, None) if self.names.contains(name) => Work::TellAbsent,

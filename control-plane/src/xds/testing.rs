@@ -15,7 +15,7 @@ use super::{
     stream::{Protocol, Refusal, StreamState},
     subscription::{Answer, Verdict},
 };
-use crate::snapshot::{ResourceBytes, ResourceType, Resources, Snapshot, TypeMap};
+use crate::snapshot::{ResourceBytes, ResourceType, Resources, Snapshot, TypeMap, View};
 
 /// Resources by type, name and content.
 pub(super) struct Mesh {
@@ -47,6 +47,7 @@ impl Mesh {
             Resources {
                 shared: map,
                 own: Arc::clone(&self.none),
+                view: View::AsIs,
             }
         };
         Snapshot {
