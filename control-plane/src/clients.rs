@@ -15,6 +15,9 @@ use std::{
 
 use dashmap::DashMap;
 use outrigger_proto::outrigger::v1 as api;
+use tokio::sync::mpsc;
+
+use crate::xds::holdings::Ask;
 
 /// All connected clients. As large as the number of xDS streams, which the listener bounds.
 #[derive(Debug, Default)]
@@ -36,6 +39,8 @@ pub(crate) struct Client {
     pub(crate) protocol: &'static str,
     /// `outrigger`, `envoy` or `grpc`.
     pub(crate) dialect: &'static str,
+    /// Where to ask what it holds.
+    pub(crate) ask: Option<mpsc::Sender<Ask>>,
 }
 
 /// What is not done of a resource, or why it is withheld.
@@ -107,6 +112,17 @@ impl Clients {
     pub(crate) fn node_ids(&self) -> Vec<String> {
         let ids = self.streams.iter();
         ids.map(|stream| stream.client.node_id.clone()).collect()
+    }
+
+    /// Where to ask each stream what its client holds, by node id.
+    pub(crate) fn streams(&self) -> Vec<(String, mpsc::Sender<Ask>)> {
+        let all = self.streams.iter().filter_map(|stream| {
+            let client = &stream.client;
+            Some((client.node_id.clone(), client.ask.clone()?))
+        });
+        let mut all: Vec<_> = all.collect();
+        all.sort_by(|(a, _), (b, _)| a.cmp(b));
+        all
     }
 
     /// All streams, by node id.
@@ -225,6 +241,7 @@ mod tests {
             peer: None,
             protocol: "delta",
             dialect: "outrigger",
+            ask: None,
         }
     }
 

@@ -36,16 +36,19 @@ pub(crate) enum ResourceType {
     Listener,
     /// RDS
     Route,
+    /// VHDS
+    VirtualHost,
 }
 
 impl ResourceType {
     /// In the order of a push.
-    pub(crate) const ALL: [Self; 5] = [
+    pub(crate) const ALL: [Self; 6] = [
         Self::Cluster,
         Self::Endpoint,
         Self::Secret,
         Self::Listener,
         Self::Route,
+        Self::VirtualHost,
     ];
 
     /// Type URL.
@@ -56,6 +59,7 @@ impl ResourceType {
             Self::Secret => "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.Secret",
             Self::Listener => "type.googleapis.com/envoy.config.listener.v3.Listener",
             Self::Route => "type.googleapis.com/envoy.config.route.v3.RouteConfiguration",
+            Self::VirtualHost => "type.googleapis.com/envoy.config.route.v3.VirtualHost",
         }
     }
 
@@ -72,6 +76,7 @@ impl ResourceType {
             Self::Secret => "SDS",
             Self::Listener => "LDS",
             Self::Route => "RDS",
+            Self::VirtualHost => "VHDS",
         }
     }
 
@@ -278,6 +283,8 @@ pub(crate) struct Snapshot {
     pub(crate) secrets: Resources,
     pub(crate) listeners: Resources,
     pub(crate) routes: Resources,
+    /// On demand only.
+    pub(crate) virtual_hosts: Resources,
 }
 
 impl Snapshot {
@@ -289,6 +296,7 @@ impl Snapshot {
             ResourceType::Secret => &self.secrets,
             ResourceType::Listener => &self.listeners,
             ResourceType::Route => &self.routes,
+            ResourceType::VirtualHost => &self.virtual_hosts,
         }
     }
 }

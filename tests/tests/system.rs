@@ -19,6 +19,7 @@ mod system {
     mod cases;
     mod connections;
     mod differential;
+    mod envoy;
     mod grpc;
     mod observed;
 }

@@ -111,6 +111,7 @@ impl GrpcScope {
             clusters: in_words(plain.clusters, cluster::ADAPT),
             endpoints: in_words(plain.endpoints, endpoint::ADAPT),
             secrets: plain.secrets,
+            virtual_hosts: plain.virtual_hosts,
         }
     }
 }

@@ -47,6 +47,8 @@ pub(crate) struct NodeInfo {
     pub(crate) locality: Option<[String; 3]>,
     /// Where its HTTP proxy listens, if it wants one.
     pub(crate) http_proxy: Option<SocketAddr>,
+    /// Its HTTP proxy asks for virtual hosts as requests need them (VHDS).
+    pub(crate) on_demand: bool,
     /// Its inbound side, if it has one.
     pub(crate) inbound: Option<Inbound>,
 }
@@ -89,6 +91,7 @@ impl NodeInfo {
             labels: labels(field(metadata, "LABELS").and_then(as_struct)),
             locality: node.locality.as_ref().and_then(locality),
             http_proxy: socket(own, "HTTP_PROXY")?,
+            on_demand: on_demand(own)?,
             inbound: inbound(own)?,
         })
     }
@@ -116,6 +119,14 @@ fn dialect(node: &Node, metadata: &Struct, own: &Struct) -> Result<Dialect, Stri
         Some(other) => Err(format!(
             "node.metadata.OUTRIGGER.CERTIFICATE_PROVIDER is {other:?}; name the instance {PROVIDER:?}"
         )),
+    }
+}
+
+fn on_demand(own: &Struct) -> Result<bool, String> {
+    match field(own, "ON_DEMAND").map(|value| &value.kind) {
+        None => Ok(false),
+        Some(Some(Kind::BoolValue(on))) => Ok(*on),
+        Some(_) => Err("node.metadata.OUTRIGGER.ON_DEMAND is not true or false".to_owned()),
     }
 }
 

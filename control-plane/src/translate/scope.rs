@@ -22,10 +22,11 @@ use super::{
     listener::{self, HTTP_PROXY},
     locality::Place,
     node::NodeInfo,
+    on_demand,
     route::{self, HostRoutes, RouteTable},
 };
 use crate::{
-    snapshot::{ResourceBytes, ResourceType, TypeMap},
+    snapshot::{OnDemand, ResourceBytes, ResourceType, TypeMap},
     world::World,
 };
 
@@ -58,6 +59,8 @@ pub(super) struct Scope {
     hosts: BTreeSet<HostName>,
     /// Made when the first gRPC client asks.
     grpc: OnceLock<Arc<GrpcScope>>,
+    /// The virtual hosts of `routes`, one by one.
+    pub(super) virtual_hosts: Arc<OnDemand>,
 }
 
 /// Some assignments depend on where the caller is.
@@ -110,6 +113,12 @@ impl Scope {
             endpoints: TypeMap::following(before.map(|scope| &scope.endpoints), endpoints),
             placed: Placed::of(views),
             listeners,
+            virtual_hosts: match before {
+                Some(before) if Arc::ptr_eq(&before.routes, &routes) => {
+                    Arc::clone(&before.virtual_hosts)
+                }
+                Some(_) | None => on_demand::of(&routes),
+            },
             routes,
             hosts,
             grpc: OnceLock::new(),

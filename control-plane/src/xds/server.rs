@@ -28,6 +28,7 @@ use tracing::{debug, info, warn};
 
 use super::{
     claim, delta,
+    holdings::{self, Ask},
     metrics::{XdsMetrics, label},
     sotw,
     stream::{Protocol, Refusal, StreamState},
@@ -290,6 +291,10 @@ impl Session {
                     Ok(()) => stream.look(&latest(&mut pushed)),
                     Err(_stopping) => return Err(Status::unavailable("the control plane is stopping")),
                 },
+                Some(ask) = stream.asks.recv() => {
+                    // Who asked may have gone.
+                    let _gone = ask.send(holdings::of(&stream.state));
+                }
                 () = wait => {}
             }
         }
@@ -334,7 +339,9 @@ impl Session {
             Protocol::Delta => "delta",
             Protocol::Sotw => "sotw",
         };
+        let (ask, asks) = mpsc::channel(1);
         let client = self.xds.clients.connected(Client {
+            ask: Some(ask),
             node_id: node.id.clone(),
             identity: self
                 .identity
@@ -351,6 +358,7 @@ impl Session {
             state: StreamState::new(protocol, &self.xds.nonce_prefix()),
             node,
             client,
+            asks,
             changed: None,
             revision: 0,
             settled: None,
@@ -371,6 +379,8 @@ struct Stream {
     own: NodeResources,
     state: StreamState,
     client: ClientHandle,
+    /// Questions of the operator.
+    asks: mpsc::Receiver<Ask>,
     /// When the change was seen that the next response carries.
     changed: Option<Instant>,
     /// Of the policies behind what is to be sent.

@@ -56,6 +56,7 @@ impl Mesh {
             secrets: of(ResourceType::Secret),
             listeners: of(ResourceType::Listener),
             routes: of(ResourceType::Route),
+            virtual_hosts: of(ResourceType::VirtualHost),
         }
     }
 }

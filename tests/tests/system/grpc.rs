@@ -75,6 +75,7 @@ async fn a_grpc_library_follows_documents_without_a_sidecar() {
     timeouts(&mesh, &mut peer).await;
     faults_and_retries(&mesh, &mut peer).await;
     ring_hash(&mesh, &mut peer).await;
+    its_load_is_known(&mesh, &mut peer).await;
     what_it_does_not_do(&mesh, &mut peer).await;
     nothing_is_refused(&mesh);
     eprintln!("{:?}", started.elapsed());
@@ -263,6 +264,20 @@ async fn what_it_does_not_do(mesh: &Mesh, peer: &mut GrpcPeer) {
     })
     .await;
     assert!(notes.contains(":7:"), "the line of the rule: {notes}");
+}
+
+async fn its_load_is_known(mesh: &Mesh, peer: &mut GrpcPeer) {
+    eventually("its calls are in the registry's view", async || {
+        peer.call(json!({ "target": TARGET, "timeout_s": 1 })).await;
+        let status = mesh.status();
+        let services = status["services"].as_array().into_iter().flatten();
+        let mut loads = services.map(|service| &service["load"]["clients"]);
+        loads
+            .any(|clients| *clients == 1)
+            .then_some(())
+            .ok_or(status["services"].to_string())
+    })
+    .await;
 }
 
 fn nothing_is_refused(mesh: &Mesh) {

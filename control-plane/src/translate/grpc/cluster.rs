@@ -8,7 +8,10 @@ use outrigger_proto::envoy::{
             circuit_breakers::Thresholds,
             cluster::{LbConfig, LbPolicy, RingHashLbConfig, ring_hash_lb_config::HashFunction},
         },
-        core::v3::{TransportSocket, transport_socket::ConfigType},
+        core::v3::{
+            ApiVersion, ConfigSource, SelfConfigSource, TransportSocket,
+            config_source::ConfigSourceSpecifier, transport_socket::ConfigType,
+        },
     },
     extensions::transport_sockets::tls::v3::{
         CertificateProviderPluginInstance, CertificateValidationContext, CommonTlsContext,
@@ -65,6 +68,14 @@ fn adapt(resource: &ResourceBytes, credentials: Credentials) -> Adapted {
         circuit_breakers: cluster.circuit_breakers.as_ref().and_then(limits),
         outlier_detection: cluster.outlier_detection.as_ref().and_then(ejection),
         transport_socket,
+        // Load reports go where the configuration is from.
+        lrs_server: Some(ConfigSource {
+            config_source_specifier: Some(
+                ConfigSourceSpecifier::Self_(SelfConfigSource::default()),
+            ),
+            resource_api_version: ApiVersion::V3 as i32,
+            ..ConfigSource::default()
+        }),
         ..Cluster::default()
     };
     Adapted {

@@ -15,15 +15,16 @@ use outrigger_proto::envoy::{
 use super::super::{
     any::{ads, any},
     listener::{FAULT, HTTP_FAULT, filter},
+    on_demand::best,
 };
 use crate::snapshot::{ResourceBytes, ResourceType};
 
 /// The listener called `name`: what stands behind `xds:///` in a channel's target. None if nobody is called so.
 pub(super) fn of(domains: &BTreeMap<String, Arc<str>>, name: &str) -> Option<Arc<ResourceBytes>> {
-    let host = host_of(domains, name)?;
+    let host = best(domains, name)?;
     let rds = Rds {
         config_source: Some(ads()),
-        route_config_name: host.to_owned(),
+        route_config_name: host.to_string(),
     };
     let manager = HttpConnectionManager {
         route_specifier: Some(RouteSpecifier::Rds(rds)),
@@ -51,17 +52,4 @@ pub(super) fn of(domains: &BTreeMap<String, Arc<str>>, name: &str) -> Option<Arc
         ..Listener::default()
     };
     Some(ResourceBytes::new(ResourceType::Listener, name, &listener))
-}
-
-/// The virtual host of an authority: its own, or that of the longest suffix that has one.
-fn host_of<'a>(domains: &'a BTreeMap<String, Arc<str>>, name: &str) -> Option<&'a str> {
-    // Host names have no case.
-    let name = name.to_ascii_lowercase();
-    let suffixes = name.match_indices('.').map(|(dot, _)| {
-        let (_, suffix) = name.split_at(dot);
-        format!("*{suffix}")
-    });
-    let mut candidates = std::iter::once(name.clone()).chain(suffixes);
-    let found = candidates.find_map(|domain| domains.get(&domain));
-    found.map(|host| &**host)
 }

@@ -372,13 +372,27 @@ async fn a_node_that_makes_no_sense_is_told_why() {
 }
 
 #[tokio::test]
-async fn proxyless_grpc_is_told_that_it_is_not_supported_yet() {
+async fn a_grpc_library_has_a_listener_for_what_it_calls_and_is_shown_as_one() {
     let server = Server::start(&reviews(), Caller::Operator).await;
-    let grpc = Node {
-        user_agent_name: "gRPC C-core".into(),
-        ..node("default", "frontend")
+    let mut client = AggregatedDiscoveryServiceClient::new(server.channel.clone());
+    let request = DiscoveryRequest {
+        node: Some(Node {
+            user_agent_name: "gRPC C-core".into(),
+            ..node("default", "x")
+        }),
+        type_url: Listener.url().into(),
+        resource_names: vec!["reviews:9080".into()],
+        ..DiscoveryRequest::default()
     };
-    assert_eq!(server.refusal(Some(grpc)).await.code(), Code::Unimplemented);
+    let (requests, receiver) = mpsc::channel(1);
+    requests.send(request).await.unwrap();
+    let stream = client
+        .stream_aggregated_resources(ReceiverStream::new(receiver))
+        .await
+        .unwrap();
+    let answer = stream.into_inner().message().await.unwrap().unwrap();
+    assert_eq!(answer.resources.len(), 1);
+    assert_eq!(server.clients.status()[0].dialect, "grpc");
 }
 
 #[tokio::test]
@@ -419,16 +433,35 @@ async fn per_type_services_serve_their_type_in_both_protocols() {
 }
 
 #[tokio::test]
-async fn virtual_hosts_on_demand_are_refused_in_words() {
+async fn virtual_hosts_come_by_the_authority_of_a_request() {
     let server = Server::start(&reviews(), Caller::Operator).await;
     let mut client = VirtualHostDiscoveryServiceClient::new(server.channel.clone());
-    let (_requests, receiver) = mpsc::channel(1);
-    let status = client
+    let (requests, receiver) = mpsc::channel(1);
+    let request = DeltaDiscoveryRequest {
+        node: Some(node("default", "x")),
+        resource_names_subscribe: vec![
+            "http_proxy/reviews:9080".into(),
+            "http_proxy/nobody:80".into(),
+        ],
+        ..DeltaDiscoveryRequest::default()
+    };
+    requests.send(request).await.unwrap();
+    let stream = client
         .delta_virtual_hosts(ReceiverStream::new(receiver))
         .await
-        .unwrap_err();
-    assert_eq!(status.code(), Code::Unimplemented);
-    assert!(status.message().contains("not supported yet"));
+        .unwrap();
+    let answer = stream.into_inner().message().await.unwrap().unwrap();
+    let seen = answer.resources.iter().map(|one| {
+        assert_eq!(one.aliases, [one.name.clone()], "what Envoy waits for");
+        (one.name.as_str(), one.resource.is_some())
+    });
+    let seen: BTreeMap<_, _> = seen.collect();
+    let expected = [
+        ("http_proxy/nobody:80", false),
+        ("http_proxy/reviews:9080", true),
+    ];
+    assert_eq!(seen, expected.into());
+    assert_eq!(answer.removed_resources, Vec::<String>::new());
 }
 
 #[tokio::test]
