@@ -49,15 +49,15 @@ fn adapt(resource: &ResourceBytes, credentials: Credentials) -> Adapted {
     let transport_socket = match socket(&cluster, credentials) {
         Ok(socket) => socket,
         Err(why) => {
-            notes.push(why);
             return Adapted {
                 resource: None,
-                notes,
+                notes: positioned(&cluster, vec![why]),
             };
         }
     };
-    note(&cluster, &mut notes);
     let (lb_policy, lb_config) = balancer(&cluster, &mut notes);
+    note(&cluster, &mut notes);
+    let notes = positioned(&cluster, notes);
     let adapted = Cluster {
         name: cluster.name,
         cluster_discovery_type: cluster.cluster_discovery_type,
@@ -297,13 +297,20 @@ fn note(cluster: &Cluster, notes: &mut Vec<String>) {
     ] {
         add(has(key), note);
     }
+}
+
+/// With the line of the document that decided.
+fn positioned(cluster: &Cluster, mut notes: Vec<String>) -> Vec<String> {
+    let own = cluster.metadata.as_ref();
+    let own = own.and_then(|own| own.filter_metadata.get(OUTRIGGER));
     let position = own.and_then(|own| match &own.fields.get("position")?.kind {
         Some(value::Kind::StringValue(text)) => Some(text),
         _ => None,
     });
     if let Some(position) = position {
-        for note in notes {
+        for note in &mut notes {
             *note = format!("{position}: {note}");
         }
     }
+    notes
 }

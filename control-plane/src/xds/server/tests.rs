@@ -7,6 +7,17 @@ use outrigger_proto::envoy::service::{
     discovery::v3::aggregated_discovery_service_client::AggregatedDiscoveryServiceClient,
     route::v3::virtual_host_discovery_service_client::VirtualHostDiscoveryServiceClient,
 };
+use outrigger_proto::{
+    envoy::{
+        service::status::v3::{
+            ClientStatusRequest, ConfigStatus,
+            client_status_discovery_service_client::ClientStatusDiscoveryServiceClient,
+            client_status_discovery_service_server::ClientStatusDiscoveryServiceServer,
+        },
+        r#type::matcher::v3::{NodeMatcher, StringMatcher, string_matcher::MatchPattern},
+    },
+    google,
+};
 use prometheus::Registry;
 use prost_types::{Struct, Value, value::Kind};
 use tokio::{net::TcpListener, task::JoinSet};
@@ -18,7 +29,7 @@ use tonic::{
 };
 
 use super::*;
-use crate::{push, translate::testing::Given, world::World};
+use crate::{push, translate::testing::Given, world::World, xds::holdings::StatusService};
 
 const REVIEWS: &str = "outbound|9080||reviews.default.svc.cluster.local";
 
@@ -48,7 +59,9 @@ impl Server {
             request.extensions_mut().insert(caller.clone());
             Ok(request)
         });
-        let routes = xds.add_services(Routes::default());
+        let holdings = StatusService(Arc::clone(&clients));
+        let holdings = ClientStatusDiscoveryServiceServer::new(holdings);
+        let routes = xds.add_services(Routes::default()).add_service(holdings);
         let server = TonicServer::builder().layer(identify).add_routes(routes);
         let mut tasks = JoinSet::new();
         tasks.spawn(push);
@@ -462,6 +475,75 @@ async fn virtual_hosts_come_by_the_authority_of_a_request() {
     ];
     assert_eq!(seen, expected.into());
     assert_eq!(answer.removed_resources, Vec::<String>::new());
+}
+
+#[tokio::test]
+async fn the_operator_reads_what_every_client_holds_and_refuses() {
+    let server = Server::start(&reviews(), Caller::Operator).await;
+    let mut good = server.delta().await;
+    bootstrap(&mut good).await;
+    let bad = server.delta().await;
+    let node = Some(node("default", "bad"));
+    let request = DeltaDiscoveryRequest {
+        node,
+        type_url: Cluster.url().into(),
+        ..DeltaDiscoveryRequest::default()
+    };
+    bad.requests.send(request.clone()).await.unwrap();
+    let mut answers = bad.answers;
+    let answer = answers.message().await.unwrap().unwrap();
+    let refusal = DeltaDiscoveryRequest {
+        response_nonce: answer.nonce,
+        error_detail: Some(google::rpc::Status {
+            message: "no such balancer".into(),
+            ..google::rpc::Status::default()
+        }),
+        ..request
+    };
+    bad.requests.send(refusal).await.unwrap();
+
+    let mut client = ClientStatusDiscoveryServiceClient::new(server.channel.clone());
+    let one = |account: &str| ClientStatusRequest {
+        node_matchers: vec![NodeMatcher {
+            node_id: Some(StringMatcher {
+                match_pattern: Some(MatchPattern::Contains(format!("~{account}."))),
+                ..StringMatcher::default()
+            }),
+            ..NodeMatcher::default()
+        }],
+        ..ClientStatusRequest::default()
+    };
+    // The refusal is on its way: another stream's.
+    let refused = loop {
+        let status = client.fetch_client_status(one("bad")).await.unwrap();
+        let config = status.into_inner().config.remove(0);
+        let resource = config.generic_xds_configs[0].clone();
+        if resource.config_status() != ConfigStatus::Stale {
+            break resource;
+        }
+        tokio::task::yield_now().await;
+    };
+    assert_eq!(refused.config_status(), ConfigStatus::Error);
+    assert_eq!(refused.error_state.unwrap().details, "no such balancer");
+
+    let status = client.fetch_client_status(one("frontend")).await.unwrap();
+    let held = &status.get_ref().config[0].generic_xds_configs;
+    let cluster = held
+        .iter()
+        .find(|one| one.name == REVIEWS && one.type_url == Cluster.url());
+    let cluster = cluster.unwrap();
+    assert_eq!(cluster.config_status(), ConfigStatus::Synced);
+    assert!(cluster.xds_config.is_some() && !cluster.version_info.is_empty());
+    let everybody = client.fetch_client_status(ClientStatusRequest::default());
+    assert_eq!(everybody.await.unwrap().get_ref().config.len(), 2);
+}
+
+#[tokio::test]
+async fn a_workload_does_not_read_what_others_hold() {
+    let server = Server::start(&reviews(), workload("default", "frontend")).await;
+    let mut client = ClientStatusDiscoveryServiceClient::new(server.channel.clone());
+    let status = client.fetch_client_status(ClientStatusRequest::default());
+    assert_eq!(status.await.unwrap_err().code(), Code::PermissionDenied);
 }
 
 #[tokio::test]
