@@ -18,7 +18,7 @@ use outrigger_proto::envoy::config::endpoint::v3::ClusterStats;
 pub(crate) use server::{LoadService, MAX_REQUEST_BYTES};
 
 /// How often clients report.
-pub(crate) const INTERVAL: Duration = Duration::from_secs(10);
+pub(crate) const INTERVAL: Duration = Duration::from_secs(5);
 /// Clusters in the reports of one client; those beyond are not counted.
 const MAX_CLUSTERS: usize = 10_000;
 /// A client that has said nothing for so long is not counted any more.

@@ -111,6 +111,10 @@ async fn listening(admin_file: &Path) -> Result<(SocketAddr, SocketAddr), String
         .trim()
         .parse()
         .map_err(|error| format!("{admin:?}: {error}"))?;
+    let ready = Caller::through(admin).get("admin", "/ready").await;
+    if ready.status != 200 {
+        return Err(String::from_utf8_lossy(&ready.body).into_owned());
+    }
     let reply = Caller::through(admin).get("admin", "/listeners").await;
     let text = String::from_utf8_lossy(&reply.body);
     let proxy = text

@@ -7,12 +7,16 @@
 use std::{
     collections::BTreeMap,
     sync::{Arc, OnceLock},
+    time::Duration,
 };
 
-use outrigger_proto::envoy::config::route::v3::{RouteConfiguration, Vhds, VirtualHost};
+use outrigger_proto::envoy::config::{
+    core::v3::ConfigSource,
+    route::v3::{RouteConfiguration, Vhds, VirtualHost},
+};
 use prost::Message as _;
 
-use super::any::ads;
+use super::any::{ads, duration};
 use crate::snapshot::{OnDemand, ResourceBytes, ResourceType, TypeMap};
 
 /// The virtual hosts of all route configurations of a scope, read when the first is asked for.
@@ -37,7 +41,11 @@ pub(super) fn routes(name: &str) -> Arc<ResourceBytes> {
     let table = RouteConfiguration {
         name: name.to_owned(),
         vhds: Some(Vhds {
-            config_source: Some(ads()),
+            config_source: Some(ConfigSource {
+                // There is nothing to wait for before the first request, and Envoy does, for 15 s unless told.
+                initial_fetch_timeout: Some(duration(Duration::from_millis(100))),
+                ..ads()
+            }),
         }),
         validate_clusters: Some(false),
         ..RouteConfiguration::default()
