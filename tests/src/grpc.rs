@@ -39,13 +39,34 @@ impl GrpcPeer {
     /// # Panics
     /// When it does not start, or is missing in CI.
     pub async fn start(mesh: &Mesh, service: &str, servers: &[&str]) -> Option<Self> {
+        Self::start_with(mesh, service, servers, false).await
+    }
+
+    /// The same; its client has the workload's certificates for mTLS.
+    ///
+    /// # Panics
+    /// When it does not start, or is missing in CI.
+    pub async fn start_with_certificates(
+        mesh: &Mesh,
+        service: &str,
+        servers: &[&str],
+    ) -> Option<Self> {
+        Self::start_with(mesh, service, servers, true).await
+    }
+
+    async fn start_with(
+        mesh: &Mesh,
+        service: &str,
+        servers: &[&str],
+        certificates: bool,
+    ) -> Option<Self> {
         let python = python()?;
         let dir = tempfile::tempdir().expect("a directory");
         let identity = WorkloadIdentity::join(mesh, service).await;
         let bootstrap = dir.path().join("bootstrap.json");
         fs::write(
             &bootstrap,
-            bootstrap_of(mesh, service, &identity).to_string(),
+            bootstrap_of(mesh, service, &identity, certificates).to_string(),
         )
         .expect("written");
         let script = workspace().join("tests/tools/grpc_peer.py");
@@ -147,23 +168,35 @@ fn python() -> Option<PathBuf> {
 }
 
 /// A node as WIRE.md has it, reached over mTLS with certificates from files.
-fn bootstrap_of(mesh: &Mesh, service: &str, identity: &WorkloadIdentity) -> Value {
-    let grpc = mesh.grpc();
+fn bootstrap_of(
+    mesh: &Mesh,
+    service: &str,
+    identity: &WorkloadIdentity,
+    certificates: bool,
+) -> Value {
+    let files = json!({
+        "ca_certificate_file": mesh.data_dir().join("root.pem"),
+        "certificate_file": identity.certificate,
+        "private_key_file": identity.key,
+        "refresh_interval": "600s",
+    });
+    let mut metadata = json!({ "NAMESPACE": "default", "SERVICE_ACCOUNT": service });
+    let mut providers = json!({});
+    if certificates {
+        metadata["OUTRIGGER"] = json!({ "CERTIFICATE_PROVIDER": "default" });
+        providers["default"] = json!({ "plugin_name": "file_watcher", "config": files });
+    }
     json!({
         "xds_servers": [{
-            "server_uri": format!("localhost:{}", grpc.port()),
-            "channel_creds": [{ "type": "tls", "config": {
-                "ca_certificate_file": mesh.data_dir().join("root.pem"),
-                "certificate_file": identity.certificate,
-                "private_key_file": identity.key,
-                "refresh_interval": "600s",
-            }}],
+            "server_uri": format!("localhost:{}", mesh.grpc().port()),
+            "channel_creds": [{ "type": "tls", "config": files }],
             "server_features": ["xds_v3"],
         }],
+        "certificate_providers": providers,
         "node": {
             "id": format!("grpc~127.0.0.1~{service}-grpc.default~default.svc.cluster.local"),
             "cluster": format!("{service}.default"),
-            "metadata": { "NAMESPACE": "default", "SERVICE_ACCOUNT": service },
+            "metadata": metadata,
         },
     })
 }

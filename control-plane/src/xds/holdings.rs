@@ -182,9 +182,7 @@ pub(super) fn of(state: &StreamState) -> Vec<GenericXdsConfig> {
         GenericXdsConfig {
             type_url: kind.url().to_owned(),
             name: name.to_string(),
-            version_info: version
-                .map(|version| version.to_string())
-                .unwrap_or_default(),
+            version_info: version.map(ToString::to_string).unwrap_or_default(),
             xds_config: resource.map(|resource| resource.any.clone()),
             config_status: config_status.into(),
             client_status: client_status.into(),

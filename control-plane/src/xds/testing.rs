@@ -97,6 +97,12 @@ impl Conversation {
         }
     }
 
+    /// Another stream on the same mesh: the one before is lost.
+    pub(super) fn connect(&mut self, protocol: Protocol) {
+        self.state = StreamState::new(protocol, "again");
+        self.state.set_snapshot(self.mesh.snapshot());
+    }
+
     pub(super) fn change(&mut self, change: impl FnOnce(&mut Mesh)) -> Vec<Answer> {
         change(&mut self.mesh);
         self.state.set_snapshot(self.mesh.snapshot());

@@ -57,7 +57,7 @@ async fn an_envoy_of_either_protocol_loses_no_request_while_subsets_are_swapped_
             let reply = envoy.caller().get("swapped", "/").await;
             (reply.status == 200)
                 .then_some(())
-                .ok_or(format!("{}", reply.status))
+                .ok_or_else(|| format!("{}", reply.status))
         })
         .await;
     }
@@ -78,7 +78,7 @@ async fn an_envoy_of_either_protocol_loses_no_request_while_subsets_are_swapped_
                 let name = reply.name();
                 (name == version)
                     .then_some(())
-                    .ok_or(format!("{name} instead of {version}"))
+                    .ok_or_else(|| format!("{name} instead of {version}"))
             })
             .await;
         }
@@ -113,7 +113,7 @@ async fn an_envoy_is_sent_a_virtual_host_when_a_request_needs_it_and_reports_its
         let reply = caller.get("called", "/").await;
         (reply.name() == "v1")
             .then_some(())
-            .ok_or(format!("{reply:?}"))
+            .ok_or_else(|| format!("{reply:?}"))
     })
     .await;
     let unknown = caller.get("nobody.example", "/").await;
@@ -132,7 +132,7 @@ async fn an_envoy_is_sent_a_virtual_host_when_a_request_needs_it_and_reports_its
         let reply = caller.get("called", "/").await;
         (reply.name() == "v2")
             .then_some(())
-            .ok_or(format!("{reply:?}"))
+            .ok_or_else(|| format!("{reply:?}"))
     })
     .await;
     eventually("its calls are in the registry's view", async || {
@@ -147,7 +147,8 @@ async fn an_envoy_is_sent_a_virtual_host_when_a_request_needs_it_and_reports_its
                     .as_f64()
                     .is_some_and(|rate| rate > 0.0)
             });
-        load.map(|_| ()).ok_or(status["services"].to_string())
+        load.map(|_| ())
+            .ok_or_else(|| status["services"].to_string())
     })
     .await;
     nothing_is_refused(&mesh);

@@ -1,11 +1,13 @@
 //! gRPC's own xDS client (grpcio) with our control plane and no sidecar: it does what the documents say, or the operator
 //! reads what it does not do.
 
-use std::time::Instant;
+use std::{
+    net::SocketAddr,
+    time::{Duration, Instant},
+};
 
 use outrigger_tests::{GrpcPeer, Mesh, eventually, within};
 use serde_json::json;
-use std::time::Duration;
 
 const TARGET: &str = "xds:///reviews:9080";
 
@@ -81,6 +83,41 @@ async fn a_grpc_library_follows_documents_without_a_sidecar() {
     eprintln!("{:?}", started.elapsed());
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_grpc_library_with_certificates_calls_a_sidecar_over_mtls_if_it_is_who_it_should_be() {
+    let mesh = Mesh::start().await;
+    let peer = GrpcPeer::start_with_certificates(&mesh, "shopper", &["v1"]).await;
+    let Some(mut peer) = peer else { return };
+    let app = SocketAddr::from(([127, 0, 0, 1], peer.servers["v1"]));
+    let reviews = mesh.service("reviews").grpc_app_at(app).start().await;
+
+    let ask = json!({ "target": TARGET, "count": 5 });
+    eventually("calls arrive over mTLS", async || {
+        let seen = peer.call(ask.clone()).await;
+        (seen.percent("v1") == 100)
+            .then_some(())
+            .ok_or_else(|| format!("{seen:?}"))
+    })
+    .await;
+    assert!(reviews.inbound.is_some(), "there is no other way to it");
+
+    let other = "spiffe://cluster.local/ns/default/sa/other";
+    mesh.apply(&format!(
+        "apiVersion: networking.istio.io/v1\nkind: DestinationRule\nmetadata: {{name: reviews}}\nspec:\n  \
+         host: reviews\n  trafficPolicy: {{tls: {{mode: ISTIO_MUTUAL, subjectAltNames: ['{other}']}}}}\n"
+    ));
+    let ask = json!({ "target": TARGET, "timeout_s": 2 });
+    eventually("somebody else is not called", async || {
+        let seen = peer.call(ask.clone()).await;
+        seen.names
+            .is_empty()
+            .then_some(())
+            .ok_or_else(|| format!("{seen:?}"))
+    })
+    .await;
+    nothing_is_refused(&mesh);
+}
+
 /// Weights walk from one to the other under load, and no call fails.
 async fn canary(mesh: &Mesh, peer: &mut GrpcPeer) {
     mesh.apply(&split(100, 0));
@@ -88,7 +125,7 @@ async fn canary(mesh: &Mesh, peer: &mut GrpcPeer) {
         let seen = peer.call(json!({ "target": TARGET, "count": 20 })).await;
         (seen.percent("v1") == 100)
             .then_some(())
-            .ok_or(format!("{seen:?}"))
+            .ok_or_else(|| format!("{seen:?}"))
     })
     .await;
     peer.hammer(TARGET).await;
@@ -100,7 +137,9 @@ async fn canary(mesh: &Mesh, peer: &mut GrpcPeer) {
                 .await;
             let share = seen.percent("v2");
             let close = share.abs_diff(weight.into()) <= 10;
-            close.then_some(()).ok_or(format!("{share} % at {weight}"))
+            close
+                .then_some(())
+                .ok_or_else(|| format!("{share} % at {weight}"))
         })
         .await;
     }
@@ -109,7 +148,7 @@ async fn canary(mesh: &Mesh, peer: &mut GrpcPeer) {
         let seen = peer.call(json!({ "target": TARGET, "count": 20 })).await;
         (seen.percent("v2") == 100)
             .then_some(())
-            .ok_or(format!("{seen:?}"))
+            .ok_or_else(|| format!("{seen:?}"))
     })
     .await;
     let during = peer.stop().await;
@@ -150,7 +189,7 @@ async fn headers_and_methods(mesh: &Mesh, peer: &mut GrpcPeer) {
             let seen = peer.call(ask.clone()).await;
             (seen.percent(expected) == 100)
                 .then_some(())
-                .ok_or(format!("{ask}: {seen:?}"))
+                .ok_or_else(|| format!("{ask}: {seen:?}"))
         })
         .await;
     }
@@ -172,7 +211,7 @@ async fn timeouts(mesh: &Mesh, peer: &mut GrpcPeer) {
                 .any(|error| error.starts_with("DEADLINE_EXCEEDED"));
             (late && seen.seconds < 2.0)
                 .then_some(())
-                .ok_or(format!("{seen:?}"))
+                .ok_or_else(|| format!("{seen:?}"))
         },
     )
     .await;
@@ -199,7 +238,9 @@ async fn faults_and_retries(mesh: &Mesh, peer: &mut GrpcPeer) {
         eventually("the call fails as the rule says", async || {
             let seen = peer.call(ask.clone()).await;
             let failed = seen.errors.keys().any(|error| error.starts_with(code));
-            failed.then_some(()).ok_or(format!("{ask}: {seen:?}"))
+            failed
+                .then_some(())
+                .ok_or_else(|| format!("{ask}: {seen:?}"))
         })
         .await;
     }
@@ -209,7 +250,7 @@ async fn faults_and_retries(mesh: &Mesh, peer: &mut GrpcPeer) {
         let seen = peer.call(ask.clone()).await;
         (seen.percent("v2") == 100)
             .then_some(())
-            .ok_or(format!("{seen:?}"))
+            .ok_or_else(|| format!("{seen:?}"))
     })
     .await;
 }
@@ -234,7 +275,7 @@ async fn ring_hash(mesh: &Mesh, peer: &mut GrpcPeer) {
             }
             (servers.len() == 2)
                 .then_some(())
-                .ok_or(format!("{servers:?}"))
+                .ok_or_else(|| format!("{servers:?}"))
         },
     )
     .await;
@@ -275,7 +316,7 @@ async fn its_load_is_known(mesh: &Mesh, peer: &mut GrpcPeer) {
         loads
             .any(|clients| *clients == 1)
             .then_some(())
-            .ok_or(status["services"].to_string())
+            .ok_or_else(|| status["services"].to_string())
     })
     .await;
 }

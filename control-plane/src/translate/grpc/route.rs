@@ -27,7 +27,7 @@ use outrigger_proto::envoy::{
         v3::{FractionalPercent, fractional_percent::DenominatorType},
     },
 };
-use prost_types::{Any, Duration, value};
+use prost_types::{Duration, value};
 
 use super::super::{
     any::{OUTRIGGER, any},
@@ -365,12 +365,8 @@ impl<'a> Remarks<'a> {
         if edits > 0 {
             self.add("headers: a gRPC client sends the call as it is");
         }
-        let filters: Vec<(&String, &Any)> = route
-            .typed_per_filter_config
-            .iter()
-            .filter(|(name, _)| *name != FAULT)
-            .collect();
-        if !filters.is_empty() {
+        let mut filters = route.typed_per_filter_config.keys();
+        if filters.any(|name| name != FAULT) {
             self.add("corsPolicy: a gRPC client is no browser");
         }
         let own = route.metadata.as_ref();
