@@ -146,6 +146,8 @@ pub(crate) struct Subscription {
     /// Some name has been sent on this stream (then an empty list no longer means "everything").
     pub(super) named: bool,
     pub(super) names: BTreeSet<Arc<str>>,
+    /// Names that stale requests lacked (state of the world only).
+    pub(super) dropped: BTreeSet<Arc<str>>,
     pub(super) known: BTreeMap<Arc<str>, Known>,
     /// Names to look at.
     pub(super) dirty: BTreeSet<Arc<str>>,
@@ -172,6 +174,7 @@ impl Subscription {
             wildcard: false,
             named: false,
             names: BTreeSet::new(),
+            dropped: BTreeSet::new(),
             known: BTreeMap::new(),
             dirty: BTreeSet::new(),
             forced: BTreeSet::new(),

@@ -5,12 +5,19 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
+use outrigger_proto::{
+    envoy::service::discovery::v3::{DeltaDiscoveryRequest, DiscoveryRequest},
+    google::rpc::Status,
+};
 use prost::Message as _;
 
 use super::*;
-use crate::xds::testing::{list, version_of};
+use crate::xds::{
+    subscription::Answer,
+    testing::{list, version_of},
+};
 
-const SEEDS: u64 = 300;
+const SEEDS: u64 = 40;
 const STEPS: usize = 250;
 const NAMES: [&str; 5] = ["a", "b", "c", "d", "e"];
 const KINDS: [ResourceType; 4] = [Cluster, Endpoint, Listener, Route];
@@ -128,9 +135,9 @@ impl Model {
         for name in &answer.removed {
             held.remove(&**name);
         }
-        let error = refused.then(|| outrigger_proto::google::rpc::Status {
+        let error = refused.then(|| Status {
             message: "bad".into(),
-            ..Default::default()
+            ..Status::default()
         });
         let answers = match self.protocol {
             Protocol::Delta => self.talk.delta(&DeltaDiscoveryRequest {
@@ -142,12 +149,10 @@ impl Model {
             Protocol::Sotw => {
                 let names = self.asked.get(&kind).into_iter().flatten();
                 let names: Vec<&str> = names.map(String::as_str).collect();
-                self.talk.sotw(
-                    &outrigger_proto::envoy::service::discovery::v3::DiscoveryRequest {
-                        error_detail: error,
-                        ..list(kind, &names, Some(&answer))
-                    },
-                )
+                self.talk.sotw(&DiscoveryRequest {
+                    error_detail: error,
+                    ..list(kind, &names, Some(&answer))
+                })
             }
         };
         self.read.insert(kind, answer);
