@@ -98,7 +98,7 @@ impl GrpcPeer {
         outcomes(&parse(&self.process.line().await))
     }
 
-    /// Calls without a pause, until [`Self::stop`].
+    /// Calls about a hundred times a second, until [`Self::stop`].
     ///
     /// # Panics
     /// When it does not begin.

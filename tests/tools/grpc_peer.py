@@ -5,7 +5,7 @@
 Prints `ready {"v1": port, ...}`, then answers each line of its standard input, a JSON object, with one line:
     {"target", "method", "metadata", "timeout_s", "count", "concurrency"}
         -> {"names": {"v1": 7}, "errors": {"UNAVAILABLE: details": 3}, "seconds": 0.1}
-    {"target", "hammer": true}     calls without a pause until
+    {"target", "hammer": true}     calls about a hundred times a second until
     {"stop": true}                 -> the same for all of these calls
 Servers answer with their name; `x-delay-s` in a call's metadata makes them late, `x-fail` fails the call.
 The client reads GRPC_XDS_BOOTSTRAP. Used by tests/system/grpc.rs; set up with `.ci/setup`.
@@ -19,6 +19,7 @@ import threading
 import time
 
 import grpc
+import grpc.experimental
 
 METHODS = ["/shop.Reviews/Get", "/shop.Reviews/List"]
 
@@ -63,6 +64,7 @@ class Hammer:
     def run(self, stub):
         while self.going:
             self.outcomes.call(stub, 20, [])
+            time.sleep(0.01)
 
     def stop(self):
         self.going = False
@@ -93,7 +95,7 @@ def main():
         target = asked["target"]
         if target not in channels:
             # What the cluster says: TLS with the bootstrap file's certificates, or plain text.
-            plain = grpc.insecure_channel_credentials()
+            plain = grpc.experimental.insecure_channel_credentials()
             channels[target] = grpc.secure_channel(target, grpc.xds_channel_credentials(plain))
         stub = channels[target].unary_unary(asked.get("method", METHODS[0]))
         if asked.get("hammer"):
