@@ -465,7 +465,7 @@ async fn virtual_hosts_come_by_the_authority_of_a_request() {
         .unwrap();
     let answer = stream.into_inner().message().await.unwrap().unwrap();
     let seen = answer.resources.iter().map(|one| {
-        assert_eq!(one.aliases, [one.name.clone()], "what Envoy waits for");
+        assert!(one.aliases.contains(&one.name), "what Envoy waits for");
         (one.name.as_str(), one.resource.is_some())
     });
     let seen: BTreeMap<_, _> = seen.collect();

@@ -86,7 +86,7 @@ impl Model {
         for (kind, wanted) in [(Endpoint, clusters), (Route, self.routes.clone())] {
             let first = !self.asked.contains_key(&kind);
             let before = self.asked.insert(kind, wanted.clone()).unwrap_or_default();
-            if wanted == before && !(first && !wanted.is_empty()) {
+            if wanted == before {
                 continue;
             }
             let held = self.held.entry(kind).or_default();
@@ -160,13 +160,13 @@ impl Model {
         self.ask();
     }
 
-    fn set(&mut self, kind: ResourceType, name: &str, text: Option<String>) {
+    fn set(&mut self, kind: ResourceType, name: &str, text: Option<&str>) {
         let all = self.mesh.entry(kind).or_default();
-        match &text {
-            Some(text) => all.insert(name.to_owned(), text.clone()),
+        match text {
+            Some(text) => all.insert(name.to_owned(), text.to_owned()),
             None => all.remove(name),
         };
-        let answers = self.talk.change(|mesh| match &text {
+        let answers = self.talk.change(|mesh| match text {
             Some(text) => mesh.set(kind, name, text),
             None => mesh.remove(kind, name),
         });
@@ -183,7 +183,7 @@ impl Model {
                 } else {
                     "good"
                 };
-                self.set(kind, name, Some(format!("{quality} {number}")));
+                self.set(kind, name, Some(&format!("{quality} {number}")));
             }
             6..8 => self.set(kind, name, None),
             8..15 => self.read(),
@@ -205,7 +205,7 @@ impl Model {
     /// Until nothing happens any more.
     fn settle(&mut self) {
         for (kind, name, text) in self.all_bad() {
-            self.set(kind, &name, Some(text.replace("bad", "better")));
+            self.set(kind, &name, Some(&text.replace("bad", "better")));
         }
         for _ in 0..1000 {
             while !self.under_way.is_empty() {
