@@ -192,6 +192,7 @@ fn bootstrap_of(
             "channel_creds": [{ "type": "tls", "config": files }],
             "server_features": ["xds_v3"],
         }],
+        "server_listener_resource_name_template": "xds.istio.io/grpc/lds/inbound/%s",
         "certificate_providers": providers,
         "node": {
             "id": format!("grpc~127.0.0.1~{service}-grpc.default~default.svc.cluster.local"),

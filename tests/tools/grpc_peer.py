@@ -1,6 +1,6 @@
 """gRPC servers, and a gRPC client that has its configuration from xDS (`xds:///`) and nothing else.
 
-    grpc_peer.py v1 v2 ...     starts a server a name, on free ports
+    grpc_peer.py v1 v2 ...     starts a server a name, on free ports; `v1=50051` one that has its listener from xDS
 
 Prints `ready {"v1": port, ...}`, then answers each line of its standard input, a JSON object, with one line:
     {"target", "method", "metadata", "timeout_s", "count", "concurrency"}
@@ -75,12 +75,21 @@ class Hammer:
 def main():
     # The servers keep what they are given in use: nothing stops before the process does.
     ports, servers, channels, hammers = {}, [], {}, []
-    for name in sys.argv[1:]:
+    for argument in sys.argv[1:]:
+        name, _, port = argument.partition("=")
         server = grpc.server(
             concurrent.futures.ThreadPoolExecutor(max_workers=16),
             handlers=[Handler(name)],
+            xds=bool(port),
         )
-        ports[name] = server.add_insecure_port("127.0.0.1:0")
+        if port:
+            plain = grpc.insecure_server_credentials()
+            address, credentials = f"127.0.0.1:{port}", grpc.xds_server_credentials(plain)
+            # Its port is bound when the listener has come.
+            server.add_secure_port(address, credentials)
+            ports[name] = int(port)
+        else:
+            ports[name] = server.add_insecure_port("127.0.0.1:0")
         server.start()
         servers.append(server)
     print("ready", json.dumps(ports), flush=True)

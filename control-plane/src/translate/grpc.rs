@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! LDS  <any way to write a host>[:<port>]   made on demand ──► names the RDS of the host's port
+//!      xds.istio.io/grpc/lds/inbound/<address>  for servers: whose calls they take
 //! RDS  <host>:<port>                        every authority; its routes in words that gRPC has
 //! CDS, EDS                                  the mesh's own, less what gRPC refuses
 //! ```
@@ -13,6 +14,7 @@ mod cluster;
 mod endpoint;
 mod listener;
 mod route;
+mod server;
 
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -38,8 +40,8 @@ pub(crate) const PROVIDER: &str = "default";
 /// What the libraries of one scope share beside its clusters and endpoints.
 #[derive(Debug)]
 pub(super) struct GrpcScope {
-    /// Listeners by every way to write a host.
-    listeners: Arc<OnDemand>,
+    /// Listeners by every way to write a host, and of servers; by [`Credentials`].
+    listeners: [Arc<OnDemand>; 2],
     routes: Arc<TypeMap>,
     /// What libraries do not do of them.
     notes: Arc<Notes>,
@@ -77,8 +79,15 @@ impl GrpcScope {
                 notes.insert(name, remarks);
             }
         }
+        let domains = Arc::new(domains);
+        let listeners = [Credentials::None, Credentials::Provider].map(|credentials| {
+            let domains = Arc::clone(&domains);
+            OnDemand::new(Arc::clone(from), move |name| {
+                server::of(name, credentials).or_else(|| listener::of(&domains, name))
+            })
+        });
         Arc::new(Self {
-            listeners: OnDemand::new(Arc::clone(from), move |name| listener::of(&domains, name)),
+            listeners,
             routes: TypeMap::following(before.map(|before| &before.routes), routes),
             notes: Arc::new(notes),
             from: Arc::clone(from),
@@ -87,6 +96,11 @@ impl GrpcScope {
 
     /// What one library sees, of a snapshot in the mesh's own words.
     pub(super) fn snapshot(&self, plain: Snapshot, credentials: Credentials) -> Snapshot {
+        let [plain_text, secure] = &self.listeners;
+        let listeners = match credentials {
+            Credentials::None => plain_text,
+            Credentials::Provider => secure,
+        };
         let in_words = |resources: Resources, adapt: [Adapt; 2]| {
             let slot = credentials as usize;
             let adapt = match credentials {
@@ -100,7 +114,7 @@ impl GrpcScope {
         };
         Snapshot {
             listeners: Resources {
-                view: View::OnDemand(Arc::clone(&self.listeners)),
+                view: View::OnDemand(Arc::clone(listeners)),
                 ..plain.listeners
             },
             routes: Resources {

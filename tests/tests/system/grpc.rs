@@ -118,6 +118,42 @@ async fn a_grpc_library_with_certificates_calls_a_sidecar_over_mtls_if_it_is_who
     nothing_is_refused(&mesh);
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_grpc_server_with_certificates_is_called_over_mtls_and_by_nobody_else() {
+    let mesh = Mesh::start().await;
+    let port = free_port();
+    let server = format!("v1={port}");
+    let peer = GrpcPeer::start_with_certificates(&mesh, "reviews", &[server.as_str()]).await;
+    let Some(mut secure) = peer else { return };
+    let Some(mut plain) = GrpcPeer::start(&mesh, "stranger", &[]).await else {
+        return;
+    };
+    mesh.apply(&format!(
+        "apiVersion: networking.istio.io/v1\nkind: ServiceEntry\nmetadata: {{name: reviews}}\nspec:\n  \
+         hosts: [reviews.default.svc.cluster.local]\n  location: MESH_INTERNAL\n  resolution: STATIC\n  \
+         ports: [{{number: 9080, name: grpc, protocol: GRPC}}]\n  endpoints:\n  \
+         - {{address: 127.0.0.1, ports: {{grpc: {port}}}, serviceAccount: reviews}}\n"
+    ));
+    eventually("calls arrive over mTLS", async || {
+        let ask = json!({ "target": TARGET, "count": 5, "timeout_s": 5 });
+        let seen = secure.call(ask).await;
+        (seen.percent("v1") == 100)
+            .then_some(())
+            .ok_or_else(|| format!("{seen:?}"))
+    })
+    .await;
+    let direct = json!({ "target": format!("127.0.0.1:{port}"), "timeout_s": 2 });
+    let seen = plain.call(direct).await;
+    assert!(seen.names.is_empty(), "plain text gets in: {seen:?}");
+    nothing_is_refused(&mesh);
+}
+
+/// One that was free a moment ago: gRPC asks for its listener by the port, before it binds it.
+fn free_port() -> u16 {
+    let socket = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    socket.local_addr().unwrap().port()
+}
+
 /// Weights walk from one to the other under load, and no call fails.
 async fn canary(mesh: &Mesh, peer: &mut GrpcPeer) {
     mesh.apply(&split(100, 0));

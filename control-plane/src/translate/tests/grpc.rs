@@ -276,6 +276,27 @@ fn a_cluster_that_would_be_refused_is_withheld_and_the_reason_shown() {
 }
 
 #[test]
+fn a_server_with_certificates_takes_calls_of_the_mesh_only() {
+    let name = "xds.istio.io/grpc/lds/inbound/127.0.0.1:50051";
+    let secure = plain().seen_by(&library(Credentials::Provider));
+    let listener = secure.json(Listener, name);
+    assert_eq!(listener["address"]["socketAddress"]["portValue"], 50051);
+    let chain = &listener["filterChains"][0];
+    let context = &chain["transportSocket"]["typedConfig"];
+    assert_eq!(context["requireClientCertificate"], true);
+    let trust = &context["commonTlsContext"]["validationContext"];
+    assert_eq!(
+        trust["caCertificateProviderInstance"]["instanceName"],
+        "default"
+    );
+    let manager = &chain["filters"][0]["typedConfig"];
+    let route = &manager["routeConfig"]["virtualHosts"][0]["routes"][0];
+    assert!(route["nonForwardingAction"].is_object(), "{route}");
+    let open = &seen(&plain()).json(Listener, name)["filterChains"][0];
+    assert_eq!(open.get("transportSocket"), None);
+}
+
+#[test]
 fn libraries_share_bytes_and_keep_what_has_not_changed() {
     let given = rules("  - route: [{destination: {host: reviews}}]\n");
     let before = given.shared();
