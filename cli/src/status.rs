@@ -2,8 +2,8 @@
 
 use clap::Args;
 use outrigger_proto::outrigger::v1::{
-    ClientStatus, InstanceStatus, ResourceTypeStatus, ServiceLimitStatus, ServiceStatus,
-    StatusResponse,
+    ClientStatus, InstanceStatus, ResourceNote, ResourceTypeStatus, ServiceLimitStatus,
+    ServiceLoad, ServiceStatus, StatusResponse,
 };
 use serde_json::{Value, json};
 
@@ -66,7 +66,9 @@ fn text(status: &StatusResponse) -> String {
         sidecars(status),
     ]
     .into_iter()
+    .chain(loads(&status.services))
     .chain(limits(&status.limits))
+    .chain(notes(&status.clients))
     {
         text.push('\n');
         text.push_str(&part);
@@ -151,6 +153,38 @@ fn sidecars(status: &StatusResponse) -> String {
         ]);
     }
     or_none(&table, "no sidecars are connected\n")
+}
+
+/// What clients report of their calls; nothing if nobody does.
+fn loads(services: &[ServiceStatus]) -> Option<String> {
+    let mut table = Table::new(&["CALLED", "BY", "GOOD/S", "FAILED/S", "DROPPED/S", "OPEN"]);
+    for service in services {
+        let Some(load) = &service.load else { continue };
+        table.row(vec![
+            service.host.clone(),
+            load.clients.to_string(),
+            format!("{:.1}", load.succeeded_per_s),
+            format!("{:.1}", load.failed_per_s),
+            format!("{:.1}", load.dropped_per_s),
+            load.in_progress.to_string(),
+        ]);
+    }
+    (!table.is_empty()).then(|| table.render())
+}
+
+/// What clients of a smaller dialect do not do of what documents ask for; nothing if there is nothing to say.
+fn notes(clients: &[ClientStatus]) -> Option<String> {
+    let mut table = Table::new(&["CLIENT", "RESOURCE", "DOES NOT FOLLOW"]);
+    for client in clients {
+        for note in &client.notes {
+            table.row(vec![
+                client.node_id.clone(),
+                note.name.clone(),
+                note.note.clone(),
+            ]);
+        }
+    }
+    (!table.is_empty()).then(|| table.render())
 }
 
 /// Limits of scope SERVICE; nothing if there are none.
@@ -299,6 +333,17 @@ fn service_json(service: &ServiceStatus) -> Value {
         "ports": service.ports,
         "source": service.source,
         "instances": service.instances.iter().map(instance).collect::<Vec<_>>(),
+        "load": service.load.as_ref().map(load_json),
+    })
+}
+
+fn load_json(load: &ServiceLoad) -> Value {
+    json!({
+        "clients": load.clients,
+        "succeeded_per_s": load.succeeded_per_s,
+        "failed_per_s": load.failed_per_s,
+        "dropped_per_s": load.dropped_per_s,
+        "in_progress": load.in_progress,
     })
 }
 
@@ -318,11 +363,17 @@ fn client_json(client: &ClientStatus, revision: u64) -> Value {
         "identity": client.identity,
         "peer": client.peer,
         "protocol": client.protocol,
+        "dialect": client.dialect,
+        "notes": client.notes.iter().map(note_json).collect::<Vec<_>>(),
         "connected": client.connected.as_ref().map(ToString::to_string),
         "revision": client.revision,
         "state": state(client, revision).word(),
         "types": client.types.iter().map(kind).collect::<Vec<_>>(),
     })
+}
+
+fn note_json(note: &ResourceNote) -> Value {
+    json!({ "type": note.type_url, "resource": note.name, "note": note.note })
 }
 
 #[cfg(test)]

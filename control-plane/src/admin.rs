@@ -11,6 +11,7 @@ use crate::{
     ca::{grpc::duration, service::IdentityService},
     caller::Caller,
     clients::Clients,
+    loads::Loads,
     metrics::Metrics,
     policies::{self, Outcome, Policies, What},
     quota::server::Leases,
@@ -41,6 +42,7 @@ pub(crate) struct AdminService {
     pub(crate) identity: IdentityService,
     pub(crate) clients: Arc<Clients>,
     pub(crate) leases: Arc<Leases>,
+    pub(crate) loads: Arc<Loads>,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) started: SystemTime,
 }

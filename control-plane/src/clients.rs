@@ -15,6 +15,9 @@ use std::{
 
 use dashmap::DashMap;
 use outrigger_proto::outrigger::v1 as api;
+use tokio::sync::mpsc;
+
+use crate::xds::holdings::Ask;
 
 /// All connected clients. As large as the number of xDS streams, which the listener bounds.
 #[derive(Debug, Default)]
@@ -34,6 +37,21 @@ pub(crate) struct Client {
     pub(crate) peer: Option<SocketAddr>,
     /// `delta` or `sotw`.
     pub(crate) protocol: &'static str,
+    /// `outrigger`, `envoy` or `grpc`.
+    pub(crate) dialect: &'static str,
+    /// Where to ask what it holds.
+    pub(crate) ask: Option<mpsc::Sender<Ask>>,
+}
+
+/// What is not done of a resource, or why it is withheld.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Note {
+    /// Type URL.
+    pub(crate) type_url: &'static str,
+    /// The resource.
+    pub(crate) name: Arc<str>,
+    /// In words.
+    pub(crate) note: String,
 }
 
 /// Last words of a client that did not take a resource are cut to this many bytes.
@@ -45,6 +63,7 @@ struct Stream {
     connected: SystemTime,
     types: BTreeMap<&'static str, TypeStatus>,
     revision: u64,
+    notes: Vec<Note>,
 }
 
 #[derive(Debug, Default)]
@@ -74,6 +93,7 @@ impl Clients {
                 connected: SystemTime::now(),
                 types: BTreeMap::new(),
                 revision: 0,
+                notes: Vec::new(),
             },
         );
         ClientHandle {
@@ -92,6 +112,17 @@ impl Clients {
     pub(crate) fn node_ids(&self) -> Vec<String> {
         let ids = self.streams.iter();
         ids.map(|stream| stream.client.node_id.clone()).collect()
+    }
+
+    /// Where to ask each stream what its client holds, by node id.
+    pub(crate) fn streams(&self) -> Vec<(String, mpsc::Sender<Ask>)> {
+        let all = self.streams.iter().filter_map(|stream| {
+            let client = &stream.client;
+            Some((client.node_id.clone(), client.ask.clone()?))
+        });
+        let mut all: Vec<_> = all.collect();
+        all.sort_by(|(a, _), (b, _)| a.cmp(b));
+        all
     }
 
     /// All streams, by node id.
@@ -135,6 +166,13 @@ impl ClientHandle {
         }
     }
 
+    /// What the client does not do of what it asks for.
+    pub(crate) fn noted(&self, notes: Vec<Note>) {
+        if let Some(mut stream) = self.clients.streams.get_mut(&self.id) {
+            stream.notes = notes;
+        }
+    }
+
     fn change(&self, type_url: &'static str, change: impl FnOnce(&mut TypeStatus)) {
         if let Some(mut stream) = self.clients.streams.get_mut(&self.id) {
             change(stream.types.entry(type_url).or_default());
@@ -166,6 +204,8 @@ impl Stream {
             protocol: self.client.protocol.to_owned(),
             connected: Some(self.connected.into()),
             revision: self.revision,
+            dialect: self.client.dialect.to_owned(),
+            notes: self.notes.iter().map(note).collect(),
             types: self
                 .types
                 .iter()
@@ -182,6 +222,14 @@ impl Stream {
     }
 }
 
+fn note(of: &Note) -> api::ResourceNote {
+    api::ResourceNote {
+        type_url: of.type_url.to_owned(),
+        name: of.name.to_string(),
+        note: of.note.clone(),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -192,6 +240,8 @@ mod tests {
             identity: None,
             peer: None,
             protocol: "delta",
+            dialect: "outrigger",
+            ask: None,
         }
     }
 

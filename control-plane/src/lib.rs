@@ -9,6 +9,7 @@ mod ca;
 mod caller;
 mod clients;
 mod config;
+mod loads;
 mod metrics;
 mod policies;
 mod publish;

@@ -20,7 +20,13 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use outrigger_proto::outrigger::v1::quota_server::QuotaServer;
+use outrigger_proto::{
+    envoy::service::{
+        load_stats::v3::load_reporting_service_server::LoadReportingServiceServer,
+        status::v3::client_status_discovery_service_server::ClientStatusDiscoveryServiceServer,
+    },
+    outrigger::v1::quota_server::QuotaServer,
+};
 use serde::Serialize;
 use time::OffsetDateTime;
 use tokio::{
@@ -40,6 +46,7 @@ use crate::{
     },
     clients::Clients,
     config::Config,
+    loads::{self, LoadService, Loads},
     metrics::Metrics,
     policies::Policies,
     publish::Publisher,
@@ -53,7 +60,7 @@ use crate::{
     server::{self, Listener, Serves, auth::Authenticator, routes, tls},
     spiffe,
     store::{self, Store, StoreError},
-    xds,
+    xds::{self, holdings::StatusService},
 };
 
 /// Threads of [`run`]. Most work is waiting; translation and writing have threads of their own.
@@ -384,18 +391,27 @@ impl Parts {
             metrics: Arc::clone(&self.metrics),
             limit: Arc::new(IssueLimit::default()),
         };
+        let loads = Arc::new(Loads::default());
+        let holdings = ClientStatusDiscoveryServiceServer::new(StatusService(Arc::clone(&clients)));
+        let reports = LoadReportingServiceServer::new(LoadService(Arc::clone(&loads)));
+        let reports = reports.max_decoding_message_size(loads::MAX_REQUEST_BYTES);
         let admin = AdminService {
             policies: self.policies,
             registry: Arc::clone(&self.registry.registry),
             identity: identity.clone(),
             clients,
             leases: Arc::clone(&leases),
+            loads: Arc::clone(&loads),
             metrics: self.metrics,
             started: SystemTime::now(),
         };
         let quota = QuotaServer::new(QuotaService(leases));
         let quota = quota.max_decoding_message_size(quota::server::MAX_REQUEST_BYTES);
-        let xds = xds.add_services(Routes::default()).add_service(quota);
+        let xds = xds.add_services(Routes::default());
+        let xds = xds
+            .add_service(quota)
+            .add_service(holdings)
+            .add_service(reports);
         Ok((routes::main(admin, self.registry, identity, xds), push))
     }
 }

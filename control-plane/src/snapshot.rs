@@ -5,8 +5,10 @@
 //!           │                   └─ own:    Arc<TypeMap>  this node's (inbound cluster, its listeners)
 //!           └─ ... one a type
 //! ```
-//! A [`TypeMap`] knows what differs from the one before it, so that a stream which saw that one looks
+//! A [`View`] on them says what a node of another dialect sees. A [`TypeMap`] knows what differs from the one before it, so that a stream which saw that one looks
 //! at the changed names only. It never knows who subscribed.
+
+mod view;
 
 use std::{
     collections::BTreeMap,
@@ -18,6 +20,7 @@ use std::{
 
 use prost::Message;
 use prost_types::Any;
+pub(crate) use view::{Adapted, Dialected, Notes, OnDemand, View};
 use xxhash_rust::xxh64::xxh64;
 
 /// The xDS types that are served.
@@ -33,16 +36,19 @@ pub(crate) enum ResourceType {
     Listener,
     /// RDS
     Route,
+    /// VHDS
+    VirtualHost,
 }
 
 impl ResourceType {
     /// In the order of a push.
-    pub(crate) const ALL: [Self; 5] = [
+    pub(crate) const ALL: [Self; 6] = [
         Self::Cluster,
         Self::Endpoint,
         Self::Secret,
         Self::Listener,
         Self::Route,
+        Self::VirtualHost,
     ];
 
     /// Type URL.
@@ -53,6 +59,7 @@ impl ResourceType {
             Self::Secret => "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.Secret",
             Self::Listener => "type.googleapis.com/envoy.config.listener.v3.Listener",
             Self::Route => "type.googleapis.com/envoy.config.route.v3.RouteConfiguration",
+            Self::VirtualHost => "type.googleapis.com/envoy.config.route.v3.VirtualHost",
         }
     }
 
@@ -69,6 +76,7 @@ impl ResourceType {
             Self::Secret => "SDS",
             Self::Listener => "LDS",
             Self::Route => "RDS",
+            Self::VirtualHost => "VHDS",
         }
     }
 
@@ -80,7 +88,7 @@ impl ResourceType {
 }
 
 /// One resource, ready to be sent.
-#[derive(Debug, PartialEq)]
+#[derive(Debug)]
 pub(crate) struct ResourceBytes {
     /// Unique in its type.
     pub(crate) name: Arc<str>,
@@ -88,6 +96,13 @@ pub(crate) struct ResourceBytes {
     pub(crate) version: Arc<str>,
     /// The serialised resource.
     pub(crate) any: Any,
+    adapted: view::Memory,
+}
+
+impl PartialEq for ResourceBytes {
+    fn eq(&self, other: &Self) -> bool {
+        (&self.name, &self.version, &self.any) == (&other.name, &other.version, &other.any)
+    }
 }
 
 impl ResourceBytes {
@@ -101,6 +116,7 @@ impl ResourceBytes {
                 type_url: kind.url().to_owned(),
                 value,
             },
+            adapted: view::Memory::default(),
         })
     }
 }
@@ -177,30 +193,59 @@ pub(crate) struct Resources {
     pub(crate) shared: Arc<TypeMap>,
     /// Of the node alone. Wins over `shared` where both have a name.
     pub(crate) own: Arc<TypeMap>,
+    /// What it makes of both.
+    pub(crate) view: View,
 }
 
 impl Resources {
     /// By name.
-    pub(crate) fn get(&self, name: &str) -> Option<&Arc<ResourceBytes>> {
-        self.own.get(name).or_else(|| self.shared.get(name))
+    pub(crate) fn get(&self, name: &str) -> Option<Arc<ResourceBytes>> {
+        match &self.view {
+            View::AsIs | View::Noted(_) => self.plain(name).cloned(),
+            View::Adapted(dialect) => dialect.of(self.plain(name)?)?.resource.clone(),
+            View::OnDemand(made) => made.get(name),
+        }
     }
 
-    /// All, in no promised order, each name once.
-    pub(crate) fn iter(&self) -> impl Iterator<Item = &Arc<ResourceBytes>> {
+    /// All, in no promised order, each name once. Of those that are made on demand, none.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = Arc<ResourceBytes>> {
         let shared = self
             .shared
             .iter()
             .filter(|r| self.own.get(&r.name).is_none());
-        self.own.iter().chain(shared)
+        self.own
+            .iter()
+            .chain(shared)
+            .filter_map(|resource| match &self.view {
+                View::AsIs | View::Noted(_) => Some(Arc::clone(resource)),
+                View::Adapted(dialect) => dialect.of(resource)?.resource.clone(),
+                View::OnDemand(_) => None,
+            })
+    }
+
+    /// What the client does not do of the resource of this name, or why it is withheld.
+    pub(crate) fn notes(&self, name: &str) -> &[String] {
+        match &self.view {
+            View::Adapted(dialect) => self
+                .plain(name)
+                .and_then(|resource| dialect.of(resource))
+                .map_or(&[], |adapted| &adapted.notes),
+            View::Noted(notes) => notes.get(name).map_or(&[], Vec::as_slice),
+            View::AsIs | View::OnDemand(_) => &[],
+        }
+    }
+
+    fn plain(&self, name: &str) -> Option<&Arc<ResourceBytes>> {
+        self.own.get(name).or_else(|| self.shared.get(name))
     }
 
     /// The names that may differ from what `seen` was; None = any may.
     pub(crate) fn changed_since(&self, seen: Seen) -> Option<&[Arc<str>]> {
         if seen.own != self.own.generation {
             None
-        } else if seen.shared == self.shared.generation {
+        } else if seen.shared == self.base().generation {
             Some(&[])
-        } else if seen.shared == self.shared.previous {
+        } else if seen.shared == self.shared.previous && !matches!(self.view, View::OnDemand(_)) {
             Some(&self.shared.changed)
         } else {
             None
@@ -210,8 +255,15 @@ impl Resources {
     /// What to hand to [`Self::changed_since`] of a later one.
     pub(crate) fn seen(&self) -> Seen {
         Seen {
-            shared: self.shared.generation,
+            shared: self.base().generation,
             own: self.own.generation,
+        }
+    }
+
+    fn base(&self) -> &TypeMap {
+        match &self.view {
+            View::OnDemand(made) => &made.from,
+            View::AsIs | View::Noted(_) | View::Adapted(_) => &self.shared,
         }
     }
 }
@@ -231,6 +283,8 @@ pub(crate) struct Snapshot {
     pub(crate) secrets: Resources,
     pub(crate) listeners: Resources,
     pub(crate) routes: Resources,
+    /// On demand only.
+    pub(crate) virtual_hosts: Resources,
 }
 
 impl Snapshot {
@@ -242,6 +296,7 @@ impl Snapshot {
             ResourceType::Secret => &self.secrets,
             ResourceType::Listener => &self.listeners,
             ResourceType::Route => &self.routes,
+            ResourceType::VirtualHost => &self.virtual_hosts,
         }
     }
 }

@@ -12,6 +12,7 @@ mod any;
 mod caller;
 mod cluster;
 mod endpoint;
+mod grpc;
 mod hosts;
 mod layer4;
 mod listener;
@@ -19,6 +20,7 @@ mod locality;
 mod matching;
 mod model;
 mod node;
+mod on_demand;
 mod policy;
 mod route;
 mod scope;
@@ -38,7 +40,7 @@ use route::RouteTable;
 use scope::{Inputs, Scope, ScopeKey};
 
 use crate::{
-    snapshot::{Resources, Snapshot, TypeMap},
+    snapshot::{Resources, Snapshot, TypeMap, View},
     world::World,
 };
 
@@ -107,17 +109,27 @@ impl Shared {
         let scope = self.scope(&key);
         let before = self.before.as_ref();
         let before = before.and_then(|before| before.scopes.get(&key));
-        let endpoints = scope.endpoints(node, before.map(|scope| &**scope));
+        let before = before.map(|scope| &**scope);
+        let endpoints = scope.endpoints(node, before);
         let with = |shared: &Arc<TypeMap>, own: &Arc<TypeMap>| Resources {
             shared: Arc::clone(shared),
             own: Arc::clone(own),
+            view: View::AsIs,
         };
-        Snapshot {
+        let plain = Snapshot {
             clusters: with(&scope.clusters, &own.clusters),
             endpoints: with(&endpoints, &own.none),
             secrets: with(&self.secrets, &own.none),
             listeners: with(&scope.listeners, &own.listeners),
-            routes: with(&scope.routes, &own.none),
+            routes: with(&scope.routes, &own.routes),
+            virtual_hosts: Resources {
+                view: View::OnDemand(Arc::clone(&scope.virtual_hosts)),
+                ..with(&scope.routes, &own.none)
+            },
+        };
+        match node.dialect {
+            Dialect::Outrigger | Dialect::Envoy => plain,
+            Dialect::Grpc(credentials) => scope.grpc(before).snapshot(plain, credentials),
         }
     }
 
@@ -162,21 +174,30 @@ impl Shared {
 pub(crate) struct NodeResources {
     clusters: Arc<TypeMap>,
     listeners: Arc<TypeMap>,
+    routes: Arc<TypeMap>,
     none: Arc<TypeMap>,
 }
 
 impl NodeResources {
-    /// The proxy port, the inbound port and the application's cluster, as far as `node` has them.
+    /// The proxy port and its routes, if these come on demand, the inbound port and the application's cluster, as far
+    /// as `node` has them.
     pub(crate) fn of(node: &NodeInfo) -> Self {
-        let proxy = node
-            .http_proxy
-            .map(|listen| listener::outbound(listener::HTTP_PROXY, listen, listener::HTTP_PROXY));
+        let name = listener::HTTP_PROXY;
+        let proxy = node.http_proxy.map(|listen| {
+            if node.on_demand {
+                listener::on_demand(name, listen, name)
+            } else {
+                listener::outbound(name, listen, name)
+            }
+        });
+        let routes = node.on_demand.then(|| on_demand::routes(name));
         let inbound = node.inbound.as_ref();
         let listeners = proxy.into_iter().chain(inbound.map(listener::inbound));
         let app = inbound.map(|inbound| cluster::inbound(inbound, node.service.as_deref()));
         Self {
             clusters: TypeMap::following(None, app),
             listeners: TypeMap::following(None, listeners),
+            routes: TypeMap::following(None, routes),
             none: TypeMap::empty(),
         }
     }

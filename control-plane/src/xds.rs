@@ -4,6 +4,7 @@
 
 pub(crate) mod claim;
 pub(crate) mod delta;
+pub(crate) mod holdings;
 pub(crate) mod metrics;
 pub(crate) mod server;
 mod services;

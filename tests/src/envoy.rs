@@ -25,6 +25,15 @@ pub struct Envoy {
     _dir: TempDir,
 }
 
+/// How it asks for its configuration.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Asks {
+    /// In the state-of-the-world protocol instead of the incremental one.
+    pub sotw: bool,
+    /// For virtual hosts as requests need them.
+    pub on_demand: bool,
+}
+
 impl Envoy {
     /// Starts it as a sidecar of `service` with these labels, and waits until it listens. None, with a loud remark,
     /// if there is no Envoy.
@@ -32,11 +41,24 @@ impl Envoy {
     /// # Panics
     /// When it does not start, or is missing in CI.
     pub async fn start(mesh: &Mesh, service: &str, labels: &[(&str, &str)]) -> Option<Self> {
+        Self::start_asking(mesh, service, labels, Asks::default()).await
+    }
+
+    /// The same, with another way to ask.
+    ///
+    /// # Panics
+    /// When it does not start, or is missing in CI.
+    pub async fn start_asking(
+        mesh: &Mesh,
+        service: &str,
+        labels: &[(&str, &str)],
+        asks: Asks,
+    ) -> Option<Self> {
         let program = program()?;
         let dir = tempfile::tempdir().expect("a directory");
         let config = dir.path().join("bootstrap.json");
         let admin_file = dir.path().join("admin");
-        fs::write(&config, bootstrap(mesh, service, labels).to_string()).expect("written");
+        fs::write(&config, bootstrap(mesh, service, labels, asks).to_string()).expect("written");
         let args = [
             "--config-path",
             &config.display().to_string(),
@@ -89,6 +111,10 @@ async fn listening(admin_file: &Path) -> Result<(SocketAddr, SocketAddr), String
         .trim()
         .parse()
         .map_err(|error| format!("{admin:?}: {error}"))?;
+    let ready = Caller::through(admin).get("admin", "/ready").await;
+    if ready.status != 200 {
+        return Err(String::from_utf8_lossy(&ready.body).into_owned());
+    }
     let reply = Caller::through(admin).get("admin", "/listeners").await;
     let text = String::from_utf8_lossy(&reply.body);
     let proxy = text
@@ -116,8 +142,8 @@ fn program() -> Option<PathBuf> {
     found
 }
 
-/// A node as our sidecar's, all of xDS over one delta stream to our control plane, and nothing else.
-fn bootstrap(mesh: &Mesh, service: &str, labels: &[(&str, &str)]) -> Value {
+/// A node as our sidecar's, all of xDS over one stream to our control plane, its load reports, and nothing else.
+fn bootstrap(mesh: &Mesh, service: &str, labels: &[(&str, &str)], asks: Asks) -> Value {
     let token = fs::read_to_string(mesh.data_dir().join("admin.token")).expect("a token");
     let labels: serde_json::Map<String, Value> = labels
         .iter()
@@ -143,7 +169,16 @@ fn bootstrap(mesh: &Mesh, service: &str, labels: &[(&str, &str)]) -> Value {
     });
     let grpc = mesh.grpc();
     let endpoint = json!({ "socket_address": { "address": grpc.ip().to_string(), "port_value": grpc.port() } });
+    let grpc_service = json!({
+        "envoy_grpc": { "cluster_name": "control-plane" },
+        "initial_metadata": [{ "key": "authorization", "value": format!("Bearer {}", token.trim()) }],
+    });
     json!({
+        "cluster_manager": { "load_stats_config": {
+            "api_type": "GRPC",
+            "transport_api_version": "V3",
+            "grpc_services": [grpc_service],
+        }},
         "node": {
             "id": format!("sidecar~127.0.0.1~{service}-envoy.default~default.svc.cluster.local"),
             "cluster": format!("{service}.default"),
@@ -153,19 +188,16 @@ fn bootstrap(mesh: &Mesh, service: &str, labels: &[(&str, &str)]) -> Value {
                 "SERVICE_ACCOUNT": service,
                 "WORKLOAD_NAME": service,
                 "LABELS": labels,
-                "OUTRIGGER": { "HTTP_PROXY": "127.0.0.1:0", "SERVICE": service },
+                "OUTRIGGER": { "HTTP_PROXY": "127.0.0.1:0", "SERVICE": service, "ON_DEMAND": asks.on_demand },
             },
         },
         "admin": { "address": any },
         "dynamic_resources": {
             "ads_config": {
-                "api_type": "DELTA_GRPC",
+                "api_type": if asks.sotw { "GRPC" } else { "DELTA_GRPC" },
                 "transport_api_version": "V3",
                 "set_node_on_first_message_only": true,
-                "grpc_services": [{
-                    "envoy_grpc": { "cluster_name": "control-plane" },
-                    "initial_metadata": [{ "key": "authorization", "value": format!("Bearer {}", token.trim()) }],
-                }],
+                "grpc_services": [grpc_service],
             },
             "lds_config": ads,
             "cds_config": ads,

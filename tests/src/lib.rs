@@ -25,6 +25,7 @@ mod bytes;
 mod caller;
 mod envoy;
 mod eventually;
+mod grpc;
 mod identity;
 mod load;
 mod mesh;
@@ -43,8 +44,9 @@ pub use bytes::{
     echo_app, free_port, mutual_tls_server, tell, tell_bytes, tls_server, until_heard,
 };
 pub use caller::{Caller, Reply};
-pub use envoy::Envoy;
+pub use envoy::{Asks, Envoy};
 pub use eventually::{eventually, within};
+pub use grpc::{GrpcPeer, Outcomes};
 pub use identity::{ForeignRoot, WorkloadIdentity};
 pub use load::{Load, LoadReport};
 pub use mesh::{Mesh, Output};

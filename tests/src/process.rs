@@ -69,6 +69,16 @@ impl Process {
         Self::spawn_program(name, Path::new("/bin/sh"), &all, &[])
     }
 
+    /// Starts any other program that reads its standard input to the end, and ends there: with us, however we went.
+    pub(crate) fn spawn_tool(
+        name: &str,
+        program: &Path,
+        args: &[String],
+        env: &[(&str, &str)],
+    ) -> Self {
+        Self::spawn_program(name, program, args, env)
+    }
+
     fn spawn_program(name: &str, program: &Path, args: &[String], env: &[(&str, &str)]) -> Self {
         let mut child = Command::new(program)
             .args(args)

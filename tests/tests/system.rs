@@ -1,4 +1,5 @@
-//! Foreign programs beside ours: stock Envoy driven by our control plane, as a judge of what a document means.
+//! Foreign programs beside ours, driven by our control plane: stock Envoy as a judge of what a document means, and
+//! gRPC without a proxy.
 
 #![allow(
     clippy::unwrap_used,
@@ -18,5 +19,7 @@ mod system {
     mod cases;
     mod connections;
     mod differential;
+    mod envoy;
+    mod grpc;
     mod observed;
 }

@@ -136,6 +136,7 @@ mod tests {
                     identity: "spiffe://x".to_owned(),
                     ..InstanceStatus::default()
                 }],
+                load: None,
                 source: "registration".to_owned(),
             }],
             clients: vec![

@@ -8,6 +8,7 @@ use tokio::time::Instant;
 
 use super::{AdminService, convert};
 use crate::{
+    loads::Load,
     policies::InForce,
     quota::allocate::{Kind, PoolStatus},
     registry::validate::health_text,
@@ -29,6 +30,10 @@ impl AdminService {
                     .iter()
                     .map(|(object, entry)| declared(host, object, entry)),
             );
+        }
+        let loads = self.loads.by_host(std::time::Instant::now());
+        for service in &mut services {
+            service.load = loads.get(&service.host).map(load);
         }
         services.sort_by(|a, b| a.host.cmp(&b.host));
         let authority = &self.identity.authority;
@@ -72,7 +77,18 @@ impl AdminService {
                 .iter()
                 .map(|(port, protocol)| (u32::from(*port), protocol.as_str().to_owned()))
                 .collect(),
+            load: None,
         }
+    }
+}
+
+fn load(of: &Load) -> api::ServiceLoad {
+    api::ServiceLoad {
+        clients: of.clients,
+        succeeded_per_s: of.succeeded_per_s,
+        failed_per_s: of.failed_per_s,
+        dropped_per_s: of.dropped_per_s,
+        in_progress: of.in_progress,
     }
 }
 
@@ -135,6 +151,7 @@ fn declared(host: &HostName, object: &Object, entry: &ServiceEntry) -> api::Serv
             .iter()
             .map(|port| (u32::from(port.number), port.protocol.as_str().to_owned()))
             .collect(),
+        load: None,
     }
 }
 

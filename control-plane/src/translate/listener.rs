@@ -47,6 +47,7 @@ pub(super) const CORS: &str = "envoy.filters.http.cors";
 pub(super) const FAULT: &str = "envoy.filters.http.fault";
 /// Type of its configuration, in the listener and in a route.
 pub(super) const HTTP_FAULT: &str = "envoy.extensions.filters.http.fault.v3.HTTPFault";
+const ON_DEMAND: &str = "envoy.filters.http.on_demand";
 const INBOUND: &str = "virtualInbound";
 /// For a connection to say its server name.
 const CLIENT_HELLO_TIMEOUT: Duration = Duration::from_secs(5);
@@ -54,6 +55,22 @@ const CONNECTION_MANAGER: &str = "envoy.filters.network.http_connection_manager"
 
 /// A port for the application's outgoing calls; routes come by RDS.
 pub(super) fn outbound(name: &str, listen: SocketAddr, routes: &str) -> Arc<ResourceBytes> {
+    outbound_with(name, listen, routes, None)
+}
+
+/// The same; a request to a host without routes waits until these were asked for.
+pub(super) fn on_demand(name: &str, listen: SocketAddr, routes: &str) -> Arc<ResourceBytes> {
+    // A message without fields, as far as we set them.
+    let config = any("envoy.extensions.filters.http.on_demand.v3.OnDemand", &());
+    outbound_with(name, listen, routes, Some(filter(ON_DEMAND, config)))
+}
+
+fn outbound_with(
+    name: &str,
+    listen: SocketAddr,
+    routes: &str,
+    first: Option<HttpFilter>,
+) -> Arc<ResourceBytes> {
     let rds = Rds {
         config_source: Some(ads()),
         route_config_name: routes.to_owned(),
@@ -69,7 +86,7 @@ pub(super) fn outbound(name: &str, listen: SocketAddr, routes: &str) -> Arc<Reso
     let manager = HttpConnectionManager {
         stat_prefix: format!("outbound_{name}"),
         route_specifier: Some(RouteSpecifier::Rds(rds)),
-        ..manager(before)
+        ..manager(first.into_iter().chain(before))
     };
     listener(name, listen, TrafficDirection::Outbound, &manager, None)
 }
@@ -173,7 +190,7 @@ fn inbound_connections(inbound: &Inbound, cluster: &str) -> Arc<ResourceBytes> {
     ResourceBytes::new(ResourceType::Listener, INBOUND, &listener)
 }
 
-fn filter(name: &str, config: Any) -> HttpFilter {
+pub(super) fn filter(name: &str, config: Any) -> HttpFilter {
     HttpFilter {
         name: name.to_owned(),
         config_type: Some(http_filter::ConfigType::TypedConfig(config)),

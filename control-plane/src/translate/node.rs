@@ -7,6 +7,8 @@ use outrigger_policy::{HostName, Protocol};
 use outrigger_proto::envoy::config::core::v3::{Locality, Node};
 use prost_types::{Struct, Value, value::Kind};
 
+use super::grpc::{Credentials, PROVIDER};
+
 /// What kind of client it is; each understands a different part of xDS.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Dialect {
@@ -15,7 +17,18 @@ pub(crate) enum Dialect {
     /// Envoy, and anything that does not say what it is: the same resources.
     Envoy,
     /// A gRPC library without a proxy.
-    Grpc,
+    Grpc(Credentials),
+}
+
+impl Dialect {
+    /// As `outrigger status` says it.
+    pub(crate) const fn name(self) -> &'static str {
+        match self {
+            Self::Outrigger => "outrigger",
+            Self::Envoy => "envoy",
+            Self::Grpc(_) => "grpc",
+        }
+    }
 }
 
 /// What translation needs to know of a node.
@@ -34,6 +47,8 @@ pub(crate) struct NodeInfo {
     pub(crate) locality: Option<[String; 3]>,
     /// Where its HTTP proxy listens, if it wants one.
     pub(crate) http_proxy: Option<SocketAddr>,
+    /// Its HTTP proxy asks for virtual hosts as requests need them (VHDS).
+    pub(crate) on_demand: bool,
     /// Its inbound side, if it has one.
     pub(crate) inbound: Option<Inbound>,
 }
@@ -69,13 +84,14 @@ impl NodeInfo {
         let service = service.map(|name| HostName::canonical(name, namespace, domain).to_string());
         Ok(Self {
             id: node.id.clone(),
-            dialect: dialect(&node.user_agent_name),
+            dialect: dialect(node, metadata, own)?,
             namespace: namespace.to_owned(),
             service,
             service_account: string(metadata, "SERVICE_ACCOUNT").map(str::to_owned),
             labels: labels(field(metadata, "LABELS").and_then(as_struct)),
             locality: node.locality.as_ref().and_then(locality),
             http_proxy: socket(own, "HTTP_PROXY")?,
+            on_demand: on_demand(own)?,
             inbound: inbound(own)?,
         })
     }
@@ -87,13 +103,30 @@ fn locality(of: &Locality) -> Option<[String; 3]> {
     (!of.region.is_empty()).then(|| parts.map(Clone::clone))
 }
 
-fn dialect(user_agent: &str) -> Dialect {
-    if user_agent == "outrigger" {
-        Dialect::Outrigger
-    } else if user_agent.starts_with("gRPC") || user_agent.starts_with("grpc") {
-        Dialect::Grpc
-    } else {
-        Dialect::Envoy
+/// By what it calls itself, or says that its configuration is generated for (Istio's key).
+fn dialect(node: &Node, metadata: &Struct, own: &Struct) -> Result<Dialect, String> {
+    let agent = node.user_agent_name.as_str();
+    if agent == "outrigger" {
+        return Ok(Dialect::Outrigger);
+    }
+    let grpc = agent.starts_with("gRPC") || agent.starts_with("grpc");
+    if !grpc && string(metadata, "GENERATOR") != Some("grpc") {
+        return Ok(Dialect::Envoy);
+    }
+    match string(own, "CERTIFICATE_PROVIDER") {
+        None => Ok(Dialect::Grpc(Credentials::None)),
+        Some(PROVIDER) => Ok(Dialect::Grpc(Credentials::Provider)),
+        Some(other) => Err(format!(
+            "node.metadata.OUTRIGGER.CERTIFICATE_PROVIDER is {other:?}; name the instance {PROVIDER:?}"
+        )),
+    }
+}
+
+fn on_demand(own: &Struct) -> Result<bool, String> {
+    match field(own, "ON_DEMAND").map(|value| &value.kind) {
+        None => Ok(false),
+        Some(Some(Kind::BoolValue(on))) => Ok(*on),
+        Some(_) => Err("node.metadata.OUTRIGGER.ON_DEMAND is not true or false".to_owned()),
     }
 }
 

@@ -6,7 +6,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::{IpAddr, Ipv4Addr, SocketAddr},
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, OnceLock, PoisonError},
 };
 
 use outrigger_policy::{
@@ -16,15 +16,17 @@ use outrigger_proto::envoy::config::route::v3::{RouteConfiguration, VirtualHost}
 
 use super::{
     caller::{Caller, Selectors},
+    grpc::GrpcScope,
     hosts::{HostView, Hosts, remembered},
     layer4::Layer4,
     listener::{self, HTTP_PROXY},
     locality::Place,
     node::NodeInfo,
+    on_demand,
     route::{self, HostRoutes, RouteTable},
 };
 use crate::{
-    snapshot::{ResourceBytes, ResourceType, TypeMap},
+    snapshot::{OnDemand, ResourceBytes, ResourceType, TypeMap},
     world::World,
 };
 
@@ -55,6 +57,10 @@ pub(super) struct Scope {
     pub(super) listeners: Arc<TypeMap>,
     pub(super) routes: Arc<TypeMap>,
     hosts: BTreeSet<HostName>,
+    /// Made when the first gRPC client asks.
+    grpc: OnceLock<Arc<GrpcScope>>,
+    /// The virtual hosts of `routes`, one by one.
+    pub(super) virtual_hosts: Arc<OnDemand>,
 }
 
 /// Some assignments depend on where the caller is.
@@ -107,9 +113,23 @@ impl Scope {
             endpoints: TypeMap::following(before.map(|scope| &scope.endpoints), endpoints),
             placed: Placed::of(views),
             listeners,
+            virtual_hosts: match before {
+                Some(before) if Arc::ptr_eq(&before.routes, &routes) => {
+                    Arc::clone(&before.virtual_hosts)
+                }
+                Some(_) | None => on_demand::of(&routes),
+            },
             routes,
             hosts,
+            grpc: OnceLock::new(),
         }
+    }
+
+    /// What gRPC libraries share, which follows what they had `before`.
+    pub(super) fn grpc(&self, before: Option<&Self>) -> &GrpcScope {
+        let before = before.and_then(|before| before.grpc.get());
+        self.grpc
+            .get_or_init(|| GrpcScope::of(&self.routes, before))
     }
 
     /// The assignments for `node`, which follow what it had `before`.

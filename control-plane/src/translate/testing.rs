@@ -250,6 +250,7 @@ pub(crate) fn node() -> NodeInfo {
         labels: [("app".to_owned(), "frontend".to_owned())].into(),
         locality: None,
         http_proxy: Some("127.0.0.1:15080".parse().unwrap()),
+        on_demand: false,
         inbound: None,
     }
 }
@@ -286,7 +287,9 @@ impl Seen {
             });
             (kind.short().to_owned(), Value::Object(all.collect()))
         };
-        Value::Object(ResourceType::ALL.into_iter().map(of).collect())
+        let listed = ResourceType::ALL.into_iter();
+        let listed = listed.filter(|kind| *kind != ResourceType::VirtualHost);
+        Value::Object(listed.map(of).collect())
     }
 
     /// Domains by virtual host.

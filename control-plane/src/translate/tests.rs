@@ -7,6 +7,7 @@ mod entries;
 mod envoy;
 mod filters;
 mod golden;
+mod grpc;
 mod hosts;
 mod outside_tls;
 mod retries;

@@ -33,6 +33,9 @@ use super::{
 /// The system's roots where Debian, and most others by a link, have them.
 const SYSTEM_ROOTS: &str = "/etc/ssl/certs/ca-certificates.crt";
 
+/// Path of an identity that nobody has.
+pub(super) const NOBODY: &str = "/nobody-registered";
+
 /// Who answers for a cluster.
 pub(super) struct Peer<'a> {
     /// Its host.
@@ -87,10 +90,7 @@ impl Peer<'_> {
         };
         if names.is_empty() {
             // No list at all would mean "any identity of the mesh". Nobody has this one.
-            names.push(san(&format!(
-                "spiffe://{}/nobody-registered",
-                self.trust_domain
-            )));
+            names.push(san(&format!("spiffe://{}{NOBODY}", self.trust_domain)));
         }
         let combined = CombinedCertificateValidationContext {
             default_validation_context: Some(CertificateValidationContext {

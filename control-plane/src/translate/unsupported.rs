@@ -19,10 +19,10 @@ pub(crate) struct Unsupported {
 }
 
 /// Everything in `mesh` that clients of `dialect` do not follow, by position. Our own sidecar follows everything;
-/// proxyless gRPC is not served yet.
+/// what a gRPC library does not is known when one asks (`grpc`).
 pub(crate) fn unsupported_by(dialect: Dialect, mesh: &Mesh) -> Vec<Unsupported> {
     let mut all = match dialect {
-        Dialect::Outrigger | Dialect::Grpc => Vec::new(),
+        Dialect::Outrigger | Dialect::Grpc(_) => Vec::new(),
         Dialect::Envoy => {
             let policies = mesh.destination_policies.values();
             let policies = policies.flat_map(NamespacePolicies::values);

@@ -4,10 +4,7 @@ use outrigger_proto::envoy::config::core::v3::Node;
 use tonic::Status;
 
 use super::subscription::MAX_NAME_BYTES;
-use crate::{
-    spiffe::SpiffeId,
-    translate::{Dialect, NodeInfo},
-};
+use crate::{spiffe::SpiffeId, translate::NodeInfo};
 
 /// Labels of a node.
 const MAX_LABELS: usize = 256;
@@ -59,11 +56,6 @@ pub(crate) fn node(node: Option<&Node>, identity: Option<&SpiffeId>) -> Result<N
                 account.unwrap_or_default(),
             )));
         }
-    }
-    if node.dialect == Dialect::Grpc {
-        return Err(Status::unimplemented(
-            "proxyless gRPC clients are not supported yet; use a sidecar",
-        ));
     }
     Ok(node)
 }

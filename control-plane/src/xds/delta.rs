@@ -10,7 +10,7 @@ use outrigger_proto::envoy::service::discovery::v3::{
 use super::subscription::{
     Answer, Known, MAX_ANSWER_BYTES, Stage, Subscription, Verdict, Work, cost,
 };
-use crate::snapshot::Resources;
+use crate::snapshot::{ResourceType, Resources};
 
 impl Subscription {
     /// Reads a request.
@@ -60,9 +60,7 @@ impl Subscription {
             };
             self.known.insert(name.as_str().into(), held);
         }
-        let all_by_silence = self
-            .kind
-            .is_some_and(crate::snapshot::ResourceType::is_full_state)
+        let all_by_silence = self.kind.is_some_and(ResourceType::is_full_state)
             && request.resource_names_subscribe.is_empty();
         if all_by_silence {
             self.subscribe_all(true);
@@ -147,15 +145,32 @@ impl Subscription {
 
 /// An answer as it goes over the wire.
 pub(crate) fn response(answer: Answer) -> DeltaDiscoveryResponse {
+    let virtual_hosts = &*answer.type_url == ResourceType::VirtualHost.url();
     let resources = answer.resources.iter().map(|resource| Resource {
         name: resource.name.to_string(),
         version: resource.version.to_string(),
         resource: Some(resource.any.clone()),
+        // A request waits for the name that it asked for among these.
+        aliases: if virtual_hosts {
+            vec![resource.name.to_string()]
+        } else {
+            Vec::new()
+        },
         ..Resource::default()
     });
+    let mut resources: Vec<_> = resources.collect();
+    let mut removed: Vec<_> = answer.removed.iter().map(ToString::to_string).collect();
+    if virtual_hosts && answer.stage == Stage::Updates {
+        // "There is none" is a resource without a body: Envoy's request would wait on after a removal.
+        resources.extend(removed.drain(..).map(|name| Resource {
+            aliases: vec![name.clone()],
+            name,
+            ..Resource::default()
+        }));
+    }
     DeltaDiscoveryResponse {
-        resources: resources.collect(),
-        removed_resources: answer.removed.iter().map(ToString::to_string).collect(),
+        resources,
+        removed_resources: removed,
         type_url: answer.type_url.to_string(),
         nonce: answer.nonce,
         ..DeltaDiscoveryResponse::default()

@@ -28,6 +28,7 @@ use tracing::{debug, info, warn};
 
 use super::{
     claim, delta,
+    holdings::{self, Ask},
     metrics::{XdsMetrics, label},
     sotw,
     stream::{Protocol, Refusal, StreamState},
@@ -35,11 +36,11 @@ use super::{
 };
 use crate::{
     caller::{Caller, Peer},
-    clients::{Client, ClientHandle, Clients},
+    clients::{Client, ClientHandle, Clients, Note},
     push::Pushed,
     snapshot::ResourceType,
     spiffe::SpiffeId,
-    translate::{NodeInfo, NodeResources},
+    translate::{Dialect, NodeInfo, NodeResources},
 };
 
 /// A client whose transport takes nothing for this long is let go: what it would be sent is kept only while
@@ -49,6 +50,9 @@ const STUCK: Duration = Duration::from_secs(30);
 const FIRST_REQUEST: Duration = Duration::from_secs(30);
 /// Responses between the stream's task and its connection: one outstanding a type, and as many again.
 const QUEUE: usize = 10;
+
+/// Remarks shown of one client. One that reads all of them has enough to do.
+const MAX_NOTES: usize = 100;
 
 /// Responses of one stream.
 pub(crate) type Responses<T> = ReceiverStream<Result<T, Status>>;
@@ -265,6 +269,7 @@ impl Session {
                 }
             }
             stream.settle();
+            stream.note();
             let deadline = stream.state.deadline(Instant::now());
             let wait = async {
                 match deadline {
@@ -286,6 +291,10 @@ impl Session {
                     Ok(()) => stream.look(&latest(&mut pushed)),
                     Err(_stopping) => return Err(Status::unavailable("the control plane is stopping")),
                 },
+                Some(ask) = stream.asks.recv() => {
+                    // Who asked may have gone.
+                    let _gone = ask.send(holdings::of(&stream.state));
+                }
                 () = wait => {}
             }
         }
@@ -330,7 +339,9 @@ impl Session {
             Protocol::Delta => "delta",
             Protocol::Sotw => "sotw",
         };
+        let (ask, asks) = mpsc::channel(1);
         let client = self.xds.clients.connected(Client {
+            ask: Some(ask),
             node_id: node.id.clone(),
             identity: self
                 .identity
@@ -338,6 +349,7 @@ impl Session {
                 .map(|identity| Arc::clone(identity.uri())),
             peer: self.peer,
             protocol: name,
+            dialect: node.dialect.name(),
         });
         let open = self.xds.metrics.streams.with_label_values(&[name]);
         open.inc();
@@ -346,9 +358,11 @@ impl Session {
             state: StreamState::new(protocol, &self.xds.nonce_prefix()),
             node,
             client,
+            asks,
             changed: None,
             revision: 0,
             settled: None,
+            notes: Vec::new(),
             _open: Open(open),
         }
     }
@@ -365,12 +379,16 @@ struct Stream {
     own: NodeResources,
     state: StreamState,
     client: ClientHandle,
+    /// Questions of the operator.
+    asks: mpsc::Receiver<Ask>,
     /// When the change was seen that the next response carries.
     changed: Option<Instant>,
     /// Of the policies behind what is to be sent.
     revision: u64,
     /// The last one that was told to `client`.
     settled: Option<u64>,
+    /// The last ones that were told to `client`.
+    notes: Vec<Note>,
     _open: Open,
 }
 
@@ -389,6 +407,25 @@ impl Stream {
         self.revision = pushed.shared.revision();
         self.state
             .set_snapshot(pushed.shared.snapshot(&self.node, &self.own));
+    }
+
+    /// Shows what a client of a smaller dialect does not do.
+    fn note(&mut self) {
+        if !matches!(self.node.dialect, Dialect::Grpc(_)) {
+            return;
+        }
+        let notes = self.state.notes().take(MAX_NOTES);
+        let notes: Vec<Note> = notes
+            .map(|(kind, name, note)| Note {
+                type_url: kind.url(),
+                name: Arc::clone(name),
+                note: note.to_owned(),
+            })
+            .collect();
+        if self.notes != notes {
+            self.client.noted(notes.clone());
+            self.notes = notes;
+        }
     }
 
     /// Notes that the client has answered everything there is.

@@ -46,7 +46,7 @@ impl Xds {
             .add_service(lds.max_decoding_message_size(limit))
             .add_service(rds.max_decoding_message_size(limit))
             .add_service(sds.max_decoding_message_size(limit))
-            .add_service(vhds)
+            .add_service(vhds.max_decoding_message_size(limit))
     }
 }
 
@@ -121,10 +121,9 @@ impl vhds::VirtualHostDiscoveryService for Services {
 
     async fn delta_virtual_hosts(
         &self,
-        _request: Request<Streaming<DeltaDiscoveryRequest>>,
+        request: Request<Streaming<DeltaDiscoveryRequest>>,
     ) -> Result<Response<DeltaStream>, Status> {
-        Err(Status::unimplemented(
-            "virtual hosts on demand (VHDS) are not supported yet; subscribe to route configurations (RDS)",
-        ))
+        self.0
+            .open::<Delta>(request, Some(ResourceType::VirtualHost))
     }
 }

@@ -16,7 +16,8 @@ use crate::snapshot::{ResourceBytes, ResourceType, Resources};
 
 impl Subscription {
     /// Reads a request. One whose nonce is not the last sent is stale and ignored as a whole: the client's
-    /// next one repeats the list. An empty nonce is never stale (gRPC grows its lists that way).
+    /// next one repeats the list. An empty nonce is never stale (gRPC grows its lists that way). Of a stale one it is
+    /// remembered which names it lacks: if they are back in the next, the client has dropped what it had of them.
     pub(crate) fn sotw_request(
         &mut self,
         request: &DiscoveryRequest,
@@ -24,6 +25,11 @@ impl Subscription {
     ) -> Option<Verdict> {
         let nonce = request.response_nonce.as_str();
         if self.started && !nonce.is_empty() && nonce != self.last_nonce {
+            let listed: BTreeSet<&str> =
+                request.resource_names.iter().map(String::as_str).collect();
+            let names = self.names.iter();
+            let lacking = names.filter(|name| !listed.contains(&***name));
+            self.dropped.extend(lacking.cloned());
             return None;
         }
         self.started = true;
@@ -48,7 +54,13 @@ impl Subscription {
         let wildcard = star || (full && !self.named);
 
         let gone: Vec<_> = self.names.difference(&wanted).cloned().collect();
-        let new: Vec<_> = wanted.difference(&self.names).cloned().collect();
+        let mut new: Vec<_> = wanted.difference(&self.names).cloned().collect();
+        for name in std::mem::take(&mut self.dropped) {
+            if wanted.contains(&name) && self.names.contains(&name) {
+                self.forget(&name);
+                new.push(name);
+            }
+        }
         self.names = wanted;
         for name in gone.iter().filter(|_| !wildcard) {
             self.forget(name);
@@ -102,12 +114,11 @@ impl Subscription {
             return None;
         }
         let mut set: Vec<_> = if self.wildcard {
-            resources.iter().cloned().collect()
+            resources.iter().collect()
         } else {
             self.names
                 .iter()
                 .filter_map(|name| resources.get(name))
-                .cloned()
                 .collect()
         };
         for name in &leaving {

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!   make:    CDS, EDS, SDS   new and changed ──► wait for ACKs of CDS and EDS (at most 1 s)
-//!   switch:  LDS, RDS        new and changed ──► wait for ACKs (at most 1 s)
+//!   switch:  LDS, RDS, VHDS  new and changed ──► wait for ACKs (at most 1 s)
 //!   break:   all             removals
 //! ```
 //! So a route never leads to a cluster that the client has not got, and nothing is taken away that is still in
@@ -20,7 +20,8 @@ use std::{
 use outrigger_proto::envoy::service::discovery::v3::{DeltaDiscoveryRequest, DiscoveryRequest};
 
 use super::subscription::{
-    ACK_PATIENCE, Answer, MAX_NAME_BYTES, MAX_NAMES, MAX_NAMES_BYTES, Stage, Subscription, Verdict,
+    ACK_PATIENCE, Answer, Holding, MAX_NAME_BYTES, MAX_NAMES, MAX_NAMES_BYTES, Stage, Subscription,
+    Verdict,
 };
 use crate::snapshot::{ResourceType, Snapshot};
 
@@ -179,6 +180,28 @@ impl StreamState {
         self.served.get(&kind).map_or(0, Subscription::held)
     }
 
+    /// What the client does not do of the resources that it asks for by name, or why they are withheld.
+    pub(crate) fn notes(&self) -> impl Iterator<Item = (ResourceType, &Arc<str>, &str)> {
+        let served = self.snapshot.iter().flat_map(|snapshot| {
+            let served = self.served.iter();
+            served.map(|(kind, one)| (*kind, one, snapshot.of(*kind)))
+        });
+        served.flat_map(|(kind, one, resources)| {
+            one.names.iter().flat_map(move |name| {
+                let notes = resources.notes(name).iter();
+                notes.map(move |note| (kind, name, note.as_str()))
+            })
+        })
+    }
+
+    /// What the client holds of the types that are served.
+    pub(crate) fn holdings(&self) -> impl Iterator<Item = (ResourceType, &Arc<str>, Holding<'_>)> {
+        self.served.iter().flat_map(|(kind, one)| {
+            one.holdings()
+                .map(move |(name, holding)| (*kind, name, holding))
+        })
+    }
+
     /// Whether everything was sent and answered, as of the last [`Self::poll`].
     pub(crate) fn is_settled(&self) -> bool {
         self.owed.is_empty() && self.served.values().all(Subscription::is_settled)
@@ -212,7 +235,7 @@ impl StreamState {
 
     /// Everything that is to be sent now, in this order.
     pub(crate) fn poll(&mut self, now: Instant) -> Vec<Answer> {
-        use ResourceType::{Cluster, Endpoint, Listener, Route, Secret};
+        use ResourceType::{Cluster, Endpoint, Listener, Route, Secret, VirtualHost};
 
         let mut out = Vec::new();
         if self.protocol == Protocol::Delta {
@@ -246,14 +269,15 @@ impl StreamState {
         };
         if !self.make.holds(make, now) {
             self.owed.clear();
-            self.send(&[Listener, Route], Stage::Updates, &snapshot, now, &mut out);
+            let kinds = [Listener, Route, VirtualHost];
+            self.send(&kinds, Stage::Updates, &snapshot, now, &mut out);
             let switch = Progress {
-                sent: brings(&out, Listener, |_| true) || brings(&out, Route, |_| true),
-                unanswered: self.waits(&[Listener, Route]),
-                queued: self.queues(Listener, &snapshot, now) || self.queues(Route, &snapshot, now),
+                sent: kinds.iter().any(|kind| brings(&out, *kind, |_| true)),
+                unanswered: self.waits(&kinds),
+                queued: kinds.iter().any(|kind| self.queues(*kind, &snapshot, now)),
             };
             if !self.switch.holds(switch, now) {
-                let order = [Listener, Route, Cluster, Endpoint, Secret];
+                let order = [Listener, Route, VirtualHost, Cluster, Endpoint, Secret];
                 self.send(&order, Stage::Removals, &snapshot, now, &mut out);
             }
         }

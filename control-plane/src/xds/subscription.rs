@@ -44,7 +44,7 @@ pub(crate) enum Stage {
 
 /// What the client has of a name, as far as we told it.
 #[derive(Clone, Debug)]
-pub(super) enum Known {
+pub(crate) enum Known {
     /// It was told that there is none.
     Absent,
     /// It holds this version. The bytes are missing where the client itself said so on reconnecting.
@@ -80,6 +80,8 @@ pub(crate) struct Answer {
     pub(crate) resources: Vec<Arc<ResourceBytes>>,
     /// To remove (incremental only).
     pub(crate) removed: Vec<Arc<str>>,
+    /// When it goes out: what is removed among updates was asked for and never there.
+    pub(crate) stage: Stage,
 }
 
 /// What a request said about an answer.
@@ -91,9 +93,41 @@ pub(crate) enum Verdict {
     Nack { nonce: String, words: String },
 }
 
+/// What a client has of a name, as the operator is told.
+#[derive(Debug)]
+pub(crate) enum Holding<'a> {
+    /// It asked, and was told nothing yet.
+    NotSent,
+    /// It was told that there is none.
+    Absent,
+    /// It was sent this version.
+    Sent { known: &'a Known, acked: bool },
+    /// It refused the answer that this version came with.
+    Refused { known: &'a Known, words: &'a str },
+}
+
+impl<'a> Holding<'a> {
+    /// Version and content of what was sent last, as far as they are known.
+    pub(super) fn resource(&self) -> (Option<&'a Arc<str>>, Option<&'a Arc<ResourceBytes>>) {
+        match self {
+            Self::Sent {
+                known: Known::Held { version, resource },
+                ..
+            }
+            | Self::Refused {
+                known: Known::Held { version, resource },
+                ..
+            } => (Some(version), resource.as_ref()),
+            _ => (None, None),
+        }
+    }
+}
+
 #[derive(Debug)]
 struct Outstanding {
     nonce: String,
+    /// What it sets.
+    names: Vec<Arc<str>>,
     since: Instant,
     /// Brings something new, which others may have to wait for.
     brings: bool,
@@ -112,6 +146,8 @@ pub(crate) struct Subscription {
     /// Some name has been sent on this stream (then an empty list no longer means "everything").
     pub(super) named: bool,
     pub(super) names: BTreeSet<Arc<str>>,
+    /// Names that stale requests lacked (state of the world only).
+    pub(super) dropped: BTreeSet<Arc<str>>,
     pub(super) known: BTreeMap<Arc<str>, Known>,
     /// Names to look at.
     pub(super) dirty: BTreeSet<Arc<str>>,
@@ -122,6 +158,8 @@ pub(crate) struct Subscription {
     seen: Seen,
     sent: u64,
     outstanding: Option<Outstanding>,
+    /// Set by answers that were refused, and not sent since; with the client's words.
+    refused: BTreeMap<Arc<str>, Arc<str>>,
     pub(super) last_nonce: String,
 }
 
@@ -136,6 +174,7 @@ impl Subscription {
             wildcard: false,
             named: false,
             names: BTreeSet::new(),
+            dropped: BTreeSet::new(),
             known: BTreeMap::new(),
             dirty: BTreeSet::new(),
             forced: BTreeSet::new(),
@@ -143,8 +182,30 @@ impl Subscription {
             seen: Seen::default(),
             sent: 0,
             outstanding: None,
+            refused: BTreeMap::new(),
             last_nonce: String::new(),
         }
+    }
+
+    /// Every name that the client asked for or holds.
+    pub(crate) fn holdings(&self) -> impl Iterator<Item = (&Arc<str>, Holding<'_>)> {
+        let waiting = self.outstanding.as_ref();
+        let known = self.known.iter().map(move |(name, known)| {
+            let holding = match (known, self.refused.get(name)) {
+                (Known::Absent, _) => Holding::Absent,
+                (known, Some(words)) => Holding::Refused { known, words },
+                (known, None) => Holding::Sent {
+                    known,
+                    acked: waiting.is_none_or(|answer| !answer.names.contains(name)),
+                },
+            };
+            (name, holding)
+        });
+        let asked = self
+            .names
+            .iter()
+            .filter(|name| !self.known.contains_key(*name));
+        known.chain(asked.map(|name| (name, Holding::NotSent)))
     }
 
     /// Whether something new has been sent and not been acknowledged.
@@ -261,7 +322,7 @@ impl Subscription {
             {
                 Work::Clean
             }
-            (Some(current), _) => Work::Send(Arc::clone(current)),
+            (Some(current), _) => Work::Send(current),
             (None, _) if forced => Work::TellAbsent,
             (None, Some(Known::Held { .. })) => Work::Remove,
             (None, None) if self.names.contains(name) => Work::TellAbsent,
@@ -281,6 +342,7 @@ impl Subscription {
     pub(super) fn hold(&mut self, resource: &Arc<ResourceBytes>) {
         self.dirty.remove(&resource.name);
         self.forced.remove(&resource.name);
+        self.refused.remove(&resource.name);
         let held = Known::Held {
             version: Arc::clone(&resource.version),
             resource: Some(Arc::clone(resource)),
@@ -292,6 +354,7 @@ impl Subscription {
     pub(super) fn drop_held(&mut self, name: &Arc<str>) {
         self.dirty.remove(name);
         self.forced.remove(name);
+        self.refused.remove(name);
         if self.names.contains(name) {
             self.known.insert(Arc::clone(name), Known::Absent);
         } else {
@@ -304,6 +367,7 @@ impl Subscription {
         self.known.remove(name);
         self.dirty.remove(name);
         self.forced.remove(name);
+        self.refused.remove(name);
     }
 
     /// Drops what only the wildcard asked for.
@@ -313,6 +377,7 @@ impl Subscription {
         self.known.retain(|name, _| names.contains(name));
         self.dirty.retain(|name| names.contains(name));
         self.forced.retain(|name| names.contains(name));
+        self.refused.retain(|name, _| names.contains(name));
     }
 
     /// Makes the answer the outstanding one.
@@ -331,6 +396,10 @@ impl Subscription {
         let brings = stage == Stage::Updates && !resources.is_empty();
         self.outstanding = Some(Outstanding {
             nonce: nonce.clone(),
+            names: resources
+                .iter()
+                .map(|resource| Arc::clone(&resource.name))
+                .collect(),
             since,
             brings,
         });
@@ -340,6 +409,7 @@ impl Subscription {
             version,
             resources,
             removed,
+            stage,
         }
     }
 
@@ -356,13 +426,18 @@ impl Subscription {
             .take_if(|outstanding| outstanding.nonce == nonce)?;
         let nonce = outstanding.nonce;
         Some(match error {
-            Some(words) => Verdict::Nack {
-                nonce,
-                words: words
-                    .get(..words.floor_char_boundary(MAX_NACK_BYTES))
-                    .unwrap_or_default()
-                    .to_owned(),
-            },
+            Some(words) => {
+                let words = words.get(..words.floor_char_boundary(MAX_NACK_BYTES));
+                let words = words.unwrap_or_default();
+                let shared: Arc<str> = words.into();
+                let names = outstanding.names.into_iter();
+                self.refused
+                    .extend(names.map(|name| (name, Arc::clone(&shared))));
+                Verdict::Nack {
+                    nonce,
+                    words: words.to_owned(),
+                }
+            }
             None => Verdict::Ack {
                 nonce,
                 after: now.saturating_duration_since(outstanding.since),

@@ -15,7 +15,7 @@ use super::{
     stream::{Protocol, Refusal, StreamState},
     subscription::{Answer, Verdict},
 };
-use crate::snapshot::{ResourceBytes, ResourceType, Resources, Snapshot, TypeMap};
+use crate::snapshot::{ResourceBytes, ResourceType, Resources, Snapshot, TypeMap, View};
 
 /// Resources by type, name and content.
 pub(super) struct Mesh {
@@ -47,6 +47,7 @@ impl Mesh {
             Resources {
                 shared: map,
                 own: Arc::clone(&self.none),
+                view: View::AsIs,
             }
         };
         Snapshot {
@@ -55,6 +56,7 @@ impl Mesh {
             secrets: of(ResourceType::Secret),
             listeners: of(ResourceType::Listener),
             routes: of(ResourceType::Route),
+            virtual_hosts: of(ResourceType::VirtualHost),
         }
     }
 }
@@ -93,6 +95,12 @@ impl Conversation {
             now: Instant::now(),
             heard: None,
         }
+    }
+
+    /// Another stream on the same mesh: the one before is lost.
+    pub(super) fn connect(&mut self, protocol: Protocol) {
+        self.state = StreamState::new(protocol, "again");
+        self.state.set_snapshot(self.mesh.snapshot());
     }
 
     pub(super) fn change(&mut self, change: impl FnOnce(&mut Mesh)) -> Vec<Answer> {

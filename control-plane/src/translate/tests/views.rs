@@ -152,7 +152,7 @@ fn labels_of_the_caller_may_decide_too() {
 fn callers_that_see_the_same_share_it() {
     let shared = failing_over().shared();
     let seen = |node: &NodeInfo| Seen(shared.snapshot(node, &NodeResources::of(node)));
-    let bytes = |seen: &Seen, kind, name: &str| Arc::clone(seen.0.of(kind).get(name).unwrap());
+    let bytes = |seen: &Seen, kind, name: &str| seen.0.of(kind).get(name).unwrap();
     let (eu, us) = (seen(&at_place("eu/a/1")), seen(&at_place("us/a/1")));
     let elsewhere = NodeInfo {
         namespace: "shop".into(),
@@ -372,7 +372,7 @@ fn callers_under_one_rule_share_its_clusters() {
     let shared = given.shared();
     let cluster = |node: &NodeInfo| {
         let seen = shared.snapshot(node, &NodeResources::of(node));
-        Arc::clone(seen.clusters.get(REVIEWS).unwrap())
+        seen.clusters.get(REVIEWS).unwrap()
     };
     let (one, other) = (cluster(&from("default", &[])), cluster(&from("shop", &[])));
     assert!(Arc::ptr_eq(&one, &other));

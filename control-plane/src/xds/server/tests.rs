@@ -7,6 +7,17 @@ use outrigger_proto::envoy::service::{
     discovery::v3::aggregated_discovery_service_client::AggregatedDiscoveryServiceClient,
     route::v3::virtual_host_discovery_service_client::VirtualHostDiscoveryServiceClient,
 };
+use outrigger_proto::{
+    envoy::{
+        service::status::v3::{
+            ClientStatusRequest, ConfigStatus,
+            client_status_discovery_service_client::ClientStatusDiscoveryServiceClient,
+            client_status_discovery_service_server::ClientStatusDiscoveryServiceServer,
+        },
+        r#type::matcher::v3::{NodeMatcher, StringMatcher, string_matcher::MatchPattern},
+    },
+    google,
+};
 use prometheus::Registry;
 use prost_types::{Struct, Value, value::Kind};
 use tokio::{net::TcpListener, task::JoinSet};
@@ -18,7 +29,7 @@ use tonic::{
 };
 
 use super::*;
-use crate::{push, translate::testing::Given, world::World};
+use crate::{push, translate::testing::Given, world::World, xds::holdings::StatusService};
 
 const REVIEWS: &str = "outbound|9080||reviews.default.svc.cluster.local";
 
@@ -48,7 +59,9 @@ impl Server {
             request.extensions_mut().insert(caller.clone());
             Ok(request)
         });
-        let routes = xds.add_services(Routes::default());
+        let holdings = StatusService(Arc::clone(&clients));
+        let holdings = ClientStatusDiscoveryServiceServer::new(holdings);
+        let routes = xds.add_services(Routes::default()).add_service(holdings);
         let server = TonicServer::builder().layer(identify).add_routes(routes);
         let mut tasks = JoinSet::new();
         tasks.spawn(push);
@@ -372,13 +385,27 @@ async fn a_node_that_makes_no_sense_is_told_why() {
 }
 
 #[tokio::test]
-async fn proxyless_grpc_is_told_that_it_is_not_supported_yet() {
+async fn a_grpc_library_has_a_listener_for_what_it_calls_and_is_shown_as_one() {
     let server = Server::start(&reviews(), Caller::Operator).await;
-    let grpc = Node {
-        user_agent_name: "gRPC C-core".into(),
-        ..node("default", "frontend")
+    let mut client = AggregatedDiscoveryServiceClient::new(server.channel.clone());
+    let request = DiscoveryRequest {
+        node: Some(Node {
+            user_agent_name: "gRPC C-core".into(),
+            ..node("default", "x")
+        }),
+        type_url: Listener.url().into(),
+        resource_names: vec!["reviews:9080".into()],
+        ..DiscoveryRequest::default()
     };
-    assert_eq!(server.refusal(Some(grpc)).await.code(), Code::Unimplemented);
+    let (requests, receiver) = mpsc::channel(1);
+    requests.send(request).await.unwrap();
+    let stream = client
+        .stream_aggregated_resources(ReceiverStream::new(receiver))
+        .await
+        .unwrap();
+    let answer = stream.into_inner().message().await.unwrap().unwrap();
+    assert_eq!(answer.resources.len(), 1);
+    assert_eq!(server.clients.status()[0].dialect, "grpc");
 }
 
 #[tokio::test]
@@ -419,16 +446,104 @@ async fn per_type_services_serve_their_type_in_both_protocols() {
 }
 
 #[tokio::test]
-async fn virtual_hosts_on_demand_are_refused_in_words() {
+async fn virtual_hosts_come_by_the_authority_of_a_request() {
     let server = Server::start(&reviews(), Caller::Operator).await;
     let mut client = VirtualHostDiscoveryServiceClient::new(server.channel.clone());
-    let (_requests, receiver) = mpsc::channel(1);
-    let status = client
+    let (requests, receiver) = mpsc::channel(1);
+    let request = DeltaDiscoveryRequest {
+        node: Some(node("default", "x")),
+        resource_names_subscribe: vec![
+            "http_proxy/reviews:9080".into(),
+            "http_proxy/nobody:80".into(),
+        ],
+        ..DeltaDiscoveryRequest::default()
+    };
+    requests.send(request).await.unwrap();
+    let stream = client
         .delta_virtual_hosts(ReceiverStream::new(receiver))
         .await
-        .unwrap_err();
-    assert_eq!(status.code(), Code::Unimplemented);
-    assert!(status.message().contains("not supported yet"));
+        .unwrap();
+    let answer = stream.into_inner().message().await.unwrap().unwrap();
+    let seen = answer.resources.iter().map(|one| {
+        assert!(one.aliases.contains(&one.name), "what Envoy waits for");
+        (one.name.as_str(), one.resource.is_some())
+    });
+    let seen: BTreeMap<_, _> = seen.collect();
+    let expected = [
+        ("http_proxy/nobody:80", false),
+        ("http_proxy/reviews:9080", true),
+    ];
+    assert_eq!(seen, expected.into());
+    assert_eq!(answer.removed_resources, Vec::<String>::new());
+}
+
+#[tokio::test]
+async fn the_operator_reads_what_every_client_holds_and_refuses() {
+    let server = Server::start(&reviews(), Caller::Operator).await;
+    let mut good = server.delta().await;
+    bootstrap(&mut good).await;
+    let bad = server.delta().await;
+    let node = Some(node("default", "bad"));
+    let request = DeltaDiscoveryRequest {
+        node,
+        type_url: Cluster.url().into(),
+        ..DeltaDiscoveryRequest::default()
+    };
+    bad.requests.send(request.clone()).await.unwrap();
+    let mut answers = bad.answers;
+    let answer = answers.message().await.unwrap().unwrap();
+    let refusal = DeltaDiscoveryRequest {
+        response_nonce: answer.nonce,
+        error_detail: Some(google::rpc::Status {
+            message: "no such balancer".into(),
+            ..google::rpc::Status::default()
+        }),
+        ..request
+    };
+    bad.requests.send(refusal).await.unwrap();
+
+    let mut client = ClientStatusDiscoveryServiceClient::new(server.channel.clone());
+    let one = |account: &str| ClientStatusRequest {
+        node_matchers: vec![NodeMatcher {
+            node_id: Some(StringMatcher {
+                match_pattern: Some(MatchPattern::Contains(format!("~{account}."))),
+                ..StringMatcher::default()
+            }),
+            ..NodeMatcher::default()
+        }],
+        ..ClientStatusRequest::default()
+    };
+    // The refusal is on its way: another stream's.
+    let refused = loop {
+        let status = client.fetch_client_status(one("bad")).await.unwrap();
+        let config = status.into_inner().config.remove(0);
+        let resource = config.generic_xds_configs[0].clone();
+        if resource.config_status() != ConfigStatus::Stale {
+            break resource;
+        }
+        tokio::task::yield_now().await;
+    };
+    assert_eq!(refused.config_status(), ConfigStatus::Error);
+    assert_eq!(refused.error_state.unwrap().details, "no such balancer");
+
+    let status = client.fetch_client_status(one("frontend")).await.unwrap();
+    let held = &status.get_ref().config[0].generic_xds_configs;
+    let cluster = held
+        .iter()
+        .find(|one| one.name == REVIEWS && one.type_url == Cluster.url());
+    let cluster = cluster.unwrap();
+    assert_eq!(cluster.config_status(), ConfigStatus::Synced);
+    assert!(cluster.xds_config.is_some() && !cluster.version_info.is_empty());
+    let everybody = client.fetch_client_status(ClientStatusRequest::default());
+    assert_eq!(everybody.await.unwrap().get_ref().config.len(), 2);
+}
+
+#[tokio::test]
+async fn a_workload_does_not_read_what_others_hold() {
+    let server = Server::start(&reviews(), workload("default", "frontend")).await;
+    let mut client = ClientStatusDiscoveryServiceClient::new(server.channel.clone());
+    let status = client.fetch_client_status(ClientStatusRequest::default());
+    assert_eq!(status.await.unwrap_err().code(), Code::PermissionDenied);
 }
 
 #[tokio::test]

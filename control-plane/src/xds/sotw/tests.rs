@@ -158,6 +158,22 @@ fn a_stale_request_changes_nothing() {
 }
 
 #[test]
+fn a_name_that_was_gone_in_a_stale_request_is_sent_again_when_it_is_back() {
+    let mut it = open(&[(Route, "a", "1"), (Route, "b", "1")]);
+    let first = it.list(Route, &["a", "b"], None);
+    it.list(Route, &["a", "b"], Some(&first[0]));
+    let second = it.change(|mesh| mesh.set(Route, "b", "2"));
+    // Before it has read the second.
+    assert_eq!(brief(&it.list(Route, &["b"], Some(&first[0]))), NOTHING);
+    assert_eq!(
+        brief(&it.list(Route, &["a", "b"], Some(&first[0]))),
+        NOTHING
+    );
+    let after = it.list(Route, &["a", "b"], Some(&second[0]));
+    assert_eq!(brief(&after), ["RDS +a"]);
+}
+
+#[test]
 fn a_refusal_is_known_by_its_error_whatever_its_version() {
     for new_version in [false, true] {
         let mut it = open(&[(Cluster, "a", "bad")]);

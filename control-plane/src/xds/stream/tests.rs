@@ -1,3 +1,5 @@
+mod property;
+
 use std::time::Duration;
 
 use super::{
