@@ -98,7 +98,7 @@ pub(super) fn all() -> Vec<Behaviour> {
         ),
         retries(
             "retry-per-try",
-            "attempts: 2, perTryTimeout: 150ms, retryOn: 5xx",
+            "attempts: 2, perTryTimeout: 400ms, retryOn: 5xx",
             get_slow,
             "504 after 3, in 3 applications",
         ),
