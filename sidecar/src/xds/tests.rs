@@ -16,6 +16,8 @@ use super::{
     testing::*,
 };
 
+mod names;
+mod sotw;
 mod stream;
 
 const R: &str = "outbound|9080||reviews.default.svc.cluster.local";

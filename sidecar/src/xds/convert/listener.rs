@@ -193,9 +193,14 @@ fn connection_manager(
             }
             Ok(ParsedRoutes::Named(rds.route_config_name.clone()))
         }
-        Some(RouteSpecifier::RouteConfig(config)) => route::convert(config, slots)
-            .map(ParsedRoutes::Inline)
-            .map_err(|error| error.under("route_config")),
+        Some(RouteSpecifier::RouteConfig(config)) => {
+            let path = "route_config.validate_clusters";
+            // It would be asked once, when the listener comes; clusters go and come later.
+            must_be_false(path, config.validate_clusters.unwrap_or(false))?;
+            route::convert(config, slots)
+                .map(ParsedRoutes::Inline)
+                .map_err(|error| error.under("route_config"))
+        }
         None => refuse("rds", "missing; rds or route_config must be set"),
     }
 }
