@@ -223,7 +223,7 @@ impl Conversation {
             .expect("the client is gone")
     }
 
-    /// The next request that `is_meant`, and how many of the others came before it.
+    /// The next request that `is_meant`; others before it are forgotten.
     ///
     /// # Panics
     /// When it does not come.
@@ -242,11 +242,6 @@ impl Conversation {
     /// When it does not come.
     pub async fn answer_to(&mut self, nonce: &str) -> Heard {
         self.heard_one(|heard| heard.nonce == nonce).await
-    }
-
-    /// Requests that are here already.
-    pub fn heard_so_far(&mut self) -> Vec<Heard> {
-        std::iter::from_fn(|| self.heard.try_recv().ok()).collect()
     }
 
     /// Says these resources; `removed` means something in delta only.
@@ -294,9 +289,9 @@ impl Conversation {
     }
 
     /// Ends the stream with an error.
-    pub async fn hang_up(self) {
+    pub async fn hang_up(&self) {
         let status = Status::unavailable("going away");
-        match self.answers {
+        match &self.answers {
             Answers::Delta(answers) => drop(answers.send(Err(status)).await),
             Answers::Sotw(answers) => drop(answers.send(Err(status)).await),
         }

@@ -16,6 +16,7 @@ use super::{
     testing::*,
 };
 
+mod istio;
 mod names;
 mod sotw;
 mod stream;

@@ -226,7 +226,7 @@ fn http_filters(filters: &[HttpFilter]) -> Converted<()> {
                     "must be empty; routes say what to do, in typed_per_filter_config",
                 );
             }
-        } else if !filter.is_optional && !filter.disabled {
+        } else if !filter.is_optional && !filter.disabled && !is_only_among_istio(filter) {
             return refuse(
                 format!("{path}.typed_config"),
                 format!(
@@ -240,6 +240,13 @@ fn http_filters(filters: &[HttpFilter]) -> Converted<()> {
         return refuse("http_filters", "the last filter must be the router");
     }
     Ok(())
+}
+
+fn is_only_among_istio(filter: &HttpFilter) -> bool {
+    match &filter.config_type {
+        Some(http_filter::ConfigType::TypedConfig(any)) => fields::is_only_among_istio(any),
+        Some(http_filter::ConfigType::ConfigDiscovery(_)) | None => false,
+    }
 }
 
 /// Inbound always deletes `x-forwarded-client-cert` and writes its own; outbound always deletes it.
