@@ -24,7 +24,8 @@ use crate::{
 #[derive(Args, Debug)]
 #[command(after_help = "Examples:
   outrigger sidecar --service reviews --label version=v2 --app 127.0.0.1:9080 --join-token-file reviews.token
-  OUTRIGGER_JOIN_TOKEN=$(outrigger token create shopper) outrigger sidecar --service shopper")]
+  OUTRIGGER_JOIN_TOKEN=$(outrigger token create shopper) outrigger sidecar --service shopper
+  outrigger sidecar --bootstrap envoy.yaml")]
 pub(crate) struct SidecarArgs {
     #[command(flatten)]
     control: ControlArgs,
@@ -53,7 +54,8 @@ struct ControlArgs {
         long,
         value_name = "FILE",
         env = "OUTRIGGER_BOOTSTRAP",
-        conflicts_with_all = ["join_token", "join_token_file", "root_ca"]
+        conflicts_with_all = ["control_plane", "join_token", "join_token_file", "root_ca", "app", "labels", "locality",
+            "weight", "advertise_address"]
     )]
     bootstrap: Option<PathBuf>,
     /// Form of xDS: delta, or sotw for State of the World. Default: api_type of the bootstrap file, else delta.
@@ -402,6 +404,38 @@ mod tests {
         assert_eq!(config.app.as_ref().map(|app| app.port), Some(9080));
         assert_eq!(config.outbound.port(), 15080);
         assert_eq!(config.heartbeat_interval, Duration::from_secs(10));
+    }
+
+    #[test]
+    fn a_bootstrap_stands_in_for_what_it_says_itself() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let cluster = "{name: x, load_assignment: {cluster_name: x, endpoints: [{lb_endpoints: [{endpoint: {address: \
+                       {socket_address: {address: 127.0.0.1, port_value: 1}}}}]}]}}";
+        let text = format!(
+            "{{node: {{id: n, cluster: some/app, locality: {{zone: z}}}}, static_resources: {{clusters: [{cluster}]}}, \
+             dynamic_resources: {{lds_config: {{ads: {{}}}}, cds_config: {{ads: {{}}}}, ads_config: {{api_type: GRPC, \
+             grpc_services: [{{envoy_grpc: {{cluster_name: x}}}}]}}}}}}"
+        );
+        std::fs::write(file.path(), text).unwrap();
+        let line = format!("--bootstrap {}", file.path().display());
+        let config = parsed(&line).unwrap();
+        assert_eq!(config.workload.service, "some-app");
+        assert_eq!(config.workload.locality[1], "z");
+        assert_eq!(config.xds_protocol, None);
+        let config = parsed(&format!("{line} --xds-protocol delta")).unwrap();
+        assert_eq!(config.xds_protocol, Some(XdsProtocol::Delta));
+        for beside in [
+            "--control-plane https://x",
+            "--app 127.0.0.1:1",
+            "--locality a",
+            "--label a=b",
+        ] {
+            assert!(parsed(&format!("{line} {beside}")).is_err(), "{beside}");
+        }
+        assert!(
+            parsed("--xds-protocol delta").is_err(),
+            "a service is needed"
+        );
     }
 
     #[test]

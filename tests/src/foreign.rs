@@ -1,7 +1,7 @@
 //! Somebody else's management server, played by a test: it hears every request and says what it is told to, in either
 //! wire form. Written against the public messages; shares nothing with our control plane.
 
-use std::{collections::BTreeMap, net::SocketAddr, pin::Pin, time::Duration};
+use std::{collections::BTreeMap, net::SocketAddr, pin::Pin, sync::Arc, time::Duration};
 
 use futures_util::Stream;
 use outrigger_proto::envoy::service::discovery::v3::{
@@ -12,7 +12,16 @@ use outrigger_proto::envoy::service::discovery::v3::{
 };
 use prost::Message;
 use prost_types::Any;
-use tokio::{net::TcpListener, sync::mpsc, task::JoinHandle, time::timeout};
+use rustls::{RootCertStore, ServerConfig, crypto::aws_lc_rs, server::WebPkiClientVerifier};
+use rustls_pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject as _};
+use tokio::{
+    io::copy_bidirectional,
+    net::{TcpListener, TcpStream},
+    sync::mpsc,
+    task::JoinHandle,
+    time::timeout,
+};
+use tokio_rustls::TlsAcceptor;
 use tokio_stream::{
     StreamExt as _,
     wrappers::{ReceiverStream, TcpListenerStream},
@@ -182,6 +191,49 @@ impl ForeignServer {
             conversations,
             server,
         }
+    }
+
+    /// The same behind TLS: it proves `name`, and asks for the certificate of this PEM text. The port for TLS, and the
+    /// server's certificate in PEM.
+    ///
+    /// # Panics
+    /// When it cannot listen, or `client` is no certificate.
+    pub async fn start_with_tls(name: &str, client: &str) -> (Self, u16, String) {
+        let plain = Self::start().await;
+        let mut roots = RootCertStore::empty();
+        let client = CertificateDer::from_pem_slice(client.as_bytes()).expect("a certificate");
+        roots.add(client).expect("a certificate");
+        let provider = Arc::new(aws_lc_rs::default_provider());
+        let asks = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider.clone())
+            .build()
+            .expect("a verifier");
+        let own = rcgen::generate_simple_self_signed([name.to_owned()]).expect("a certificate");
+        let key = PrivateKeyDer::Pkcs8(own.signing_key.serialize_der().into());
+        let mut config = ServerConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .expect("versions")
+            .with_client_cert_verifier(asks)
+            .with_single_cert(vec![own.cert.der().clone()], key)
+            .expect("a certificate and its key");
+        config.alpn_protocols = vec![b"h2".to_vec()];
+        let acceptor = TlsAcceptor::from(Arc::new(config));
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+        let port = listener.local_addr().expect("an address").port();
+        let behind = plain.address;
+        tokio::spawn(async move {
+            while let Ok((stream, _)) = listener.accept().await {
+                let acceptor = acceptor.clone();
+                tokio::spawn(async move {
+                    if let (Ok(mut tls), Ok(mut plain)) = (
+                        acceptor.accept(stream).await,
+                        TcpStream::connect(behind).await,
+                    ) {
+                        copy_bidirectional(&mut tls, &mut plain).await.ok();
+                    }
+                });
+            }
+        });
+        (plain, port, own.cert.pem())
     }
 
     /// Where it listens.

@@ -1,7 +1,7 @@
 //! A sidecar runs from somebody else's management server, in both wire forms, and keeps to the protocol whatever that
 //! server does. The server is played here; see `ForeignServer`.
 
-use std::{fs, net::SocketAddr};
+use std::{fs, net::SocketAddr, path::Path};
 
 use outrigger_proto::envoy::{
     config::{
@@ -157,26 +157,14 @@ fn http_filter(name: &str, config: Any) -> HttpFilter {
     }
 }
 
-/// A sidecar that was started with a bootstrap file, and its server.
-struct Joined {
-    server: ForeignServer,
-    stream: Conversation,
-    sidecar: tokio::task::JoinHandle<Process>,
-    out: SocketAddr,
-    _bootstrap: tempfile::NamedTempFile,
-}
-
-impl Joined {
-    async fn start(form: XdsForm) -> Self {
-        let mut server = ForeignServer::start().await;
-        let api_type = match form {
-            XdsForm::Delta => "DELTA_GRPC",
-            XdsForm::Sotw => "GRPC",
-        };
-        let port = server.address().port();
-        let bootstrap = tempfile::NamedTempFile::new().unwrap();
-        let text = format!(
-            "node: {{id: foreign-1, cluster: caller}}
+/// A bootstrap file for a server on this port; `rest` of its cluster.
+fn bootstrap(form: XdsForm, port: u16, rest: &str) -> tempfile::NamedTempFile {
+    let api_type = match form {
+        XdsForm::Delta => "DELTA_GRPC",
+        XdsForm::Sotw => "GRPC",
+    };
+    let text = format!(
+        "node: {{id: foreign-1, cluster: caller}}
 dynamic_resources:
   lds_config: {{ads: {{}}, resource_api_version: V3}}
   cds_config: {{ads: {{}}, resource_api_version: V3}}
@@ -191,21 +179,44 @@ static_resources:
     load_assignment:
       cluster_name: xds
       endpoints: [{{lb_endpoints: [{{endpoint: {{address: {{socket_address: {{address: 127.0.0.1, port_value: {port}}}}}}}}}]}}]
-"
-        );
-        fs::write(bootstrap.path(), text).unwrap();
+{rest}"
+    );
+    let file = tempfile::NamedTempFile::new().unwrap();
+    fs::write(file.path(), text).unwrap();
+    file
+}
+
+fn arguments(bootstrap: &Path, out: SocketAddr) -> Vec<String> {
+    let bootstrap = bootstrap.display().to_string();
+    let out = out.to_string();
+    let fixed = [
+        "sidecar",
+        "--exit-with-parent",
+        "--bootstrap",
+        &bootstrap,
+        "--outbound",
+        &out,
+    ];
+    let ports = ["--inbound", "--admin", "--metrics", "--readiness"];
+    let ports = ports.into_iter().flat_map(|port| [port, "127.0.0.1:0"]);
+    fixed.into_iter().chain(ports).map(str::to_owned).collect()
+}
+
+/// A sidecar that was started with a bootstrap file, and its server.
+struct Joined {
+    server: ForeignServer,
+    stream: Conversation,
+    sidecar: tokio::task::JoinHandle<Process>,
+    out: SocketAddr,
+    _bootstrap: tempfile::NamedTempFile,
+}
+
+impl Joined {
+    async fn start(form: XdsForm) -> Self {
+        let mut server = ForeignServer::start().await;
+        let bootstrap = bootstrap(form, server.address().port(), "");
         let out = SocketAddr::from(([127, 0, 0, 1], free_port()));
-        let mut args = vec![
-            "sidecar".to_owned(),
-            "--exit-with-parent".to_owned(),
-            "--bootstrap".to_owned(),
-            bootstrap.path().display().to_string(),
-            "--outbound".to_owned(),
-            out.to_string(),
-        ];
-        for port in ["--inbound", "--admin", "--metrics", "--readiness"] {
-            args.extend([port.to_owned(), "127.0.0.1:0".to_owned()]);
-        }
+        let args = arguments(bootstrap.path(), out);
         let sidecar =
             tokio::spawn(async move { Process::start("foreign sidecar", &args, &[]).await });
         let stream = server.accept().await;
@@ -509,4 +520,54 @@ async fn a_bootstrap_file_with_what_we_do_not_do_ends_with_its_field() {
         file.path().display()
     );
     assert!(said.contains(&expected), "{said}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_foreign_server_proves_its_name_and_asks_for_the_certificate_that_the_bootstrap_names() {
+    let dir = tempfile::tempdir().unwrap();
+    let ours = rcgen::generate_simple_self_signed(["caller.example".to_owned()]).unwrap();
+    let (mut server, tls_port, root) =
+        ForeignServer::start_with_tls("xds.example", &ours.cert.pem()).await;
+    let file = |name: &str, text: &str| {
+        let path = dir.path().join(name);
+        fs::write(&path, text).unwrap();
+        path.display().to_string()
+    };
+    let (root, chain, key) = (
+        file("ca.pem", &root),
+        file("me.pem", &ours.cert.pem()),
+        file("me.key", &ours.signing_key.serialize_pem()),
+    );
+    let tls = |expected: &str| {
+        format!(
+            "    transport_socket:
+      name: envoy.transport_sockets.tls
+      typed_config:
+        \"@type\": type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.UpstreamTlsContext
+        sni: xds.example
+        common_tls_context:
+          validation_context:
+            trusted_ca: {{filename: {root}}}
+            match_typed_subject_alt_names: [{{san_type: DNS, matcher: {{exact: {expected}}}}}]
+          tls_certificates: [{{certificate_chain: {{filename: {chain}}}, private_key: {{filename: {key}}}}}]
+"
+        )
+    };
+    let any = SocketAddr::from(([127, 0, 0, 1], 0));
+    let other = bootstrap(XdsForm::Delta, tls_port, &tls("other.example"));
+    let refuses = Process::spawn("refusing sidecar", &arguments(other.path(), any), &[]);
+    eventually("the server is refused by its name", async || {
+        let log = refuses.log();
+        if log.contains("other.example") {
+            Ok(())
+        } else {
+            Err(log)
+        }
+    })
+    .await;
+    drop(refuses);
+    let right = bootstrap(XdsForm::Delta, tls_port, &tls("xds.example"));
+    let _sidecar = Process::spawn("foreign sidecar", &arguments(right.path(), any), &[]);
+    let mut stream = server.accept().await;
+    assert_eq!(stream.heard().await.node.as_deref(), Some("foreign-1"));
 }
