@@ -328,13 +328,18 @@ impl Connector {
 impl Connector {
     async fn connect(&self) -> io::Result<(String, TcpStream)> {
         let mut last = io::Error::new(io::ErrorKind::NotFound, "no address");
+        // One that does not answer must leave time for those after it.
+        let each = CONNECT_TIMEOUT / u32::try_from(self.addresses.len().max(1)).unwrap_or(u32::MAX);
         for (host, port) in self.addresses.iter() {
-            match TcpStream::connect((host.as_str(), *port)).await {
-                Ok(tcp) => return Ok((host.clone(), tcp)),
-                Err(error) => {
-                    last = io::Error::new(error.kind(), format!("{host}:{port}: {error}"));
-                }
-            }
+            let connect = TcpStream::connect((host.as_str(), *port));
+            last = match tokio::time::timeout(each, connect).await {
+                Ok(Ok(tcp)) => return Ok((host.clone(), tcp)),
+                Ok(Err(error)) => io::Error::new(error.kind(), format!("{host}:{port}: {error}")),
+                Err(_elapsed) => io::Error::new(
+                    io::ErrorKind::TimedOut,
+                    format!("{host}:{port}: no connection within {each:?}"),
+                ),
+            };
         }
         Err(last)
     }

@@ -32,6 +32,7 @@ impl Client {
                 Some(found) = flights.join_next() => {
                     let Ok((name, result)) = found else { continue };
                     let now = Instant::now();
+                    self.vitals.count_lookup(result.is_ok());
                     lock(&self.engine).name_found(&name, result, now);
                     self.publish(now);
                     // Listeners are asked for once every cluster is complete.

@@ -473,7 +473,7 @@ fn an_unknown_filter_is_left_out_only_if_it_is_optional() {
     let foreign = |is_optional| hcm::HttpFilter {
         name: "istio.stats".to_owned(),
         config_type: Some(hcm::http_filter::ConfigType::TypedConfig(Any {
-            type_url: "type.googleapis.com/stats.PluginConfig".to_owned(),
+            type_url: "type.googleapis.com/envoy.wasm.PluginConfig".to_owned(),
             value: vec![0x0a, 0x00],
         })),
         is_optional,
@@ -484,7 +484,7 @@ fn an_unknown_filter_is_left_out_only_if_it_is_optional() {
     let refused = with_manager(|manager| manager.http_filters.insert(0, foreign(false)));
     assert_eq!(
         refusal(listener_of(&refused)),
-        "filter_chains[0].filters[0].typed_config.http_filters[0].typed_config: type \"stats.PluginConfig\" is not supported yet"
+        "filter_chains[0].filters[0].typed_config.http_filters[0].typed_config: type \"envoy.wasm.PluginConfig\" is not supported yet"
     );
 }
 
