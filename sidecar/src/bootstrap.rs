@@ -98,8 +98,9 @@ impl Bootstrap {
     }
 
     fn parse(text: &str) -> Converted<Self> {
-        // JSON is YAML.
-        let root: Value = serde_saphyr::from_str(text)
+        // JSON is YAML. Only `true` and `false` are booleans: a node may be called `n`.
+        let options = serde_saphyr::options! { strict_booleans: true };
+        let root: Value = serde_saphyr::from_str_with_options(text, options)
             .map_err(|error| FieldError::new("", format!("is neither YAML nor JSON: {error}")))?;
         let root = object("", &root)?;
         only("", root, &["node", "dynamic_resources", "static_resources"])?;

@@ -319,7 +319,7 @@ impl Sidecar {
             None => node::node(&self.config.workload, self.config.app.as_ref(), ip, ports),
         };
         let protocol = self.config.xds_protocol;
-        let protocol = protocol.or(bootstrap.map(|bootstrap| bootstrap.protocol));
+        let protocol = protocol.or_else(|| bootstrap.map(|bootstrap| bootstrap.protocol));
         let tls_files = Allowed::new(&self.config.tls_files);
         let engine = Engine::new(node.clone(), self.control.is_tls()).allowing(tls_files);
         let engine = Arc::new(Mutex::new(engine));

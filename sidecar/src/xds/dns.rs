@@ -229,7 +229,7 @@ impl Names {
 fn in_order(before: &[IpAddr], mut found: Vec<IpAddr>) -> Vec<IpAddr> {
     found.truncate(MAX_ADDRESSES);
     let first = before.first().filter(|first| found.contains(first));
-    let first = first.or(found.first()).copied();
+    let first = first.or_else(|| found.first()).copied();
     found.sort_unstable();
     found.dedup();
     found.retain(|ip| Some(*ip) != first);
