@@ -416,7 +416,7 @@ mod tests {
              dynamic_resources: {{lds_config: {{ads: {{}}}}, cds_config: {{ads: {{}}}}, ads_config: {{api_type: GRPC, \
              grpc_services: [{{envoy_grpc: {{cluster_name: x}}}}]}}}}}}"
         );
-        std::fs::write(file.path(), text).unwrap();
+        fs::write(file.path(), text).unwrap();
         let line = format!("--bootstrap {}", file.path().display());
         let config = parsed(&line).unwrap();
         assert_eq!(config.workload.service, "some-app");
