@@ -119,5 +119,5 @@ fn families_are_as_envoy_has_them() {
         assert_eq!(family.of(&[four, six]), expected, "{family:?}");
     }
     assert_eq!(Family::Auto.of(&[four]), [four]);
-    assert_eq!(Family::V6.of(&[four]), [IpAddr::from([0; 4]); 0]);
+    assert!(Family::V6.of(&[four]).is_empty());
 }
