@@ -10,7 +10,9 @@ use std::{
 
 use anyhow::{Context as _, bail};
 use clap::Args;
-use outrigger_sidecar::{App, Config, ControlPlaneError, Readiness, RunError, Workload};
+use outrigger_sidecar::{
+    App, Bootstrap, Config, ControlPlaneError, Readiness, RunError, Workload, XdsProtocol,
+};
 
 use crate::{
     client::DEFAULT_ADDRESS, duration, failure::Failure, life::LifeArgs, open_files, otlp,
@@ -22,7 +24,8 @@ use crate::{
 #[derive(Args, Debug)]
 #[command(after_help = "Examples:
   outrigger sidecar --service reviews --label version=v2 --app 127.0.0.1:9080 --join-token-file reviews.token
-  OUTRIGGER_JOIN_TOKEN=$(outrigger token create shopper) outrigger sidecar --service shopper")]
+  OUTRIGGER_JOIN_TOKEN=$(outrigger token create shopper) outrigger sidecar --service shopper
+  outrigger sidecar --bootstrap envoy.yaml")]
 pub(crate) struct SidecarArgs {
     #[command(flatten)]
     control: ControlArgs,
@@ -44,6 +47,20 @@ struct ControlArgs {
     /// Address of the control plane. `http://` for its plain-text port (loopback only; no identity then).
     #[arg(long, default_value = DEFAULT_ADDRESS, value_name = "URL", env = "OUTRIGGER_CONTROL_PLANE")]
     control_plane: String,
+    /// Envoy bootstrap file (YAML or JSON) of somebody else's management server, in place of --control-plane: its node,
+    /// dynamic_resources and the cluster that ads_config names. The sidecar has no identity then, takes no calls of
+    /// others and is not registered.
+    #[arg(
+        long,
+        value_name = "FILE",
+        env = "OUTRIGGER_BOOTSTRAP",
+        conflicts_with_all = ["control_plane", "join_token", "join_token_file", "root_ca", "app", "labels", "locality",
+            "weight", "advertise_address"]
+    )]
+    bootstrap: Option<PathBuf>,
+    /// Form of xDS: delta, or sotw for State of the World. Default: api_type of the bootstrap file, else delta.
+    #[arg(long, value_name = "FORM", value_parser = protocol, env = "OUTRIGGER_XDS_PROTOCOL")]
+    xds_protocol: Option<XdsProtocol>,
     /// One-time credential for the first certificate. Prefer the environment: arguments can be seen by others.
     #[arg(
         long,
@@ -68,9 +85,9 @@ struct ControlArgs {
 #[derive(Args, Debug)]
 #[command(next_help_heading = "Workload")]
 struct WorkloadArgs {
-    /// Service that the application is, e.g. `reviews`.
-    #[arg(long, env = "OUTRIGGER_SERVICE")]
-    service: String,
+    /// Service that the application is, e.g. `reviews`. Default with --bootstrap: the cluster of its node.
+    #[arg(long, required_unless_present = "bootstrap", env = "OUTRIGGER_SERVICE")]
+    service: Option<String>,
     /// The service's namespace.
     #[arg(short, long, default_value = "default", env = "OUTRIGGER_NAMESPACE")]
     namespace: String,
@@ -247,23 +264,28 @@ fn config(args: SidecarArgs) -> Result<Config, Failure> {
         (None, Some(path)) => Some(token(&path)?),
         (None, None) => None,
     };
+    let bootstrap = control.bootstrap.map(|file| Bootstrap::read(&file));
+    let bootstrap = bootstrap
+        .transpose()
+        .map_err(|error| Failure::Misused(format!("{:#}", anyhow::Error::new(error))))?;
+    let service = service(workload.service, bootstrap.as_ref());
+    let locality = bootstrap
+        .as_ref()
+        .map_or(workload.locality, Bootstrap::locality);
     Ok(Config {
         control_plane: control.control_plane,
+        bootstrap,
+        xds_protocol: control.xds_protocol,
         join_token,
         root_ca: control.root_ca,
         workload: Workload {
-            service_account: workload.service_account.unwrap_or_else(|| {
-                workload
-                    .service
-                    .split('.')
-                    .next()
-                    .unwrap_or_default()
-                    .to_owned()
-            }),
-            service: workload.service,
+            service_account: workload
+                .service_account
+                .unwrap_or_else(|| service.split('.').next().unwrap_or_default().to_owned()),
+            service,
             namespace: workload.namespace,
             labels: workload.labels.into_iter().collect::<BTreeMap<_, _>>(),
-            locality: workload.locality,
+            locality,
             weight: workload.weight,
         },
         app: app.app.map(|address| App {
@@ -293,6 +315,25 @@ fn config(args: SidecarArgs) -> Result<Config, Failure> {
         heartbeat_interval: tuning.heartbeat_interval,
         drain_timeout: tuning.drain_timeout,
     })
+}
+
+/// What telemetry calls us: as said, else as the node of a bootstrap is called, with `-` for what no name has.
+fn service(said: Option<String>, bootstrap: Option<&Bootstrap>) -> String {
+    said.unwrap_or_else(|| {
+        let node = bootstrap.map(Bootstrap::service).unwrap_or_default();
+        let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '.' | '_');
+        node.chars()
+            .map(|c| if plain(c) { c } else { '-' })
+            .collect()
+    })
+}
+
+fn protocol(text: &str) -> Result<XdsProtocol, String> {
+    match text {
+        "delta" => Ok(XdsProtocol::Delta),
+        "sotw" => Ok(XdsProtocol::Sotw),
+        _ => Err(format!("\"{text}\" is no form of xDS; write delta or sotw")),
+    }
 }
 
 fn token(path: &Path) -> anyhow::Result<String> {
@@ -363,6 +404,38 @@ mod tests {
         assert_eq!(config.app.as_ref().map(|app| app.port), Some(9080));
         assert_eq!(config.outbound.port(), 15080);
         assert_eq!(config.heartbeat_interval, Duration::from_secs(10));
+    }
+
+    #[test]
+    fn a_bootstrap_stands_in_for_what_it_says_itself() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let cluster = "{name: x, load_assignment: {cluster_name: x, endpoints: [{lb_endpoints: [{endpoint: {address: \
+                       {socket_address: {address: 127.0.0.1, port_value: 1}}}}]}]}}";
+        let text = format!(
+            "{{node: {{id: n, cluster: some/app, locality: {{zone: z}}}}, static_resources: {{clusters: [{cluster}]}}, \
+             dynamic_resources: {{lds_config: {{ads: {{}}}}, cds_config: {{ads: {{}}}}, ads_config: {{api_type: GRPC, \
+             grpc_services: [{{envoy_grpc: {{cluster_name: x}}}}]}}}}}}"
+        );
+        fs::write(file.path(), text).unwrap();
+        let line = format!("--bootstrap {}", file.path().display());
+        let config = parsed(&line).unwrap();
+        assert_eq!(config.workload.service, "some-app");
+        assert_eq!(config.workload.locality[1], "z");
+        assert_eq!(config.xds_protocol, None);
+        let config = parsed(&format!("{line} --xds-protocol delta")).unwrap();
+        assert_eq!(config.xds_protocol, Some(XdsProtocol::Delta));
+        for beside in [
+            "--control-plane https://x",
+            "--app 127.0.0.1:1",
+            "--locality a",
+            "--label a=b",
+        ] {
+            assert!(parsed(&format!("{line} {beside}")).is_err(), "{beside}");
+        }
+        assert!(
+            parsed("--xds-protocol delta").is_err(),
+            "a service is needed"
+        );
     }
 
     #[test]

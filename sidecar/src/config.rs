@@ -7,11 +7,27 @@ use std::{
     time::Duration,
 };
 
+use crate::Bootstrap;
+
+/// The form in which a management server is spoken to.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum XdsProtocol {
+    /// Incremental.
+    #[default]
+    Delta,
+    /// State of the World.
+    Sotw,
+}
+
 /// Settings of one sidecar. Addresses with port 0 pick a free port; the ready line says which.
 #[derive(Clone, Debug)]
 pub struct Config {
     /// `https://host:15012`, or `http://` for the plain-text port (loopback only; no identity then, so no inbound).
     pub control_plane: String,
+    /// Somebody else's management server, in place of `control_plane`: no identity then, no inbound, no registration.
+    pub bootstrap: Option<Bootstrap>,
+    /// Default: as the bootstrap says; without one, delta.
+    pub xds_protocol: Option<XdsProtocol>,
     /// One-time credential, `<secret>.<root SHA-256>`; needed for the first certificate.
     pub join_token: Option<String>,
     /// PEM of the control plane's root; default: the root that the join token pins.

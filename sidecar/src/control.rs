@@ -15,6 +15,7 @@ use std::{
 
 use http::Uri;
 use hyper_util::rt::TokioIo;
+use outrigger_core::UpstreamTls;
 use rustls::{ClientConfig, client::Resumption, sign::SingleCertAndKey};
 use rustls_pki_types::{CertificateDer, ServerName, pem::PemObject as _};
 use tokio::net::TcpStream;
@@ -22,9 +23,13 @@ use tokio_rustls::TlsConnector;
 use tonic::transport::{Channel, Endpoint};
 
 use crate::{
-    Config,
+    Bootstrap, Config,
     identity::verify::{ControlPlaneVerifier, Trust},
     shared::Shared,
+    tls::{
+        files::{Allowed, TlsFiles},
+        outside,
+    },
 };
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -64,10 +69,12 @@ pub enum ControlPlaneError {
 #[derive(Debug)]
 pub(crate) struct Control {
     uri: Uri,
-    host: String,
-    port: u16,
-    /// None = plain text on loopback.
+    /// The first that answers is used.
+    addresses: Vec<(String, u16)>,
+    /// Of our own control plane; None = plain text on loopback, or somebody else's server.
     first_trust: Option<Trust>,
+    /// Of somebody else's server; None = plain text.
+    foreign: Option<UpstreamTls>,
     shared: Arc<Shared>,
     /// Of the certificate it was made with.
     current: Mutex<Option<(u64, Channel)>>,
@@ -75,6 +82,9 @@ pub(crate) struct Control {
 
 impl Control {
     pub(crate) fn new(config: &Config, shared: Arc<Shared>) -> Result<Self, ControlPlaneError> {
+        if let Some(bootstrap) = &config.bootstrap {
+            return Self::foreign(bootstrap, shared);
+        }
         let url = &config.control_plane;
         let bad = || ControlPlaneError::Url(url.clone());
         let uri: Uri = url.parse().map_err(|_error| bad())?;
@@ -96,11 +106,37 @@ impl Control {
         } else {
             None
         };
+        let port = uri.port_u16().unwrap_or(default_port);
         Ok(Self {
-            port: uri.port_u16().unwrap_or(default_port),
             uri,
-            host,
+            addresses: vec![(host, port)],
             first_trust,
+            foreign: None,
+            shared,
+            current: Mutex::new(None),
+        })
+    }
+
+    /// To somebody else's management server.
+    fn foreign(bootstrap: &Bootstrap, shared: Arc<Shared>) -> Result<Self, ControlPlaneError> {
+        let server = &bootstrap.server;
+        let scheme = if server.tls.is_some() {
+            "https"
+        } else {
+            "http"
+        };
+        let (host, port) = server.addresses.first().cloned().unwrap_or_default();
+        let host = match host.parse::<IpAddr>() {
+            Ok(IpAddr::V6(ip)) => format!("[{ip}]"),
+            _ => host,
+        };
+        let url = format!("{scheme}://{host}:{port}");
+        let uri = url.parse().map_err(|_error| ControlPlaneError::Url(url))?;
+        Ok(Self {
+            uri,
+            addresses: server.addresses.clone(),
+            first_trust: None,
+            foreign: server.tls.clone(),
             shared,
             current: Mutex::new(None),
         })
@@ -114,7 +150,8 @@ impl Control {
     /// The address that connections to the control plane leave from. Sends nothing.
     pub(crate) async fn local_ip(&self) -> io::Result<IpAddr> {
         let mut last = io::Error::new(io::ErrorKind::NotFound, "no address");
-        for address in tokio::net::lookup_host((self.host.as_str(), self.port)).await? {
+        let (host, port) = self.addresses.first().cloned().unwrap_or_default();
+        for address in tokio::net::lookup_host((host, port)).await? {
             let any: SocketAddr = if address.is_ipv4() {
                 ([0, 0, 0, 0], 0).into()
             } else {
@@ -168,7 +205,7 @@ impl Control {
             .http2_keep_alive_interval(KEEPALIVE)
             .keep_alive_timeout(KEEPALIVE_TIMEOUT)
             .keep_alive_while_idle(true);
-        let tls = self.first_trust.clone().map(|first| {
+        let ours = self.first_trust.clone().map(|first| {
             let trust = identity.as_ref().map_or(first, |identity| Trust::Bundle {
                 roots: Arc::clone(&identity.roots),
                 our_id: Arc::clone(&identity.spiffe_id),
@@ -176,13 +213,13 @@ impl Control {
             let key = identity
                 .as_ref()
                 .map(|identity| Arc::clone(&identity.certified_key));
-            Arc::new(client_config(trust, key))
+            Tls::Ours(Arc::new(client_config(trust, key)))
         });
+        let foreign = self.foreign.clone().map(|tls| Tls::Foreign(Arc::new(tls)));
         let generation = identity.map_or(0, |identity| identity.generation);
         let connector = Connector {
-            host: self.host.clone(),
-            port: self.port,
-            tls,
+            addresses: self.addresses.clone().into(),
+            tls: ours.or(foreign),
         };
         (generation, endpoint, connector)
     }
@@ -246,9 +283,16 @@ fn client_config(trust: Trust, key: Option<Arc<rustls::sign::CertifiedKey>>) -> 
 /// Opens TCP, then TLS.
 #[derive(Clone, Debug)]
 struct Connector {
-    host: String,
-    port: u16,
-    tls: Option<Arc<ClientConfig>>,
+    addresses: Arc<[(String, u16)]>,
+    tls: Option<Tls>,
+}
+
+/// Who is believed, and what we show.
+#[derive(Clone, Debug)]
+enum Tls {
+    Ours(Arc<ClientConfig>),
+    /// Files, which are read for each connection: the operator may have replaced them.
+    Foreign(Arc<UpstreamTls>),
 }
 
 type Stream = TokioIo<Box<dyn Duplex>>;
@@ -259,23 +303,54 @@ impl<T: tokio::io::AsyncRead + tokio::io::AsyncWrite + Send + Unpin> Duplex for 
 
 impl Connector {
     async fn open(self) -> io::Result<Stream> {
-        let tcp = TcpStream::connect((self.host.as_str(), self.port))
-            .await
-            .map_err(|error| {
-                io::Error::new(
-                    error.kind(),
-                    format!("{}:{}: {error}", self.host, self.port),
-                )
-            })?;
+        let (host, tcp) = self.connect().await?;
         tcp.set_nodelay(true)?;
-        let Some(config) = self.tls else {
-            return Ok(TokioIo::new(Box::new(tcp)));
+        let (config, name) = match self.tls {
+            None => return Ok(TokioIo::new(Box::new(tcp))),
+            Some(Tls::Ours(config)) => (config, host),
+            Some(Tls::Foreign(tls)) => {
+                let name = if tls.sni.is_empty() {
+                    host
+                } else {
+                    tls.sni.clone()
+                };
+                let read = tokio::task::spawn_blocking(move || foreign_config(&tls));
+                (read.await.map_err(io::Error::other)??, name)
+            }
         };
-        let name = ServerName::try_from(self.host.clone())
+        let name = ServerName::try_from(name)
             .map_err(|error| io::Error::new(io::ErrorKind::InvalidInput, error))?;
         let tls = TlsConnector::from(config).connect(name, tcp).await?;
         Ok(TokioIo::new(Box::new(tls)))
     }
+}
+
+impl Connector {
+    async fn connect(&self) -> io::Result<(String, TcpStream)> {
+        let mut last = io::Error::new(io::ErrorKind::NotFound, "no address");
+        // One that does not answer must leave time for those after it.
+        let each = CONNECT_TIMEOUT / u32::try_from(self.addresses.len().max(1)).unwrap_or(u32::MAX);
+        for (host, port) in self.addresses.iter() {
+            let connect = TcpStream::connect((host.as_str(), *port));
+            last = match tokio::time::timeout(each, connect).await {
+                Ok(Ok(tcp)) => return Ok((host.clone(), tcp)),
+                Ok(Err(error)) => io::Error::new(error.kind(), format!("{host}:{port}: {error}")),
+                Err(_elapsed) => io::Error::new(
+                    io::ErrorKind::TimedOut,
+                    format!("{host}:{port}: no connection within {each:?}"),
+                ),
+            };
+        }
+        Err(last)
+    }
+}
+
+/// The operator has named these files, so that they may be anywhere.
+fn foreign_config(tls: &UpstreamTls) -> io::Result<Arc<ClientConfig>> {
+    let files = TlsFiles::new(Allowed::new(&[std::path::PathBuf::from("/")]));
+    let outside = tls.outside.clone().unwrap_or_default();
+    let material = files.load(&outside).map_err(io::Error::other)?;
+    outside::client_config(tls, &material, &[b"h2"]).map_err(io::Error::other)
 }
 
 impl tower::Service<Uri> for Connector {

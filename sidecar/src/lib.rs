@@ -6,6 +6,7 @@
 
 mod admin;
 mod backoff;
+mod bootstrap;
 mod config;
 mod connect;
 mod control;
@@ -34,6 +35,7 @@ mod worker;
 mod xds;
 
 pub use admin::{LogControl, set_log_control};
-pub use config::{App, Config, Readiness, Workload};
+pub use bootstrap::{Bootstrap, BootstrapError};
+pub use config::{App, Config, Readiness, Workload, XdsProtocol};
 pub use control::ControlPlaneError;
 pub use run::{RunError, run};

@@ -313,7 +313,13 @@ impl Sidecar {
             outbound: self.addresses.outbound,
             inbound: self.addresses.inbound,
         };
-        let node = node::node(&self.config.workload, self.config.app.as_ref(), ip, ports);
+        let bootstrap = self.config.bootstrap.as_ref();
+        let node = match bootstrap {
+            Some(bootstrap) => bootstrap.node.clone(),
+            None => node::node(&self.config.workload, self.config.app.as_ref(), ip, ports),
+        };
+        let protocol = self.config.xds_protocol;
+        let protocol = protocol.or_else(|| bootstrap.map(|bootstrap| bootstrap.protocol));
         let tls_files = Allowed::new(&self.config.tls_files);
         let engine = Engine::new(node.clone(), self.control.is_tls()).allowing(tls_files);
         let engine = Arc::new(Mutex::new(engine));
@@ -326,6 +332,7 @@ impl Sidecar {
             shared: Arc::clone(&self.shared),
             store,
             vitals: Arc::clone(&self.vitals),
+            protocol: protocol.unwrap_or_default(),
             configured: sender,
         };
         self.tasks.spawn(client.run());

@@ -166,6 +166,8 @@ pub(crate) fn config() -> Config {
     let any = "127.0.0.1:0".parse().unwrap();
     Config {
         control_plane: "http://127.0.0.1:1".to_owned(),
+        bootstrap: None,
+        xds_protocol: None,
         join_token: None,
         root_ca: None,
         workload: Workload {

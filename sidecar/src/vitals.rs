@@ -29,6 +29,7 @@ struct Metrics {
     resources: IntCounterVec,
     nacks: IntCounterVec,
     streams: IntCounterVec,
+    lookups: IntCounterVec,
     certificate_expiry: IntGauge,
     renewals: IntCounterVec,
     registered: IntGauge,
@@ -121,6 +122,11 @@ impl Vitals {
         self.metrics.streams.with_label_values(&[result]).inc();
     }
 
+    pub(crate) fn count_lookup(&self, found: bool) {
+        let result = if found { "found" } else { "failed" };
+        self.metrics.lookups.with_label_values(&[result]).inc();
+    }
+
     pub(crate) fn count_resources(&self, kind: Kind, tally: Tally) {
         for (result, count) in [
             ("accepted", tally.accepted),
@@ -185,6 +191,11 @@ impl Metrics {
                 "outrigger_xds_nacks_total",
                 "Answers refused at least in part.",
                 &["type"],
+            ),
+            lookups: counter(
+                "outrigger_dns_lookups_total",
+                "Names of clusters that were looked up, by what came of it.",
+                &["result"],
             ),
             streams: counter(
                 "outrigger_xds_streams_total",

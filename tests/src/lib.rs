@@ -25,6 +25,7 @@ mod bytes;
 mod caller;
 mod envoy;
 mod eventually;
+mod foreign;
 mod grpc;
 mod identity;
 mod load;
@@ -46,6 +47,7 @@ pub use bytes::{
 pub use caller::{Caller, Reply};
 pub use envoy::{Asks, Envoy};
 pub use eventually::{eventually, within};
+pub use foreign::{Conversation, ForeignServer, Heard, XdsForm, packed};
 pub use grpc::{GrpcPeer, Outcomes};
 pub use identity::{ForeignRoot, WorkloadIdentity};
 pub use load::{Load, LoadReport};

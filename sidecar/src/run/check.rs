@@ -61,6 +61,17 @@ pub(super) fn check(config: &Config) -> Result<(), RunError> {
             expected: "must be an absolute path of a directory",
         });
     }
+    if let (Some(bootstrap), Some(app)) = (&config.bootstrap, &config.app) {
+        return Err(RunError::Setting {
+            flag: "app",
+            value: format!(
+                "{} beside --bootstrap of {:?}",
+                app.address,
+                bootstrap.service()
+            ),
+            expected: "leave it out: calls of others are taken with an identity of our own control plane only",
+        });
+    }
     check_workload(config)?;
     config.app.as_ref().map_or(Ok(()), check_app)
 }

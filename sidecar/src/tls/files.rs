@@ -221,7 +221,11 @@ impl TlsFiles {
         }
     }
 
-    fn load(&self, tls: &OutsideTls) -> Result<Material, String> {
+    /// Reads now what `tls` names.
+    ///
+    /// # Errors
+    /// Which file cannot be used, and why.
+    pub(crate) fn load(&self, tls: &OutsideTls) -> Result<Material, String> {
         let (roots_from, roots) = match (&tls.roots, tls.unverified) {
             (_, true) => (PathBuf::new(), RootCertStore::empty()),
             (Some(path), false) => (path.clone(), roots(path, &self.allowed.read(path)?)?),

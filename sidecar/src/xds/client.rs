@@ -1,5 +1,8 @@
 //! The stream: connects, feeds the engine, publishes what it makes, and comes back when the stream is lost.
 
+mod form;
+mod lookups;
+
 use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
@@ -8,17 +11,18 @@ use std::{
 use outrigger_core::Snapshot;
 use outrigger_proto::envoy::service::discovery::v3::{
     DeltaDiscoveryRequest, DeltaDiscoveryResponse,
-    aggregated_discovery_service_client::AggregatedDiscoveryServiceClient,
 };
 use tokio::{
-    sync::{mpsc, watch},
+    sync::{Notify, mpsc, watch},
     time::{Instant, sleep_until, timeout},
 };
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Streaming;
 
-use super::engine::Engine;
+use self::form::{Ads, Delta, Form};
+use super::{engine::Engine, sotw::Sotw};
 use crate::{
+    XdsProtocol,
     backoff::Backoff,
     control::Control,
     identity::{IdentityStore, chain},
@@ -46,8 +50,16 @@ pub(crate) struct Client {
     pub(crate) shared: Arc<Shared>,
     pub(crate) store: Arc<IdentityStore>,
     pub(crate) vitals: Arc<Vitals>,
+    pub(crate) protocol: XdsProtocol,
     /// True once the first configuration is complete.
     pub(crate) configured: watch::Sender<bool>,
+}
+
+/// How the stream and the look-ups tell each other that there is something to do.
+#[derive(Debug, Default)]
+struct Wakes {
+    stream: Notify,
+    names: Notify,
 }
 
 /// How a stream ended.
@@ -59,15 +71,29 @@ enum End {
 }
 
 impl Client {
-    /// For ever.
+    /// For ever: the stream, and beside it the names of clusters, whether the server is there or not. One task, so that
+    /// snapshots are published in their order.
     pub(crate) async fn run(self) {
+        let wakes = Wakes::default();
+        let streams = async {
+            match self.protocol {
+                XdsProtocol::Delta => self.streams(Delta, &wakes).await,
+                XdsProtocol::Sotw => self.streams(Sotw::default(), &wakes).await,
+            }
+        };
+        tokio::join!(streams, self.look_up(&wakes));
+    }
+
+    async fn streams<F: Form>(&self, mut form: F, wakes: &Wakes) {
         let mut backoff = Backoff::new(BACKOFF, BACKOFF_CAP);
         let mut renewals = self.store.renewals();
         let mut was_up = None;
         let mut said: Option<Instant> = None;
         loop {
             renewals.mark_unchanged();
-            let end = self.stream(&mut renewals, &mut was_up).await;
+            let end = self
+                .stream(&mut form, wakes, &mut renewals, &mut was_up)
+                .await;
             self.vitals.set_connected(false);
             lock(&self.engine).disconnected();
             match end {
@@ -94,7 +120,13 @@ impl Client {
         }
     }
 
-    async fn stream(&self, renewals: &mut watch::Receiver<u64>, was_up: &mut Option<bool>) -> End {
+    async fn stream<F: Form>(
+        &self,
+        form: &mut F,
+        wakes: &Wakes,
+        renewals: &mut watch::Receiver<u64>,
+        was_up: &mut Option<bool>,
+    ) -> End {
         let mut answered = false;
         let lost = |reason: String, answered| End::Lost { reason, answered };
         let channel = match self.control.connect().await {
@@ -103,15 +135,14 @@ impl Client {
         };
         let (requests, queue) = mpsc::channel(QUEUE);
         let first = lock(&self.engine).connected(Instant::now());
-        if let Err(reason) = send(&requests, first).await {
+        if let Err(reason) = send(&requests, form.first(first)).await {
             return lost(reason, answered);
         }
-        let mut client =
-            AggregatedDiscoveryServiceClient::new(channel).max_decoding_message_size(MAX_MESSAGE);
+        let mut ads = Ads::new(channel).max_decoding_message_size(MAX_MESSAGE);
         // A server may answer the call only after it has answered the first request.
-        let call = client.delta_aggregated_resources(ReceiverStream::new(queue));
+        let call = F::call(&mut ads, ReceiverStream::new(queue));
         tokio::pin!(call);
-        let mut answers: Option<Streaming<DeltaDiscoveryResponse>> = None;
+        let mut answers: Option<Streaming<F::Answer>> = None;
         loop {
             let deadline = lock(&self.engine).deadline();
             let next = tokio::select! {
@@ -129,22 +160,28 @@ impl Client {
                             *was_up = Some(true);
                             self.vitals.set_connected(true);
                         }
-                        self.take(answer)
+                        let answer = form.read(answer, &lock(&self.engine));
+                        let requests = self.take(answer);
+                        wakes.names.notify_one();
+                        requests
                     }
                     Err(reason) => return lost(reason, answered),
                 },
-                () = until(deadline) => {
-                    let now = Instant::now();
-                    let requests = lock(&self.engine).tick(now);
-                    self.publish(now);
-                    requests
-                }
+                () = until(deadline) => self.tick(),
+                () = wakes.stream.notified() => self.tick(),
                 _ = renewals.changed() => return End::Renewed,
             };
-            if let Err(reason) = send(&requests, next).await {
+            if let Err(reason) = send(&requests, form.next(next)).await {
                 return lost(reason, answered);
             }
         }
+    }
+
+    fn tick(&self) -> Vec<DeltaDiscoveryRequest> {
+        let now = Instant::now();
+        let requests = lock(&self.engine).tick(now);
+        self.publish(now);
+        requests
     }
 
     fn take(&self, answer: DeltaDiscoveryResponse) -> Vec<DeltaDiscoveryRequest> {
@@ -215,9 +252,7 @@ pub(crate) fn lock(engine: &Mutex<Engine>) -> MutexGuard<'_, Engine> {
     engine.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-async fn next_answer(
-    answers: &mut Option<Streaming<DeltaDiscoveryResponse>>,
-) -> Result<DeltaDiscoveryResponse, String> {
+async fn next_answer<A>(answers: &mut Option<Streaming<A>>) -> Result<A, String> {
     match answers {
         None => std::future::pending().await,
         Some(stream) => match stream.message().await {
@@ -235,10 +270,7 @@ async fn until(deadline: Option<Instant>) {
     }
 }
 
-async fn send(
-    queue: &mpsc::Sender<DeltaDiscoveryRequest>,
-    requests: Vec<DeltaDiscoveryRequest>,
-) -> Result<(), String> {
+async fn send<R>(queue: &mpsc::Sender<R>, requests: Vec<R>) -> Result<(), String> {
     for request in requests {
         match timeout(SEND_TIMEOUT, queue.send(request)).await {
             Ok(Ok(())) => {}

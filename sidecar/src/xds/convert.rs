@@ -9,6 +9,7 @@ mod balancing;
 mod beyond;
 pub(crate) mod cluster;
 mod connections;
+mod dns;
 pub(crate) mod endpoint;
 mod features;
 pub(crate) mod fields;

@@ -7,7 +7,7 @@
 //! named in the NACK. Dependent subscriptions go out before the ACK, so that a server that waits for both ACKs of a
 //! stage sees them in order.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
 
 use outrigger_core::{Locality, LocalityPolicy, Snapshot};
 use outrigger_proto::{
@@ -117,7 +117,8 @@ impl Engine {
         let twice = names_there_twice(&response.resources);
         for resource in response.resources {
             let name = resource.name.clone();
-            if !self.state(kind).wants(&name) {
+            // Without a name it cannot be told whether it was asked for.
+            if !name.is_empty() && !self.state(kind).wants(&name) {
                 continue;
             }
             let version = resource.version.clone();
@@ -134,7 +135,7 @@ impl Engine {
                 Err(error) => {
                     tally.refused += 1;
                     let details = format!("{} {name:?}: {error}", kind.name());
-                    if self.state(kind).entries().len() < MAX_RESOURCES {
+                    if !name.is_empty() && self.state(kind).entries().len() < MAX_RESOURCES {
                         self.state_mut(kind).refuse(&name, version, details.clone());
                     }
                     refusals.push(details);
@@ -188,6 +189,7 @@ impl Engine {
             && self.state(Kind::Listener).is_answered()
             && [Kind::Endpoint, Kind::Route].map(|kind| self.state(kind).is_settled(now))
                 == [true; 2]
+            && !self.mesh.is_looking_up()
     }
 
     /// Listeners that wait, and for what; for people.
@@ -211,6 +213,26 @@ impl Engine {
 
     pub(crate) fn node(&self) -> &Node {
         &self.node
+    }
+
+    /// Names that are to be looked up now, at most so many. Each is to be answered with [`Self::name_found`].
+    pub(crate) fn due_names(&mut self, now: Instant, most: usize) -> Vec<String> {
+        self.mesh.names().take_due(now, most)
+    }
+
+    /// When [`Self::due_names`] has the next one.
+    pub(crate) fn next_name_due(&mut self, now: Instant) -> Option<Instant> {
+        self.mesh.names().next_due(now)
+    }
+
+    /// What looking up a name gave.
+    pub(crate) fn name_found(
+        &mut self,
+        name: &str,
+        result: Result<Vec<IpAddr>, String>,
+        now: Instant,
+    ) {
+        self.mesh.name_found(name, result, now);
     }
 
     /// Takes what was counted since the last call.
@@ -286,7 +308,17 @@ impl Engine {
             Kind::Route => {
                 let routes: RouteConfiguration = convert::unpack(any, message)?;
                 same_name(name, "name", &routes.name)?;
-                let table = convert::route::convert(&routes, &mut |name| mesh.slot(name))?;
+                let mut unknown = None;
+                let table = convert::route::convert(&routes, &mut |name| {
+                    if !mesh.has_cluster(name) {
+                        unknown.get_or_insert_with(|| name.to_owned());
+                    }
+                    mesh.slot(name)
+                })?;
+                if let (Some(true), Some(name)) = (routes.validate_clusters, unknown) {
+                    let message = format!("a route leads to cluster {name:?}, which is not there");
+                    return refuse("validate_clusters", message);
+                }
                 mesh.set_routes(table);
             }
             Kind::Secret => {
@@ -334,7 +366,8 @@ impl Engine {
         let is_due = self.connected
             && !self.state(Kind::Listener).is_subscribed()
             && self.state(Kind::Cluster).is_settled(now)
-            && self.state(Kind::Endpoint).is_settled(now);
+            && self.state(Kind::Endpoint).is_settled(now)
+            && !self.mesh.is_looking_up();
         is_due.then(|| self.state_mut(Kind::Listener).subscribe_all(now))
     }
 }

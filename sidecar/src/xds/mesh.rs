@@ -2,12 +2,13 @@
 //! replaces goes on.
 //!
 //! ```text
-//! cluster  ── has its endpoints, or there are none ──► in the snapshot     (a change uses the endpoints at hand)
+//! cluster  ── has its endpoints, or there are none; its names were looked up once ──► in the snapshot     (a change uses the endpoints at hand)
 //! listener ── has its routes ────────────────────────► in the snapshot     (until then its old form serves)
 //! ```
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
     sync::Arc,
 };
 
@@ -15,10 +16,15 @@ use outrigger_core::{
     ClusterSlot, EndpointConfig, Listener, RouteSource, RouteTable, Snapshot, SnapshotBuilder,
 };
 
-use super::convert::{
-    cluster::{EndpointSource, ParsedCluster},
-    listener::{ParsedListener, ParsedRoutes},
-    tls::BUNDLE,
+use tokio::time::Instant;
+
+use super::{
+    convert::{
+        cluster::{EndpointSource, ParsedCluster},
+        listener::{ParsedListener, ParsedRoutes},
+        tls::BUNDLE,
+    },
+    dns::{Names, Pace},
 };
 
 /// What is known of an assignment.
@@ -36,6 +42,9 @@ pub(crate) struct Mesh {
     /// Clusters by the EDS name they use.
     users: BTreeMap<String, BTreeSet<String>>,
     assignments: BTreeMap<String, Assignment>,
+    /// Clusters whose endpoints are names.
+    named: BTreeSet<String>,
+    names: Names,
     /// Accepted, whether serving or not.
     listeners: BTreeMap<String, Accepted>,
     /// RDS names that serving listeners use, by listener.
@@ -65,6 +74,7 @@ impl Mesh {
             return;
         }
         self.forget_user(&name);
+        let is_named = matches!(cluster.source, EndpointSource::Dns(_));
         if let EndpointSource::Eds(eds) = &cluster.source {
             self.users
                 .entry(eds.clone())
@@ -72,7 +82,59 @@ impl Mesh {
                 .insert(name.clone());
         }
         self.clusters.insert(name.clone(), cluster);
+        if is_named {
+            self.named.insert(name.clone());
+            self.want_names();
+        }
         self.rebuild(&name);
+    }
+
+    pub(crate) fn has_cluster(&self, name: &str) -> bool {
+        self.clusters.contains_key(name)
+    }
+
+    pub(crate) fn names(&mut self) -> &mut Names {
+        &mut self.names
+    }
+
+    /// Whether a cluster waits for its names to be looked up for the first time.
+    pub(crate) fn is_looking_up(&self) -> bool {
+        self.names.is_waiting()
+    }
+
+    /// What looking up a name gave.
+    pub(crate) fn name_found(
+        &mut self,
+        name: &str,
+        result: Result<Vec<IpAddr>, String>,
+        now: Instant,
+    ) {
+        if !self.names.found(name, result, now) {
+            return;
+        }
+        let has_name = |cluster: &&String| match self.clusters.get(*cluster).map(|c| &c.source) {
+            Some(EndpointSource::Dns(source)) => source.names().any(|one| one == name),
+            _ => false,
+        };
+        let users: Vec<String> = self.named.iter().filter(has_name).cloned().collect();
+        for cluster in users {
+            self.rebuild(&cluster);
+        }
+    }
+
+    /// A name of several clusters is looked up as often as the most eager of them says.
+    fn want_names(&mut self) {
+        let mut wanted: BTreeMap<&str, Pace> = BTreeMap::new();
+        for cluster in &self.named {
+            if let Some(EndpointSource::Dns(source)) = self.clusters.get(cluster).map(|c| &c.source)
+            {
+                for name in source.names() {
+                    let pace = wanted.entry(name).or_insert(source.pace);
+                    *pace = (*pace).min(source.pace);
+                }
+            }
+        }
+        self.names.want(&wanted);
     }
 
     pub(crate) fn remove_cluster(&mut self, name: &str) {
@@ -236,6 +298,10 @@ impl Mesh {
                 Some(Assignment::Missing) => Vec::new(),
                 None => return,
             },
+            EndpointSource::Dns(source) => match source.endpoints(&self.names) {
+                Some(endpoints) => endpoints,
+                None => return,
+            },
         };
         if cluster.always_tls {
             endpoints
@@ -247,6 +313,9 @@ impl Mesh {
     }
 
     fn forget_user(&mut self, cluster: &str) {
+        if self.named.remove(cluster) {
+            self.want_names();
+        }
         let Some(EndpointSource::Eds(eds)) = self.clusters.get(cluster).map(|c| &c.source) else {
             return;
         };

@@ -16,6 +16,9 @@ use super::{
     testing::*,
 };
 
+mod istio;
+mod names;
+mod sotw;
 mod stream;
 
 const R: &str = "outbound|9080||reviews.default.svc.cluster.local";

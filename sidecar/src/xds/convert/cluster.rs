@@ -20,9 +20,10 @@ use outrigger_proto::envoy::{
 };
 
 use super::{
-    Converted, balancing, beyond, duration, endpoint, limits, must_be_ads, ours, positive, refuse,
-    string, tls, unpack, unsupported,
+    Converted, balancing, beyond, dns, duration, endpoint, limits, must_be_ads, ours, positive,
+    refuse, string, tls, unpack, unsupported,
 };
+use crate::xds::dns::DnsSource;
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 const IDLE_TIMEOUT: Duration = Duration::from_secs(3600);
@@ -46,6 +47,8 @@ pub(crate) enum EndpointSource {
     Eds(String),
     /// In the cluster.
     Static(Vec<EndpointConfig>),
+    /// In the cluster, by name.
+    Dns(DnsSource),
 }
 
 pub(crate) fn convert(from: &proto::Cluster) -> Converted<ParsedCluster> {
@@ -114,9 +117,18 @@ fn names_in(name: &str) -> (String, String) {
 fn source(from: &proto::Cluster) -> Converted<EndpointSource> {
     let kind = match &from.cluster_discovery_type {
         Some(ClusterDiscoveryType::Type(kind)) => DiscoveryType::try_from(*kind),
-        Some(ClusterDiscoveryType::ClusterType(_)) => return unsupported("cluster_type"),
+        Some(ClusterDiscoveryType::ClusterType(other)) => {
+            let message = format!("{:?} is not supported yet", other.name);
+            return refuse("cluster_type", message);
+        }
         None => Ok(DiscoveryType::Static),
     };
+    if !matches!(
+        kind,
+        Ok(DiscoveryType::StrictDns | DiscoveryType::LogicalDns)
+    ) {
+        dns::has_no_effect(from)?;
+    }
     match kind {
         Ok(DiscoveryType::Eds) => {
             if from.load_assignment.is_some() {
@@ -148,18 +160,14 @@ fn source(from: &proto::Cluster) -> Converted<EndpointSource> {
             };
             Ok(EndpointSource::Static(endpoints))
         }
-        Ok(
-            other @ (DiscoveryType::StrictDns
-            | DiscoveryType::LogicalDns
-            | DiscoveryType::OriginalDst),
-        ) => refuse(
+        Ok(DiscoveryType::StrictDns) => dns::source(from, false).map(EndpointSource::Dns),
+        Ok(DiscoveryType::LogicalDns) => dns::source(from, true).map(EndpointSource::Dns),
+        Ok(DiscoveryType::OriginalDst) => refuse(
             "type",
-            format!(
-                "{} is not supported yet; EDS or STATIC",
-                other.as_str_name()
-            ),
+            "ORIGINAL_DST is not supported yet: connections are not redirected to this sidecar; EDS, STATIC, \
+             STRICT_DNS or LOGICAL_DNS",
         ),
-        Err(_unknown) => refuse("type", "is unknown; EDS or STATIC"),
+        Err(_unknown) => refuse("type", "is unknown; EDS, STATIC, STRICT_DNS or LOGICAL_DNS"),
     }
 }
 

@@ -1,10 +1,13 @@
 //! `ClusterLoadAssignment` → endpoints.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::{IpAddr, SocketAddr},
+};
 
 use outrigger_core::{EndpointConfig, Health, Locality};
 use outrigger_proto::envoy::config::{
-    core::v3::{HealthStatus, Metadata},
+    core::v3::{Address, HealthStatus, Metadata, SocketAddress, address},
     endpoint::v3::{
         ClusterLoadAssignment, LbEndpoint, LocalityLbEndpoints, lb_endpoint::HostIdentifier,
     },
@@ -12,6 +15,7 @@ use outrigger_proto::envoy::config::{
 use prost_types::value::Kind;
 
 use super::{Converted, refuse, socket_address, string, unsupported};
+use crate::xds::dns::NamedEndpoint;
 
 /// Envoy's default, which is what priorities and localities spill by.
 const OVERPROVISIONING_PERCENT: u32 = 140;
@@ -21,6 +25,23 @@ const MAX_PRIORITY: u32 = 128;
 const MAX_ENDPOINTS: usize = 100_000;
 
 pub(crate) fn convert(from: &ClusterLoadAssignment) -> Converted<Vec<EndpointConfig>> {
+    let endpoints = read(from, Addresses::Ip)?;
+    Ok(endpoints.into_iter().map(|one| one.config).collect())
+}
+
+/// The same, of clusters whose addresses may be names.
+pub(super) fn named(from: &ClusterLoadAssignment) -> Converted<Vec<NamedEndpoint>> {
+    read(from, Addresses::IpOrName)
+}
+
+/// What may stand for an address.
+#[derive(Clone, Copy)]
+enum Addresses {
+    Ip,
+    IpOrName,
+}
+
+fn read(from: &ClusterLoadAssignment, addresses: Addresses) -> Converted<Vec<NamedEndpoint>> {
     let policy = from.policy.as_ref();
     if let Some(factor) = policy.and_then(|policy| policy.overprovisioning_factor)
         && factor != OVERPROVISIONING_PERCENT
@@ -30,7 +51,8 @@ pub(crate) fn convert(from: &ClusterLoadAssignment) -> Converted<Vec<EndpointCon
     }
     let mut endpoints = Vec::new();
     for (index, group) in from.endpoints.iter().enumerate() {
-        locality(group, &mut endpoints).map_err(|e| e.under(format!("endpoints[{index}]")))?;
+        locality(group, addresses, &mut endpoints)
+            .map_err(|e| e.under(format!("endpoints[{index}]")))?;
     }
     if endpoints.len() > MAX_ENDPOINTS {
         return refuse(
@@ -39,15 +61,23 @@ pub(crate) fn convert(from: &ClusterLoadAssignment) -> Converted<Vec<EndpointCon
         );
     }
     let mut seen = BTreeSet::new();
-    for endpoint in &endpoints {
-        if !seen.insert(endpoint.address) {
-            return refuse("endpoints", format!("{} is there twice", endpoint.address));
+    for NamedEndpoint { name, config } in &endpoints {
+        if !seen.insert((name, config.address)) {
+            let host = name
+                .clone()
+                .unwrap_or_else(|| config.address.ip().to_string());
+            let twice = format!("{host}:{} is there twice", config.address.port());
+            return refuse("endpoints", twice);
         }
     }
     Ok(endpoints)
 }
 
-fn locality(from: &LocalityLbEndpoints, into: &mut Vec<EndpointConfig>) -> Converted<()> {
+fn locality(
+    from: &LocalityLbEndpoints,
+    addresses: Addresses,
+    into: &mut Vec<NamedEndpoint>,
+) -> Converted<()> {
     if from.priority > MAX_PRIORITY {
         return refuse(
             "priority",
@@ -66,21 +96,29 @@ fn locality(from: &LocalityLbEndpoints, into: &mut Vec<EndpointConfig>) -> Conve
             sub_zone: found.sub_zone.clone(),
         });
     for (index, endpoint) in from.lb_endpoints.iter().enumerate() {
-        let mut endpoint = lb_endpoint(endpoint, from.priority, &locality)
+        let mut endpoint = lb_endpoint(endpoint, from.priority, &locality, addresses)
             .map_err(|error| error.under(format!("lb_endpoints[{index}]")))?;
-        endpoint.locality_weight = from.load_balancing_weight.unwrap_or(0);
+        endpoint.config.locality_weight = from.load_balancing_weight.unwrap_or(0);
         into.push(endpoint);
     }
     Ok(())
 }
 
-fn lb_endpoint(from: &LbEndpoint, priority: u32, locality: &Locality) -> Converted<EndpointConfig> {
+fn lb_endpoint(
+    from: &LbEndpoint,
+    priority: u32,
+    locality: &Locality,
+    addresses: Addresses,
+) -> Converted<NamedEndpoint> {
     let address = match &from.host_identifier {
         Some(HostIdentifier::Endpoint(endpoint)) => endpoint.address.as_ref(),
         Some(HostIdentifier::EndpointName(_)) => return unsupported("endpoint_name"),
         None => return refuse("endpoint", "missing"),
     };
-    let address = socket_address("endpoint.address", address)?;
+    let (name, address) = match addresses {
+        Addresses::Ip => (None, socket_address("endpoint.address", address)?),
+        Addresses::IpOrName => named_address("endpoint.address", address)?,
+    };
     if address.port() == 0 {
         return refuse(
             "endpoint.address.socket_address.port_value",
@@ -105,7 +143,7 @@ fn lb_endpoint(from: &LbEndpoint, priority: u32, locality: &Locality) -> Convert
     if weight == 0 {
         return refuse("load_balancing_weight", "0; must be 1 or more");
     }
-    Ok(EndpointConfig {
+    let config = EndpointConfig {
         address,
         weight,
         health,
@@ -114,7 +152,48 @@ fn lb_endpoint(from: &LbEndpoint, priority: u32, locality: &Locality) -> Convert
         locality_weight: 0,
         mtls: speaks_mtls(from.metadata.as_ref()),
         labels: labels(from.metadata.as_ref()),
-    })
+    };
+    Ok(NamedEndpoint { name, config })
+}
+
+/// An address, or a name with an address that says the port only.
+fn named_address(path: &str, from: Option<&Address>) -> Converted<(Option<String>, SocketAddr)> {
+    let Some(address::Address::SocketAddress(found)) =
+        from.and_then(|address| address.address.as_ref())
+    else {
+        return Ok((None, socket_address(path, from)?));
+    };
+    if found.address.parse::<IpAddr>().is_ok() {
+        return Ok((None, socket_address(path, from)?));
+    }
+    let name = found.address.strip_suffix('.').unwrap_or(&found.address);
+    if !is_host_name(name) {
+        return refuse(
+            format!("{path}.socket_address.address"),
+            format!(
+                "{:?} is neither an IP address nor a host name",
+                found.address
+            ),
+        );
+    }
+    let unspecified = Address {
+        address: Some(address::Address::SocketAddress(SocketAddress {
+            address: "0.0.0.0".to_owned(),
+            ..found.clone()
+        })),
+    };
+    let port = socket_address(path, Some(&unspecified))?;
+    Ok((Some(found.address.clone()), port))
+}
+
+fn is_host_name(name: &str) -> bool {
+    let label = |label: &str| {
+        (1..=63).contains(&label.len())
+            && label
+                .bytes()
+                .all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_'))
+    };
+    name.len() <= 253 && name.split('.').all(label)
 }
 
 fn speaks_mtls(metadata: Option<&Metadata>) -> bool {

@@ -5,7 +5,8 @@
 
 use std::{collections::HashMap, sync::LazyLock};
 
-use outrigger_proto::DESCRIPTORS;
+use outrigger_proto::{DESCRIPTORS, xds::r#type::v3::TypedStruct};
+use prost::Message as _;
 use prost_reflect::{DescriptorPool, DynamicMessage, ReflectMessage as _, Value};
 use prost_types::Any;
 
@@ -125,7 +126,11 @@ const READ: &[(&str, &[&str])] = &[
         "circuit_breakers", "outlier_detection", "ring_hash_lb_config", "least_request_lb_config", "maglev_lb_config",
         "round_robin_lb_config", "transport_socket", "metadata", "common_lb_config", "load_assignment",
         "typed_extension_protocol_options", "load_balancing_policy", "transport_socket_matches",
-        "upstream_connection_options"]),
+        "upstream_connection_options", "cluster_type", "dns_refresh_rate", "respect_dns_ttl", "dns_failure_refresh_rate",
+        "dns_lookup_family"]),
+    ("envoy.config.cluster.v3.Cluster.CustomClusterType", &["name", "typed_config"]),
+    ("envoy.extensions.clusters.aggregate.v3.ClusterConfig", &["clusters"]),
+    ("envoy.config.cluster.v3.Cluster.RefreshRate", &["base_interval", "max_interval"]),
     ("envoy.config.cluster.v3.UpstreamConnectionOptions", &["tcp_keepalive"]),
     ("envoy.config.core.v3.TcpKeepalive", &["keepalive_probes", "keepalive_time", "keepalive_interval"]),
     ("envoy.config.cluster.v3.Cluster.EdsClusterConfig", &["eds_config", "service_name"]),
@@ -282,7 +287,29 @@ fn walk_value(value: &Value, depth: u32) -> Converted<()> {
     }
 }
 
-/// An HTTP filter that is not ours and may be left out: off, or optional.
+/// Istio's filters that tell its own telemetry about its own proxies, or choose ALPN names that only they know. Istio
+/// does not mark them optional; without them every request goes the same way.
+const ONLY_AMONG_ISTIO: [&str; 4] = [
+    "io.istio.http.peer_metadata.Config",
+    "istio.envoy.config.filter.http.alpn.v2alpha1.FilterConfig",
+    "stats.PluginConfig",
+    "envoy.extensions.filters.http.grpc_stats.v3.FilterConfig",
+];
+
+/// Whether a filter may be left out whoever sends it. It may be inside a `TypedStruct`.
+pub(crate) fn is_only_among_istio(any: &Any) -> bool {
+    let name = type_name(&any.type_url);
+    let inner = match name {
+        "udpa.type.v1.TypedStruct" | "xds.type.v3.TypedStruct" => {
+            let inner = TypedStruct::decode(any.value.as_slice());
+            inner.map(|inner| inner.type_url).unwrap_or_default()
+        }
+        _ => return ONLY_AMONG_ISTIO.contains(&name),
+    };
+    ONLY_AMONG_ISTIO.contains(&type_name(&inner))
+}
+
+/// An HTTP filter that is not ours and may be left out: off, optional, or Istio's own business.
 fn is_skipped_filter(name: &str, message: &DynamicMessage) -> bool {
     let flag = |field| {
         message
@@ -290,7 +317,21 @@ fn is_skipped_filter(name: &str, message: &DynamicMessage) -> bool {
             .and_then(|value| value.as_bool())
             .unwrap_or(false)
     };
-    if name != HTTP_FILTER || !(flag("is_optional") || flag("disabled")) {
+    if name != HTTP_FILTER {
+        return false;
+    }
+    let may_be_missing = flag("is_optional") || flag("disabled");
+    let among_istio = message
+        .get_field_by_name("typed_config")
+        .and_then(|config| {
+            let config = config.as_message()?;
+            Some(is_only_among_istio(&Any {
+                type_url: text(config, "type_url"),
+                value: bytes(config, "value"),
+            }))
+        })
+        .unwrap_or(false);
+    if !may_be_missing && !among_istio {
         return false;
     }
     let Some(config) = message.get_field_by_name("typed_config") else {

@@ -193,9 +193,14 @@ fn connection_manager(
             }
             Ok(ParsedRoutes::Named(rds.route_config_name.clone()))
         }
-        Some(RouteSpecifier::RouteConfig(config)) => route::convert(config, slots)
-            .map(ParsedRoutes::Inline)
-            .map_err(|error| error.under("route_config")),
+        Some(RouteSpecifier::RouteConfig(config)) => {
+            let path = "route_config.validate_clusters";
+            // It would be asked once, when the listener comes; clusters go and come later.
+            must_be_false(path, config.validate_clusters.unwrap_or(false))?;
+            route::convert(config, slots)
+                .map(ParsedRoutes::Inline)
+                .map_err(|error| error.under("route_config"))
+        }
         None => refuse("rds", "missing; rds or route_config must be set"),
     }
 }
@@ -221,7 +226,7 @@ fn http_filters(filters: &[HttpFilter]) -> Converted<()> {
                     "must be empty; routes say what to do, in typed_per_filter_config",
                 );
             }
-        } else if !filter.is_optional && !filter.disabled {
+        } else if !filter.is_optional && !filter.disabled && !is_only_among_istio(filter) {
             return refuse(
                 format!("{path}.typed_config"),
                 format!(
@@ -235,6 +240,13 @@ fn http_filters(filters: &[HttpFilter]) -> Converted<()> {
         return refuse("http_filters", "the last filter must be the router");
     }
     Ok(())
+}
+
+fn is_only_among_istio(filter: &HttpFilter) -> bool {
+    match &filter.config_type {
+        Some(http_filter::ConfigType::TypedConfig(any)) => fields::is_only_among_istio(any),
+        Some(http_filter::ConfigType::ConfigDiscovery(_)) | None => false,
+    }
 }
 
 /// Inbound always deletes `x-forwarded-client-cert` and writes its own; outbound always deletes it.

@@ -23,10 +23,7 @@ use outrigger_proto::envoy::{
     r#type::matcher::v3::RegexMatchAndSubstitute,
 };
 
-use super::{
-    Converted, FieldError, duration, features, matches, must_be_false, ours, refuse, retry,
-    unsupported,
-};
+use super::{Converted, FieldError, duration, features, matches, ours, refuse, retry, unsupported};
 
 /// What xDS says of a route without `timeout`; `0s` switches it off.
 const DEFAULT_TIMEOUT: Duration = Duration::from_secs(15);
@@ -40,7 +37,6 @@ pub(crate) fn convert(
     from: &proto::RouteConfiguration,
     slots: &mut Slots<'_>,
 ) -> Converted<RouteTable> {
-    must_be_false("validate_clusters", from.validate_clusters.unwrap_or(false))?;
     let mut domains = BTreeSet::new();
     let mut hosts = Vec::with_capacity(from.virtual_hosts.len());
     for (index, host) in from.virtual_hosts.iter().enumerate() {

@@ -227,8 +227,8 @@ fn a_cluster_is_refused_by_the_name_of_the_field() {
             "eds_cluster_config.eds_config: missing",
         ),
         (
-            |c| c.cluster_discovery_type = Some(cds::cluster::ClusterDiscoveryType::Type(1)),
-            "type: STRICT_DNS",
+            |c| c.cluster_discovery_type = Some(cds::cluster::ClusterDiscoveryType::Type(4)),
+            "type: ORIGINAL_DST",
         ),
         (|c| c.lb_policy = 6, "lb_policy: CLUSTER_PROVIDED"),
         (|c| c.lb_policy = 99, "lb_policy: 99 is unknown"),
@@ -473,7 +473,7 @@ fn an_unknown_filter_is_left_out_only_if_it_is_optional() {
     let foreign = |is_optional| hcm::HttpFilter {
         name: "istio.stats".to_owned(),
         config_type: Some(hcm::http_filter::ConfigType::TypedConfig(Any {
-            type_url: "type.googleapis.com/stats.PluginConfig".to_owned(),
+            type_url: "type.googleapis.com/envoy.wasm.PluginConfig".to_owned(),
             value: vec![0x0a, 0x00],
         })),
         is_optional,
@@ -484,7 +484,7 @@ fn an_unknown_filter_is_left_out_only_if_it_is_optional() {
     let refused = with_manager(|manager| manager.http_filters.insert(0, foreign(false)));
     assert_eq!(
         refusal(listener_of(&refused)),
-        "filter_chains[0].filters[0].typed_config.http_filters[0].typed_config: type \"stats.PluginConfig\" is not supported yet"
+        "filter_chains[0].filters[0].typed_config.http_filters[0].typed_config: type \"envoy.wasm.PluginConfig\" is not supported yet"
     );
 }
 
@@ -738,11 +738,7 @@ fn a_regular_expression_means_the_whole_string_and_cannot_leave_its_group() {
 #[test]
 fn routes_are_refused_by_the_name_of_the_field() {
     type Change = fn(&mut rds::RouteConfiguration);
-    let table: [(Change, &str); 14] = [
-        (
-            |r| r.validate_clusters = Some(true),
-            "validate_clusters: true",
-        ),
+    let table: [(Change, &str); 13] = [
         (
             |r| r.vhds = Some(Default::default()),
             "vhds: not supported yet",

@@ -25,6 +25,13 @@ pub(crate) const CERTIFICATE: &str = "default";
 pub(crate) const BUNDLE: &str = "ROOTCA";
 /// Application protocols that a peer may be offered.
 const ALPN: [&str; 3] = ["h2", "http/1.1", ISTIO];
+/// What Istio's proxies offer beside these, and speak only among themselves: not offered, which ALPN is made for.
+const AMONG_ISTIO: [&str; 4] = [
+    "istio-peer-exchange",
+    "istio-http/1.0",
+    "istio-http/1.1",
+    "istio-h2",
+];
 /// Istio's name, between sidecars, for what is not HTTP.
 pub(crate) const ISTIO: &str = "istio";
 /// Certificates in a bundle: old and new root of a rotation, and some to spare.
@@ -165,7 +172,19 @@ fn read_common(from: &CommonTlsContext) -> Converted<Common> {
             );
         }
     }
+    let alpn: Vec<String> = from
+        .alpn_protocols
+        .iter()
+        .filter(|protocol| !AMONG_ISTIO.contains(&protocol.as_str()))
+        .cloned()
+        .collect();
+    if alpn.is_empty() && !from.alpn_protocols.is_empty() {
+        return refuse("alpn_protocols", "has none of h2, http/1.1, istio");
+    }
     for (index, protocol) in from.alpn_protocols.iter().enumerate() {
+        if AMONG_ISTIO.contains(&protocol.as_str()) {
+            continue;
+        }
         if !ALPN.contains(&protocol.as_str()) {
             return refuse(
                 format!("alpn_protocols[{index}]"),
@@ -173,33 +192,26 @@ fn read_common(from: &CommonTlsContext) -> Converted<Common> {
             );
         }
     }
-    Ok(Common {
-        alpn: from.alpn_protocols.clone(),
-        names,
-    })
+    Ok(Common { alpn, names })
 }
 
 /// TLS 1.3 is all there is.
 fn tls_parameters(from: &TlsParameters) -> Converted<()> {
-    for (path, version) in [
-        (
-            "tls_minimum_protocol_version",
-            from.tls_minimum_protocol_version,
-        ),
-        (
-            "tls_maximum_protocol_version",
-            from.tls_maximum_protocol_version,
-        ),
-    ] {
-        match TlsProtocol::try_from(version) {
-            Ok(TlsProtocol::TlsAuto | TlsProtocol::TlSv13) => {}
-            Ok(other @ (TlsProtocol::TlSv10 | TlsProtocol::TlSv11 | TlsProtocol::TlSv12)) => {
-                return refuse(path, format!("{}; must be TLSv1_3", other.as_str_name()));
-            }
-            Err(_unknown) => return refuse(path, format!("{version} is unknown")),
-        }
+    let path = "tls_minimum_protocol_version";
+    let least = from.tls_minimum_protocol_version;
+    // A lower minimum is kept by 1.3, too; it is what Istio sends.
+    if TlsProtocol::try_from(least).is_err() {
+        return refuse(path, format!("{least} is unknown"));
     }
-    Ok(())
+    let path = "tls_maximum_protocol_version";
+    let most = from.tls_maximum_protocol_version;
+    match TlsProtocol::try_from(most) {
+        Ok(TlsProtocol::TlsAuto | TlsProtocol::TlSv13) => Ok(()),
+        Ok(other @ (TlsProtocol::TlSv10 | TlsProtocol::TlSv11 | TlsProtocol::TlSv12)) => {
+            refuse(path, format!("{}; must be TLSv1_3", other.as_str_name()))
+        }
+        Err(_unknown) => refuse(path, format!("{most} is unknown")),
+    }
 }
 
 fn must_name(path: &str, found: &SdsSecretConfig, name: &str) -> Converted<()> {

@@ -140,6 +140,7 @@ impl Rig {
             control: Arc::new(Control::new(&config, Arc::clone(&shared)).unwrap()),
             store: Arc::new(IdentityStore::new(Arc::clone(&shared))),
             vitals: Arc::new(Vitals::new(&prometheus::Registry::new(), false, false)),
+            protocol: crate::XdsProtocol::Delta,
             shared: Arc::clone(&shared),
             configured,
         };

@@ -1,0 +1,469 @@
+//! An Envoy bootstrap file: who we are to somebody else's management server, and the way to it. JSON or YAML.
+//!
+//! Read: `node`, `dynamic_resources` (`ads_config`; `lds_config` and `cds_config`, which must be `ads`), and of
+//! `static_resources.clusters` the one that `ads_config` names. Whatever else the file says is refused by file and
+//! field: a setting that is read and dropped would be worse.
+//! Source: Envoy's `config.bootstrap.v3.Bootstrap`.
+
+use std::{
+    fmt, io,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use outrigger_core::{OutsideTls, UpstreamTls};
+use outrigger_proto::envoy::config::{
+    cluster::v3::Cluster,
+    core::v3::{
+        ApiConfigSource, ApiVersion, DataSource, GrpcService, Node,
+        api_config_source::ApiType,
+        data_source::Specifier,
+        grpc_service::{
+            GoogleGrpc, TargetSpecifier, google_grpc::SslCredentials,
+            google_grpc::channel_credentials::CredentialSpecifier,
+        },
+        node::UserAgentVersionType,
+    },
+};
+use prost::Message;
+use prost_reflect::DynamicMessage;
+use prost_types::Any;
+use serde_json::{Map, Value};
+
+use crate::{
+    XdsProtocol,
+    xds::convert::{
+        self, Converted, FieldError,
+        cluster::EndpointSource,
+        fields::{self, POOL},
+        refuse,
+    },
+};
+
+/// Of a bootstrap file.
+const MAX_FILE: u64 = 4 << 20;
+/// Addresses of one management server that are tried.
+const MAX_ADDRESSES: usize = 16;
+
+/// What a bootstrap file says.
+#[derive(Clone, Debug)]
+pub struct Bootstrap {
+    pub(crate) node: Node,
+    pub(crate) protocol: XdsProtocol,
+    pub(crate) server: Server,
+}
+
+/// The way to a management server.
+#[derive(Clone, Debug)]
+pub(crate) struct Server {
+    /// Hosts and ports; the first that answers is used.
+    pub(crate) addresses: Vec<(String, u16)>,
+    /// None = plain text.
+    pub(crate) tls: Option<UpstreamTls>,
+}
+
+/// Why a bootstrap file cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum BootstrapError {
+    /// It cannot be read.
+    #[error("bootstrap file {0}")]
+    Read(PathBuf, #[source] io::Error),
+    /// It is neither YAML nor JSON, or says what we cannot do; the message names the field.
+    #[error("{file}: {problem}", file = .file.display())]
+    Refused {
+        /// The file.
+        file: PathBuf,
+        /// Field, what is in it, what would be right.
+        problem: String,
+    },
+}
+
+impl Bootstrap {
+    /// Reads `file`.
+    ///
+    /// # Errors
+    /// [`BootstrapError`].
+    pub fn read(file: &Path) -> Result<Self, BootstrapError> {
+        let unreadable = |error| BootstrapError::Read(file.to_owned(), error);
+        let refused = |problem: &dyn fmt::Display| BootstrapError::Refused {
+            file: file.to_owned(),
+            problem: problem.to_string(),
+        };
+        let length = std::fs::metadata(file).map_err(unreadable)?.len();
+        if length > MAX_FILE {
+            return Err(refused(&format!("{length} bytes; at most {MAX_FILE}")));
+        }
+        let text = std::fs::read_to_string(file).map_err(unreadable)?;
+        Self::parse(&text).map_err(|error| refused(&error))
+    }
+
+    fn parse(text: &str) -> Converted<Self> {
+        // JSON is YAML. Only `true` and `false` are booleans: a node may be called `n`.
+        let options = serde_saphyr::options! { strict_booleans: true };
+        let root: Value = serde_saphyr::from_str_with_options(text, options)
+            .map_err(|error| FieldError::new("", format!("is neither YAML nor JSON: {error}")))?;
+        let root = object("", &root)?;
+        only("", root, &["node", "dynamic_resources", "static_resources"])?;
+        let node = node(root.get("node"))?;
+        let dynamic = under(root, "", "dynamic_resources")?;
+        let path = "dynamic_resources";
+        only(path, dynamic, &["ads_config", "lds_config", "cds_config"])?;
+        for name in ["lds_config", "cds_config"] {
+            by_ads(&format!("{path}.{name}"), dynamic.get(name))?;
+        }
+        let path = "dynamic_resources.ads_config";
+        let Some(ads) = dynamic.get("ads_config") else {
+            return refuse(path, "missing; a management server is needed");
+        };
+        let ads: ApiConfigSource = read(path, "envoy.config.core.v3.ApiConfigSource", ads)?;
+        let (protocol, service) = source(&ads).map_err(|error| error.under(path))?;
+        let clusters = clusters(root.get("static_resources"))?;
+        let path = format!("{path}.grpc_services[0]");
+        Ok(Self {
+            node,
+            protocol,
+            server: server(&path, service, &clusters)?,
+        })
+    }
+
+    /// A name for telemetry: the node's cluster, else its id.
+    #[must_use]
+    pub fn service(&self) -> &str {
+        if self.node.cluster.is_empty() {
+            &self.node.id
+        } else {
+            &self.node.cluster
+        }
+    }
+
+    /// Region, zone and sub-zone of the node.
+    #[must_use]
+    pub fn locality(&self) -> [String; 3] {
+        let own = self.node.locality.clone().unwrap_or_default();
+        [own.region, own.zone, own.sub_zone]
+    }
+}
+
+fn object<'a>(path: &str, value: &'a Value) -> Converted<&'a Map<String, Value>> {
+    match value {
+        Value::Object(fields) => Ok(fields),
+        _ => refuse(path, "must be an object"),
+    }
+}
+
+fn under<'a>(
+    from: &'a Map<String, Value>,
+    path: &str,
+    name: &str,
+) -> Converted<&'a Map<String, Value>> {
+    let path = joined(path, name);
+    match from.get(name) {
+        Some(value) => object(&path, value),
+        None => refuse(path, "missing"),
+    }
+}
+
+fn joined(path: &str, name: &str) -> String {
+    if path.is_empty() {
+        return name.to_owned();
+    }
+    format!("{path}.{name}")
+}
+
+/// Refuses every other field.
+fn only(path: &str, fields: &Map<String, Value>, known: &[&str]) -> Converted<()> {
+    match fields.keys().find(|name| !known.contains(&name.as_str())) {
+        None => Ok(()),
+        Some(other) => {
+            let hint = match other.as_str() {
+                "admin" => "; use --admin",
+                "layered_runtime" | "overload_manager" | "stats_sinks" => "; leave it out",
+                _ => "",
+            };
+            let known = known.join(", ");
+            refuse(
+                joined(path, other),
+                format!("not supported yet{hint} (supported here: {known})"),
+            )
+        }
+    }
+}
+
+/// A message in protobuf's JSON form.
+fn read<T: Message + Default>(path: &str, name: &str, value: &Value) -> Converted<T> {
+    let bytes = bytes(path, name, value)?;
+    T::decode(bytes.as_slice()).map_err(|error| FieldError::new(path, error.to_string()))
+}
+
+fn bytes(path: &str, name: &str, value: &Value) -> Converted<Vec<u8>> {
+    let descriptor = POOL
+        .get_message_by_name(name)
+        .ok_or_else(|| FieldError::new(path, format!("{name} is unknown")))?;
+    let message = DynamicMessage::deserialize(descriptor, value)
+        .map_err(|error| FieldError::new(path, format!("is no {name}: {error}")))?;
+    Ok(message.encode_to_vec())
+}
+
+fn node(from: Option<&Value>) -> Converted<Node> {
+    let Some(from) = from else {
+        return refuse("node", "missing; a management server knows us by it");
+    };
+    let mut node: Node = read("node", "envoy.config.core.v3.Node", from)?;
+    if node.id.is_empty() {
+        return refuse("node.id", "missing");
+    }
+    if node.user_agent_name.is_empty() {
+        node.user_agent_name = "outrigger".to_owned();
+        node.user_agent_version_type = Some(UserAgentVersionType::UserAgentVersion(
+            env!("CARGO_PKG_VERSION").to_owned(),
+        ));
+    }
+    Ok(node)
+}
+
+/// `{ads: {}}` of the third version, which may wait for ever.
+fn by_ads(path: &str, from: Option<&Value>) -> Converted<()> {
+    let Some(from) = from else {
+        return refuse(path, "missing; must be {ads: {}, resource_api_version: V3}");
+    };
+    let fields = object(path, from)?;
+    let known = ["ads", "resource_api_version", "initial_fetch_timeout"];
+    only(path, fields, &known)?;
+    if !fields.contains_key("ads") {
+        return refuse(joined(path, "ads"), "missing");
+    }
+    for (name, expected) in [
+        ("resource_api_version", "V3"),
+        ("initial_fetch_timeout", "0s"),
+    ] {
+        if let Some(found) = fields.get(name)
+            && found.as_str() != Some(expected)
+        {
+            return refuse(joined(path, name), format!("{found}; must be {expected:?}"));
+        }
+    }
+    Ok(())
+}
+
+/// Form and service of `ads_config`.
+fn source(from: &ApiConfigSource) -> Converted<(XdsProtocol, &GrpcService)> {
+    let protocol = match ApiType::try_from(from.api_type) {
+        Ok(ApiType::Grpc) => XdsProtocol::Sotw,
+        Ok(ApiType::DeltaGrpc) => XdsProtocol::Delta,
+        Ok(other) => {
+            let message = format!("{}; must be GRPC or DELTA_GRPC", other.as_str_name());
+            return refuse("api_type", message);
+        }
+        Err(_unknown) => return refuse("api_type", "is unknown; must be GRPC or DELTA_GRPC"),
+    };
+    if from.transport_api_version == i32::from(ApiVersion::V2) {
+        return refuse("transport_api_version", "V2; must be V3");
+    }
+    let [service] = from.grpc_services.as_slice() else {
+        let message = format!("has {} entries; must have one", from.grpc_services.len());
+        return refuse("grpc_services", message);
+    };
+    let known = ApiConfigSource {
+        api_type: from.api_type,
+        grpc_services: from.grpc_services.clone(),
+        // A server has to keep the node of the first request, whatever is said here.
+        set_node_on_first_message_only: from.set_node_on_first_message_only,
+        transport_api_version: from.transport_api_version,
+        ..ApiConfigSource::default()
+    };
+    if *from != known {
+        return refuse(
+            "",
+            "has fields that are not supported yet (supported: api_type, transport_api_version, grpc_services, \
+             set_node_on_first_message_only)",
+        );
+    }
+    Ok((protocol, service))
+}
+
+/// Each static cluster, and its path.
+fn clusters(from: Option<&Value>) -> Converted<Vec<(String, Cluster)>> {
+    let path = "static_resources";
+    let Some(from) = from else {
+        return Ok(Vec::new());
+    };
+    let from = object(path, from)?;
+    only(path, from, &["clusters"])?;
+    let Some(Value::Array(found)) = from.get("clusters") else {
+        return refuse(format!("{path}.clusters"), "must be a list");
+    };
+    let mut clusters = Vec::with_capacity(found.len());
+    for (index, value) in found.iter().enumerate() {
+        let path = format!("{path}.clusters[{index}]");
+        const NAME: &str = "envoy.config.cluster.v3.Cluster";
+        let mut value = value.clone();
+        if let Value::Object(fields) = &mut value {
+            // The deprecated way to say what every management server is spoken to with.
+            fields.remove("http2_protocol_options");
+        }
+        let any = Any {
+            type_url: format!("type.googleapis.com/{NAME}"),
+            value: bytes(&path, NAME, &value)?,
+        };
+        fields::check(&any).map_err(|error| error.under(&path))?;
+        clusters.push((path.clone(), convert::unpack(&any, NAME)?));
+    }
+    Ok(clusters)
+}
+
+fn server(path: &str, from: &GrpcService, clusters: &[(String, Cluster)]) -> Converted<Server> {
+    if from.timeout.is_some() || !from.initial_metadata.is_empty() || from.retry_policy.is_some() {
+        return refuse(
+            path,
+            "timeout, initial_metadata and retry_policy are not supported yet",
+        );
+    }
+    match &from.target_specifier {
+        Some(TargetSpecifier::EnvoyGrpc(target)) => {
+            let path = format!("{path}.envoy_grpc");
+            let named = clusters.iter().find(|(_, c)| c.name == target.cluster_name);
+            if let Some((other, _)) = clusters.iter().find(|(_, c)| c.name != target.cluster_name) {
+                return refuse(
+                    other,
+                    "is not the cluster of ads_config; others come from the management server",
+                );
+            }
+            let Some((place, cluster)) = named else {
+                let message = format!("{:?} is not in static_resources", target.cluster_name);
+                return refuse(format!("{path}.cluster_name"), message);
+            };
+            if !target.authority.is_empty() || target.retry_policy.is_some() {
+                return refuse(path, "authority and retry_policy are not supported yet");
+            }
+            from_cluster(cluster).map_err(|error| error.under(place))
+        }
+        Some(TargetSpecifier::GoogleGrpc(target)) => {
+            if let Some((other, _)) = clusters.first() {
+                return refuse(
+                    other,
+                    "ads_config names no cluster, and others come from the server",
+                );
+            }
+            from_uri(target).map_err(|error| error.under(format!("{path}.google_grpc")))
+        }
+        None => refuse(path, "has neither envoy_grpc nor google_grpc"),
+    }
+}
+
+fn from_cluster(from: &Cluster) -> Converted<Server> {
+    let parsed = convert::cluster::convert(from)?;
+    let addresses: Vec<(String, u16)> = match parsed.source {
+        EndpointSource::Static(endpoints) => endpoints
+            .iter()
+            .map(|one| (one.address.ip().to_string(), one.address.port()))
+            .collect(),
+        EndpointSource::Dns(source) => source
+            .hosts
+            .into_iter()
+            .map(|host| {
+                let ip = || host.config.address.ip().to_string();
+                (
+                    host.name.clone().unwrap_or_else(ip),
+                    host.config.address.port(),
+                )
+            })
+            .collect(),
+        EndpointSource::Eds(_) => {
+            return refuse("type", "EDS; must be STATIC, STRICT_DNS or LOGICAL_DNS");
+        }
+    };
+    if addresses.is_empty() || addresses.len() > MAX_ADDRESSES {
+        let message = format!("has {} endpoints; 1 to {MAX_ADDRESSES}", addresses.len());
+        return refuse("load_assignment", message);
+    }
+    let tls = parsed.config.tls;
+    if tls.as_ref().is_some_and(|tls| tls.outside.is_none()) || tls.is_some() && !parsed.always_tls
+    {
+        return refuse(
+            "transport_socket",
+            "must have validation_context and tls_certificates with filenames; nobody is there yet to ask for secrets",
+        );
+    }
+    Ok(Server { addresses, tls })
+}
+
+fn from_uri(from: &GoogleGrpc) -> Converted<Server> {
+    let uri = from.target_uri.strip_prefix("dns:///");
+    let uri = uri.unwrap_or(&from.target_uri);
+    let address = uri.rsplit_once(':').and_then(|(host, port)| {
+        let host = host.trim_matches(['[', ']']);
+        let is_host = !host.is_empty() && !host.contains('/');
+        is_host.then_some((host.to_owned(), port.parse().ok()?))
+    });
+    let Some((host, port)) = address else {
+        let message = format!(
+            "{:?}; must be host:port or dns:///host:port",
+            from.target_uri
+        );
+        return refuse("target_uri", message);
+    };
+    let known = GoogleGrpc {
+        target_uri: from.target_uri.clone(),
+        stat_prefix: from.stat_prefix.clone(),
+        channel_credentials: from.channel_credentials.clone(),
+        ..GoogleGrpc::default()
+    };
+    if *from != known {
+        return refuse(
+            "",
+            "has fields that are not supported yet (supported: target_uri, stat_prefix, channel_credentials)",
+        );
+    }
+    let credentials = from.channel_credentials.as_ref();
+    let tls = match credentials.map(|credentials| &credentials.credential_specifier) {
+        None => None,
+        Some(Some(CredentialSpecifier::SslCredentials(ssl))) => {
+            let path = "channel_credentials.ssl_credentials";
+            Some(ssl_credentials(ssl, &host).map_err(|error| error.under(path))?)
+        }
+        Some(_) => {
+            return refuse(
+                "channel_credentials",
+                "must be ssl_credentials, or left out",
+            );
+        }
+    };
+    Ok(Server {
+        addresses: vec![(host, port)],
+        tls,
+    })
+}
+
+fn ssl_credentials(from: &SslCredentials, host: &str) -> Converted<UpstreamTls> {
+    let client = match (
+        file("cert_chain", from.cert_chain.as_ref())?,
+        file("private_key", from.private_key.as_ref())?,
+    ) {
+        (Some(chain), Some(key)) => Some((chain, key)),
+        (None, None) => None,
+        (None, Some(_)) => return refuse("cert_chain", "missing beside private_key"),
+        (Some(_), None) => return refuse("private_key", "missing beside cert_chain"),
+    };
+    let outside = OutsideTls {
+        roots: file("root_certs", from.root_certs.as_ref())?,
+        client,
+        tls12: true,
+        ..OutsideTls::default()
+    };
+    Ok(UpstreamTls {
+        sni: host.to_owned(),
+        outside: Some(Arc::new(outside)),
+        ..UpstreamTls::default()
+    })
+}
+
+fn file(path: &str, from: Option<&DataSource>) -> Converted<Option<PathBuf>> {
+    match from.and_then(|source| source.specifier.as_ref()) {
+        None => Ok(None),
+        Some(Specifier::Filename(name)) if !name.is_empty() => Ok(Some(name.into())),
+        Some(_) => refuse(path, "must be a filename"),
+    }
+}
+
+#[cfg(test)]
+mod tests;
