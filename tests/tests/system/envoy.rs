@@ -79,11 +79,13 @@ async fn an_envoy_of_either_protocol_loses_no_request_while_subsets_are_swapped_
         .map(|envoy| Load::get(&envoy.caller(), 50, "swapped"))
         .collect();
     for step in 0..6 {
-        let (name, version) = [("blue", "v1"), ("green", "v2"), ("red", "v1")][step % 3];
+        // Another version each time, so that its answer shows that the step is in force.
+        let (name, version) = (["blue", "green", "red"][step % 3], ["v1", "v2"][step % 2]);
         if step == 4 {
             mesh.kill_control_plane();
             mesh.restart_control_plane().await;
-            // A client of the state of the world that missed a change is not staged (docs/XDS.md, Gaps).
+            // A client of the state of the world that missed a change is not staged (docs/XDS.md, Gaps): the step
+            // before is in force, and the next waits until it is back.
             connected(&mesh, envoys.len()).await;
         }
         mesh.apply(&subset("swapped", name, version));

@@ -108,7 +108,8 @@ fn by_zone(stage: &Stage) -> LocalBoxFuture<'_, String> {
         };
         match (of("v1"), of("v2"), of("v3")) {
             (one, two, 0) if one.abs_diff(two) <= 10 => "its own zone first".to_owned(),
-            (20.., 20.., 20..) => "all zones alike".to_owned(),
+            // The zone is drawn each time: 30 for each on average, give or take 4.5.
+            (10.., 10.., 10..) => "all zones alike".to_owned(),
             _ => format!("{counts:?}"),
         }
     }
