@@ -76,6 +76,9 @@ impl Steering {
     }
 
     pub(super) fn retry<'a>(&self, of_route: &'a RetryPolicy) -> Cow<'a, RetryPolicy> {
+        if self.on.is_none() && self.retries.is_none() && self.per_try.is_none() {
+            return Cow::Borrowed(of_route);
+        }
         let mut retry = of_route.clone();
         if let Some(on) = self.on {
             retry.on |= on;

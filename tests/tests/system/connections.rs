@@ -199,7 +199,7 @@ async fn connections_and_tls_go_where_envoy_leads_them() {
     ] {
         std::fs::write(files.path().join(name), text).unwrap();
     }
-    let mutual_rule = |host: &str, client: &str| {
+    let tls_rule = |host: &str, tls: &str| {
         format!(
             "\
 apiVersion: networking.istio.io/v1
@@ -207,34 +207,26 @@ kind: DestinationRule
 metadata: {{name: {name}}}
 spec:
   host: {host}
-  trafficPolicy:
-    tls:
-      mode: MUTUAL
-      caCertificates: {dir}/mutual.pem
-      clientCertificate: {dir}/{client}.pem
-      privateKey: {dir}/{client}.key
-      sni: mutual.example.com
-      subjectAltNames: [mutual.example.com]
+  trafficPolicy: {{tls: {{{tls}}}}}
 ",
             name = host.replace('.', "-"),
-            dir = files.path().display()
         )
+    };
+    let mutual_rule = |host: &str, client: &str| {
+        let dir = files.path().display();
+        let tls = format!(
+            "mode: MUTUAL, caCertificates: {dir}/mutual.pem, clientCertificate: {dir}/{client}.pem, \
+             privateKey: {dir}/{client}.key, sni: mutual.example.com, subjectAltNames: [mutual.example.com]"
+        );
+        tls_rule(host, &tls)
+    };
+    let simple_rule = |host: &str| {
+        let ca = ca.display();
+        let tls =
+            format!("mode: SIMPLE, caCertificates: {ca}, sni: {host}, subjectAltNames: [{host}]");
+        tls_rule(host, &tls)
     };
     let refuses = at(free_port());
-    let simple_rule = |host: &str| {
-        format!(
-            "\
-apiVersion: networking.istio.io/v1
-kind: DestinationRule
-metadata: {{name: {name}}}
-spec:
-  host: {host}
-  trafficPolicy: {{tls: {{mode: SIMPLE, caCertificates: {ca}, sni: {host}, subjectAltNames: [{host}]}}}}
-",
-            name = host.replace('.', "-"),
-            ca = ca.display()
-        )
-    };
     let (ours, envoys) = (Ports::free(), Ports::free());
     let documents = [
         entry("shares.default.svc.cluster.local", "TCP", 9000, &[one, two]),
