@@ -134,7 +134,7 @@ impl Drop for Reporter {
 
 fn load(cluster: &ClusterStats) -> Load {
     let took = cluster.load_report_interval.as_ref();
-    let took = took.and_then(|took| Duration::try_from(*took).ok());
+    let took = took.and_then(outrigger_proto::length);
     let seconds = took.filter(|took| !took.is_zero()).unwrap_or(INTERVAL);
     let seconds = seconds.as_secs_f64();
     #[expect(clippy::cast_precision_loss, reason = "a rate to look at")]

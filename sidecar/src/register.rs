@@ -146,7 +146,7 @@ impl Registrar {
         self.registration.instance_id = response.instance_id;
         if let Some(interval) = response
             .heartbeat_interval
-            .and_then(|i| Duration::try_from(i).ok())
+            .and_then(|interval| outrigger_proto::length(&interval))
             && !interval.is_zero()
         {
             self.heartbeat_interval = self.heartbeat_interval.min(interval);

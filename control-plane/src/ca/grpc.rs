@@ -70,6 +70,6 @@ impl IstioCertificateService for IdentityService {
 
 /// Negative is refused, not cut.
 pub(crate) fn duration(length: prost_types::Duration) -> Result<Duration, Refusal> {
-    Duration::try_from(length)
-        .map_err(|_negative| Refusal::invalid("ttl", "is negative or malformed"))
+    outrigger_proto::length(&length)
+        .ok_or_else(|| Refusal::invalid("ttl", "is negative or malformed"))
 }

@@ -401,6 +401,6 @@ fn seconds(seconds: f64) -> Result<prost_types::Duration, Refusal> {
 
 fn as_seconds(length: Option<prost_types::Duration>) -> f64 {
     length
-        .and_then(|length| Duration::try_from(length).ok())
+        .and_then(|length| outrigger_proto::length(&length))
         .map_or(0.0, |length| length.as_secs_f64())
 }

@@ -236,8 +236,8 @@ fn ttl(ttl: Option<&prost_types::Duration>, default: Duration) -> Result<Duratio
         )
     };
     let Some(ttl) = ttl else { return Ok(default) };
-    let length = Duration::try_from(*ttl)
-        .map_err(|_negative| wrong(format!("{}.{:09} s", ttl.seconds, ttl.nanos.unsigned_abs())))?;
+    let length = outrigger_proto::length(ttl)
+        .ok_or_else(|| wrong(format!("{}.{:09} s", ttl.seconds, ttl.nanos.unsigned_abs())))?;
     if length.is_zero() {
         Ok(default)
     } else if TTL.contains(&length) {

@@ -260,7 +260,7 @@ impl Holder {
     /// Applies a grant. The answer says that it is in force.
     pub(crate) fn apply(&mut self, grant: LeaseGrant, now: Instant) -> LeaseRequest {
         self.counts.grants += 1;
-        if let Some(ttl) = grant.ttl.and_then(|ttl| Duration::try_from(ttl).ok()) {
+        if let Some(ttl) = grant.ttl.and_then(|ttl| outrigger_proto::length(&ttl)) {
             self.ttl = ttl;
         }
         self.applied = grant.sequence;

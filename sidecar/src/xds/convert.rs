@@ -98,10 +98,7 @@ pub(crate) fn unpack<T: prost::Message + Default>(any: &Any, expected: &str) -> 
 
 /// A positive or zero duration.
 pub(crate) fn duration(path: &str, value: &prost_types::Duration) -> Converted<Duration> {
-    // Protobuf's own bound; without it, adding to the time of day could overflow.
-    let duration = Duration::try_from(*value).ok();
-    let duration = duration.filter(|duration| duration.as_secs() <= 315_576_000_000);
-    duration.ok_or_else(|| {
+    outrigger_proto::length(value).ok_or_else(|| {
         FieldError::new(
             path,
             format!(

@@ -16,6 +16,7 @@ use super::{
     testing::*,
 };
 
+mod fuzz;
 mod istio;
 mod names;
 mod sotw;
