@@ -60,15 +60,28 @@ impl Sotw {
                 wire.version.clear();
             }
         }
-        self.requests(requests)
+        self.write(requests)
     }
 
     /// The same requests in this form. A change of names beside the answer to the same type travels with it, so that
-    /// every nonce is answered once.
+    /// every nonce is answered once. A type whose first names on a stream are new ones has no version: with the one of
+    /// an earlier stream the server might take them for delivered.
     pub(crate) fn requests(
         &mut self,
         requests: Vec<DeltaDiscoveryRequest>,
     ) -> Vec<DiscoveryRequest> {
+        for request in &requests {
+            if !request.resource_names_subscribe.is_empty()
+                && let Some(wire) = self.types.get_mut(&request.type_url)
+                && wire.nonce.is_empty()
+            {
+                wire.version.clear();
+            }
+        }
+        self.write(requests)
+    }
+
+    fn write(&mut self, requests: Vec<DeltaDiscoveryRequest>) -> Vec<DiscoveryRequest> {
         let answered: BTreeSet<String> = requests
             .iter()
             .filter(|request| !request.response_nonce.is_empty() || request.error_detail.is_some())

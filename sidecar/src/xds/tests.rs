@@ -16,6 +16,7 @@ use super::{
     testing::*,
 };
 
+mod converge;
 mod fuzz;
 mod istio;
 mod names;

@@ -287,6 +287,18 @@ async fn a_type_of_which_something_is_not_held_is_asked_for_anew_on_a_new_stream
 }
 
 #[tokio::test(start_paused = true)]
+async fn names_that_are_new_on_a_new_stream_are_asked_for_without_the_version_of_the_old_one() {
+    let mut world = whole();
+    world.say(Kind::Listener, "2", Vec::new());
+    world.engine.disconnected();
+    world.sent();
+    world.connect();
+    world.sent();
+    world.listener("3", "other");
+    assert_eq!(world.sent(), ["RDS [other] /", "LDS [] 3/n7"]);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_resource_that_does_not_come_is_missing_after_15_s_and_heals_when_it_does() {
     let mut world = World::connected();
     world.clusters("1", &["a"]);
