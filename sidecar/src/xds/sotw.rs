@@ -32,6 +32,10 @@ struct Wire {
     /// Of the last answer on this stream, and the version that came with it.
     nonce: String,
     offered: String,
+    /// Dropped since that answer, and of these what is asked for again. A server that had already said the next thing
+    /// has heard of neither.
+    dropped: BTreeSet<String>,
+    again: BTreeSet<String>,
 }
 
 /// The form of one client, over all of its streams.
@@ -50,6 +54,8 @@ impl Sotw {
         for wire in self.types.values_mut() {
             wire.nonce.clear();
             wire.names.clear();
+            wire.dropped.clear();
+            wire.again.clear();
         }
         for request in &requests {
             let held = &request.initial_resource_versions;
@@ -64,7 +70,8 @@ impl Sotw {
     }
 
     /// The same requests in this form. A change of names beside the answer to the same type travels with it, so that
-    /// every nonce is answered once. A type whose first names on a stream are new ones has no version: with the one of
+    /// every nonce is answered once. What was dropped and asked for again between two answers is left out of the
+    /// acknowledgement and asked for right after it: if the server ignored both as stale, it would not send it. A type whose first names on a stream are new ones has no version: with the one of
     /// an earlier stream the server might take them for delivered.
     pub(crate) fn requests(
         &mut self,
@@ -91,34 +98,50 @@ impl Sotw {
             let wire = self.types.entry(request.type_url.clone()).or_default();
             for name in &request.resource_names_unsubscribe {
                 wire.names.remove(name);
+                wire.again.remove(name);
+                wire.dropped.insert(name.clone());
             }
             let named = request.resource_names_subscribe.iter();
-            wire.names
-                .extend(named.filter(|name| *name != "*").cloned());
+            for name in named.filter(|name| *name != "*") {
+                wire.names.insert(name.clone());
+                if wire.dropped.contains(name) {
+                    wire.again.insert(name.clone());
+                }
+            }
         }
-        requests
-            .into_iter()
-            .filter_map(|request| {
-                let is_answer =
-                    !request.response_nonce.is_empty() || request.error_detail.is_some();
-                if !is_answer && answered.contains(&request.type_url) {
-                    return None;
-                }
-                let wire = self.types.entry(request.type_url.clone()).or_default();
-                if is_answer && request.error_detail.is_none() {
-                    wire.version.clone_from(&wire.offered);
-                }
-                Some(DiscoveryRequest {
-                    version_info: wire.version.clone(),
-                    node: request.node,
-                    resource_names: wire.names.iter().cloned().collect(),
-                    type_url: request.type_url,
-                    response_nonce: wire.nonce.clone(),
-                    error_detail: request.error_detail,
-                    ..DiscoveryRequest::default()
-                })
-            })
-            .collect()
+        let mut written = Vec::new();
+        for request in requests {
+            let is_answer = !request.response_nonce.is_empty() || request.error_detail.is_some();
+            if !is_answer && answered.contains(&request.type_url) {
+                continue;
+            }
+            let wire = self.types.entry(request.type_url.clone()).or_default();
+            if is_answer && request.error_detail.is_none() {
+                wire.version.clone_from(&wire.offered);
+            }
+            let with = |names: Vec<String>, node, error_detail| DiscoveryRequest {
+                version_info: wire.version.clone(),
+                node,
+                resource_names: names,
+                type_url: request.type_url.clone(),
+                response_nonce: wire.nonce.clone(),
+                error_detail,
+                ..DiscoveryRequest::default()
+            };
+            let all = wire.names.iter().cloned().collect();
+            if is_answer && !wire.again.is_empty() {
+                let others = wire.names.difference(&wire.again).cloned().collect();
+                written.push(with(others, request.node, request.error_detail));
+                written.push(with(all, None, None));
+            } else {
+                written.push(with(all, request.node, request.error_detail));
+            }
+            if is_answer {
+                wire.dropped.clear();
+                wire.again.clear();
+            }
+        }
+        written
     }
 
     /// What an answer means: what it brings, and, of the types that come whole, what of `held` is gone.
@@ -136,6 +159,9 @@ impl Sotw {
             .into_iter()
             .map(|any| resource(any, version))
             .collect();
+        for resource in &resources {
+            wire.again.remove(&resource.name);
+        }
         let comes_whole = matches!(
             Kind::from_type_url(&response.type_url),
             Some(Kind::Cluster | Kind::Listener)

@@ -299,6 +299,20 @@ async fn names_that_are_new_on_a_new_stream_are_asked_for_without_the_version_of
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_name_dropped_and_asked_for_again_under_an_old_nonce_is_asked_for_anew() {
+    let mut world = whole();
+    world.say(Kind::Listener, "2", Vec::new());
+    world.listener("3", "r");
+    // The server had said this before it could hear of either.
+    world.sent();
+    world.say(Kind::Route, "2", Vec::new());
+    assert_eq!(world.sent(), ["RDS [] 2/n8", "RDS [r] 2/n8"]);
+    world.routes("2", "r");
+    assert_eq!(world.sent(), ["RDS [r] 2/n9"]);
+    assert!(world.snapshot.listeners.contains_key("l"));
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_resource_that_does_not_come_is_missing_after_15_s_and_heals_when_it_does() {
     let mut world = World::connected();
     world.clusters("1", &["a"]);
