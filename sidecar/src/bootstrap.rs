@@ -371,6 +371,12 @@ fn from_cluster(from: &Cluster) -> Converted<Server> {
         EndpointSource::Eds(_) => {
             return refuse("type", "EDS; must be STATIC, STRICT_DNS or LOGICAL_DNS");
         }
+        EndpointSource::Aggregate(_) => {
+            return refuse(
+                "cluster_type",
+                "must not be there; STATIC, STRICT_DNS or LOGICAL_DNS",
+            );
+        }
     };
     if addresses.is_empty() || addresses.len() > MAX_ADDRESSES {
         let message = format!("has {} endpoints; 1 to {MAX_ADDRESSES}", addresses.len());

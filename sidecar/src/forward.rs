@@ -136,7 +136,11 @@ async fn handle(
     let weighted = choice
         .choose(&mut call.worker.rng.borrow_mut())
         .ok_or_else(|| Problem::new(Code::ClusterUnknown, "the route names no cluster"))?;
-    let cluster = snapshot.cluster(weighted.cluster).ok_or_else(|| {
+    let serving = {
+        let rng = &mut call.worker.rng.borrow_mut();
+        snapshot.serving(weighted.cluster, || call.worker.shared.now(), rng)
+    };
+    let (slot, cluster) = serving.ok_or_else(|| {
         let message = format!(
             "the route names cluster {}, which has not arrived",
             weighted.name
@@ -148,11 +152,12 @@ async fn handle(
             .borrow_mut()
             .clone_from(&cluster.config.position);
     }
-    call.goes_to(weighted.cluster, cluster);
+    call.goes_to(slot, cluster);
     let way = Way {
         snapshot: &snapshot,
         route,
         weighted,
+        slot,
         cluster,
         steering,
     };
@@ -165,6 +170,8 @@ struct Way<'a> {
     snapshot: &'a View,
     route: &'a Route,
     weighted: &'a WeightedCluster,
+    /// Not the route's own where that is an aggregate.
+    slot: ClusterSlot,
     cluster: &'a Arc<Cluster>,
     steering: Option<Steering>,
 }
@@ -280,6 +287,7 @@ fn plan<'a>(
         snapshot,
         route,
         weighted,
+        slot,
         cluster,
         steering,
     } = way;
@@ -313,7 +321,7 @@ fn plan<'a>(
             .and_then(|f| f.hedge.filter(|_| idempotent)),
         repeats: retry.may_repeat() && (idempotent || !retry.implied),
         asked: upstream::Asked::of(parts, route, weighted),
-        slot: weighted.cluster,
+        slot,
         cluster,
         route,
         retry,

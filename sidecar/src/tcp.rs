@@ -98,7 +98,13 @@ impl<'a> Session<'a> {
             self.refuse(&refused, Some(route), None);
             return;
         };
-        let Some(cluster) = snapshot.cluster(weighted.cluster).map(Arc::clone) else {
+        let serving = {
+            let rng = &mut self.worker.rng.borrow_mut();
+            snapshot
+                .serving(weighted.cluster, || self.worker.shared.now(), rng)
+                .map(|(slot, cluster)| (slot, Arc::clone(cluster)))
+        };
+        let Some((slot, cluster)) = serving else {
             let message = format!(
                 "the route names cluster {}, which has not arrived",
                 weighted.name
@@ -109,7 +115,6 @@ impl<'a> Session<'a> {
         };
         // A connection may last for days: no snapshot is kept alive by it.
         drop(snapshot);
-        let slot = weighted.cluster;
         let target = Target {
             slot,
             cluster: &cluster,

@@ -28,6 +28,7 @@ use std::{
 
 pub(crate) use ewma::Ewma;
 use group::Warming;
+pub(crate) use shares::ONE;
 pub use slow_start::SlowStart;
 pub(crate) use table::{Bound, HashTable};
 pub(crate) use tier::{Asked, Priorities, Tier, TierSeed};

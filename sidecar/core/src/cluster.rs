@@ -26,7 +26,7 @@ pub use pick::Verdict;
 pub use policy::{LocalityPolicy, RetryShare, TcpKeepalive};
 
 use crate::{
-    KeepAlive, Limits, LimitsScope, Moment, OutlierConfig, RetryBudget, Thresholds,
+    ClusterSlot, KeepAlive, Limits, LimitsScope, Moment, OutlierConfig, RetryBudget, Thresholds,
     balance::{Ewma, LbPolicy, Leave, Priorities, SlowStart},
     breaker::{Breaker, BreakerConfig, Breakers, Trial},
     outlier::{Ejector, Heeds},
@@ -128,6 +128,8 @@ pub struct ClusterConfig {
     pub tls: Option<UpstreamTls>,
     /// The line of YAML behind the policy, if a document set it.
     pub position: Option<Arc<str>>,
+    /// Of an aggregate: the clusters that it stands for, the most wanted first; see [`crate::Snapshot::serving`].
+    pub members: Vec<ClusterSlot>,
 }
 
 impl Default for ClusterConfig {
@@ -156,6 +158,7 @@ impl Default for ClusterConfig {
             protocol: UpstreamProtocol::AsDownstream,
             tls: None,
             position: None,
+            members: Vec::new(),
         }
     }
 }

@@ -9,6 +9,7 @@
 //! Counters that must be exact over the proxy (limits, in-flight, ejection) are atomics that survive
 //! a new snapshot: a rebuilt [`Cluster`] takes over the state of the endpoints it keeps.
 
+mod aggregate;
 pub mod balance;
 pub mod breaker;
 pub mod cluster;

@@ -30,7 +30,12 @@ pub(crate) fn send(call: &Rc<Call>, plan: &Plan<'_>, parts: &Parts) {
         if !mirror.share.hits(&mut call.worker.rng.borrow_mut()) {
             continue;
         }
-        let Some(cluster) = plan.snapshot.cluster(mirror.cluster) else {
+        let serving = {
+            let rng = &mut call.worker.rng.borrow_mut();
+            let now = || call.worker.shared.now();
+            plan.snapshot.serving(mirror.cluster, now, rng)
+        };
+        let Some((slot, cluster)) = serving else {
             handles.count_feature("mirror_no_cluster");
             continue;
         };
@@ -41,7 +46,7 @@ pub(crate) fn send(call: &Rc<Call>, plan: &Plan<'_>, parts: &Parts) {
         let within = plan.limit.map_or(LONGEST, |limit| call.remains(&limit));
         let copy = Copy {
             worker: Rc::clone(&call.worker),
-            slot: mirror.cluster,
+            slot,
             cluster: Arc::clone(cluster),
             head: head(call, parts, mirror, within),
             body: call.upload.tap(),

@@ -5,6 +5,7 @@
 //! Any ──fields::check──► every populated field is one we read ──listener|route|cluster|endpoint|tls──► core types
 //! ```
 
+mod aggregate;
 mod balancing;
 mod beyond;
 pub(crate) mod cluster;

@@ -13,7 +13,8 @@ use std::{
 };
 
 use outrigger_core::{
-    ClusterSlot, EndpointConfig, Listener, RouteSource, RouteTable, Snapshot, SnapshotBuilder,
+    ClusterConfig, ClusterSlot, EndpointConfig, Listener, RouteSource, RouteTable, Snapshot,
+    SnapshotBuilder,
 };
 
 use tokio::time::Instant;
@@ -293,6 +294,20 @@ impl Mesh {
         };
         let mut endpoints = match &cluster.source {
             EndpointSource::Static(endpoints) => endpoints.clone(),
+            EndpointSource::Aggregate(members) => {
+                // Names get their slots here, where all clusters are known.
+                let slots = members
+                    .iter()
+                    .map(|member| self.builder.cluster_slot(member));
+                let members = slots.collect();
+                let config = ClusterConfig {
+                    members,
+                    ..cluster.config.clone()
+                };
+                self.builder.put_cluster(config, Vec::new());
+                self.changed = true;
+                return;
+            }
             EndpointSource::Eds(eds) => match self.assignments.get(eds) {
                 Some(Assignment::Known(endpoints)) => endpoints.clone(),
                 Some(Assignment::Missing) => Vec::new(),

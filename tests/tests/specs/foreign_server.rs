@@ -37,6 +37,8 @@ use outrigger_tests::{
 };
 use prost_types::Any;
 
+mod clusters;
+
 const CDS: &str = "envoy.config.cluster.v3.Cluster";
 const EDS: &str = "envoy.config.endpoint.v3.ClusterLoadAssignment";
 const LDS: &str = "envoy.config.listener.v3.Listener";
@@ -450,32 +452,6 @@ async fn endpoints_that_never_come_are_missing_after_15_s_and_heal_when_they_do(
     joined.answers("503 no_endpoints").await;
     joined.endpoints("1", "e1", &app).await;
     joined.serves(&app).await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_cluster_of_names_is_looked_up_and_served() {
-    let app = TestApp::start("v1").await;
-    for (form, kind) in FORMS
-        .into_iter()
-        .zip([DiscoveryType::StrictDns, DiscoveryType::LogicalDns])
-    {
-        let mut joined = Joined::start(form).await;
-        let named = Cluster {
-            cluster_discovery_type: Some(ClusterDiscoveryType::Type(kind as i32)),
-            eds_cluster_config: None,
-            dns_lookup_family: 1, // V4_ONLY
-            load_assignment: Some(assignment("app", "localhost", app.address().port())),
-            ..cluster("app")
-        };
-        joined.clusters("1", "c1", &[named]).await;
-        joined
-            .stream
-            .heard_one(|heard| heard.kind == "Listener")
-            .await;
-        joined.listener("1", "l1", "r", Vec::new()).await;
-        joined.routes("1", "r1", "r", "app").await;
-        joined.serves(&app).await;
-    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use crate::Moment;
 
 /// Parts of one.
-pub(super) const ONE: u64 = 1 << 32;
+pub(crate) const ONE: u64 = 1 << 32;
 const OVERPROVISIONING_PERCENT: u64 = 140; // Envoy's default
 const REFRESH_MS: u64 = 100;
 

@@ -13,7 +13,7 @@ use super::{
     group::Group,
     shares::{self, ONE, Shares},
 };
-use crate::{Endpoint, Locality, cluster::LocalityPolicy};
+use crate::{Endpoint, Locality, Moment, cluster::LocalityPolicy};
 
 /// Endpoints of one priority, ready to be chosen from.
 #[derive(Debug)]
@@ -200,6 +200,8 @@ pub(crate) struct Priorities {
     shares: Shares,
     /// By tier, how much of its load is displaced by endpoints that are out, and can stay.
     keeps: Vec<AtomicU64>,
+    /// By tier, how much of its load it can take.
+    able: Vec<AtomicU64>,
 }
 
 impl Priorities {
@@ -207,6 +209,7 @@ impl Priorities {
         Self {
             shares: Shares::new(tiers.len()),
             keeps: tiers.iter().map(|_| AtomicU64::new(ONE)).collect(),
+            able: tiers.iter().map(|_| AtomicU64::new(0)).collect(),
             tiers,
         }
     }
@@ -253,11 +256,27 @@ impl Priorities {
             .find_map(|tier| tier.pick(candidates, asked))
     }
 
+    /// How much of its load each tier can take, of [`ONE`], highest priority first.
+    pub(crate) fn capabilities<'a>(
+        &self,
+        changes: u64,
+        now: Moment,
+        candidates: impl FnOnce() -> Candidates<'a>,
+    ) -> impl Iterator<Item = u64> {
+        if self.shares.is_stale(changes, now) {
+            self.refresh(&candidates(), changes);
+        }
+        self.able.iter().map(|able| able.load(Relaxed))
+    }
+
     fn refresh(&self, candidates: &Candidates<'_>, changes: u64) {
         let counts = self.tiers.iter().map(|tier| tier.in_service(candidates));
         let counts: Vec<(usize, usize)> = counts.collect();
         let able = |(in_service, all): &(usize, usize)| shares::capability(*in_service, *all);
         let able: Vec<u64> = counts.iter().map(able).collect();
+        for (place, able) in self.able.iter().zip(&able) {
+            place.store(*able, Relaxed);
+        }
         for ((keeps, able), (in_service, all)) in self.keeps.iter().zip(&able).zip(&counts) {
             let wide = |n: usize| u64::try_from(n).unwrap_or(u64::MAX);
             let part = (wide(*in_service) * ONE)

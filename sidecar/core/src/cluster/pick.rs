@@ -6,7 +6,7 @@ use std::{
     time::Duration,
 };
 
-use super::{Cluster, Endpoint, NoEndpoint, PickContext, Picked};
+use super::{Cluster, Endpoint, EndpointId, NoEndpoint, PickContext, Picked};
 use crate::{
     Health, Moment, Outcome,
     balance::{Asked, Candidates, Leave},
@@ -128,12 +128,18 @@ impl Cluster {
         })
     }
 
-    fn choose(&self, context: &mut PickContext<'_>) -> Result<Picked, NoEndpoint> {
-        let now = context.now;
+    /// How much of its load each priority can take, in parts of [`ONE`](crate::balance::ONE).
+    pub(crate) fn capabilities(&self, now: Moment) -> impl Iterator<Item = u64> {
+        let changes = self.ejector.changes();
+        self.priorities
+            .capabilities(changes, now, move || self.candidates(&[], now))
+    }
+
+    fn candidates<'a>(&'a self, tried: &'a [EndpointId], now: Moment) -> Candidates<'a> {
         let breaker = self.config.breaker.as_ref();
-        let mut candidates = Candidates {
+        Candidates {
             endpoints: &self.endpoints,
-            tried: context.tried,
+            tried,
             now,
             heed_ejection: self.heeds_ejection(now),
             probe_ms: self.config.outlier.map_or(0, |outlier| outlier.probe_ms()),
@@ -141,7 +147,12 @@ impl Cluster {
             slow_start: self.config.slow_start.as_ref(),
             decay_ms: self.config.lb.decay_ms().unwrap_or(0.0),
             leave: Cell::default(),
-        };
+        }
+    }
+
+    fn choose(&self, context: &mut PickContext<'_>) -> Result<Picked, NoEndpoint> {
+        let now = context.now;
+        let mut candidates = self.candidates(context.tried, now);
         if let Some(picked) = self.pick_from(&candidates, context) {
             return Ok(picked);
         }

@@ -20,8 +20,8 @@ use outrigger_proto::envoy::{
 };
 
 use super::{
-    Converted, balancing, beyond, dns, duration, endpoint, limits, must_be_ads, ours, positive,
-    refuse, string, tls, unpack, unsupported,
+    Converted, aggregate, balancing, beyond, dns, duration, endpoint, limits, must_be_ads, ours,
+    positive, refuse, string, tls, unpack, unsupported,
 };
 use crate::xds::dns::DnsSource;
 
@@ -49,6 +49,8 @@ pub(crate) enum EndpointSource {
     Static(Vec<EndpointConfig>),
     /// In the cluster, by name.
     Dns(DnsSource),
+    /// Those of other clusters, by name.
+    Aggregate(Vec<String>),
 }
 
 pub(crate) fn convert(from: &proto::Cluster) -> Converted<ParsedCluster> {
@@ -56,6 +58,14 @@ pub(crate) fn convert(from: &proto::Cluster) -> Converted<ParsedCluster> {
         return refuse("name", "missing");
     }
     let source = source(from)?;
+    if let EndpointSource::Aggregate(_) = source {
+        dns::has_no_effect(from)?;
+        return Ok(ParsedCluster {
+            config: aggregate::config(from)?,
+            source,
+            always_tls: false,
+        });
+    }
     let (tls, always_tls) = transport(from)?;
     let http = http_options(from)?;
     let ours = ours(from.metadata.as_ref());
@@ -97,6 +107,7 @@ pub(crate) fn convert(from: &proto::Cluster) -> Converted<ParsedCluster> {
         protocol: http.protocol,
         tls,
         position: ours.position,
+        members: Vec::new(),
     };
     Ok(ParsedCluster {
         config,
@@ -118,8 +129,9 @@ fn source(from: &proto::Cluster) -> Converted<EndpointSource> {
     let kind = match &from.cluster_discovery_type {
         Some(ClusterDiscoveryType::Type(kind)) => DiscoveryType::try_from(*kind),
         Some(ClusterDiscoveryType::ClusterType(other)) => {
-            let message = format!("{:?} is not supported yet", other.name);
-            return refuse("cluster_type", message);
+            return aggregate::members(other)
+                .map(EndpointSource::Aggregate)
+                .map_err(|error| error.under("cluster_type"));
         }
         None => Ok(DiscoveryType::Static),
     };

@@ -85,6 +85,12 @@ fn corpus() -> Vec<(Kind, String, Vec<u8>)> {
             {"endpoint": {"address": {"socket_address": {"address": "127.0.0.1", "port_value": 80}}}}]}]},
         "outlier_detection": {"consecutive_5xx": 3, "interval": "1s", "base_ejection_time": "30s", "max_ejection_percent": 50},
     });
+    let both = json!({
+        "name": "all", "connect_timeout": "1s", "lb_policy": "CLUSTER_PROVIDED",
+        "cluster_type": {"name": "envoy.clusters.aggregate", "typed_config": {
+            "@type": "type.googleapis.com/envoy.extensions.clusters.aggregate.v3.ClusterConfig", "clusters": [R, Q, "all"],
+        }},
+    });
     let tcp = json!({
         "name": "tcp", "address": {"socket_address": {"address": "127.0.0.1", "port_value": 5432}},
         "traffic_direction": "OUTBOUND",
@@ -105,6 +111,11 @@ fn corpus() -> Vec<(Kind, String, Vec<u8>)> {
             Kind::Cluster,
             Q.to_owned(),
             from_json(Kind::Cluster, of_names),
+        ),
+        (
+            Kind::Cluster,
+            "all".to_owned(),
+            from_json(Kind::Cluster, both),
         ),
         (
             Kind::Endpoint,
@@ -156,8 +167,9 @@ fn sent_as(kind: Kind, name: &str, version: u32, value: &[u8]) -> Resource {
 
 /// Everything that requests would do with a configuration.
 fn use_all(snapshot: &Snapshot, rng: &mut fastrand::Rng) {
-    for (_, cluster) in snapshot.clusters() {
+    for (slot, cluster) in snapshot.clusters() {
         pick(cluster, rng);
+        black_box(snapshot.serving(slot, || Moment(1), rng));
     }
     for listener in snapshot.listeners.values() {
         match &listener.routes {

@@ -100,7 +100,7 @@ async fn discovery_that_is_not_supported_is_refused_by_name() {
     let mut custom = of_names(DiscoveryType::Static, "10.0.0.7");
     custom.cluster_discovery_type = Some(ClusterDiscoveryType::ClusterType(
         outrigger_proto::envoy::config::cluster::v3::cluster::CustomClusterType {
-            name: "envoy.clusters.aggregate".to_owned(),
+            name: "envoy.clusters.dynamic_forward_proxy".to_owned(),
             typed_config: None,
         },
     ));
@@ -114,7 +114,7 @@ async fn discovery_that_is_not_supported_is_refused_by_name() {
         (original, "type: ORIGINAL_DST is not supported yet"),
         (
             custom,
-            "cluster_type: \"envoy.clusters.aggregate\" is not supported yet",
+            "cluster_type.name: \"envoy.clusters.dynamic_forward_proxy\" is not supported yet",
         ),
         (refresh, "dns_refresh_rate: has an effect on"),
     ] {
@@ -143,4 +143,77 @@ async fn routes_that_want_their_clusters_validated_are_refused_if_one_is_missing
     );
     story.answer(Kind::Route, strict(R), &[]);
     assert_eq!(story.nacks.len(), 1);
+}
+
+/// As control planes write it for a failover between clusters.
+fn aggregate(members: &[&str]) -> Cluster {
+    use outrigger_proto::envoy::{
+        config::cluster::v3::cluster::{CustomClusterType, LbPolicy},
+        extensions::clusters::aggregate::v3::ClusterConfig,
+    };
+    let members = ClusterConfig {
+        clusters: members.iter().map(|name| (*name).to_owned()).collect(),
+    };
+    let name = "envoy.extensions.clusters.aggregate.v3.ClusterConfig";
+    Cluster {
+        name: "all".to_owned(),
+        cluster_discovery_type: Some(ClusterDiscoveryType::ClusterType(CustomClusterType {
+            name: "envoy.clusters.aggregate".to_owned(),
+            typed_config: Some(any(name, &members)),
+        })),
+        connect_timeout: Some(seconds(1)),
+        lb_policy: LbPolicy::ClusterProvided as i32,
+        ..Cluster::default()
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_aggregate_serves_by_its_members_whenever_they_come_and_needs_no_endpoints_of_its_own() {
+    let mut story = Story::connected();
+    let all = resource(Kind::Cluster, "all", "1", &aggregate(&["later", R, Q]));
+    story.answer(Kind::Cluster, vec![all], &[]);
+    let (slot, _) = story.snapshot.clusters().next().unwrap();
+    let serving = |story: &Story| {
+        let now = || outrigger_core::Moment(1);
+        let rng = &mut fastrand::Rng::with_seed(5);
+        let (_, cluster) = story.snapshot.serving(slot, now, rng).unwrap();
+        cluster.config.name.clone()
+    };
+    assert_eq!(serving(&story), "all");
+    story.clusters(&[R, Q]);
+    story.endpoints(R, &[80]);
+    story.endpoints(Q, &[80]);
+    assert_eq!(serving(&story), R);
+    story.answer(Kind::Cluster, Vec::new(), &[R]);
+    assert_eq!(serving(&story), Q);
+    assert_eq!(story.nacks, [""; 0]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_has_no_effect_on_an_aggregate_is_refused_by_name() {
+    let mut own_policy = aggregate(&[R]);
+    own_policy.lb_policy = 1;
+    let mut ejecting = aggregate(&[R]);
+    ejecting.outlier_detection =
+        Some(outrigger_proto::envoy::config::cluster::v3::OutlierDetection::default());
+    for (cluster, expected) in [
+        (
+            aggregate(&[]),
+            "cluster_type.typed_config.clusters: is empty",
+        ),
+        (own_policy, "lb_policy: must be CLUSTER_PROVIDED"),
+        (ejecting, "outlier_detection: has no effect on an aggregate"),
+    ] {
+        let mut story = Story::connected();
+        story.answer(
+            Kind::Cluster,
+            vec![resource(Kind::Cluster, "all", "1", &cluster)],
+            &[],
+        );
+        let nack = story.nacks.pop().unwrap();
+        assert!(
+            nack.starts_with(&format!("Cluster \"all\": {expected}")),
+            "{nack}"
+        );
+    }
 }
