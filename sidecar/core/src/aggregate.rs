@@ -98,7 +98,6 @@ impl Snapshot {
 mod tests {
     use std::collections::BTreeMap;
 
-    use super::*;
     use crate::{
         ClusterConfig, LbPolicy, SnapshotBuilder,
         fixture::{config, endpoint, outlier, secs},

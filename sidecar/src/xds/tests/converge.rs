@@ -79,7 +79,7 @@ impl Server {
         match self.rng.u8(..10) {
             // Endpoints and routes cannot be taken back in the older form.
             0 | 1 if !self.sotw || matches!(kind, Kind::Cluster | Kind::Listener) => {
-                drop(truth.remove(key))
+                drop(truth.remove(key));
             }
             2 => {
                 // Refused, for a field that nobody reads.
