@@ -34,6 +34,7 @@ use std::{
 };
 
 use caller::Selectors;
+use grpc::Credentials;
 use hosts::Hosts;
 pub(crate) use node::{Dialect, NodeInfo};
 use route::RouteTable;
@@ -129,7 +130,13 @@ impl Shared {
         };
         match node.dialect {
             Dialect::Outrigger | Dialect::Envoy => plain,
-            Dialect::Grpc(credentials) => scope.grpc(before).snapshot(plain, credentials),
+            Dialect::Grpc(credentials) => {
+                let secured = match credentials {
+                    Credentials::None => None,
+                    Credentials::Provider => Some(scope.secured(node, &endpoints, before)),
+                };
+                scope.grpc(before).snapshot(plain, secured)
+            }
         }
     }
 
