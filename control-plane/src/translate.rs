@@ -192,7 +192,9 @@ impl NodeResources {
         let name = listener::HTTP_PROXY;
         let proxy = node.http_proxy.map(|listen| {
             if node.on_demand {
-                listener::on_demand(name, listen, name)
+                // Our sidecar asks for the clusters of the routes that it gets.
+                let clusters = node.dialect == Dialect::Envoy;
+                listener::on_demand(name, listen, name, clusters)
             } else {
                 listener::outbound(name, listen, name)
             }

@@ -211,7 +211,8 @@ fn bootstrap(mesh: &Mesh, service: &str, labels: &[(&str, &str)], asks: Asks) ->
         "dynamic_resources": {
             "ads_config": over_grpc,
             "lds_config": source,
-            "cds_config": source,
+            // Without it no clusters but those that requests need.
+            "cds_config": if asks.on_demand { Value::Null } else { source },
         },
         "static_resources": { "clusters": [{
             "name": "control-plane",
