@@ -170,6 +170,12 @@ impl TypeMap {
         })
     }
 
+    /// Bytes of the resources that came with it.
+    pub(crate) fn new_bytes(&self) -> usize {
+        let new = self.changed.iter().filter_map(|name| self.get(name));
+        new.map(|one| one.any.value.len()).sum()
+    }
+
     /// A map without resources.
     pub(crate) fn empty() -> Arc<Self> {
         Self::following(None, [])

@@ -34,6 +34,7 @@ use std::{
 };
 
 use caller::Selectors;
+use grpc::Credentials;
 use hosts::Hosts;
 pub(crate) use node::{Dialect, NodeInfo};
 use route::RouteTable;
@@ -129,7 +130,13 @@ impl Shared {
         };
         match node.dialect {
             Dialect::Outrigger | Dialect::Envoy => plain,
-            Dialect::Grpc(credentials) => scope.grpc(before).snapshot(plain, credentials),
+            Dialect::Grpc(credentials) => {
+                let secured = match credentials {
+                    Credentials::None => None,
+                    Credentials::Provider => Some(scope.secured(node, &endpoints, before)),
+                };
+                scope.grpc(before).snapshot(plain, secured)
+            }
         }
     }
 
@@ -185,7 +192,9 @@ impl NodeResources {
         let name = listener::HTTP_PROXY;
         let proxy = node.http_proxy.map(|listen| {
             if node.on_demand {
-                listener::on_demand(name, listen, name)
+                // Our sidecar asks for the clusters of the routes that it gets.
+                let clusters = node.dialect == Dialect::Envoy;
+                listener::on_demand(name, listen, name, clusters)
             } else {
                 listener::outbound(name, listen, name)
             }

@@ -8,6 +8,7 @@ pub(crate) mod holdings;
 pub(crate) mod metrics;
 pub(crate) mod server;
 mod services;
+pub(crate) mod sets;
 pub(crate) mod sotw;
 pub(crate) mod stream;
 pub(crate) mod subscription;

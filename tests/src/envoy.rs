@@ -30,8 +30,12 @@ pub struct Envoy {
 pub struct Asks {
     /// In the state-of-the-world protocol instead of the incremental one.
     pub sotw: bool,
-    /// For virtual hosts as requests need them.
+    /// For virtual hosts and clusters as requests need them.
     pub on_demand: bool,
+    /// For clusters and for listeners on a stream each, and for the rest over ADS.
+    pub apart: bool,
+    /// Another address than the control plane's own.
+    pub through: Option<SocketAddr>,
 }
 
 impl Envoy {
@@ -167,12 +171,24 @@ fn bootstrap(mesh: &Mesh, service: &str, labels: &[(&str, &str)], asks: Asks) ->
             },
         },
     });
-    let grpc = mesh.grpc();
+    let grpc = asks.through.unwrap_or_else(|| mesh.grpc());
     let endpoint = json!({ "socket_address": { "address": grpc.ip().to_string(), "port_value": grpc.port() } });
     let grpc_service = json!({
         "envoy_grpc": { "cluster_name": "control-plane" },
         "initial_metadata": [{ "key": "authorization", "value": format!("Bearer {}", token.trim()) }],
     });
+    let api_type = if asks.sotw { "GRPC" } else { "DELTA_GRPC" };
+    let over_grpc = json!({
+        "api_type": api_type,
+        "transport_api_version": "V3",
+        "set_node_on_first_message_only": true,
+        "grpc_services": [grpc_service],
+    });
+    let source = if asks.apart {
+        json!({ "api_config_source": over_grpc, "resource_api_version": "V3" })
+    } else {
+        ads
+    };
     json!({
         "cluster_manager": { "load_stats_config": {
             "api_type": "GRPC",
@@ -193,14 +209,10 @@ fn bootstrap(mesh: &Mesh, service: &str, labels: &[(&str, &str)], asks: Asks) ->
         },
         "admin": { "address": any },
         "dynamic_resources": {
-            "ads_config": {
-                "api_type": if asks.sotw { "GRPC" } else { "DELTA_GRPC" },
-                "transport_api_version": "V3",
-                "set_node_on_first_message_only": true,
-                "grpc_services": [grpc_service],
-            },
-            "lds_config": ads,
-            "cds_config": ads,
+            "ads_config": over_grpc,
+            "lds_config": source,
+            // Without it no clusters but those that requests need.
+            "cds_config": if asks.on_demand { Value::Null } else { source },
         },
         "static_resources": { "clusters": [{
             "name": "control-plane",

@@ -12,7 +12,7 @@ use std::{
 use super::{ResourceBytes, TypeMap};
 
 /// Dialects that have bytes of their own.
-const DIALECTS: usize = 2;
+const DIALECTS: usize = 3;
 /// Resources made on demand that are remembered of one [`OnDemand`]. Past that, each is made for its client anew.
 const MAX_REMEMBERED: usize = 16_384;
 
@@ -40,6 +40,8 @@ pub(crate) struct Adapted {
     pub(crate) resource: Option<Arc<ResourceBytes>>,
     /// What of it the client does not do, or why it is withheld: for the operator.
     pub(crate) notes: Vec<String>,
+    /// Endpoints: there are some, and none that is left has mTLS.
+    pub(crate) plain: bool,
 }
 
 /// A dialect, for one type.
@@ -56,7 +58,7 @@ pub(crate) struct Memory(OnceLock<Box<[OnceLock<Adapted>; DIALECTS]>>);
 
 impl Dialected {
     /// What the dialect makes of `resource`. None for a slot that there is not.
-    pub(super) fn of(self, resource: &ResourceBytes) -> Option<&Adapted> {
+    pub(crate) fn of(self, resource: &ResourceBytes) -> Option<&Adapted> {
         let slots = resource.adapted.0.get_or_init(Box::default);
         let slot = slots.get(self.slot)?;
         Some(slot.get_or_init(|| (self.adapt)(resource)))

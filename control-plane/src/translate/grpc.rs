@@ -14,6 +14,7 @@ mod cluster;
 mod endpoint;
 mod listener;
 mod route;
+mod secure;
 mod server;
 
 use std::{collections::BTreeMap, sync::Arc};
@@ -21,9 +22,9 @@ use std::{collections::BTreeMap, sync::Arc};
 use outrigger_proto::envoy::config::route::v3::RouteConfiguration;
 use prost::Message as _;
 
-use crate::snapshot::{
-    Adapted, Dialected, Notes, OnDemand, ResourceBytes, Resources, Snapshot, TypeMap, View,
-};
+pub(super) use secure::Secured;
+
+use crate::snapshot::{Notes, OnDemand, Resources, Snapshot, TypeMap, View};
 
 /// Where a library takes its certificates from, if its bootstrap file says so.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -94,24 +95,17 @@ impl GrpcScope {
         })
     }
 
-    /// What one library sees, of a snapshot in the mesh's own words.
-    pub(super) fn snapshot(&self, plain: Snapshot, credentials: Credentials) -> Snapshot {
-        let [plain_text, secure] = &self.listeners;
-        let listeners = match credentials {
-            Credentials::None => plain_text,
-            Credentials::Provider => secure,
+    /// What one library sees, of a snapshot in the mesh's own words; one with certificates has `secured` clusters.
+    pub(super) fn snapshot(&self, plain: Snapshot, secured: Option<Resources>) -> Snapshot {
+        let [without, with] = &self.listeners;
+        let (listeners, endpoints) = match &secured {
+            None => (without, endpoint::WITHOUT_CERTIFICATES),
+            Some(_) => (with, endpoint::WITH_CERTIFICATES),
         };
-        let in_words = |resources: Resources, adapt: [Adapt; 2]| {
-            let slot = credentials as usize;
-            let adapt = match credentials {
-                Credentials::None => adapt[0],
-                Credentials::Provider => adapt[1],
-            };
-            Resources {
-                view: View::Adapted(Dialected { slot, adapt }),
-                ..resources
-            }
-        };
+        let clusters = secured.unwrap_or(Resources {
+            view: View::Adapted(cluster::WITHOUT_CERTIFICATES),
+            ..plain.clusters
+        });
         Snapshot {
             listeners: Resources {
                 view: View::OnDemand(Arc::clone(listeners)),
@@ -122,13 +116,13 @@ impl GrpcScope {
                 view: View::Noted(Arc::clone(&self.notes)),
                 ..plain.routes
             },
-            clusters: in_words(plain.clusters, cluster::ADAPT),
-            endpoints: in_words(plain.endpoints, endpoint::ADAPT),
+            clusters,
+            endpoints: Resources {
+                view: View::Adapted(endpoints),
+                ..plain.endpoints
+            },
             secrets: plain.secrets,
             virtual_hosts: plain.virtual_hosts,
         }
     }
 }
-
-/// By [`Credentials`].
-type Adapt = fn(&ResourceBytes) -> Adapted;

@@ -15,7 +15,12 @@ use outrigger_proto::envoy::{
         },
     },
     extensions::filters::{
-        http::{cors::v3::Cors, fault::v3::HttpFault, router::v3::Router},
+        http::{
+            cors::v3::Cors,
+            fault::v3::HttpFault,
+            on_demand::v3::{OnDemand, OnDemandCds},
+            router::v3::Router,
+        },
         listener::tls_inspector::v3::TlsInspector,
         network::http_connection_manager::v3::{
             HttpConnectionManager, HttpFilter, Rds,
@@ -48,6 +53,8 @@ pub(super) const FAULT: &str = "envoy.filters.http.fault";
 /// Type of its configuration, in the listener and in a route.
 pub(super) const HTTP_FAULT: &str = "envoy.extensions.filters.http.fault.v3.HTTPFault";
 const ON_DEMAND: &str = "envoy.filters.http.on_demand";
+/// For a cluster that a request needs to arrive and be warm: Envoy's default.
+const CLUSTER_TIMEOUT: Duration = Duration::from_secs(5);
 const INBOUND: &str = "virtualInbound";
 /// For a connection to say its server name.
 const CLIENT_HELLO_TIMEOUT: Duration = Duration::from_secs(5);
@@ -58,10 +65,23 @@ pub(super) fn outbound(name: &str, listen: SocketAddr, routes: &str) -> Arc<Reso
     outbound_with(name, listen, routes, None)
 }
 
-/// The same; a request to a host without routes waits until these were asked for.
-pub(super) fn on_demand(name: &str, listen: SocketAddr, routes: &str) -> Arc<ResourceBytes> {
-    // A message without fields, as far as we set them.
-    let config = any("envoy.extensions.filters.http.on_demand.v3.OnDemand", &());
+/// The same; a request to a host without routes waits until these were asked for, and if `clusters` are not there
+/// unless asked for, for its cluster, too.
+pub(super) fn on_demand(
+    name: &str,
+    listen: SocketAddr,
+    routes: &str,
+    clusters: bool,
+) -> Arc<ResourceBytes> {
+    let odcds = clusters.then(|| OnDemandCds {
+        source: Some(ads()),
+        timeout: Some(duration(CLUSTER_TIMEOUT)),
+        ..OnDemandCds::default()
+    });
+    let config = any(
+        "envoy.extensions.filters.http.on_demand.v3.OnDemand",
+        &OnDemand { odcds },
+    );
     outbound_with(name, listen, routes, Some(filter(ON_DEMAND, config)))
 }
 

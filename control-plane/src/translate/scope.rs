@@ -16,7 +16,7 @@ use outrigger_proto::envoy::config::route::v3::{RouteConfiguration, VirtualHost}
 
 use super::{
     caller::{Caller, Selectors},
-    grpc::GrpcScope,
+    grpc::{GrpcScope, Secured},
     hosts::{HostView, Hosts, remembered},
     layer4::Layer4,
     listener::{self, HTTP_PROXY},
@@ -26,7 +26,7 @@ use super::{
     route::{self, HostRoutes, RouteTable},
 };
 use crate::{
-    snapshot::{OnDemand, ResourceBytes, ResourceType, TypeMap},
+    snapshot::{OnDemand, ResourceBytes, ResourceType, Resources, TypeMap},
     world::World,
 };
 
@@ -59,6 +59,8 @@ pub(super) struct Scope {
     hosts: BTreeSet<HostName>,
     /// Made when the first gRPC client asks.
     grpc: OnceLock<Arc<GrpcScope>>,
+    /// The clusters of those that have certificates.
+    secured: Secured,
     /// The virtual hosts of `routes`, one by one.
     pub(super) virtual_hosts: Arc<OnDemand>,
 }
@@ -122,6 +124,7 @@ impl Scope {
             routes,
             hosts,
             grpc: OnceLock::new(),
+            secured: Secured::default(),
         }
     }
 
@@ -130,6 +133,18 @@ impl Scope {
         let before = before.and_then(|before| before.grpc.get());
         self.grpc
             .get_or_init(|| GrpcScope::of(&self.routes, before))
+    }
+
+    /// The clusters for a gRPC library that has certificates and these endpoints, which follow what it had `before`.
+    pub(super) fn secured(
+        &self,
+        node: &NodeInfo,
+        endpoints: &Arc<TypeMap>,
+        before: Option<&Self>,
+    ) -> Resources {
+        let before = before.map(|before| (&before.secured, before.known_endpoints(node)));
+        let before = before.as_ref().map(|(secured, known)| (*secured, known));
+        self.secured.of(&self.clusters, endpoints, before)
     }
 
     /// The assignments for `node`, which follow what it had `before`.

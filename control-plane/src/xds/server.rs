@@ -6,7 +6,7 @@
 use std::{
     net::SocketAddr,
     sync::{
-        Arc,
+        Arc, Mutex, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
     time::{Duration, Instant, SystemTime},
@@ -30,6 +30,7 @@ use super::{
     claim, delta,
     holdings::{self, Ask},
     metrics::{XdsMetrics, label},
+    sets::Sets,
     sotw,
     stream::{Protocol, Refusal, StreamState},
     subscription::{Answer, MAX_NAME_BYTES, Verdict},
@@ -46,6 +47,8 @@ use crate::{
 /// A client whose transport takes nothing for this long is let go: what it would be sent is kept only while
 /// it reads. Twice the server's keep-alive, which ends dead connections; this ends live ones that hang.
 const STUCK: Duration = Duration::from_secs(30);
+/// For clients of the process before this one to come back: gRPC tries again after 2 minutes at the latest.
+const ORIGIN_KEPT: Duration = Duration::from_secs(5 * 60);
 /// Time for the first request, without which nothing is known of the client.
 const FIRST_REQUEST: Duration = Duration::from_secs(30);
 /// Responses between the stream's task and its connection: one outstanding a type, and as many again.
@@ -63,6 +66,11 @@ pub(crate) struct Xds {
     pushed: watch::Receiver<Arc<Pushed>>,
     clients: Arc<Clients>,
     metrics: XdsMetrics,
+    /// What clients of the state of the world were sent.
+    sets: Arc<Sets>,
+    /// What was to be sent first, for a while.
+    origin: Mutex<Option<Arc<Pushed>>>,
+    started: Instant,
     /// Different in every process, so that no nonce comes twice.
     epoch: u128,
     streams: AtomicU64,
@@ -77,10 +85,14 @@ impl Xds {
     ) -> Arc<Self> {
         let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
         let epoch = since.unwrap_or_default().as_nanos();
+        let origin = Arc::clone(&pushed.borrow());
         Arc::new(Self {
             pushed,
             clients,
             metrics,
+            sets: Arc::default(),
+            origin: Mutex::new(Some(origin)),
+            started: Instant::now(),
             epoch,
             streams: AtomicU64::new(0),
         })
@@ -121,6 +133,15 @@ impl Xds {
             .inc();
     }
 
+    /// What was sent before the process before this one ended: nothing can change while there is none.
+    fn origin(&self) -> Option<Arc<Pushed>> {
+        let mut origin = self.origin.lock().unwrap_or_else(PoisonError::into_inner);
+        if self.started.elapsed() > ORIGIN_KEPT {
+            *origin = None;
+        }
+        origin.clone()
+    }
+
     fn nonce_prefix(&self) -> String {
         format!(
             "{:x}.{:x}",
@@ -138,6 +159,9 @@ pub(super) trait Wire: 'static {
 
     fn node(request: &Self::Request) -> Option<&Node>;
     fn type_url(request: &mut Self::Request) -> &mut String;
+    /// The version that a client has which was connected before, and the names that it asks for; if it is told so that
+    /// nothing else is.
+    fn comes_back_with(request: &Self::Request) -> Option<(&str, &[String])>;
     fn read(
         state: &mut StreamState,
         request: &Self::Request,
@@ -160,6 +184,11 @@ impl Wire for Delta {
 
     fn type_url(request: &mut Self::Request) -> &mut String {
         &mut request.type_url
+    }
+
+    fn comes_back_with(_: &Self::Request) -> Option<(&str, &[String])> {
+        // It says of each resource what it holds.
+        None
     }
 
     fn read(
@@ -189,6 +218,11 @@ impl Wire for Sotw {
 
     fn type_url(request: &mut Self::Request) -> &mut String {
         &mut request.type_url
+    }
+
+    fn comes_back_with(request: &Self::Request) -> Option<(&str, &[String])> {
+        let known = request.response_nonce.is_empty() && !request.version_info.is_empty();
+        known.then_some((&request.version_info, &request.resource_names))
     }
 
     fn read(
@@ -323,6 +357,11 @@ impl Session {
             ));
         }
         let kind = ResourceType::from_url(type_url);
+        if let Some(kind) = kind.filter(|kind| kind.is_full_state())
+            && let Some((version, names)) = W::comes_back_with(&request)
+        {
+            self.recognize(stream, kind, version, names);
+        }
         let verdict = W::read(&mut stream.state, &request, Instant::now());
         let verdict = verdict.map_err(|refusal| {
             self.xds.refused("limit");
@@ -332,6 +371,18 @@ impl Session {
             stream.heard(&self.xds.metrics, kind, verdict);
         }
         Ok(())
+    }
+
+    /// Finds out whether a client that comes back has what the process before this one sent last.
+    fn recognize(&self, stream: &Stream, kind: ResourceType, version: &str, names: &[String]) {
+        let sets = &self.xds.sets;
+        if stream.state.is_started(kind) || sets.get(kind, version).is_some() {
+            return;
+        }
+        if let Some(origin) = self.xds.origin() {
+            let snapshot = origin.shared.snapshot(&stream.node, &stream.own);
+            sets.recognize(kind, version, names, snapshot.of(kind));
+        }
     }
 
     fn stream(&self, node: NodeInfo, protocol: Protocol) -> Stream {
@@ -355,7 +406,11 @@ impl Session {
         open.inc();
         Stream {
             own: NodeResources::of(&node),
-            state: StreamState::new(protocol, &self.xds.nonce_prefix()),
+            state: StreamState::new(
+                protocol,
+                &self.xds.nonce_prefix(),
+                Arc::clone(&self.xds.sets),
+            ),
             node,
             client,
             asks,

@@ -3,6 +3,7 @@
 //! LDS and CDS answers are always the full set, and what is absent is deleted. RDS, EDS and SDS answers
 //! carry what changed; nothing of these can be deleted. A client that comes back is sent everything: its
 //! version says what it once accepted, not what it still holds (gRPC keeps the version of what it dropped).
+//! What is gone of that stays in the first answer, so that it is not deleted before its routes are new.
 
 use std::{collections::BTreeSet, fmt::Write as _, sync::Arc, time::Instant};
 
@@ -113,6 +114,7 @@ impl Subscription {
         if !due {
             return None;
         }
+        let mut kept = Vec::new();
         let mut set: Vec<_> = if self.wildcard {
             resources.iter().collect()
         } else {
@@ -128,23 +130,16 @@ impl Subscription {
                     resource: Some(resource),
                     ..
                 }) if stage == Stage::Updates => {
-                    set.push(Arc::clone(resource));
+                    kept.push(Arc::clone(resource));
                 }
                 Some(_) | None => self.drop_held(name),
             }
         }
+        set.iter().for_each(|resource| self.hold(resource));
+        set.extend(kept.iter().cloned());
         set.sort_by(|a, b| a.name.cmp(&b.name));
-        for resource in set
-            .iter()
-            .filter(|resource| !leaving.contains(&resource.name))
-        {
-            self.hold(resource);
-        }
-        let version = version(
-            set.iter()
-                .map(|resource| (&resource.name, &resource.version)),
-        );
-        Some(self.answer(version, set, Vec::new(), (stage, now)))
+        let answer = self.answer(version_of(&set), set, Vec::new(), (stage, now));
+        Some(Answer { kept, ..answer })
     }
 
     fn partial(&mut self, resources: &Resources, stage: Stage, now: Instant) -> Option<Answer> {
@@ -186,6 +181,11 @@ impl Subscription {
             self.known.remove(name);
         }
     }
+}
+
+/// The version of a set, which has to be sorted by name.
+pub(super) fn version_of(set: &[Arc<ResourceBytes>]) -> String {
+    version(set.iter().map(|one| (&one.name, &one.version)))
 }
 
 /// Belongs to the set, not to the stream: the same after a restart.

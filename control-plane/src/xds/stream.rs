@@ -19,11 +19,14 @@ use std::{
 
 use outrigger_proto::envoy::service::discovery::v3::{DeltaDiscoveryRequest, DiscoveryRequest};
 
-use super::subscription::{
-    ACK_PATIENCE, Answer, Holding, MAX_NAME_BYTES, MAX_NAMES, MAX_NAMES_BYTES, Stage, Subscription,
-    Verdict,
+use super::{
+    sets::{Set, Sets},
+    subscription::{
+        ACK_PATIENCE, Answer, Holding, MAX_NAME_BYTES, MAX_NAMES, MAX_NAMES_BYTES, Stage,
+        Subscription, Verdict,
+    },
 };
-use crate::snapshot::{ResourceType, Snapshot};
+use crate::snapshot::{ResourceType, Resources, Snapshot};
 
 /// How long a step waits for its ACKs. Envoy acknowledges clusters when they are warm, which may take long.
 const STEP_LIMIT: Duration = Duration::from_secs(1);
@@ -62,6 +65,8 @@ pub(crate) enum Refusal {
 pub(crate) struct StreamState {
     protocol: Protocol,
     nonce_prefix: Arc<str>,
+    /// What clients of the state of the world hold that come back.
+    sets: Arc<Sets>,
     served: BTreeMap<ResourceType, Subscription>,
     unknown: BTreeMap<String, Subscription>,
     snapshot: Option<Snapshot>,
@@ -130,10 +135,11 @@ impl Gate {
 
 impl StreamState {
     /// A stream that nothing was asked on. `nonce_prefix` must never have been used before.
-    pub(crate) fn new(protocol: Protocol, nonce_prefix: &str) -> Self {
+    pub(crate) fn new(protocol: Protocol, nonce_prefix: &str, sets: Arc<Sets>) -> Self {
         Self {
             protocol,
             nonce_prefix: nonce_prefix.into(),
+            sets,
             served: BTreeMap::new(),
             unknown: BTreeMap::new(),
             snapshot: None,
@@ -169,10 +175,23 @@ impl StreamState {
         request: &DiscoveryRequest,
         now: Instant,
     ) -> Result<Option<Verdict>, Refusal> {
-        check_lengths(request.resource_names.iter())?;
+        let version = Some(&request.version_info);
+        check_lengths(request.resource_names.iter().chain(version))?;
+        let sets = Arc::clone(&self.sets);
         let subscription = self.subscription(&request.type_url)?;
+        let first = !subscription.started;
         let verdict = subscription.sotw_request(request, now);
+        let kind = subscription.kind.filter(|kind| kind.is_full_state());
+        if let Some(kind) = kind.filter(|_| first && !request.version_info.is_empty()) {
+            let held = sets.get(kind, &request.version_info);
+            subscription.resume(held.map(Set::into_resources).unwrap_or_default());
+        }
         self.check(&request.type_url, verdict)
+    }
+
+    /// Whether the client has asked for something of this type.
+    pub(crate) fn is_started(&self, kind: ResourceType) -> bool {
+        self.served.get(&kind).is_some_and(|one| one.started)
     }
 
     /// How many resources of a type the client holds as far as we know.
@@ -306,10 +325,17 @@ impl StreamState {
             let Some(subscription) = self.served.get_mut(kind) else {
                 continue;
             };
-            let resources = Some(snapshot.of(*kind));
+            let resources = snapshot.of(*kind);
             out.extend(match self.protocol {
-                Protocol::Delta => subscription.delta_next(resources, stage, now),
-                Protocol::Sotw => subscription.sotw_next(resources, stage, now),
+                Protocol::Delta => subscription.delta_next(Some(resources), stage, now),
+                Protocol::Sotw => {
+                    let answer = subscription.sotw_next(Some(resources), stage, now);
+                    if let Some(answer) = answer.as_ref().filter(|_| kind.is_full_state()) {
+                        let set = || set_of(answer, subscription, resources);
+                        self.sets.keep(*kind, &answer.version, set);
+                    }
+                    answer
+                }
             });
         }
     }
@@ -364,6 +390,15 @@ fn check_lengths<'a>(mut names: impl Iterator<Item = &'a String>) -> Result<(), 
     match names.find(|name| name.len() > MAX_NAME_BYTES) {
         Some(long) => Err(Refusal::LongName(long.len())),
         None => Ok(()),
+    }
+}
+
+/// What the client holds after an answer with the full set.
+fn set_of(answer: &Answer, to: &Subscription, resources: &Resources) -> Set {
+    if to.is_wildcard() {
+        Set::All(resources.clone(), answer.kept.clone())
+    } else {
+        Set::Named(answer.resources.clone())
     }
 }
 

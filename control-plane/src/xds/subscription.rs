@@ -80,6 +80,8 @@ pub(crate) struct Answer {
     pub(crate) resources: Vec<Arc<ResourceBytes>>,
     /// To remove (incremental only).
     pub(crate) removed: Vec<Arc<str>>,
+    /// Of `resources`, what is gone from the mesh and still in use (state of the world only).
+    pub(crate) kept: Vec<Arc<ResourceBytes>>,
     /// When it goes out: what is removed among updates was asked for and never there.
     pub(crate) stage: Stage,
 }
@@ -277,6 +279,19 @@ impl Subscription {
         self.dirty.insert(Arc::clone(name));
     }
 
+    /// Notes that a client that has just come back holds `set`, as far as it asks for it.
+    pub(super) fn resume(&mut self, set: impl IntoIterator<Item = Arc<ResourceBytes>>) {
+        for resource in set {
+            if self.concerns(&resource.name) {
+                let held = Known::Held {
+                    version: Arc::clone(&resource.version),
+                    resource: Some(Arc::clone(&resource)),
+                };
+                self.known.insert(Arc::clone(&resource.name), held);
+            }
+        }
+    }
+
     /// Everything has to be looked at again, because a wildcard came or went.
     pub(super) fn look_at_all(&mut self) {
         self.seen = Seen::default();
@@ -409,6 +424,7 @@ impl Subscription {
             version,
             resources,
             removed,
+            kept: Vec::new(),
             stage,
         }
     }

@@ -12,6 +12,7 @@ use outrigger_proto::{
 };
 
 use super::{
+    sets::Sets,
     stream::{Protocol, Refusal, StreamState},
     subscription::{Answer, Verdict},
 };
@@ -70,6 +71,7 @@ pub(super) fn version_of(content: &str) -> String {
 /// One stream and its client.
 pub(super) struct Conversation {
     pub(super) state: StreamState,
+    sets: Arc<Sets>,
     mesh: Mesh,
     now: Instant,
     /// Last verdict that the server read.
@@ -87,10 +89,12 @@ impl Conversation {
         for (kind, name, content) in resources {
             mesh.set(*kind, name, content);
         }
-        let mut state = StreamState::new(protocol, "s");
+        let sets = Arc::<Sets>::default();
+        let mut state = StreamState::new(protocol, "s", Arc::clone(&sets));
         state.set_snapshot(mesh.snapshot());
         Self {
             state,
+            sets,
             mesh,
             now: Instant::now(),
             heard: None,
@@ -99,7 +103,7 @@ impl Conversation {
 
     /// Another stream on the same mesh: the one before is lost.
     pub(super) fn connect(&mut self, protocol: Protocol) {
-        self.state = StreamState::new(protocol, "again");
+        self.state = StreamState::new(protocol, "again", Arc::clone(&self.sets));
         self.state.set_snapshot(self.mesh.snapshot());
     }
 

@@ -123,8 +123,24 @@ pub(crate) fn positive(
     }
 }
 
-/// Refuses every source but the stream that this resource came on.
+/// Refuses every source but the stream that this resource came on, and another wait for it than ours.
 pub(crate) fn must_be_ads(path: &str, source: Option<&ConfigSource>) -> Converted<()> {
+    is_ads(path, source)?;
+    match source.and_then(|source| source.initial_fetch_timeout.as_ref()) {
+        Some(_) => unsupported(format!("{path}.initial_fetch_timeout")),
+        None => Ok(()),
+    }
+}
+
+/// The same of something that nothing here waits for, so that it does not matter how long it may take.
+pub(crate) fn must_be_ads_unawaited(path: &str, source: Option<&ConfigSource>) -> Converted<()> {
+    is_ads(path, source)?;
+    let wait = source.and_then(|source| source.initial_fetch_timeout.as_ref());
+    let path = format!("{path}.initial_fetch_timeout");
+    wait.map_or(Ok(()), |wait| duration(&path, wait).map(drop))
+}
+
+fn is_ads(path: &str, source: Option<&ConfigSource>) -> Converted<()> {
     let Some(source) = source else {
         return refuse(path, "missing; must be `ads`");
     };

@@ -1,6 +1,8 @@
 //! Stock Envoy under changes, in both protocols: no request fails, and nothing is refused.
 
-use outrigger_tests::{Asks, Envoy, Load, Mesh, TestApp, eventually};
+use std::time::{Duration, Instant};
+
+use outrigger_tests::{Asks, Envoy, Line, Load, Mesh, TestApp, eventually};
 
 fn service(host: &str, apps: &[&TestApp]) -> String {
     let endpoints: String = apps
@@ -27,19 +29,6 @@ fn subset(host: &str, subset: &str, version: &str) -> String {
     )
 }
 
-/// All are back, and have answered everything.
-async fn connected(mesh: &Mesh, count: usize) {
-    eventually("all clients are back", async || {
-        let status = mesh.status();
-        let clients = status["sidecars"].as_array().cloned().unwrap_or_default();
-        let synced = clients.iter().filter(|client| client["state"] == "synced");
-        (synced.count() == count)
-            .then_some(())
-            .ok_or_else(|| status["sidecars"].to_string())
-    })
-    .await;
-}
-
 fn nothing_is_refused(mesh: &Mesh) {
     let status = mesh.status();
     let clients = status["sidecars"].as_array().into_iter().flatten();
@@ -58,7 +47,7 @@ async fn an_envoy_of_either_protocol_loses_no_request_while_subsets_are_swapped_
     for sotw in [false, true] {
         let asks = Asks {
             sotw,
-            on_demand: false,
+            ..Asks::default()
         };
         match Envoy::start_asking(&mesh, "shopper", &[], asks).await {
             Some(envoy) => envoys.push(envoy),
@@ -83,10 +72,8 @@ async fn an_envoy_of_either_protocol_loses_no_request_while_subsets_are_swapped_
         let (name, version) = (["blue", "green", "red"][step % 3], ["v1", "v2"][step % 2]);
         if step == 4 {
             mesh.kill_control_plane();
+            // Before they are back: they missed the change.
             mesh.restart_control_plane().await;
-            // A client of the state of the world that missed a change is not staged (docs/XDS.md, Gaps): the step
-            // before is in force, and the next waits until it is back.
-            connected(&mesh, envoys.len()).await;
         }
         mesh.apply(&subset("swapped", name, version));
         for envoy in &envoys {
@@ -109,6 +96,89 @@ async fn an_envoy_of_either_protocol_loses_no_request_while_subsets_are_swapped_
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn an_envoy_of_either_protocol_that_was_away_in_a_swap_loses_no_request() {
+    let mesh = Mesh::start().await;
+    let (v1, v2) = (TestApp::start("v1").await, TestApp::start("v2").await);
+    mesh.apply(&(service("missed", &[&v1, &v2]) + "---\n" + &subset("missed", "blue", "v1")));
+    let line = Line::to(mesh.grpc()).await;
+    let mut envoys = Vec::new();
+    for sotw in [false, true] {
+        let asks = Asks {
+            sotw,
+            through: Some(line.address()),
+            ..Asks::default()
+        };
+        match Envoy::start_asking(&mesh, "shopper", &[], asks).await {
+            Some(envoy) => envoys.push(envoy),
+            None => return,
+        }
+    }
+    for envoy in &envoys {
+        in_force(envoy, "missed", "v1").await;
+    }
+    let loads: Vec<Load> = envoys
+        .iter()
+        .map(|envoy| Load::get(&envoy.caller(), 50, "missed"))
+        .collect();
+    for step in 1..7 {
+        let (name, version) = (["blue", "green", "red"][step % 3], ["v1", "v2"][step % 2]);
+        // Away before the swap, or in the middle of it.
+        let away = step % 3 != 0;
+        if away {
+            line.cut();
+        }
+        mesh.apply(&subset("missed", name, version));
+        line.cut();
+        line.mend();
+        for envoy in &envoys {
+            in_force(envoy, "missed", version).await;
+        }
+    }
+    for load in loads {
+        let report = load.finish().await;
+        assert_eq!(report.failed, 0, "{:?}", report.failures);
+        assert!(report.sent > 20, "{} requests", report.sent);
+    }
+    nothing_is_refused(&mesh);
+}
+
+/// Waits until `host` is answered by `version`.
+async fn in_force(envoy: &Envoy, host: &str, version: &str) {
+    eventually("the swap is in force", async || {
+        let reply = envoy.caller().get(host, "/").await;
+        (reply.name() == version)
+            .then_some(())
+            .ok_or_else(|| format!("{} {} instead of {version}", reply.status, reply.name()))
+    })
+    .await;
+}
+
+/// The certificate that its clusters name, for mTLS, is not served: it goes on without instead of waiting for it.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_envoy_of_either_protocol_is_ready_without_waiting_for_a_certificate() {
+    /// Envoy's, for whatever does not come.
+    const PATIENCE: Duration = Duration::from_secs(15);
+
+    let mesh = Mesh::start().await;
+    let v1 = TestApp::start("v1").await;
+    mesh.apply(&service("called", &[&v1]));
+    for sotw in [false, true] {
+        let asks = Asks {
+            sotw,
+            ..Asks::default()
+        };
+        let started = Instant::now();
+        let Some(envoy) = Envoy::start_asking(&mesh, "shopper", &[], asks).await else {
+            return;
+        };
+        assert!(started.elapsed() < PATIENCE, "{:?}", started.elapsed());
+        eprintln!("ready after {:?}, SotW: {sotw}", started.elapsed());
+        in_force(&envoy, "called", "v1").await;
+    }
+    nothing_is_refused(&mesh);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn an_envoy_is_sent_a_virtual_host_when_a_request_needs_it_and_reports_its_load() {
     let mesh = Mesh::start().await;
     let (v1, v2) = (TestApp::start("v1").await, TestApp::start("v2").await);
@@ -119,8 +189,8 @@ async fn an_envoy_is_sent_a_virtual_host_when_a_request_needs_it_and_reports_its
     ];
     mesh.apply(&services.join("---\n"));
     let asks = Asks {
-        sotw: false,
         on_demand: true,
+        ..Asks::default()
     };
     let Some(envoy) = Envoy::start_asking(&mesh, "shopper", &[], asks).await else {
         return;

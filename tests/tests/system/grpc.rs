@@ -148,6 +148,38 @@ async fn a_grpc_server_with_certificates_is_called_over_mtls_and_by_nobody_else(
     nothing_is_refused(&mesh);
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_grpc_library_with_certificates_calls_each_subset_the_way_that_its_servers_have() {
+    let mesh = Mesh::start().await;
+    let port = free_port();
+    let server = format!("v1={port}");
+    let peer = GrpcPeer::start_with_certificates(&mesh, "reviews", &[server.as_str()]).await;
+    let Some(mut secure) = peer else { return };
+    let Some(plain) = GrpcPeer::start(&mesh, "stranger", &["v2"]).await else {
+        return;
+    };
+    let plain = plain.servers["v2"];
+    mesh.apply(&format!(
+        "apiVersion: networking.istio.io/v1\nkind: ServiceEntry\nmetadata: {{name: reviews}}\nspec:\n  \
+         hosts: [reviews.default.svc.cluster.local]\n  location: MESH_INTERNAL\n  resolution: STATIC\n  \
+         ports: [{{number: 9080, name: grpc, protocol: GRPC}}]\n  endpoints:\n  \
+         - {{address: 127.0.0.1, ports: {{grpc: {port}}}, labels: {{version: v1}}, serviceAccount: reviews}}\n  \
+         - {{address: 127.0.0.1, ports: {{grpc: {plain}}}, labels: {{version: v2}}}}\n---\n\
+         apiVersion: networking.istio.io/v1\nkind: DestinationRule\nmetadata: {{name: reviews}}\nspec:\n  \
+         host: reviews\n  subsets: [{{name: v1, labels: {{version: v1}}}}, {{name: v2, labels: {{version: v2}}}}]\n"
+    ));
+    mesh.apply(&split(50, 50));
+    eventually("both subsets answer", async || {
+        let ask = json!({ "target": TARGET, "count": 40, "timeout_s": 5 });
+        let seen = secure.call(ask).await;
+        (seen.errors.is_empty() && seen.names.len() == 2)
+            .then_some(())
+            .ok_or_else(|| format!("{seen:?}"))
+    })
+    .await;
+    nothing_is_refused(&mesh);
+}
+
 /// One that was free a moment ago: gRPC asks for its listener by the port, before it binds it.
 fn free_port() -> u16 {
     let socket = std::net::TcpListener::bind("127.0.0.1:0").unwrap();

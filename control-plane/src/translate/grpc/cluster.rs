@@ -21,37 +21,58 @@ use outrigger_proto::envoy::{
 use prost::Message as _;
 use prost_types::{Struct, value};
 
-use super::{Adapt, Credentials, PROVIDER};
+use super::PROVIDER;
 use crate::{
-    snapshot::{Adapted, ResourceBytes, ResourceType},
+    snapshot::{Adapted, Dialected, ResourceBytes, ResourceType},
     translate::{
         any::{OUTRIGGER, any},
         tls::NOBODY,
     },
 };
 
-/// By [`Credentials`].
-pub(super) const ADAPT: [Adapt; 2] = [
-    |resource| adapt(resource, Credentials::None),
-    |resource| adapt(resource, Credentials::Provider),
-];
+/// For a library without certificates.
+pub(super) const WITHOUT_CERTIFICATES: Dialected = Dialected {
+    slot: 0,
+    adapt: |resource| adapt(resource, Way::Plain),
+};
+/// For one that has some.
+pub(super) const WITH_CERTIFICATES: Dialected = Dialected {
+    slot: 1,
+    adapt: |resource| adapt(resource, Way::Auto),
+};
+/// For one that has some, of a cluster whose endpoints have no mTLS.
+pub(super) const OF_PLAIN_ENDPOINTS: Dialected = Dialected {
+    slot: 2,
+    adapt: |resource| adapt(resource, Way::AutoPlain),
+};
+
+/// How a library calls.
+#[derive(Clone, Copy)]
+enum Way {
+    /// In plain text, always.
+    Plain,
+    /// As the cluster says.
+    Auto,
+    /// As the cluster says, in plain text if it leaves that open.
+    AutoPlain,
+}
 
 /// gRPC's and Envoy's; a larger ring is refused.
 const MAX_RING_SIZE: u64 = 8_388_608;
 const UPSTREAM_TLS: &str = "envoy.extensions.transport_sockets.tls.v3.UpstreamTlsContext";
 
-fn adapt(resource: &ResourceBytes, credentials: Credentials) -> Adapted {
+fn adapt(resource: &ResourceBytes, way: Way) -> Adapted {
     // Our own bytes.
     let Ok(cluster) = Cluster::decode(resource.any.value.as_slice()) else {
         return Adapted::default();
     };
     let mut notes = Vec::new();
-    let transport_socket = match socket(&cluster, credentials) {
+    let transport_socket = match socket(&cluster, way) {
         Ok(socket) => socket,
         Err(why) => {
             return Adapted {
-                resource: None,
                 notes: positioned(&cluster, vec![why]),
+                ..Adapted::default()
             };
         }
     };
@@ -85,11 +106,12 @@ fn adapt(resource: &ResourceBytes, credentials: Credentials) -> Adapted {
             &adapted,
         )),
         notes,
+        plain: false,
     }
 }
 
 /// One way for all endpoints; gRPC does not choose by endpoint. An error is why it cannot call them at all.
-fn socket(cluster: &Cluster, credentials: Credentials) -> Result<Option<TransportSocket>, String> {
+fn socket(cluster: &Cluster, way: Way) -> Result<Option<TransportSocket>, String> {
     if cluster.transport_socket.is_some() {
         return Err("withheld: its servers are outside of the mesh and want TLS, for which a gRPC client has \
             no certificates; call it by its own name, or through a sidecar"
@@ -104,14 +126,15 @@ fn socket(cluster: &Cluster, credentials: Credentials) -> Result<Option<Transpor
     // Without a plain alternative a person wrote ISTIO_MUTUAL.
     let always = matches.len() == 1;
     let nobody = names.iter().all(|name| name.contains(NOBODY));
-    match credentials {
-        Credentials::None if always => Err(
+    match way {
+        Way::Plain if always => Err(
             "withheld: tls.mode is ISTIO_MUTUAL, and this client has no certificate provider"
                 .to_owned(),
         ),
-        Credentials::None => Ok(None),
-        Credentials::Provider if nobody && !always => Ok(None),
-        Credentials::Provider => Ok(context.as_ref().map(provided)),
+        Way::Plain => Ok(None),
+        Way::AutoPlain if !always => Ok(None),
+        Way::Auto if nobody && !always => Ok(None),
+        Way::Auto | Way::AutoPlain => Ok(context.as_ref().map(provided)),
     }
 }
 

@@ -5,14 +5,19 @@
 use outrigger_proto::envoy::config::endpoint::v3::{ClusterLoadAssignment, LbEndpoint};
 use prost::Message as _;
 
-use super::{Adapt, Credentials};
-use crate::snapshot::{Adapted, ResourceBytes, ResourceType};
+use super::Credentials;
+use crate::snapshot::{Adapted, Dialected, ResourceBytes, ResourceType};
 
-/// By [`Credentials`].
-pub(super) const ADAPT: [Adapt; 2] = [
-    |resource| adapt(resource, Credentials::None),
-    |resource| adapt(resource, Credentials::Provider),
-];
+/// For a library without certificates.
+pub(super) const WITHOUT_CERTIFICATES: Dialected = Dialected {
+    slot: 0,
+    adapt: |resource| adapt(resource, Credentials::None),
+};
+/// For one that has some.
+pub(super) const WITH_CERTIFICATES: Dialected = Dialected {
+    slot: 1,
+    adapt: |resource| adapt(resource, Credentials::Provider),
+};
 
 fn adapt(resource: &ResourceBytes, credentials: Credentials) -> Adapted {
     // Our own bytes.
@@ -37,11 +42,11 @@ fn adapt(resource: &ResourceBytes, credentials: Credentials) -> Adapted {
             }
             false
         }
-        // As the cluster says: one way for all.
+        // One way for all; the cluster follows.
         Credentials::Provider if secure > 0 => {
             if plain > 0 {
                 notes.push(format!(
-                    "{plain} endpoints are left out: they have no mTLS, and a gRPC client calls all of a service alike"
+                    "{plain} endpoints are left out: they have no mTLS, and a gRPC client calls all of a cluster alike"
                 ));
             }
             true
@@ -76,6 +81,7 @@ fn adapt(resource: &ResourceBytes, credentials: Credentials) -> Adapted {
             &assignment,
         )),
         notes,
+        plain: plain > 0 && !keep_secure,
     }
 }
 

@@ -1,6 +1,7 @@
 //! Clusters: subsets and TLS.
 
 use super::*;
+use crate::translate::Dialect;
 
 #[test]
 fn endpoints_say_whether_they_have_mtls() {
@@ -95,4 +96,20 @@ spec:
     assert_eq!(own["subset"], "v2");
     assert_eq!(own["document"], "DestinationRule default/reviews");
     assert_eq!(own["position"], "rule.yaml:10:11");
+}
+
+#[test]
+fn an_envoy_on_demand_asks_for_clusters_too_and_our_sidecar_does_that_by_itself() {
+    for (dialect, asks) in [(Dialect::Envoy, true), (Dialect::Outrigger, false)] {
+        let node = NodeInfo {
+            dialect,
+            on_demand: true,
+            ..node()
+        };
+        let listener = Given::default().seen_by(&node).json(Listener, "http_proxy");
+        let manager = &listener["filterChains"][0]["filters"][0]["typedConfig"];
+        let filter = &manager["httpFilters"][0];
+        assert_eq!(filter["name"], "envoy.filters.http.on_demand");
+        assert_eq!(filter["typedConfig"].get("odcds").is_some(), asks);
+    }
 }

@@ -262,6 +262,31 @@ fn who_has_certificates_calls_the_services_identities_only() {
 }
 
 #[test]
+fn a_subset_without_mtls_is_called_in_plain_text_and_the_others_are_not() {
+    let rule = "apiVersion: networking.istio.io/v1\nkind: DestinationRule\nmetadata: {name: reviews}\nspec:\n  \
+        host: reviews\n  subsets: [{name: v1, labels: {version: v1}}, {name: v3, labels: {version: v3}}]\n";
+    let given = plain()
+        .instance("reviews", 9080, "v3", "10.0.0.3:15006")
+        .policy("f.yaml", rule);
+    let library = library(Credentials::Provider);
+    let subset = |name: &str| REVIEWS.replace("||", &format!("|{name}|"));
+    let socket =
+        |seen: &Seen, name: &str| seen.json(Cluster, name).get("transportSocket").is_some();
+    let seen = given.seen_by(&library);
+    assert_eq!(seen.endpoints(&subset("v1")), ["10.0.0.1:9080"]);
+    assert!(!socket(&seen, &subset("v1")));
+    assert_eq!(seen.endpoints(&subset("v3")), ["10.0.0.3:15006"]);
+    assert!(socket(&seen, &subset("v3")));
+    assert!(socket(&seen, REVIEWS), "a mixed one keeps those with mTLS");
+    assert!(notes(&seen, Endpoint, REVIEWS).contains("2 endpoints are left out"));
+
+    let given = given.instance("reviews", 9080, "v1", "10.0.0.4:15006");
+    let seen = given.seen_by(&library);
+    assert_eq!(seen.endpoints(&subset("v1")), ["10.0.0.4:15006"]);
+    assert!(socket(&seen, &subset("v1")));
+}
+
+#[test]
 fn a_cluster_that_would_be_refused_is_withheld_and_the_reason_shown() {
     for (tls, reason) in [
         ("ISTIO_MUTUAL", "no certificate provider"),

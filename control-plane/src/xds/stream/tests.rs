@@ -2,10 +2,12 @@ mod property;
 
 use std::time::Duration;
 
+use outrigger_proto::envoy::service::discovery::v3::DiscoveryRequest;
+
 use super::{
     super::{
-        subscription::Verdict,
-        testing::{Conversation, brief, reconnect, subscribe},
+        subscription::{Answer, Verdict},
+        testing::{Conversation, brief, list, reconnect, subscribe},
     },
     Protocol, Refusal,
 };
@@ -285,4 +287,111 @@ fn a_stream_that_missed_changes_is_brought_to_the_latest() {
         });
     }
     assert_eq!(brief(&it.wait(Duration::ZERO)), ["CDS +c2 +c3", "EDS +old"]);
+}
+
+/// A first request on another stream: what it holds is said by its version.
+fn back(kind: ResourceType, names: &[&str], answer: &Answer) -> DiscoveryRequest {
+    DiscoveryRequest {
+        response_nonce: String::new(),
+        ..list(kind, names, Some(answer))
+    }
+}
+
+/// A client of the state of the world that has `old` and routes to it, and its answers.
+fn settled_in_full() -> (Conversation, [Answer; 3]) {
+    let mut it = Conversation::open(
+        Protocol::Sotw,
+        &[
+            (Cluster, "old", "1"),
+            (Endpoint, "old", "1"),
+            (Listener, "l", "1"),
+            (Route, "r", "to old"),
+        ],
+    );
+    let all: [(ResourceType, &[&str]); 4] = [
+        (Cluster, &[]),
+        (Endpoint, &["old"]),
+        (Listener, &[]),
+        (Route, &["r"]),
+    ];
+    let [clusters, _, listeners, routes] = all.map(|(kind, names)| {
+        let mut answers = it.list(kind, names, None);
+        let answer = answers.remove(0);
+        it.list(kind, names, Some(&answer));
+        answer
+    });
+    (it, [clusters, listeners, routes])
+}
+
+fn swap(mesh: &mut super::super::testing::Mesh) {
+    mesh.set(Cluster, "new", "1");
+    mesh.set(Endpoint, "new", "1");
+    mesh.set(Route, "r", "to new");
+    mesh.remove(Cluster, "old");
+    mesh.remove(Endpoint, "old");
+    mesh.remove(Listener, "l");
+}
+
+#[test]
+fn a_client_that_was_away_in_a_swap_keeps_what_it_had_until_its_routes_are_new() {
+    let (mut it, [clusters, listeners, routes]) = settled_in_full();
+    it.skip(swap);
+    it.connect(Protocol::Sotw);
+    let make = it.sotw(&back(Cluster, &[], &clusters));
+    assert_eq!(brief(&make), ["CDS +new +old"]);
+    assert_eq!(brief(&it.list(Endpoint, &["old"], None)), NOTHING);
+    assert_eq!(brief(&it.sotw(&back(Listener, &[], &listeners))), NOTHING);
+    assert_eq!(brief(&it.sotw(&back(Route, &["r"], &routes))), NOTHING);
+
+    // Lost again: it holds both now.
+    it.connect(Protocol::Sotw);
+    let make = it.sotw(&back(Cluster, &[], &make[0]));
+    assert_eq!(brief(&make), ["CDS +new +old"]);
+    let endpoints = it.list(Endpoint, &["new", "old"], None);
+    assert_eq!(brief(&endpoints), ["EDS +new"]);
+    it.sotw(&back(Listener, &[], &listeners));
+    it.sotw(&back(Route, &["r"], &routes));
+    assert_eq!(
+        brief(&it.list(Endpoint, &["new", "old"], Some(&endpoints[0]))),
+        NOTHING
+    );
+    let switch = it.list(Cluster, &[], Some(&make[0]));
+    assert_eq!(brief(&switch), ["LDS +l", "RDS +r"]);
+    it.list(Listener, &[], Some(&switch[0]));
+    let broken = it.list(Route, &["r"], Some(&switch[1]));
+    assert_eq!(brief(&broken), ["LDS", "CDS +new"]);
+}
+
+#[test]
+fn a_client_that_asks_for_clusters_by_name_keeps_what_it_had_and_asks_for() {
+    let mut it = Conversation::open(
+        Protocol::Sotw,
+        &[
+            (Cluster, "old", "1"),
+            (Cluster, "other", "1"),
+            (Route, "r", "to old"),
+        ],
+    );
+    let clusters = it.list(Cluster, &["old", "other"], None);
+    it.list(Cluster, &["old", "other"], Some(&clusters[0]));
+    it.skip(|mesh| {
+        mesh.remove(Cluster, "old");
+        mesh.remove(Cluster, "other");
+    });
+    it.connect(Protocol::Sotw);
+    let make = it.sotw(&back(Cluster, &["old"], &clusters[0]));
+    assert_eq!(brief(&make), ["CDS +old"], "the other one it has dropped");
+    assert_eq!(brief(&it.list(Cluster, &["old"], Some(&make[0]))), ["CDS"]);
+}
+
+#[test]
+fn a_client_with_a_version_that_nobody_knows_is_sent_what_there_is() {
+    let (mut it, [clusters, ..]) = settled_in_full();
+    it.skip(swap);
+    it.connect(Protocol::Sotw);
+    let unknown = Answer {
+        version: "unknown".to_owned(),
+        ..clusters
+    };
+    assert_eq!(brief(&it.sotw(&back(Cluster, &[], &unknown))), ["CDS +new"]);
 }

@@ -23,7 +23,8 @@ const READ: &[(&str, &[&str])] = &[
     // Shared
     ("envoy.config.core.v3.Address", &["socket_address", "pipe", "envoy_internal_address"]),
     ("envoy.config.core.v3.SocketAddress", &["protocol", "address", "port_value", "named_port"]),
-    ("envoy.config.core.v3.ConfigSource", &["api_config_source", "ads", "self", "path_config_source", "resource_api_version"]),
+    ("envoy.config.core.v3.ConfigSource", &["api_config_source", "ads", "self", "path_config_source", "resource_api_version",
+        "initial_fetch_timeout"]),
     ("envoy.config.core.v3.SelfConfigSource", &["transport_api_version"]),
     ("envoy.config.core.v3.AggregatedConfigSource", &[]),
     // Metadata means something only to whom its keys are addressed.

@@ -573,8 +573,7 @@ fn a_listener_is_refused_by_the_name_of_the_field() {
     }
 }
 
-#[test]
-fn tls_that_is_not_mutual_is_refused() {
+fn with_tls(change: impl FnOnce(&mut tls_proto::DownstreamTlsContext)) -> lds::Listener {
     let mut message = inbound("virtualInbound");
     let Some(core::transport_socket::ConfigType::TypedConfig(any)) = message.filter_chains[0]
         .transport_socket
@@ -586,12 +585,60 @@ fn tls_that_is_not_mutual_is_refused() {
         panic!("no typed config")
     };
     let mut context = tls_proto::DownstreamTlsContext::decode(any.value.as_slice()).unwrap();
-    context.require_client_certificate = Some(false);
+    change(&mut context);
     any.value = context.encode_to_vec();
+    message
+}
+
+#[test]
+fn tls_that_is_not_mutual_is_refused() {
+    let message = with_tls(|context| context.require_client_certificate = Some(false));
     let found = refusal(listener_of(&message));
     assert!(found.starts_with(
         "filter_chains[0].transport_socket.typed_config.require_client_certificate: must be true"
     ), "{found}");
+}
+
+#[test]
+fn how_long_a_secret_may_take_is_taken_because_nobody_waits_for_one() {
+    let waiting = |time| {
+        with_tls(|context| {
+            let common = context.common_tls_context.as_mut().unwrap();
+            let secret = &mut common.tls_certificate_sds_secret_configs[0];
+            secret.sds_config.as_mut().unwrap().initial_fetch_timeout = Some(time);
+        })
+    };
+    assert!(listener_of(&waiting(seconds(1))).is_ok());
+    let found = refusal(listener_of(&waiting(seconds(-1))));
+    assert!(
+        found
+            .contains("tls_certificate_sds_secret_configs[0].sds_config.initial_fetch_timeout: -1"),
+        "{found}"
+    );
+}
+
+#[test]
+fn how_long_endpoints_and_routes_may_take_is_refused() {
+    let mut message = cluster(CLUSTER);
+    let eds = message.eds_cluster_config.as_mut().unwrap();
+    eds.eds_config.as_mut().unwrap().initial_fetch_timeout = Some(seconds(1));
+    assert_eq!(
+        refusal(cluster_of(&message)),
+        "eds_cluster_config.eds_config.initial_fetch_timeout: not supported yet"
+    );
+    let message = with_manager(|manager| {
+        let Some(hcm::http_connection_manager::RouteSpecifier::Rds(rds)) =
+            manager.route_specifier.as_mut()
+        else {
+            panic!("no RDS")
+        };
+        rds.config_source.as_mut().unwrap().initial_fetch_timeout = Some(seconds(1));
+    });
+    let found = refusal(listener_of(&message));
+    assert!(
+        found.ends_with("rds.config_source.initial_fetch_timeout: not supported yet"),
+        "{found}"
+    );
 }
 
 fn one_route(change: impl FnOnce(&mut rds::Route)) -> rds::RouteConfiguration {

@@ -16,7 +16,8 @@ use prost_types::Any;
 use rustls_pki_types::{CertificateDer, pem::PemObject as _};
 
 use super::{
-    Converted, FieldError, must_be_ads, outside_tls, refuse, route::inline, unpack, unsupported,
+    Converted, FieldError, must_be_ads_unawaited, outside_tls, refuse, route::inline, unpack,
+    unsupported,
 };
 
 /// SDS name of our own certificate.
@@ -221,7 +222,8 @@ fn must_name(path: &str, found: &SdsSecretConfig, name: &str) -> Converted<()> {
             format!("{:?}; only {name:?} is supported", found.name),
         );
     }
-    must_be_ads(&format!("{path}.sds_config"), found.sds_config.as_ref())
+    // Our certificate is there before the first listener is, and the bundle from the start: nobody waits for either.
+    must_be_ads_unawaited(&format!("{path}.sds_config"), found.sds_config.as_ref())
 }
 
 fn subject_alt_names(from: &CertificateValidationContext) -> Converted<Vec<String>> {

@@ -36,6 +36,8 @@ struct Model {
     under_way: VecDeque<Answer>,
     /// The last answer of each type that it read.
     read: BTreeMap<ResourceType, Answer>,
+    /// The last one that it did not refuse, on any stream.
+    taken: BTreeMap<ResourceType, Answer>,
 }
 
 impl Model {
@@ -50,6 +52,7 @@ impl Model {
             routes: BTreeSet::new(),
             under_way: VecDeque::new(),
             read: BTreeMap::new(),
+            taken: BTreeMap::new(),
         };
         model.connect();
         model
@@ -72,7 +75,10 @@ impl Model {
                         ..DeltaDiscoveryRequest::default()
                     })
                 }
-                Protocol::Sotw => self.talk.sotw(&list(kind, &[], None)),
+                Protocol::Sotw => self.talk.sotw(&DiscoveryRequest {
+                    response_nonce: String::new(),
+                    ..list(kind, &[], self.taken.get(&kind))
+                }),
             };
             self.under_way.extend(answers);
         }
@@ -155,6 +161,9 @@ impl Model {
                 })
             }
         };
+        if !refused {
+            self.taken.insert(kind, answer.clone());
+        }
         self.read.insert(kind, answer);
         self.under_way.extend(answers);
         self.ask();
