@@ -222,7 +222,7 @@ async fn a_join_token_gives_the_first_certificate_and_that_one_the_next() {
     assert!(renewals.has_changed().unwrap());
     renewals.mark_unchanged();
     // Without a token: only the certificate can speak for us.
-    issuer.take(issuer.issue(&Key::generate().unwrap(), None).await.unwrap());
+    issuer.again(&Key::generate().unwrap()).await.unwrap();
     let second = shared.identity.load_full().unwrap();
     assert_eq!(second.generation, 2);
     assert!(renewals.has_changed().unwrap());
