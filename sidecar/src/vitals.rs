@@ -189,7 +189,18 @@ impl Metrics {
             register(registry, counter.clone());
             counter
         };
+        let renewals = counter(
+            registry,
+            "outrigger_certificate_requests_total",
+            "Certificates asked for, by result.",
+            &["result"],
+        );
+        // Shown before the first one.
+        for result in ["done", "failed"] {
+            renewals.with_label_values(&[result]);
+        }
         Self {
+            renewals,
             connected: gauge(
                 xds,
                 "outrigger_xds_connected",
@@ -223,12 +234,6 @@ impl Metrics {
                 registry,
                 "outrigger_certificate_not_after_seconds",
                 "End of our certificate, seconds since the Unix epoch.",
-            ),
-            renewals: counter(
-                registry,
-                "outrigger_certificate_requests_total",
-                "Certificates asked for, by result.",
-                &["result"],
             ),
             registered: gauge(
                 registry,

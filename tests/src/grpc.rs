@@ -17,8 +17,8 @@ pub struct GrpcPeer {
     process: Process,
     /// Ports of the servers by name.
     pub servers: BTreeMap<String, u16>,
-    _dir: TempDir,
-    _identity: WorkloadIdentity,
+    /// Files that it reads.
+    _files: Option<(TempDir, WorkloadIdentity)>,
 }
 
 /// What came of some calls.
@@ -60,7 +60,7 @@ impl GrpcPeer {
         servers: &[&str],
         certificates: bool,
     ) -> Option<Self> {
-        let python = python()?;
+        python()?;
         let dir = tempfile::tempdir().expect("a directory");
         let identity = WorkloadIdentity::join(mesh, service).await;
         let bootstrap = dir.path().join("bootstrap.json");
@@ -69,24 +69,55 @@ impl GrpcPeer {
             bootstrap_of(mesh, service, &identity, certificates).to_string(),
         )
         .expect("written");
-        let script = workspace().join("tests/tools/grpc_peer.py");
-        let mut args = vec![script.display().to_string()];
+        let mut peer = Self::start_from(&bootstrap, servers).await?;
+        peer._files = Some((dir, identity));
+        Some(peer)
+    }
+
+    /// Starts servers and a client with nothing but this bootstrap file.
+    ///
+    /// # Panics
+    /// When it does not start, or is missing in CI.
+    pub async fn start_from(bootstrap: &Path, servers: &[&str]) -> Option<Self> {
+        let [python, script] = Self::command()?;
+        let mut args = vec![script];
         args.extend(servers.iter().map(|name| (*name).to_owned()));
         let file = bootstrap.display().to_string();
-        let mut process = Process::spawn_tool(
+        let process = Process::spawn_tool(
             "grpc_peer",
-            &python,
+            Path::new(&python),
             &args,
             &[("GRPC_XDS_BOOTSTRAP", file.as_str())],
         );
+        Some(Self::of(process).await)
+    }
+
+    /// The program and its script, for somebody else to start. None, with a loud remark, if there is no grpcio.
+    ///
+    /// # Panics
+    /// When it is missing in CI.
+    pub fn command() -> Option<[String; 2]> {
+        let script = workspace().join("tests/tools/grpc_peer.py");
+        Some([python()?, script].map(|path| path.display().to_string()))
+    }
+
+    /// One that was started so; waits until it is ready.
+    ///
+    /// # Panics
+    /// When it is not.
+    pub async fn of(mut process: Process) -> Self {
         let line = process.line().await;
         let ready = line.strip_prefix("ready ").expect("it is ready");
-        Some(Self {
+        Self {
             process,
             servers: serde_json::from_str(ready).expect("ports by name"),
-            _dir: dir,
-            _identity: identity,
-        })
+            _files: None,
+        }
+    }
+
+    /// The process.
+    pub fn process(&mut self) -> &mut Process {
+        &mut self.process
     }
 
     /// Makes calls: `{"target": "xds:///reviews:9080", "count": 10, …}`, see the script.

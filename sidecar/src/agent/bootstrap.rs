@@ -82,9 +82,17 @@ fn node(config: &AgentConfig, place: &Place<'_>) -> Value {
     }
     let port = app.map_or(place.admin.port(), |app| app.address.port());
     let ip = place.ip;
-    let mut node = json!({
+    // grpc-js wants to be told of a place, be it nowhere.
+    let [region, zone, sub_zone] = &workload.locality;
+    let locality: Map<String, Value> = [("region", region), ("zone", zone), ("sub_zone", sub_zone)]
+        .into_iter()
+        .filter(|(_, name)| !name.is_empty())
+        .map(|(key, name)| (key.to_owned(), name.as_str().into()))
+        .collect();
+    json!({
         "id": format!("grpc~{ip}~{service}-{port}.{namespace}~{namespace}.svc.{domain}"),
         "cluster": format!("{service}.{namespace}"),
+        "locality": locality,
         "metadata": {
             "GENERATOR": "grpc",
             "NAMESPACE": namespace,
@@ -94,12 +102,7 @@ fn node(config: &AgentConfig, place: &Place<'_>) -> Value {
             "LABELS": workload.labels,
             "OUTRIGGER": own,
         },
-    });
-    let [region, zone, sub_zone] = &workload.locality;
-    if !region.is_empty() {
-        node["locality"] = json!({ "region": region, "zone": zone, "sub_zone": sub_zone });
-    }
-    node
+    })
 }
 
 /// Whole seconds. A certificate is renewed at half of its life, so that the new one is read many times before the old
