@@ -15,6 +15,7 @@ pub struct AgentBuilder<'a> {
     args: Vec<String>,
     dir: Arc<TempDir>,
     token: bool,
+    plain: bool,
 }
 
 /// A running agent.
@@ -38,6 +39,7 @@ impl<'a> AgentBuilder<'a> {
             args: Vec::new(),
             dir: Arc::new(tempfile::tempdir().expect("a directory")),
             token: true,
+            plain: false,
         }
     }
 
@@ -63,11 +65,24 @@ impl<'a> AgentBuilder<'a> {
         self
     }
 
+    /// Without certificates: by the control plane's port of plain text.
+    #[must_use]
+    pub fn plain(mut self) -> Self {
+        self.plain = true;
+        self.token = false;
+        self.flag("--mtls", "false")
+    }
+
     /// The command line; the token is in the environment.
     fn arguments(&self) -> Vec<String> {
         let mut args = vec!["agent".to_owned()];
         let mut flag = |flag: &str, value: &str| args.extend([flag.to_owned(), value.to_owned()]);
-        flag("--control-plane", &self.mesh.url());
+        let url = if self.plain {
+            format!("http://{}", self.mesh.plaintext())
+        } else {
+            self.mesh.url()
+        };
+        flag("--control-plane", &url);
         flag("--service", &self.service);
         flag(
             "--dir",

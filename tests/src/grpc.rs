@@ -9,7 +9,11 @@ use std::{
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use crate::{Mesh, Process, WorkloadIdentity, binary::workspace, tools::missing};
+use crate::{
+    Mesh, Process, WorkloadIdentity,
+    binary::workspace,
+    tools::{missing, tool},
+};
 
 /// A running pair.
 #[derive(Debug)]
@@ -89,6 +93,24 @@ impl GrpcPeer {
             &args,
             &[("GRPC_XDS_BOOTSTRAP", file.as_str())],
         );
+        Some(Self::of(process).await)
+    }
+
+    /// The same in Node.js: `@grpc/grpc-js` with `@grpc/grpc-js-xds`.
+    ///
+    /// # Panics
+    /// When it does not start, or is missing in CI.
+    pub async fn start_node_from(bootstrap: &Path, servers: &[&str]) -> Option<Self> {
+        let mut args = vec![
+            workspace()
+                .join("tests/tools/node/grpc_peer.js")
+                .display()
+                .to_string(),
+        ];
+        args.extend(servers.iter().map(|name| (*name).to_owned()));
+        let file = bootstrap.display().to_string();
+        let environment = [("GRPC_XDS_BOOTSTRAP", file.as_str())];
+        let process = Process::spawn_tool("grpc_peer.js", &node()?, &args, &environment);
         Some(Self::of(process).await)
     }
 
@@ -196,6 +218,20 @@ fn python() -> Option<PathBuf> {
         missing("grpcio", "run .ci/setup once");
     }
     found
+}
+
+/// Of the virtual environment, or this machine's, if `.ci/setup` has installed what it needs.
+fn node() -> Option<PathBuf> {
+    let own = workspace().join("tests/.venv/bin/node");
+    let packages = workspace().join("tests/tools/node/node_modules/@grpc/grpc-js-xds");
+    if !packages.is_dir() {
+        missing("grpc-js", "run .ci/setup once");
+        return None;
+    }
+    if own.is_file() {
+        return Some(own);
+    }
+    tool("node", "run .ci/setup once")
 }
 
 /// A node as WIRE.md has it, reached over mTLS with certificates from files.
