@@ -163,6 +163,10 @@ struct ListenArgs {
         env = "OUTRIGGER_READINESS"
     )]
     readiness: SocketAddr,
+    /// xDS in plain text for a library that has no TLS towards its xDS server (Node.js), passed on with this workload's
+    /// certificate; loopback only. A fixed port lets the agent start again under a running application. Default: off.
+    #[arg(long, value_name = "ADDR", env = "OUTRIGGER_XDS_RELAY")]
+    xds_relay: Option<SocketAddr>,
 }
 
 #[derive(Args, Debug)]
@@ -248,6 +252,7 @@ fn config(args: AgentArgs) -> Result<AgentConfig, Failure> {
         admin: listen.admin,
         metrics: listen.metrics,
         readiness: listen.readiness,
+        xds_relay: listen.xds_relay,
         certificate_ttl: tuning.certificate_ttl,
         lease_ttl: tuning.lease_ttl,
         heartbeat_interval: tuning.heartbeat_interval,
@@ -332,6 +337,7 @@ mod tests {
             ("--certificate-ttl 25h", "--certificate-ttl"),
             ("--advertise-address 0.0.0.0", "--advertise-address 0.0.0.0"),
             ("--admin 0.0.0.0:0", "--admin"),
+            ("--xds-relay 0.0.0.0:0", "--xds-relay 0.0.0.0:0"),
         ] {
             let more = if more.starts_with("--admin") {
                 line("").replace("--admin 127.0.0.1:0", more)

@@ -12,6 +12,7 @@ mod check;
 mod command;
 pub(crate) mod files;
 mod pages;
+mod relay;
 #[cfg(test)]
 mod testing;
 
@@ -49,6 +50,7 @@ use command::Command;
 use files::CertificateFiles;
 pub use files::FilesError;
 use pages::AgentSite;
+use relay::Relay;
 
 /// Settings of one agent. Addresses with port 0 pick a free port; the ready line says which.
 #[derive(Clone, Debug)]
@@ -75,6 +77,9 @@ pub struct AgentConfig {
     pub metrics: SocketAddr,
     /// Readiness. Default `0.0.0.0:15021`.
     pub readiness: SocketAddr,
+    /// Takes xDS in plain text for a library that has no TLS towards its management server, and passes it on with our
+    /// certificate. Default off; loopback only.
+    pub xds_relay: Option<SocketAddr>,
     /// Lifetime asked for certificates. Default 1 h, at most 24 h.
     pub certificate_ttl: Duration,
     /// Lease of the registration. Default 30 s.
@@ -190,7 +195,10 @@ struct Parts {
 }
 
 /// All bound before anything else, so that the numbers we tell are real.
-struct Sockets([(TcpListener, Port); 3]);
+struct Sockets {
+    sites: [(TcpListener, Port); 3],
+    relay: Option<TcpListener>,
+}
 
 impl Sockets {
     fn bind(config: &AgentConfig) -> Result<Self, RunError> {
@@ -206,11 +214,15 @@ impl Sockets {
                     source,
                 })
         };
-        Ok(Self([
-            (bind("admin", config.admin)?, Port::Admin),
-            (bind("metrics", config.metrics)?, Port::Metrics),
-            (bind("readiness", config.readiness)?, Port::Readiness),
-        ]))
+        let relay = config.xds_relay;
+        Ok(Self {
+            sites: [
+                (bind("admin", config.admin)?, Port::Admin),
+                (bind("metrics", config.metrics)?, Port::Metrics),
+                (bind("readiness", config.readiness)?, Port::Readiness),
+            ],
+            relay: relay.map(|at| bind("xds-relay", at)).transpose()?,
+        })
     }
 }
 
@@ -225,6 +237,18 @@ async fn supervise(parts: Parts, sockets: Sockets) -> Result<u8, AgentError> {
     let registry = Registry::new();
     let has_app = config.app.is_some();
     let vitals = Arc::new(Vitals::without_xds(&registry, has_app, control.is_tls()));
+    let relay = sockets
+        .relay
+        .map(|listener| {
+            let relay = Arc::new(Relay::new(Arc::clone(&control), &registry));
+            Ok((
+                listener.local_addr()?,
+                tokio::net::TcpListener::from_std(listener)?,
+                relay,
+            ))
+        })
+        .transpose()
+        .map_err(RunError::Start)?;
     let site = Arc::new(AgentSite {
         shared: Arc::clone(&shared),
         vitals: Arc::clone(&vitals),
@@ -234,7 +258,11 @@ async fn supervise(parts: Parts, sockets: Sockets) -> Result<u8, AgentError> {
     });
     let mut tasks = JoinSet::new();
     let mut addresses = Vec::new();
-    for (listener, port) in sockets.0 {
+    let relayed = relay.as_ref().map(|(address, ..)| *address);
+    if let Some((_, listener, relay)) = relay {
+        tasks.spawn(relay.serve(listener));
+    }
+    for (listener, port) in sockets.sites {
         addresses.push(listener.local_addr().map_err(RunError::Start)?);
         let listener = tokio::net::TcpListener::from_std(listener).map_err(RunError::Start)?;
         tasks.spawn(admin::serve(listener, port, Arc::clone(&site)));
@@ -247,6 +275,7 @@ async fn supervise(parts: Parts, sockets: Sockets) -> Result<u8, AgentError> {
         files,
         vitals,
         addresses,
+        relayed,
         tasks,
         command: None,
         leave: None,
@@ -281,6 +310,8 @@ struct Agent {
     vitals: Arc<Vitals>,
     /// Admin, metrics, readiness.
     addresses: Vec<SocketAddr>,
+    /// Where the relay listens.
+    relayed: Option<SocketAddr>,
     /// Ended with the agent.
     tasks: JoinSet<()>,
     command: Option<Command>,
@@ -296,9 +327,11 @@ impl Agent {
             self.get_identity().await?;
         }
         let ip = self.advertised_ip().await?;
-        let server = self.control.target();
+        let target = self.control.target();
+        let relayed = self.relayed.map(|address| address.to_string());
         let place = Place {
-            server: &server,
+            server: relayed.as_deref().unwrap_or(&target),
+            is_plain: self.relayed.is_some() || !is_tls,
             ip,
             admin: self.address(0),
         };
@@ -377,6 +410,7 @@ impl Agent {
             "admin": admin,
             "metrics": metrics,
             "readiness": readiness,
+            "xds_relay": self.relayed.map(|address| address.to_string()),
         });
         let mut stdout = io::stdout().lock();
         writeln!(stdout, "ready {line}")?;

@@ -25,13 +25,15 @@ const SERVER_LISTENER: &str = "xds.istio.io/grpc/lds/inbound/%s";
 pub(super) struct Place<'a> {
     /// `host:port` of the management server.
     pub(super) server: &'a str,
+    /// It takes plain text.
+    pub(super) is_plain: bool,
     /// Others reach the application there.
     pub(super) ip: IpAddr,
     /// Of a process without an application: what tells it apart from others of its service.
     pub(super) admin: SocketAddr,
 }
 
-/// Without `files` all is plain text.
+/// Without `files` there are no certificates at all.
 pub(super) fn bootstrap(
     config: &AgentConfig,
     place: &Place<'_>,
@@ -45,7 +47,8 @@ pub(super) fn bootstrap(
             "refresh_interval": format!("{}s", refresh(config.certificate_ttl)),
         })
     });
-    let credentials = watcher.as_ref().map_or_else(
+    let to_server = watcher.as_ref().filter(|_| !place.is_plain);
+    let credentials = to_server.map_or_else(
         || json!({ "type": "insecure" }),
         |watcher| json!({ "type": "tls", "config": watcher }),
     );
@@ -119,6 +122,7 @@ mod tests {
     fn place() -> Place<'static> {
         Place {
             server: "mesh.example.org:15012",
+            is_plain: false,
             ip: IpAddr::from([10, 0, 0, 7]),
             admin: "127.0.0.1:15000".parse().unwrap(),
         }
@@ -170,13 +174,34 @@ mod tests {
     }
 
     #[test]
+    fn by_a_relay_configuration_is_plain_and_calls_are_not() {
+        let dir = tempfile::tempdir().unwrap();
+        let files = CertificateFiles::open(dir.path()).unwrap();
+        let place = Place {
+            server: "127.0.0.1:15013",
+            is_plain: true,
+            ..place()
+        };
+        let file = bootstrap(&config(), &place, Some(&files));
+        let server = &file["xds_servers"][0];
+        assert_eq!(server["server_uri"], "127.0.0.1:15013");
+        assert_eq!(server["channel_creds"], json!([{ "type": "insecure" }]));
+        let provider = &file["certificate_providers"]["default"];
+        assert_eq!(provider["plugin_name"], "file_watcher");
+    }
+
+    #[test]
     fn without_an_identity_nothing_is_named_that_is_not_there() {
         let plain = AgentConfig {
             mtls: false,
             app: None,
             ..config()
         };
-        let file = bootstrap(&plain, &place(), None);
+        let place = Place {
+            is_plain: true,
+            ..place()
+        };
+        let file = bootstrap(&plain, &place, None);
         assert_eq!(
             file["xds_servers"][0]["channel_creds"],
             json!([{ "type": "insecure" }])

@@ -1,6 +1,6 @@
 //! Settings that cannot be are refused before anything is opened, by the flag that sets them.
 
-use super::AgentConfig;
+use super::{AgentConfig, relay::may_listen};
 use crate::{
     RunError,
     run::check::{check_app, check_times, check_workload},
@@ -17,6 +17,12 @@ pub(super) fn check(config: &AgentConfig) -> Result<(), RunError> {
     if !config.admin.ip().is_loopback() {
         let expected = "must be a loopback address, e.g. 127.0.0.1";
         return bad("admin", config.admin.to_string(), expected);
+    }
+    if let Some(relay) = config.xds_relay
+        && !may_listen(&relay)
+    {
+        let expected = "must be a loopback address, e.g. 127.0.0.1:15013";
+        return bad("xds-relay", relay.to_string(), expected);
     }
     if config.mtls && config.control_plane.starts_with("http://") {
         let expected =

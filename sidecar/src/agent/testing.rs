@@ -27,6 +27,7 @@ pub(super) fn config() -> AgentConfig {
         admin: free,
         metrics: free,
         readiness: free,
+        xds_relay: None,
         certificate_ttl: sidecar.certificate_ttl,
         lease_ttl: sidecar.lease_ttl,
         heartbeat_interval: sidecar.heartbeat_interval,

@@ -113,6 +113,46 @@ async fn grpc_for_node_outlives_whatever_documents_may_say() {
     assert!(peer.process().ended().is_none());
 }
 
+/// Its agent passes xDS on, so that it needs no port in plain text of the control plane.
+#[tokio::test(flavor = "multi_thread")]
+async fn grpc_for_node_is_a_member_over_mtls_by_its_agents_relay() {
+    let mesh = Mesh::start().await;
+    let port = free_port();
+    let relay = ("--xds-relay", "127.0.0.1:0");
+    let reviews = mesh.agent("reviews").app(port).flag(relay.0, relay.1);
+    let reviews = reviews.start().await;
+    let server = format!("v1={port}");
+    let peer = GrpcPeer::start_node_from(&reviews.bootstrap, &[server.as_str()]).await;
+    let Some(_server) = peer else { return };
+    mesh.has_healthy("reviews", 1).await;
+    let shopper = mesh.agent("shopper").flag(relay.0, relay.1).start().await;
+    let Some(mut node) = GrpcPeer::start_node_from(&shopper.bootstrap, &[]).await else {
+        return;
+    };
+    answered(&mut node, "v1").await;
+    // Whatever a library is written in.
+    let python = mesh.agent("frontend").start().await;
+    let Some(mut python) = GrpcPeer::start_from(&python.bootstrap, &[]).await else {
+        return;
+    };
+    answered(&mut python, "v1").await;
+    let direct = json!({ "target": format!("127.0.0.1:{port}"), "timeout_s": 2 });
+    let seen = python.call(direct).await;
+    assert!(seen.names.is_empty(), "plain text gets in: {seen:?}");
+    nothing_is_refused(&mesh);
+}
+
+async fn answered(peer: &mut GrpcPeer, name: &str) {
+    let ask = json!({ "target": TARGET, "count": 5, "timeout_s": 5 });
+    eventually("calls arrive over mTLS", async || {
+        let seen = peer.call(ask.clone()).await;
+        (seen.percent(name) == 100)
+            .then_some(())
+            .ok_or_else(|| format!("{seen:?}"))
+    })
+    .await;
+}
+
 /// The newest configuration has arrived, and the process is there to answer calls.
 async fn answers(mesh: &Mesh, peer: &mut GrpcPeer, what: &str) {
     mesh.synced().await;
