@@ -83,7 +83,7 @@ fn node(config: &AgentConfig, place: &Place<'_>) -> Value {
         own.insert("PORT".to_owned(), app.port.into());
         own.insert("PROTOCOL".to_owned(), app.protocol.as_str().into());
     }
-    let port = app.map_or(place.admin.port(), |app| app.address.port());
+    let port = app.map_or_else(|| place.admin.port(), |app| app.address.port());
     let ip = place.ip;
     // grpc-js wants to be told of a place, be it nowhere.
     let [region, zone, sub_zone] = &workload.locality;

@@ -117,7 +117,7 @@ pub(crate) fn checked(
             "it names {ids:?} instead of {spiffe_id:?}"
         )));
     }
-    let certified_key = CertifiedKey::new(chain.clone(), signer);
+    let certified_key = CertifiedKey::new(chain, signer);
     certified_key
         .keys_match()
         .map_err(|error| unusable(format!("it is for another key: {error}")))?;

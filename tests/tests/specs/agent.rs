@@ -49,7 +49,9 @@ async fn one_that_is_started_again_goes_on_without_a_new_token() {
     let again = again.start().await;
     eventually("it is renewed", async || {
         let renewed = again.metric("outrigger_certificate_requests_total").await;
-        (renewed >= 1.0).then_some(()).ok_or("not yet".to_owned())
+        (renewed >= 1.0)
+            .then_some(())
+            .ok_or_else(|| "not yet".to_owned())
     })
     .await;
 }
