@@ -3,7 +3,7 @@
 use clap::{Parser, Subcommand};
 
 use crate::{
-    analyze::AnalyzeArgs, apply::ApplyArgs, completions::CompletionsArgs,
+    agent::AgentArgs, analyze::AnalyzeArgs, apply::ApplyArgs, completions::CompletionsArgs,
     control_plane::ControlPlaneArgs, delete::DeleteArgs, demo::DemoArgs, explain::ExplainArgs,
     get::GetArgs, logging::LogArgs, sidecar::SidecarArgs, status::StatusArgs, token::TokenArgs,
     version::VersionArgs, why::WhyArgs,
@@ -31,6 +31,7 @@ pub(crate) enum Command {
     Demo(DemoArgs),
     ControlPlane(Box<ControlPlaneArgs>),
     Sidecar(Box<SidecarArgs>),
+    Agent(Box<AgentArgs>),
     Apply(ApplyArgs),
     Analyze(AnalyzeArgs),
     Explain(ExplainArgs),
@@ -50,7 +51,7 @@ impl Command {
     /// The log filter of a command that is not told one: servers say what changes, tools only what is odd.
     pub(crate) const fn default_log(&self) -> &'static str {
         match self {
-            Self::ControlPlane(_) | Self::Sidecar(_) => "info",
+            Self::ControlPlane(_) | Self::Sidecar(_) | Self::Agent(_) => "info",
             Self::Demo(_)
             | Self::Apply(_)
             | Self::Analyze(_)

@@ -1,4 +1,4 @@
-//! How a command ends when it does not do what it was asked: status 1, failed; status 2, misused.
+//! How a command ends when it does not do what it was asked: status 1, failed; status 2, misused; or as what it ran did.
 
 use std::{
     io::{self, Write as _},
@@ -13,6 +13,8 @@ pub(crate) enum Failure {
     Failed(anyhow::Error),
     /// Everything has been said already. Status 1.
     Reported,
+    /// A command that we ran for somebody else ended with this status, which becomes ours.
+    Command(u8),
 }
 
 impl Failure {
@@ -29,13 +31,14 @@ impl Failure {
             // `{:#}`: the whole chain of causes on one line.
             Self::Failed(error) if broken_pipe(error) => Ok(()),
             Self::Failed(error) => writeln!(stderr, "error: {error:#}"),
-            Self::Reported => Ok(()),
+            Self::Reported | Self::Command(_) => Ok(()),
         };
         // Nobody reads standard error: the status still tells.
         said.ok();
         match self {
             Self::Misused(_) => ExitCode::from(2),
             Self::Failed(_) | Self::Reported => ExitCode::FAILURE,
+            Self::Command(code) => ExitCode::from(*code),
         }
     }
 }

@@ -1,5 +1,6 @@
 //! `outrigger`: the one binary. Parses the command line, sets up logging, runs one command, says how it ended.
 
+mod agent;
 mod analyze;
 mod apply;
 mod args;
@@ -50,6 +51,7 @@ fn run(cli: Cli) -> Result<(), Failure> {
         Command::Demo(args) => demo::run(args),
         Command::ControlPlane(args) => control_plane::run(*args),
         Command::Sidecar(args) => sidecar::run(*args),
+        Command::Agent(args) => agent::run(*args),
         Command::Apply(args) => apply::run(&args),
         Command::Analyze(args) => analyze::run(&args),
         Command::Why(args) => why::run(&args),

@@ -230,7 +230,7 @@ pub(crate) fn run(args: SidecarArgs) -> Result<(), Failure> {
 }
 
 /// Whether the command line asks for what cannot be, or something went wrong that it cannot know.
-fn failure(error: RunError) -> Failure {
+pub(crate) fn failure(error: RunError) -> Failure {
     match error {
         RunError::Setting { .. }
         | RunError::ControlPlane(
@@ -258,12 +258,7 @@ fn config(args: SidecarArgs) -> Result<Config, Failure> {
             tuning.heartbeat_interval, tuning.lease_ttl
         )));
     }
-    let join_token = match (control.join_token, control.join_token_file) {
-        // A variable that is set to nothing is not set.
-        (Some(token), _) => Some(token).filter(|token| !token.trim().is_empty()),
-        (None, Some(path)) => Some(token(&path)?),
-        (None, None) => None,
-    };
+    let join_token = join_token(control.join_token, control.join_token_file)?;
     let bootstrap = control.bootstrap.map(|file| Bootstrap::read(&file));
     let bootstrap = bootstrap
         .transpose()
@@ -336,6 +331,19 @@ fn protocol(text: &str) -> Result<XdsProtocol, String> {
     }
 }
 
+/// As said, or from the file.
+pub(crate) fn join_token(
+    said: Option<String>,
+    file: Option<PathBuf>,
+) -> anyhow::Result<Option<String>> {
+    match (said, file) {
+        // A variable that is set to nothing is not set.
+        (Some(token), _) => Ok(Some(token).filter(|token| !token.trim().is_empty())),
+        (None, Some(path)) => token(&path).map(Some),
+        (None, None) => Ok(None),
+    }
+}
+
 fn token(path: &Path) -> anyhow::Result<String> {
     let token = fs::read_to_string(path)
         .with_context(|| format!("reading the join token file {}", path.display()))?;
@@ -349,7 +357,7 @@ fn token(path: &Path) -> anyhow::Result<String> {
     Ok(token.to_owned())
 }
 
-fn label(text: &str) -> Result<(String, String), String> {
+pub(crate) fn label(text: &str) -> Result<(String, String), String> {
     match text.split_once('=') {
         Some((name, value)) if !name.is_empty() => Ok((name.to_owned(), value.to_owned())),
         _ => Err(format!(

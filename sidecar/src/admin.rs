@@ -5,8 +5,8 @@
 
 mod clusters;
 mod dump;
-mod pages;
-mod stats;
+pub(crate) mod pages;
+pub(crate) mod stats;
 #[cfg(test)]
 mod tests;
 
@@ -26,6 +26,8 @@ use tokio::{
     net::TcpListener,
     sync::{Notify, Semaphore},
 };
+
+use pages::Entry;
 
 use crate::{
     shared::Shared, telemetry::Telemetry, vitals::Vitals, worker::Workers, xds::engine::Engine,
@@ -70,10 +72,21 @@ pub(crate) struct Site {
     pub(crate) started: std::time::Instant,
 }
 
-type Page = Response<Full<Bytes>>;
+pub(crate) type Page = Response<Full<Bytes>>;
+
+/// A site: what its pages show, and the list of them.
+pub(crate) trait Pages: Send + Sync + Sized + 'static {
+    fn pages() -> &'static [Entry<Self>];
+}
+
+impl Pages for Site {
+    fn pages() -> &'static [Entry<Self>] {
+        pages::PAGES
+    }
+}
 
 /// Serves for ever.
-pub(crate) async fn serve(listener: TcpListener, port: Port, site: Arc<Site>) {
+pub(crate) async fn serve<S: Pages>(listener: TcpListener, port: Port, site: Arc<S>) {
     let slots = Arc::new(Semaphore::new(MAX_CONNECTIONS));
     loop {
         let Ok(slot) = Arc::clone(&slots).acquire_owned().await else {
@@ -90,7 +103,7 @@ pub(crate) async fn serve(listener: TcpListener, port: Port, site: Arc<Site>) {
         let site = Arc::clone(&site);
         tokio::spawn(async move {
             let service = service_fn(|request: Request<Incoming>| {
-                let page = respond(port, &site, &request);
+                let page = respond(port, &*site, &request);
                 async move { Ok::<_, Infallible>(page) }
             });
             let served = hyper::server::conn::http1::Builder::new()
@@ -107,7 +120,7 @@ pub(crate) async fn serve(listener: TcpListener, port: Port, site: Arc<Site>) {
 }
 
 /// The page for a request; bodies are not read.
-pub(crate) fn respond<B>(port: Port, site: &Site, request: &Request<B>) -> Page {
+pub(crate) fn respond<S: Pages, B>(port: Port, site: &S, request: &Request<B>) -> Page {
     if port == Port::Admin && !is_local(request) {
         return text(
             StatusCode::FORBIDDEN,
@@ -115,7 +128,7 @@ pub(crate) fn respond<B>(port: Port, site: &Site, request: &Request<B>) -> Page 
         );
     }
     let (method, path) = (request.method(), request.uri().path());
-    let Some(page) = pages::find(port, path) else {
+    let Some(page) = pages::find(S::pages(), port, path) else {
         return text(StatusCode::NOT_FOUND, "no such page; see /help\n");
     };
     let is_allowed = if page.changes {
@@ -174,11 +187,11 @@ fn is_loopback_authority(authority: &str) -> bool {
         || host.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback())
 }
 
-fn text(status: StatusCode, body: impl Into<Bytes>) -> Page {
+pub(crate) fn text(status: StatusCode, body: impl Into<Bytes>) -> Page {
     page(status, "text/plain; charset=utf-8", body)
 }
 
-fn json(value: &serde_json::Value) -> Page {
+pub(crate) fn json(value: &serde_json::Value) -> Page {
     page(StatusCode::OK, "application/json", format!("{value:#}\n"))
 }
 

@@ -9,6 +9,7 @@
 use std::{
     io,
     net::{IpAddr, SocketAddr, UdpSocket},
+    path::Path,
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
@@ -25,7 +26,7 @@ use tonic::transport::{Channel, Endpoint};
 use crate::{
     Bootstrap, Config,
     identity::verify::{ControlPlaneVerifier, Trust},
-    shared::Shared,
+    shared::{Identity, Shared},
     tls::{
         files::{Allowed, TlsFiles},
         outside,
@@ -85,8 +86,20 @@ impl Control {
         if let Some(bootstrap) = &config.bootstrap {
             return Self::foreign(bootstrap, shared);
         }
-        let url = &config.control_plane;
-        let bad = || ControlPlaneError::Url(url.clone());
+        let first = First {
+            join_token: config.join_token.as_deref(),
+            root_ca: config.root_ca.as_deref(),
+        };
+        Self::ours(&config.control_plane, first, shared)
+    }
+
+    /// To our own control plane. Who has an identity already needs nothing for a first one.
+    pub(crate) fn ours(
+        url: &str,
+        first: First<'_>,
+        shared: Arc<Shared>,
+    ) -> Result<Self, ControlPlaneError> {
+        let bad = || ControlPlaneError::Url(url.to_owned());
         let uri: Uri = url.parse().map_err(|_error| bad())?;
         let host = uri
             .host()
@@ -99,12 +112,13 @@ impl Control {
             _ => return Err(bad()),
         };
         if !is_tls && !is_loopback(&host) {
-            return Err(ControlPlaneError::PlainText(url.clone()));
+            return Err(ControlPlaneError::PlainText(url.to_owned()));
         }
-        let first_trust = if is_tls {
-            Some(first_trust(config)?)
-        } else {
-            None
+        let known = shared.identity.load_full().as_deref().map(bundle);
+        let first_trust = match known {
+            _ if !is_tls => None,
+            Some(known) => Some(known),
+            None => Some(first.trust()?),
         };
         let port = uri.port_u16().unwrap_or(default_port);
         Ok(Self {
@@ -142,13 +156,22 @@ impl Control {
         })
     }
 
+    /// `host:port`, as gRPC libraries write it.
+    pub(crate) fn target(&self) -> String {
+        let (host, port) = self.addresses.first().cloned().unwrap_or_default();
+        match host.parse::<IpAddr>() {
+            Ok(IpAddr::V6(ip)) => format!("[{ip}]:{port}"),
+            Ok(IpAddr::V4(_)) | Err(_) => format!("{host}:{port}"),
+        }
+    }
+
     /// Whether we get an identity.
     pub(crate) fn is_tls(&self) -> bool {
         self.first_trust.is_some()
     }
 
     /// The address that connections to the control plane leave from. Sends nothing.
-    pub(crate) async fn local_ip(&self) -> io::Result<IpAddr> {
+    async fn local_ip(&self) -> io::Result<IpAddr> {
         let mut last = io::Error::new(io::ErrorKind::NotFound, "no address");
         let (host, port) = self.addresses.first().cloned().unwrap_or_default();
         for address in tokio::net::lookup_host((host, port)).await? {
@@ -167,6 +190,19 @@ impl Control {
             }
         }
         Err(last)
+    }
+
+    /// The same, asked for until it is known.
+    pub(crate) async fn local_ip_in_time(&self) -> IpAddr {
+        loop {
+            match self.local_ip().await {
+                Ok(ip) => return ip,
+                Err(error) => {
+                    tracing::warn!(%error, "the way to the control plane is not known yet");
+                    tokio::time::sleep(Duration::from_secs(1)).await;
+                }
+            }
+        }
     }
 
     /// A new connection, made now; later [`Self::channel`]s share it.
@@ -206,10 +242,7 @@ impl Control {
             .keep_alive_timeout(KEEPALIVE_TIMEOUT)
             .keep_alive_while_idle(true);
         let ours = self.first_trust.clone().map(|first| {
-            let trust = identity.as_ref().map_or(first, |identity| Trust::Bundle {
-                roots: Arc::clone(&identity.roots),
-                our_id: Arc::clone(&identity.spiffe_id),
-            });
+            let trust = identity.as_deref().map_or(first, bundle);
             let key = identity
                 .as_ref()
                 .map(|identity| Arc::clone(&identity.certified_key));
@@ -229,26 +262,43 @@ fn is_loopback(host: &str) -> bool {
     host == "localhost" || host.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback())
 }
 
-fn first_trust(config: &Config) -> Result<Trust, ControlPlaneError> {
-    let token = config
-        .join_token
-        .as_deref()
-        .ok_or(ControlPlaneError::NoToken)?;
-    if let Some(path) = &config.root_ca {
-        let pem =
-            std::fs::read(path).map_err(|error| ControlPlaneError::Root(path.clone(), error))?;
-        let mut roots = rustls::RootCertStore::empty();
-        let certificates: Vec<_> = CertificateDer::pem_slice_iter(&pem).flatten().collect();
-        if roots.add_parsable_certificates(certificates).0 == 0 {
-            return Err(ControlPlaneError::NotPem(path.clone()));
+/// What shows the control plane at first contact, and us to it.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct First<'a> {
+    pub(crate) join_token: Option<&'a str>,
+    pub(crate) root_ca: Option<&'a Path>,
+}
+
+impl First<'_> {
+    fn trust(self) -> Result<Trust, ControlPlaneError> {
+        let token = self.join_token.ok_or(ControlPlaneError::NoToken)?;
+        if let Some(path) = self.root_ca {
+            let pem = std::fs::read(path)
+                .map_err(|error| ControlPlaneError::Root(path.to_owned(), error))?;
+            let mut roots = rustls::RootCertStore::empty();
+            let certificates: Vec<_> = CertificateDer::pem_slice_iter(&pem).flatten().collect();
+            if roots.add_parsable_certificates(certificates).0 == 0 {
+                return Err(ControlPlaneError::NotPem(path.to_owned()));
+            }
+            return Ok(Trust::Roots(Arc::new(roots)));
         }
-        return Ok(Trust::Roots(Arc::new(roots)));
+        pinned_root(token)
+            .map(Trust::Pinned)
+            .ok_or(ControlPlaneError::Token)
     }
-    token
-        .rsplit_once('.')
-        .and_then(|(_, hash)| sha256_from_hex(hash))
-        .map(Trust::Pinned)
-        .ok_or(ControlPlaneError::Token)
+}
+
+/// SHA-256 of the root that a join token pins.
+pub(crate) fn pinned_root(token: &str) -> Option<[u8; 32]> {
+    let (_, hash) = token.rsplit_once('.')?;
+    sha256_from_hex(hash)
+}
+
+fn bundle(identity: &Identity) -> Trust {
+    Trust::Bundle {
+        roots: Arc::clone(&identity.roots),
+        our_id: Arc::clone(&identity.spiffe_id),
+    }
 }
 
 fn sha256_from_hex(text: &str) -> Option<[u8; 32]> {

@@ -4,9 +4,11 @@
 //! join token ─► first certificate ─(50 % ± 5 %)─► renewal with the current certificate ─► ...
 //!                                        └─ failed: again, with backoff; from 80 % on readiness warns; serves to the end
 //! ```
-//! The key is made in this process, is new with every certificate, and never leaves memory.
+//! The key is made in this process and new with every certificate. It never leaves memory, unless to write it into files
+//! is what the process is for (`outrigger agent`).
 //! Source: SPIFFE X.509-SVID; Istio's renewal at half life.
 
+mod key;
 pub(crate) mod verify;
 
 use std::{
@@ -14,30 +16,26 @@ use std::{
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
-use outrigger_proto::outrigger::v1::{
-    IssueCertificateRequest, IssueCertificateResponse, identity_client::IdentityClient,
-};
-use rcgen::{CertificateParams, KeyPair};
-use rustls::{RootCertStore, crypto::aws_lc_rs::sign::any_supported_type, sign::CertifiedKey};
-use rustls_pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, UnixTime};
+use outrigger_proto::outrigger::v1::{IssueCertificateRequest, identity_client::IdentityClient};
+use rustls::RootCertStore;
+use rustls_pki_types::CertificateDer;
 use tokio::sync::watch;
 use tonic::{Code, Request};
-use webpki::{EndEntityCert, KeyUsage};
 
 use crate::{
     Workload,
+    agent::files::{CertificateFiles, FilesError},
     backoff::Backoff,
     control::Control,
     shared::{Identity, Shared},
     vitals::Vitals,
 };
 
+use key::Key;
+pub(crate) use key::{Issued, checked};
+
 /// One call for a certificate.
 const CALL_TIMEOUT: Duration = Duration::from_secs(10);
-/// Certificates in a bundle that we take.
-const MAX_ROOTS: usize = 64;
-/// A chain is a leaf and a few intermediates.
-const MAX_CHAIN: usize = 8;
 
 /// Why there is no certificate.
 #[derive(Debug, thiserror::Error)]
@@ -60,6 +58,9 @@ pub(crate) enum IssueError {
     /// What was issued is not usable.
     #[error("issued certificate is not usable: {0}")]
     Unusable(String),
+    /// It could not be handed to the application.
+    #[error("certificate could not be written")]
+    Files(#[from] FilesError),
 }
 
 /// Where the identity is kept; the only writer of `shared.identity`.
@@ -69,6 +70,8 @@ pub(crate) struct IdentityStore {
     writing: Mutex<()>,
     /// Announces new certificates (not new bundles).
     renewed: watch::Sender<u64>,
+    /// Where an application reads what we get. None = it is for ourselves alone.
+    files: Option<Arc<CertificateFiles>>,
 }
 
 impl IdentityStore {
@@ -77,6 +80,15 @@ impl IdentityStore {
             shared,
             writing: Mutex::new(()),
             renewed: watch::Sender::new(0),
+            files: None,
+        }
+    }
+
+    /// Writes each certificate with its key into files before it is used.
+    pub(crate) fn writing(self, files: Arc<CertificateFiles>) -> Self {
+        Self {
+            files: Some(files),
+            ..self
         }
     }
 
@@ -84,7 +96,21 @@ impl IdentityStore {
         self.renewed.subscribe()
     }
 
-    fn install(&self, issued: Issued) {
+    /// Nothing has changed after an error.
+    async fn keep(&self, key: &Key, issued: Issued) -> Result<(), IssueError> {
+        if let Some(files) = &self.files {
+            let (files, material) = (Arc::clone(files), key.material(&issued));
+            // A disk that hangs must not hold a thread of the control side.
+            tokio::task::spawn_blocking(move || files.write(&material))
+                .await
+                .unwrap_or_else(|error| Err(FilesError::lost(&error)))?;
+        }
+        self.install(issued);
+        Ok(())
+    }
+
+    /// Takes it into use.
+    pub(crate) fn install(&self, issued: Issued) {
         let generation = self.replace(|_| {
             Some(Identity {
                 generation: 0,
@@ -143,14 +169,6 @@ pub(crate) struct Issuer {
     pub(crate) ttl: Duration,
 }
 
-/// A usable certificate.
-struct Issued {
-    spiffe_id: Arc<str>,
-    certified_key: Arc<CertifiedKey>,
-    roots: Arc<RootCertStore>,
-    not_after: u64,
-}
-
 impl Issuer {
     /// Asks until there is a first certificate.
     ///
@@ -165,8 +183,7 @@ impl Issuer {
             match self.issue(&key, Some(&self.join_token)).await {
                 Ok(issued) => {
                     self.check_ours(&issued)?;
-                    self.take(issued);
-                    return Ok(());
+                    return self.take(&key, issued).await;
                 }
                 Err(IssueError::Call(status)) => {
                     self.vitals.count_renewal_failure();
@@ -191,14 +208,11 @@ impl Issuer {
             let mut is_reported = false;
             loop {
                 let result = match Key::generate() {
-                    Ok(key) => self.issue(&key, None).await,
+                    Ok(key) => self.again(&key).await,
                     Err(error) => Err(error),
                 };
                 match result {
-                    Ok(issued) => {
-                        self.take(issued);
-                        break;
-                    }
+                    Ok(()) => break,
                     Err(error) => {
                         self.vitals.count_renewal_failure();
                         if !std::mem::replace(&mut is_reported, true) {
@@ -233,13 +247,27 @@ impl Issuer {
         })
     }
 
-    fn take(&self, issued: Issued) {
-        let lifetime = issued.not_after.saturating_sub(unix_now());
-        tracing::info!(id = %issued.spiffe_id, lifetime_s = lifetime, "certificate issued");
+    async fn again(&self, key: &Key) -> Result<(), IssueError> {
+        let issued = self.issue(key, None).await?;
+        self.take(key, issued).await
+    }
+
+    async fn take(&self, key: &Key, issued: Issued) -> Result<(), IssueError> {
+        let (not_after, id) = (issued.not_after, Arc::clone(&issued.spiffe_id));
+        self.store.keep(key, issued).await?;
+        let lifetime = not_after.saturating_sub(unix_now());
+        tracing::info!(%id, lifetime_s = lifetime, "certificate issued");
         // 80 % of the lifetime is over.
         self.vitals
-            .set_certificate(issued.not_after, issued.not_after - lifetime / 5);
-        self.store.install(issued);
+            .set_certificate(not_after, not_after - lifetime / 5);
+        self.vitals.count_renewal();
+        Ok(())
+    }
+
+    /// A certificate that was not asked for by this process.
+    pub(crate) fn goes_on_with(&self, not_after: u64) {
+        let left = not_after.saturating_sub(unix_now());
+        self.vitals.set_certificate(not_after, not_after - left / 5);
     }
 
     /// End of the certificate in force, and what is left.
@@ -283,86 +311,6 @@ impl Issuer {
 /// back together. `chance` is from 0 to 1.
 fn renewal_after(left: Duration, chance: f64) -> Duration {
     left.mul_f64(0.45 + 0.1 * chance)
-}
-
-/// A private key and the request for its certificate.
-struct Key {
-    pair: KeyPair,
-    csr_der: Vec<u8>,
-}
-
-impl Key {
-    fn generate() -> Result<Self, IssueError> {
-        let make = || -> Result<Self, rcgen::Error> {
-            let pair = KeyPair::generate()?;
-            let csr = CertificateParams::default().serialize_request(&pair)?;
-            let csr_der = csr.der().to_vec();
-            Ok(Self { pair, csr_der })
-        };
-        make().map_err(|error| IssueError::Unusable(format!("no key could be made: {error}")))
-    }
-
-    /// Checks what was issued as strictly as a peer would.
-    fn usable(&self, response: IssueCertificateResponse) -> Result<Issued, IssueError> {
-        let unusable = |why: String| IssueError::Unusable(why);
-        if response.chain_der.len() > MAX_CHAIN || response.roots_der.len() > MAX_ROOTS {
-            return Err(unusable("chain or bundle is too long".to_owned()));
-        }
-        let chain: Vec<CertificateDer<'static>> = response
-            .chain_der
-            .into_iter()
-            .map(CertificateDer::from)
-            .collect();
-        let mut roots = RootCertStore::empty();
-        for root in response.roots_der {
-            roots
-                .add(root.into())
-                .map_err(|error| unusable(format!("a root of the bundle: {error}")))?;
-        }
-        let der = PrivateKeyDer::from(PrivatePkcs8KeyDer::from(self.pair.serialize_der()));
-        let signer = any_supported_type(&der).map_err(|error| unusable(error.to_string()))?;
-        let not_after = response.not_after.map_or(0, |time| time.seconds);
-        let not_after = u64::try_from(not_after).unwrap_or(0);
-        if not_after <= unix_now() {
-            return Err(unusable(format!(
-                "it ended at {not_after} s after the epoch; is the clock right?"
-            )));
-        }
-        let Some((leaf_der, intermediates)) = chain.split_first() else {
-            return Err(unusable("the chain is empty".to_owned()));
-        };
-        let leaf =
-            EndEntityCert::try_from(leaf_der).map_err(|error| unusable(error.to_string()))?;
-        leaf.verify_for_usage(
-            rustls::crypto::aws_lc_rs::default_provider()
-                .signature_verification_algorithms
-                .all,
-            &roots.roots,
-            intermediates,
-            UnixTime::now(),
-            KeyUsage::client_auth(),
-            None,
-            None,
-        )
-        .map_err(|error| unusable(format!("it does not lead to the bundle: {error}")))?;
-        let ids: Vec<&str> = leaf.valid_uri_names().collect();
-        if ids != [response.spiffe_id.as_str()] {
-            return Err(unusable(format!(
-                "it names {ids:?} instead of {:?}",
-                response.spiffe_id
-            )));
-        }
-        let certified_key = CertifiedKey::new(chain.clone(), signer);
-        certified_key
-            .keys_match()
-            .map_err(|error| unusable(format!("it is for another key: {error}")))?;
-        Ok(Issued {
-            spiffe_id: response.spiffe_id.into(),
-            certified_key: Arc::new(certified_key),
-            roots: Arc::new(roots),
-            not_after,
-        })
-    }
 }
 
 pub(crate) fn unix_now() -> u64 {

@@ -2,9 +2,10 @@
 //!
 //! A request's way: `listen` → `worker` → `detect` and `tls` → `forward` (`http` checks, core::route, core::cluster;
 //! `inbound` for what is particular to it) → `pool` → `connect`, and back. Beside it `xds`, `identity`, `register`,
-//! `admin`, `telemetry`.
+//! `admin`, `telemetry`. For an application without a sidecar: `agent`.
 
 mod admin;
+mod agent;
 mod backoff;
 mod bootstrap;
 mod config;
@@ -35,6 +36,7 @@ mod worker;
 mod xds;
 
 pub use admin::{LogControl, set_log_control};
+pub use agent::{AgentConfig, AgentError, FilesError, run as run_agent};
 pub use bootstrap::{Bootstrap, BootstrapError};
 pub use config::{App, Config, Readiness, Workload, XdsProtocol};
 pub use control::ControlPlaneError;

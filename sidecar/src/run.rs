@@ -5,7 +5,7 @@
 //!                                                            SIGTERM, SIGINT, POST /drain ─► say so ─► drain ─► end
 //! ```
 
-mod check;
+pub(crate) mod check;
 mod sockets;
 #[cfg(test)]
 mod tests;
@@ -47,9 +47,9 @@ use crate::{
 use sockets::{Addresses, Sockets};
 
 /// Threads for xDS, identity, registration, admin and export; the workers have their own.
-const CONTROL_THREADS: usize = 2;
+pub(crate) const CONTROL_THREADS: usize = 2;
 /// How long others may take to hear that this instance drains, before it stops to accept.
-const SETTLE: Duration = Duration::from_millis(500);
+pub(crate) const SETTLE: Duration = Duration::from_millis(500);
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Why a sidecar did not start, or ended otherwise than by a drain.
@@ -170,12 +170,12 @@ async fn supervise(
     let site = Arc::clone(&sidecar.site);
     tokio::select! {
         result = sidecar.serve() => match result? {},
-        () = signals.next() => {}
+        _ = signals.next() => {}
         () = site.drain.notified() => {}
     }
     tokio::select! {
         () = sidecar.drain() => Ok(()),
-        () = signals.next() => Err(RunError::Interrupted),
+        _ = signals.next() => Err(RunError::Interrupted),
     }
 }
 
@@ -210,23 +210,24 @@ async fn reread(shared: Arc<Shared>) {
 
 /// SIGTERM and SIGINT.
 #[derive(Debug)]
-struct Signals {
+pub(crate) struct Signals {
     terminate: Signal,
     interrupt: Signal,
 }
 
 impl Signals {
-    fn new() -> io::Result<Self> {
+    pub(crate) fn new() -> io::Result<Self> {
         Ok(Self {
             terminate: signal(SignalKind::terminate())?,
             interrupt: signal(SignalKind::interrupt())?,
         })
     }
 
-    async fn next(&mut self) {
+    /// Which of them came.
+    pub(crate) async fn next(&mut self) -> SignalKind {
         tokio::select! {
-            _ = self.terminate.recv() => {}
-            _ = self.interrupt.recv() => {}
+            _ = self.terminate.recv() => SignalKind::terminate(),
+            _ = self.interrupt.recv() => SignalKind::interrupt(),
         }
     }
 }
@@ -297,15 +298,7 @@ impl Sidecar {
         if let Some(ip) = self.config.advertise_address {
             return ip;
         }
-        loop {
-            match self.control.local_ip().await {
-                Ok(ip) => return ip,
-                Err(error) => {
-                    tracing::warn!(%error, "the way to the control plane is not known yet");
-                    tokio::time::sleep(Duration::from_secs(1)).await;
-                }
-            }
-        }
+        self.control.local_ip_in_time().await
     }
 
     fn start_xds(&mut self, ip: IpAddr, store: Arc<IdentityStore>) -> watch::Receiver<bool> {

@@ -48,13 +48,22 @@ pub(crate) enum Ready {
 impl Vitals {
     /// Without an application or an identity nothing waits for them.
     pub(crate) fn new(registry: &Registry, has_app: bool, needs_identity: bool) -> Self {
+        Self::with(registry, registry, has_app, needs_identity)
+    }
+
+    /// Of a process that is no client of xDS: what it would count of it is not shown.
+    pub(crate) fn without_xds(registry: &Registry, has_app: bool, needs_identity: bool) -> Self {
+        Self::with(registry, &Registry::new(), has_app, needs_identity)
+    }
+
+    fn with(registry: &Registry, xds: &Registry, has_app: bool, needs_identity: bool) -> Self {
         let app = has_app.then_some(AppHealth::Unknown);
         Self {
             configured: AtomicBool::new(false),
             app: std::sync::Mutex::new(app),
             renewal_overdue_at: AtomicU64::new(0),
             needs_identity,
-            metrics: Metrics::new(registry),
+            metrics: Metrics::new(registry, xds),
         }
     }
 
@@ -148,6 +157,9 @@ impl Vitals {
         self.metrics
             .certificate_expiry
             .set(i64::try_from(not_after).unwrap_or(i64::MAX));
+    }
+
+    pub(crate) fn count_renewal(&self) {
         self.metrics.renewals.with_label_values(&["done"]).inc();
     }
 
@@ -165,57 +177,71 @@ impl Vitals {
 }
 
 impl Metrics {
-    fn new(registry: &Registry) -> Self {
-        let gauge = |name: &str, help: &str| {
+    fn new(registry: &Registry, xds: &Registry) -> Self {
+        let gauge = |registry: &Registry, name: &str, help: &str| {
             let gauge = IntGauge::new(name, help).expect("a literal and valid metric name");
             register(registry, gauge.clone());
             gauge
         };
-        let counter = |name: &str, help: &str, labels: &[&str]| {
+        let counter = |registry: &Registry, name: &str, help: &str, labels: &[&str]| {
             let counter = IntCounterVec::new(Opts::new(name, help), labels)
                 .expect("a literal and valid metric name");
             register(registry, counter.clone());
             counter
         };
+        let renewals = counter(
+            registry,
+            "outrigger_certificate_requests_total",
+            "Certificates asked for, by result.",
+            &["result"],
+        );
+        // Shown before the first one.
+        for result in ["done", "failed"] {
+            renewals.with_label_values(&[result]);
+        }
         Self {
+            renewals,
             connected: gauge(
+                xds,
                 "outrigger_xds_connected",
                 "1 while the configuration stream is open.",
             ),
             resources: counter(
+                xds,
                 "outrigger_xds_resources_total",
                 "Resources received, by type and what became of them.",
                 &["type", "result"],
             ),
             nacks: counter(
+                xds,
                 "outrigger_xds_nacks_total",
                 "Answers refused at least in part.",
                 &["type"],
             ),
             lookups: counter(
+                xds,
                 "outrigger_dns_lookups_total",
                 "Names of clusters that were looked up, by what came of it.",
                 &["result"],
             ),
             streams: counter(
+                xds,
                 "outrigger_xds_streams_total",
                 "Configuration streams, by how they ended.",
                 &["result"],
             ),
             certificate_expiry: gauge(
+                registry,
                 "outrigger_certificate_not_after_seconds",
                 "End of our certificate, seconds since the Unix epoch.",
             ),
-            renewals: counter(
-                "outrigger_certificate_requests_total",
-                "Certificates asked for, by result.",
-                &["result"],
-            ),
             registered: gauge(
+                registry,
                 "outrigger_registered",
                 "1 while the control plane lists the application.",
             ),
             app_ready: gauge(
+                registry,
                 "outrigger_app_ready",
                 "1 while the application's readiness check succeeds.",
             ),

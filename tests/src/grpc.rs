@@ -9,7 +9,11 @@ use std::{
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use crate::{Mesh, Process, WorkloadIdentity, binary::workspace, tools::missing};
+use crate::{
+    Mesh, Process, WorkloadIdentity,
+    binary::workspace,
+    tools::{missing, tool},
+};
 
 /// A running pair.
 #[derive(Debug)]
@@ -17,8 +21,8 @@ pub struct GrpcPeer {
     process: Process,
     /// Ports of the servers by name.
     pub servers: BTreeMap<String, u16>,
-    _dir: TempDir,
-    _identity: WorkloadIdentity,
+    /// Files that it reads.
+    _files: Option<(TempDir, WorkloadIdentity)>,
 }
 
 /// What came of some calls.
@@ -60,7 +64,7 @@ impl GrpcPeer {
         servers: &[&str],
         certificates: bool,
     ) -> Option<Self> {
-        let python = python()?;
+        python()?;
         let dir = tempfile::tempdir().expect("a directory");
         let identity = WorkloadIdentity::join(mesh, service).await;
         let bootstrap = dir.path().join("bootstrap.json");
@@ -69,24 +73,73 @@ impl GrpcPeer {
             bootstrap_of(mesh, service, &identity, certificates).to_string(),
         )
         .expect("written");
-        let script = workspace().join("tests/tools/grpc_peer.py");
-        let mut args = vec![script.display().to_string()];
+        let mut peer = Self::start_from(&bootstrap, servers).await?;
+        peer._files = Some((dir, identity));
+        Some(peer)
+    }
+
+    /// Starts servers and a client with nothing but this bootstrap file.
+    ///
+    /// # Panics
+    /// When it does not start, or is missing in CI.
+    pub async fn start_from(bootstrap: &Path, servers: &[&str]) -> Option<Self> {
+        let [python, script] = Self::command()?;
+        let mut args = vec![script];
         args.extend(servers.iter().map(|name| (*name).to_owned()));
         let file = bootstrap.display().to_string();
-        let mut process = Process::spawn_tool(
+        let process = Process::spawn_tool(
             "grpc_peer",
-            &python,
+            Path::new(&python),
             &args,
             &[("GRPC_XDS_BOOTSTRAP", file.as_str())],
         );
+        Some(Self::of(process).await)
+    }
+
+    /// The same in Node.js: `@grpc/grpc-js` with `@grpc/grpc-js-xds`.
+    ///
+    /// # Panics
+    /// When it does not start, or is missing in CI.
+    pub async fn start_node_from(bootstrap: &Path, servers: &[&str]) -> Option<Self> {
+        let mut args = vec![
+            workspace()
+                .join("tests/tools/node/grpc_peer.js")
+                .display()
+                .to_string(),
+        ];
+        args.extend(servers.iter().map(|name| (*name).to_owned()));
+        let file = bootstrap.display().to_string();
+        let environment = [("GRPC_XDS_BOOTSTRAP", file.as_str())];
+        let process = Process::spawn_tool("grpc_peer.js", &node()?, &args, &environment);
+        Some(Self::of(process).await)
+    }
+
+    /// The program and its script, for somebody else to start. None, with a loud remark, if there is no grpcio.
+    ///
+    /// # Panics
+    /// When it is missing in CI.
+    pub fn command() -> Option<[String; 2]> {
+        let script = workspace().join("tests/tools/grpc_peer.py");
+        Some([python()?, script].map(|path| path.display().to_string()))
+    }
+
+    /// One that was started so; waits until it is ready.
+    ///
+    /// # Panics
+    /// When it is not.
+    pub async fn of(mut process: Process) -> Self {
         let line = process.line().await;
         let ready = line.strip_prefix("ready ").expect("it is ready");
-        Some(Self {
+        Self {
             process,
             servers: serde_json::from_str(ready).expect("ports by name"),
-            _dir: dir,
-            _identity: identity,
-        })
+            _files: None,
+        }
+    }
+
+    /// The process.
+    pub fn process(&mut self) -> &mut Process {
+        &mut self.process
     }
 
     /// Makes calls: `{"target": "xds:///reviews:9080", "count": 10, …}`, see the script.
@@ -165,6 +218,20 @@ fn python() -> Option<PathBuf> {
         missing("grpcio", "run .ci/setup once");
     }
     found
+}
+
+/// Of the virtual environment, or this machine's, if `.ci/setup` has installed what it needs.
+fn node() -> Option<PathBuf> {
+    let own = workspace().join("tests/.venv/bin/node");
+    let packages = workspace().join("tests/tools/node/node_modules/@grpc/grpc-js-xds");
+    if !packages.is_dir() {
+        missing("grpc-js", "run .ci/setup once");
+        return None;
+    }
+    if own.is_file() {
+        return Some(own);
+    }
+    tool("node", "run .ci/setup once")
 }
 
 /// A node as WIRE.md has it, reached over mTLS with certificates from files.

@@ -19,6 +19,7 @@
     reason = "a harness fails a test by panicking, and its reader is at a terminal"
 )]
 
+mod agent;
 mod app;
 mod binary;
 mod bytes;
@@ -40,6 +41,7 @@ mod relay;
 mod sidecar;
 mod tools;
 
+pub use agent::{Agent, AgentBuilder};
 pub use app::{Received, TestApp};
 pub use binary::outrigger;
 pub use bytes::{
@@ -57,7 +59,7 @@ pub use mesh::{Mesh, Output};
 pub use misbehave::{Fault, Misbehaving};
 pub use operator::Operator;
 pub use otlp::{Collector, Span};
-pub use process::Process;
+pub use process::{Process, ended};
 pub use registry::HttpRegistry;
 pub use relay::Relay;
 pub use sidecar::{Service, Sidecar};

@@ -110,6 +110,16 @@ impl Mesh {
         format!("https://{}", self.grpc)
     }
 
+    /// Where it listens in plain text, if it was told to.
+    ///
+    /// # Panics
+    /// When it was not.
+    pub fn plaintext(&self) -> SocketAddr {
+        let process = self.control_plane.lock().expect("nobody else has panicked");
+        let address = process.ready_text("plaintext");
+        address.parse().expect("an address")
+    }
+
     /// Address of its TLS port.
     pub fn grpc(&self) -> SocketAddr {
         self.grpc

@@ -162,9 +162,17 @@ impl Process {
     /// # Panics
     /// When `kill` cannot be run.
     pub fn terminate(&self) {
+        self.signal("TERM");
+    }
+
+    /// Sends a signal by its name.
+    ///
+    /// # Panics
+    /// When `kill` cannot be run.
+    pub fn signal(&self, name: &str) {
         let pid = self.pid().to_string();
         let status = Command::new("kill")
-            .args(["-TERM", &pid])
+            .args([&format!("-{name}"), &pid])
             .status()
             .expect("kill runs");
         assert!(status.success(), "{} is gone already", self.name);
@@ -182,6 +190,22 @@ impl Process {
             .iter()
             .fold(String::new(), |text, line| text + line + "\n")
     }
+}
+
+/// Waits for the end of a process, and gives its exit code; -1 if a signal ended it.
+///
+/// # Panics
+/// When it does not end.
+pub async fn ended(process: &mut Process) -> i32 {
+    let name = format!("{} ends", process.name);
+    crate::eventually(&name, async || {
+        let status = process.ended();
+        status.map_or_else(
+            || Err("it runs".to_owned()),
+            |status| Ok(status.code().unwrap_or(-1)),
+        )
+    })
+    .await
 }
 
 impl Drop for Process {

@@ -9,6 +9,7 @@
 )]
 
 mod specs {
+    mod agent;
     mod chain;
     mod connection_limits;
     mod connections;

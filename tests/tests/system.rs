@@ -13,6 +13,7 @@
 )]
 
 mod system {
+    mod agent;
     mod arrivals;
     mod behaviours;
     mod case;

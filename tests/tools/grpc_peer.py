@@ -3,7 +3,8 @@
     grpc_peer.py v1 v2 ...     starts a server a name, on free ports; `v1=50051` one that has its listener from xDS
 
 Prints `ready {"v1": port, ...}`, then answers each line of its standard input, a JSON object, with one line:
-    {"target", "method", "metadata", "timeout_s", "count", "concurrency"}
+    {"target", "authority", "method", "metadata", "timeout_s", "count", "concurrency",
+     "stagger_s"}
         -> {"names": {"v1": 7}, "errors": {"UNAVAILABLE: details": 3}, "seconds": 0.1}
     {"target", "hammer": true}     calls about a hundred times a second until
     {"stop": true}                 -> the same for all of these calls
@@ -102,11 +103,15 @@ def main():
             print(json.dumps(told), flush=True)
             continue
         target = asked["target"]
-        if target not in channels:
+        key = target, asked.get("authority")
+        if key not in channels:
             # What the cluster says: TLS with the bootstrap file's certificates, or plain text.
             plain = grpc.experimental.insecure_channel_credentials()
-            channels[target] = grpc.secure_channel(target, grpc.xds_channel_credentials(plain))
-        stub = channels[target].unary_unary(asked.get("method", METHODS[0]))
+            options = [("grpc.default_authority", key[1])] if key[1] else []
+            channels[key] = grpc.secure_channel(
+                target, grpc.xds_channel_credentials(plain), options
+            )
+        stub = channels[key].unary_unary(asked.get("method", METHODS[0]))
         if asked.get("hammer"):
             hammers.append(Hammer(stub))
             print(json.dumps({}), flush=True)
@@ -115,7 +120,8 @@ def main():
         metadata = list(asked.get("metadata", {}).items())
         timeout = asked.get("timeout_s", 20)
         with concurrent.futures.ThreadPoolExecutor(asked.get("concurrency", 1)) as pool:
-            for _ in range(asked.get("count", 1)):
+            for nth in range(asked.get("count", 1)):
+                time.sleep(asked.get("stagger_s", 0) if nth else 0)
                 pool.submit(outcomes.call, stub, timeout, metadata)
         print(json.dumps(outcomes.told()), flush=True)
 

@@ -6,45 +6,55 @@ use http::StatusCode;
 use serde_json::json;
 
 use super::{LOG_CONTROL, Page, Port, Query, Site, clusters, dump, json as json_page, stats, text};
-use crate::{identity::unix_now, vitals::Ready, worker::ListenerState, xds::client::lock};
+use crate::{
+    identity::unix_now,
+    shared::Shared,
+    vitals::{Ready, Vitals},
+    worker::ListenerState,
+    xds::client::lock,
+};
 
-/// One page.
-pub(super) struct Entry {
-    path: &'static str,
-    ports: &'static [Port],
+/// One page of a site.
+pub(crate) struct Entry<S: 'static> {
+    pub(crate) path: &'static str,
+    pub(crate) ports: &'static [Port],
     /// `POST` instead of `GET`.
-    pub(super) changes: bool,
-    help: &'static str,
-    pub(super) show: fn(&Site, Query<'_>) -> Page,
+    pub(crate) changes: bool,
+    pub(crate) help: &'static str,
+    pub(crate) show: fn(&S, Query<'_>) -> Page,
 }
 
 #[rustfmt::skip]
-static PAGES: &[Entry] = &[
-    Entry { path: "/certs", ports: &[Port::Admin], changes: false, help: "our identity and when its certificate ends", show: certs },
+pub(super) static PAGES: &[Entry<Site>] = &[
+    Entry { path: "/certs", ports: &[Port::Admin], changes: false, help: "our identity and when its certificate ends", show: |site, _| certs(&site.shared) },
     Entry { path: "/clusters", ports: &[Port::Admin], changes: false, help: "clusters, limits and endpoints; ?format=json", show: clusters::show },
     Entry { path: "/config_dump", ports: &[Port::Admin], changes: false, help: "resources in force and refused; ?resource=cluster|endpoint|listener|route|secret, ?name=PART", show: dump::show },
     Entry { path: "/drain", ports: &[Port::Admin], changes: true, help: "deregister, finish what is in flight, and end", show: drain },
-    Entry { path: "/healthz/ready", ports: &[Port::Readiness], changes: false, help: "200 when this sidecar takes traffic", show: ready },
-    Entry { path: "/help", ports: &[Port::Admin, Port::Metrics, Port::Readiness], changes: false, help: "this list", show: help },
+    Entry { path: "/healthz/ready", ports: &[Port::Readiness], changes: false, help: "200 when this sidecar takes traffic", show: |site, _| ready(&site.vitals, &site.shared) },
+    Entry { path: "/help", ports: &[Port::Admin, Port::Metrics, Port::Readiness], changes: false, help: "this list", show: |_, _| help(PAGES) },
     Entry { path: "/listeners", ports: &[Port::Admin], changes: false, help: "listeners and where they are bound; ?format=json", show: listeners },
-    Entry { path: "/logging", ports: &[Port::Admin], changes: true, help: "change the log level; ?level=debug or any filter", show: logging },
-    Entry { path: "/metrics", ports: &[Port::Metrics], changes: false, help: "Prometheus metrics", show: stats::prometheus },
-    Entry { path: "/ready", ports: &[Port::Admin], changes: false, help: "200 when this sidecar takes traffic", show: ready },
+    Entry { path: "/logging", ports: &[Port::Admin], changes: true, help: "change the log level; ?level=debug or any filter", show: |_, query| logging(query) },
+    Entry { path: "/metrics", ports: &[Port::Metrics], changes: false, help: "Prometheus metrics", show: |site, _| stats::prometheus(&site.telemetry.metrics.registry) },
+    Entry { path: "/ready", ports: &[Port::Admin], changes: false, help: "200 when this sidecar takes traffic", show: |site, _| ready(&site.vitals, &site.shared) },
     Entry { path: "/server_info", ports: &[Port::Admin], changes: false, help: "version, state, uptime, node", show: server_info },
     Entry { path: "/stats", ports: &[Port::Admin], changes: false, help: "metrics as `name: value`; ?filter=PART", show: stats::plain },
-    Entry { path: "/stats/prometheus", ports: &[Port::Admin, Port::Metrics], changes: false, help: "Prometheus metrics", show: stats::prometheus },
+    Entry { path: "/stats/prometheus", ports: &[Port::Admin, Port::Metrics], changes: false, help: "Prometheus metrics", show: |site, _| stats::prometheus(&site.telemetry.metrics.registry) },
 ];
 
-pub(super) fn find(port: Port, path: &str) -> Option<&'static Entry> {
+pub(super) fn find<S>(
+    pages: &'static [Entry<S>],
+    port: Port,
+    path: &str,
+) -> Option<&'static Entry<S>> {
     let path = if path == "/" { "/help" } else { path };
-    PAGES
+    pages
         .iter()
         .find(|page| page.path == path && page.ports.contains(&port))
 }
 
-fn help(_site: &Site, _query: Query<'_>) -> Page {
+pub(crate) fn help<S>(pages: &[Entry<S>]) -> Page {
     let mut body = String::new();
-    for page in PAGES {
+    for page in pages {
         let method = if page.changes { "POST" } else { "GET " };
         let ports: Vec<_> = page
             .ports
@@ -61,8 +71,8 @@ fn help(_site: &Site, _query: Query<'_>) -> Page {
     text(StatusCode::OK, body)
 }
 
-fn ready(site: &Site, _query: Query<'_>) -> Page {
-    match site.vitals.ready(&site.shared, unix_now()) {
+pub(crate) fn ready(vitals: &Vitals, shared: &Shared) -> Page {
+    match vitals.ready(shared, unix_now()) {
         Ready::Yes(warnings) => {
             let warnings: String = warnings.iter().map(|w| format!("warning: {w}\n")).collect();
             text(StatusCode::OK, format!("LIVE\n{warnings}"))
@@ -74,9 +84,8 @@ fn ready(site: &Site, _query: Query<'_>) -> Page {
     }
 }
 
-fn certs(site: &Site, _query: Query<'_>) -> Page {
-    let certificates: Vec<_> = site
-        .shared
+pub(crate) fn certs(shared: &Shared) -> Page {
+    let certificates: Vec<_> = shared
         .identity
         .load_full()
         .iter()
@@ -146,7 +155,7 @@ fn drain(site: &Site, _query: Query<'_>) -> Page {
     text(StatusCode::ACCEPTED, "draining\n")
 }
 
-fn logging(_site: &Site, query: Query<'_>) -> Page {
+pub(crate) fn logging(query: Query<'_>) -> Page {
     let Some(control) = LOG_CONTROL.get() else {
         return text(
             StatusCode::NOT_IMPLEMENTED,

@@ -2,16 +2,16 @@
 
 use http::StatusCode;
 use prometheus::{
-    Encoder as _, TextEncoder,
+    Encoder as _, Registry, TextEncoder,
     proto::{Metric, MetricFamily, MetricType},
 };
 
 use super::{Page, Query, Site, page, text};
 
-pub(super) fn prometheus(site: &Site, _query: Query<'_>) -> Page {
+pub(crate) fn prometheus(registry: &Registry) -> Page {
     let encoder = TextEncoder::new();
     let mut body = Vec::new();
-    match encoder.encode(&site.telemetry.metrics.registry.gather(), &mut body) {
+    match encoder.encode(&registry.gather(), &mut body) {
         Ok(()) => page(StatusCode::OK, "text/plain; version=0.0.4", body),
         Err(error) => text(StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")),
     }

@@ -94,7 +94,7 @@ async fn only_loopback_names_and_pages_of_our_own_may_ask() {
         if let Some(origin) = origin {
             request = request.header("origin", origin);
         }
-        respond(Port::Admin, &site, &request.body(()).unwrap()).status()
+        respond(Port::Admin, &*site, &request.body(()).unwrap()).status()
     };
     let table = [
         ("localhost:15000", None, StatusCode::ACCEPTED),
@@ -120,7 +120,7 @@ async fn only_loopback_names_and_pages_of_our_own_may_ask() {
     }
     let no_host = Request::get("/ready").body(()).unwrap();
     assert_eq!(
-        respond(Port::Admin, &site, &no_host).status(),
+        respond(Port::Admin, &*site, &no_host).status(),
         StatusCode::FORBIDDEN
     );
 }

@@ -6,15 +6,16 @@ use std::{
     task::{Context, Poll},
 };
 
+use outrigger_proto::outrigger::v1::IssueCertificateResponse;
 use outrigger_proto::outrigger::v1::identity_server::{
     Identity as IdentityService, IdentityServer,
 };
 use rcgen::{
-    BasicConstraints, CertificateSigningRequestParams, CertifiedIssuer, ExtendedKeyUsagePurpose,
-    IsCa, KeyUsagePurpose, SanType,
+    BasicConstraints, CertificateParams, CertificateSigningRequestParams, CertifiedIssuer,
+    ExtendedKeyUsagePurpose, IsCa, KeyPair, KeyUsagePurpose, SanType,
 };
 use rustls::{ServerConfig, client::danger::ServerCertVerifier as _, server::WebPkiClientVerifier};
-use rustls_pki_types::{CertificateSigningRequestDer, ServerName};
+use rustls_pki_types::{CertificateSigningRequestDer, PrivatePkcs8KeyDer, ServerName, UnixTime};
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     net::{TcpListener, TcpStream},
@@ -222,12 +223,60 @@ async fn a_join_token_gives_the_first_certificate_and_that_one_the_next() {
     assert!(renewals.has_changed().unwrap());
     renewals.mark_unchanged();
     // Without a token: only the certificate can speak for us.
-    issuer.take(issuer.issue(&Key::generate().unwrap(), None).await.unwrap());
+    issuer.again(&Key::generate().unwrap()).await.unwrap();
     let second = shared.identity.load_full().unwrap();
     assert_eq!(second.generation, 2);
     assert!(renewals.has_changed().unwrap());
     let der = |identity: &Identity| identity.certified_key.cert[0].to_vec();
     assert_ne!(der(&first), der(&second));
+}
+
+#[tokio::test]
+async fn who_hands_certificates_over_can_go_on_with_them_without_a_token() {
+    let authority = Arc::new(authority());
+    let url = control_plane(&authority, THEM, US).await;
+    let (mut issuer, shared) = issuer(url.clone(), token("secret", &authority));
+    let dir = tempfile::tempdir().unwrap();
+    let files = Arc::new(CertificateFiles::open(dir.path()).unwrap());
+    issuer.store = Arc::new(IdentityStore::new(Arc::clone(&shared)).writing(Arc::clone(&files)));
+    issuer.first().await.unwrap();
+    let written = shared.identity.load_full().unwrap();
+
+    let kept = files.kept().unwrap().unwrap();
+    assert_eq!(&*kept.spiffe_id, US);
+    assert_eq!(kept.certified_key.cert, written.certified_key.cert);
+    let later = Shared::new(crate::tls::files::Allowed::default());
+    let store = IdentityStore::new(Arc::clone(&later)).writing(Arc::clone(&files));
+    store.install(kept);
+    let nothing = crate::control::First {
+        join_token: None,
+        root_ca: None,
+    };
+    issuer.control = Arc::new(Control::ours(&url, nothing, Arc::clone(&later)).unwrap());
+    issuer.store = Arc::new(store);
+    issuer.again(&Key::generate().unwrap()).await.unwrap();
+    let renewed = later.identity.load_full().unwrap();
+    let there = files.kept().unwrap().unwrap();
+    assert_ne!(renewed.certified_key.cert, written.certified_key.cert);
+    assert_eq!(there.certified_key.cert, renewed.certified_key.cert);
+}
+
+#[tokio::test]
+async fn what_cannot_be_written_is_not_used_either() {
+    let authority = Arc::new(authority());
+    let url = control_plane(&authority, THEM, US).await;
+    let (mut issuer, shared) = issuer(url, token("secret", &authority));
+    let dir = tempfile::tempdir().unwrap();
+    let files = Arc::new(CertificateFiles::open(dir.path()).unwrap());
+    // Where the link is switched.
+    std::fs::create_dir(dir.path().join("..new-data")).unwrap();
+    issuer.store = Arc::new(IdentityStore::new(Arc::clone(&shared)).writing(files));
+    let error = chain(&issuer.first().await.unwrap_err());
+    assert!(
+        error.starts_with("certificate could not be written: cannot write"),
+        "{error}"
+    );
+    assert!(shared.identity.load().is_none());
 }
 
 #[tokio::test]

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::RunError;
-use crate::{App, Config};
+use crate::{App, Config, Workload};
 
 pub(super) fn check(config: &Config) -> Result<(), RunError> {
     for (flag, address) in [("outbound", config.outbound), ("admin", config.admin)] {
@@ -15,41 +15,11 @@ pub(super) fn check(config: &Config) -> Result<(), RunError> {
             });
         }
     }
-    let zero = |flag, value: Duration, expected| {
-        if value.is_zero() {
-            return Err(RunError::Setting {
-                flag,
-                value: format!("{value:?}"),
-                expected,
-            });
-        }
-        Ok(())
-    };
-    zero("lease-ttl", config.lease_ttl, "must be more than zero")?;
-    zero(
-        "heartbeat-interval",
+    check_times(
+        config.lease_ttl,
         config.heartbeat_interval,
-        "must be more than zero",
-    )?;
-    zero(
-        "certificate-ttl",
         config.certificate_ttl,
-        "must be more than zero, at most 24 h",
     )?;
-    if config.certificate_ttl > Duration::from_secs(24 * 3600) {
-        return Err(RunError::Setting {
-            flag: "certificate-ttl",
-            value: format!("{:?}", config.certificate_ttl),
-            expected: "at most 24 h",
-        });
-    }
-    if config.heartbeat_interval >= config.lease_ttl {
-        return Err(RunError::Setting {
-            flag: "heartbeat-interval",
-            value: format!("{:?}", config.heartbeat_interval),
-            expected: "must be shorter than --lease-ttl, best a third of it",
-        });
-    }
     let not_absolute = config
         .tls_files
         .iter()
@@ -72,12 +42,44 @@ pub(super) fn check(config: &Config) -> Result<(), RunError> {
             expected: "leave it out: calls of others are taken with an identity of our own control plane only",
         });
     }
-    check_workload(config)?;
+    check_workload(&config.workload)?;
     config.app.as_ref().map_or(Ok(()), check_app)
 }
 
-fn check_workload(config: &Config) -> Result<(), RunError> {
-    let workload = &config.workload;
+/// Of lease, heartbeats and certificate.
+pub(crate) fn check_times(
+    lease: Duration,
+    heartbeat: Duration,
+    certificate: Duration,
+) -> Result<(), RunError> {
+    let bad = |flag, value: Duration, expected| {
+        Err(RunError::Setting {
+            flag,
+            value: format!("{value:?}"),
+            expected,
+        })
+    };
+    if lease.is_zero() {
+        return bad("lease-ttl", lease, "must be more than zero");
+    }
+    if heartbeat.is_zero() {
+        return bad("heartbeat-interval", heartbeat, "must be more than zero");
+    }
+    if certificate.is_zero() {
+        let expected = "must be more than zero, at most 24 h";
+        return bad("certificate-ttl", certificate, expected);
+    }
+    if certificate > Duration::from_secs(24 * 3600) {
+        return bad("certificate-ttl", certificate, "at most 24 h");
+    }
+    if heartbeat >= lease {
+        let expected = "must be shorter than --lease-ttl, best a third of it";
+        return bad("heartbeat-interval", heartbeat, expected);
+    }
+    Ok(())
+}
+
+pub(crate) fn check_workload(workload: &Workload) -> Result<(), RunError> {
     for (flag, value) in [
         ("service", &workload.service),
         ("namespace", &workload.namespace),
@@ -105,7 +107,7 @@ fn check_workload(config: &Config) -> Result<(), RunError> {
     Ok(())
 }
 
-fn check_app(app: &App) -> Result<(), RunError> {
+pub(crate) fn check_app(app: &App) -> Result<(), RunError> {
     let bad = |flag, value: String, expected| {
         Err(RunError::Setting {
             flag,

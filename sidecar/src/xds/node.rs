@@ -76,7 +76,7 @@ pub(crate) fn node(workload: &Workload, app: Option<&App>, ip: IpAddr, ports: Po
 }
 
 /// `reviews` and the domain, of `reviews`, `reviews.default` or `reviews.default.svc.example.org`.
-fn short_name(service: &str, namespace: &str) -> (String, String) {
+pub(crate) fn short_name(service: &str, namespace: &str) -> (String, String) {
     let (name, domain) = service
         .split_once(".svc.")
         .unwrap_or((service, DEFAULT_DOMAIN));

@@ -1,0 +1,512 @@
+//! A workload that is a member of the mesh without a sidecar: an application whose gRPC library speaks xDS and mTLS of
+//! its own. What it lacks is done here: join, renew the certificate, hand it over in files, register, leave.
+//!
+//! ```text
+//! check settings ─► bind ports ─► certificate ─► files, bootstrap file ─► ready line, command ─► register
+//!                                    └─(half of its life)─► files    SIGTERM, SIGINT, POST /drain ─► say so ─► command ─► end
+//! ```
+//! No request passes through it, and it is no client of xDS: a trust bundle comes with each certificate.
+
+mod bootstrap;
+mod check;
+mod command;
+pub(crate) mod files;
+mod pages;
+mod relay;
+#[cfg(test)]
+mod testing;
+
+use std::{
+    io::{self, Write as _},
+    net::{IpAddr, SocketAddr, TcpListener},
+    path::PathBuf,
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
+
+use outrigger_proto::outrigger::v1::{Locality, RegisterRequest};
+use prometheus::Registry;
+use tokio::{
+    signal::unix::SignalKind,
+    sync::{Notify, oneshot, watch},
+    task::JoinSet,
+};
+
+use crate::{
+    App, RunError, Workload,
+    admin::{self, Port},
+    control::{Control, First, pinned_root},
+    identity::{IdentityStore, Issued, Issuer, chain, verify::sha256},
+    readiness::{self, AppHealth},
+    register::{Registered, Registrar},
+    run::{CONTROL_THREADS, SETTLE, Signals},
+    shared::Shared,
+    tls::files::Allowed,
+    vitals::Vitals,
+};
+
+use bootstrap::Place;
+use command::Command;
+use files::CertificateFiles;
+pub use files::FilesError;
+use pages::AgentSite;
+use relay::Relay;
+
+/// Settings of one agent. Addresses with port 0 pick a free port; the ready line says which.
+#[derive(Clone, Debug)]
+pub struct AgentConfig {
+    /// `https://host:15012`, or `http://` for the plain-text port (loopback only; no identity then, and no `mtls`).
+    pub control_plane: String,
+    /// One-time credential, `<secret>.<root SHA-256>`; needed if `dir` holds no certificate that is still valid.
+    pub join_token: Option<String>,
+    /// PEM of the control plane's root; default: the root that the join token pins.
+    pub root_ca: Option<PathBuf>,
+    /// Who the application is.
+    pub workload: Workload,
+    /// Where the application listens for others; None = it only calls others and is not registered.
+    pub app: Option<App>,
+    /// Address that others reach it at. Default: that of `app`, or the local address of the connection to the control plane.
+    pub advertise_address: Option<IpAddr>,
+    /// Whether the application uses its certificates: calls of others come over mTLS, and go out so. Default true.
+    pub mtls: bool,
+    /// Where certificate, key, roots and the bootstrap file are written.
+    pub dir: PathBuf,
+    /// Admin. Default `127.0.0.1:15000`. Loopback only.
+    pub admin: SocketAddr,
+    /// Prometheus metrics. Default `0.0.0.0:15020`.
+    pub metrics: SocketAddr,
+    /// Readiness. Default `0.0.0.0:15021`.
+    pub readiness: SocketAddr,
+    /// Takes xDS in plain text for a library that has no TLS towards its management server, and passes it on with our
+    /// certificate. Default off; loopback only.
+    pub xds_relay: Option<SocketAddr>,
+    /// Lifetime asked for certificates. Default 1 h, at most 24 h.
+    pub certificate_ttl: Duration,
+    /// Lease of the registration. Default 30 s.
+    pub lease_ttl: Duration,
+    /// Renewal of the registration. Default 10 s.
+    pub heartbeat_interval: Duration,
+    /// How long `command` may take to end when it is asked to. Default 30 s.
+    pub drain_timeout: Duration,
+    /// The application, if it is to be started here. Empty = somebody else starts it.
+    pub command: Vec<String>,
+}
+
+/// Why an agent did not start, or ended otherwise than by a drain.
+#[derive(Debug, thiserror::Error)]
+pub enum AgentError {
+    /// What a sidecar may meet as well.
+    #[error(transparent)]
+    Run(#[from] RunError),
+    /// The directory of the certificates.
+    #[error("--dir cannot be used")]
+    Files(#[from] FilesError),
+    /// The application cannot be started.
+    #[error("cannot start the command {program:?}; is it installed, and executable?")]
+    Command {
+        /// Its first word.
+        program: String,
+        /// Cause.
+        #[source]
+        source: io::Error,
+    },
+    /// There is no program in it.
+    #[error("the command is empty; give a program after --")]
+    NoCommand,
+}
+
+/// Runs until a signal, `POST /drain` or the end of the command ends it; gives the exit code, which is the command's if
+/// there is one. Without a command the ready line is printed on standard output.
+///
+/// # Errors
+/// [`AgentError`].
+pub fn run(config: AgentConfig) -> Result<u8, AgentError> {
+    check::check(&config)?;
+    let shared = Shared::new(Allowed::default());
+    let store = IdentityStore::new(Arc::clone(&shared));
+    let files = Arc::new(CertificateFiles::open(&config.dir)?);
+    let is_plain = config.control_plane.starts_with("http://");
+    let store = store.writing(Arc::clone(&files));
+    if !is_plain {
+        resume(&config, &files, &store);
+    }
+    let first = First {
+        join_token: config.join_token.as_deref(),
+        root_ca: config.root_ca.as_deref(),
+    };
+    let control = Control::ours(&config.control_plane, first, Arc::clone(&shared))
+        .map_err(RunError::ControlPlane)?;
+    let sockets = Sockets::bind(&config)?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(CONTROL_THREADS)
+        .thread_name("control")
+        .enable_all()
+        .build()
+        .map_err(RunError::Start)?;
+    let parts = Parts {
+        config,
+        shared,
+        store: Arc::new(store),
+        control: Arc::new(control),
+        files,
+    };
+    let result = runtime.block_on(supervise(parts, sockets));
+    runtime.shutdown_timeout(Duration::from_secs(1));
+    result
+}
+
+/// A join token is good for one process; one that is started again goes on with what the one before has left.
+fn resume(config: &AgentConfig, files: &CertificateFiles, store: &IdentityStore) {
+    let Workload {
+        namespace,
+        service_account,
+        ..
+    } = &config.workload;
+    let ours = format!("/ns/{namespace}/sa/{service_account}");
+    let pinned = config.join_token.as_deref().and_then(pinned_root);
+    let is_elsewhere = |kept: &Issued| {
+        pinned.is_some_and(|root| !kept.roots_der.iter().any(|der| sha256(der) == root))
+    };
+    match files.kept() {
+        None => {}
+        Some(Ok(kept)) if is_elsewhere(&kept) => {
+            tracing::warn!(id = %kept.spiffe_id, "the certificate that is there is another mesh's, a new one is asked for");
+        }
+        Some(Ok(kept)) if kept.spiffe_id.ends_with(&ours) => {
+            tracing::info!(id = %kept.spiffe_id, not_after = kept.not_after, "going on with the certificate that is there");
+            store.install(kept);
+        }
+        Some(Ok(kept)) => {
+            tracing::warn!(id = %kept.spiffe_id, "the certificate that is there is somebody else's, a new one is asked for");
+        }
+        Some(Err(error)) => {
+            tracing::info!(%error, "the certificate that is there is of no use, a new one is asked for");
+        }
+    }
+}
+
+/// What is made before anything runs.
+struct Parts {
+    config: AgentConfig,
+    shared: Arc<Shared>,
+    store: Arc<IdentityStore>,
+    control: Arc<Control>,
+    files: Arc<CertificateFiles>,
+}
+
+/// All bound before anything else, so that the numbers we tell are real.
+struct Sockets {
+    sites: [(TcpListener, Port); 3],
+    relay: Option<TcpListener>,
+}
+
+impl Sockets {
+    fn bind(config: &AgentConfig) -> Result<Self, RunError> {
+        let bind = |flag, address| {
+            TcpListener::bind(address)
+                .and_then(|listener| {
+                    listener.set_nonblocking(true)?;
+                    Ok(listener)
+                })
+                .map_err(|source| RunError::Bind {
+                    address,
+                    flag,
+                    source,
+                })
+        };
+        let relay = config.xds_relay;
+        Ok(Self {
+            sites: [
+                (bind("admin", config.admin)?, Port::Admin),
+                (bind("metrics", config.metrics)?, Port::Metrics),
+                (bind("readiness", config.readiness)?, Port::Readiness),
+            ],
+            relay: relay.map(|at| bind("xds-relay", at)).transpose()?,
+        })
+    }
+}
+
+async fn supervise(parts: Parts, sockets: Sockets) -> Result<u8, AgentError> {
+    let Parts {
+        config,
+        shared,
+        store,
+        control,
+        files,
+    } = parts;
+    let registry = Registry::new();
+    let has_app = config.app.is_some();
+    let vitals = Arc::new(Vitals::without_xds(&registry, has_app, control.is_tls()));
+    let relay = sockets
+        .relay
+        .map(|listener| {
+            let relay = Arc::new(Relay::new(Arc::clone(&control), &registry));
+            Ok((
+                listener.local_addr()?,
+                tokio::net::TcpListener::from_std(listener)?,
+                relay,
+            ))
+        })
+        .transpose()
+        .map_err(RunError::Start)?;
+    let site = Arc::new(AgentSite {
+        shared: Arc::clone(&shared),
+        vitals: Arc::clone(&vitals),
+        registry,
+        drain: Notify::new(),
+        started: std::time::Instant::now(),
+    });
+    let mut tasks = JoinSet::new();
+    let mut addresses = Vec::new();
+    let relayed = relay.as_ref().map(|(address, ..)| *address);
+    if let Some((_, listener, relay)) = relay {
+        tasks.spawn(relay.serve(listener));
+    }
+    for (listener, port) in sockets.sites {
+        addresses.push(listener.local_addr().map_err(RunError::Start)?);
+        let listener = tokio::net::TcpListener::from_std(listener).map_err(RunError::Start)?;
+        tasks.spawn(admin::serve(listener, port, Arc::clone(&site)));
+    }
+    let mut agent = Agent {
+        config,
+        shared,
+        store,
+        control,
+        files,
+        vitals,
+        addresses,
+        relayed,
+        tasks,
+        command: None,
+        leave: None,
+    };
+    let mut signals = Signals::new().map_err(RunError::Start)?;
+    let end = tokio::select! {
+        ended = agent.serve() => End::Command(ended?),
+        signal = signals.next() => End::Asked(signal),
+        () = site.drain.notified() => End::Asked(SignalKind::terminate()),
+    };
+    tokio::select! {
+        code = agent.drain(end) => code,
+        _ = signals.next() => Err(RunError::Interrupted.into()),
+    }
+}
+
+/// Why it is over.
+#[derive(Clone, Copy, Debug)]
+enum End {
+    /// The command has ended, with this code.
+    Command(u8),
+    Asked(SignalKind),
+}
+
+/// Everything that runs.
+struct Agent {
+    config: AgentConfig,
+    shared: Arc<Shared>,
+    store: Arc<IdentityStore>,
+    control: Arc<Control>,
+    files: Arc<CertificateFiles>,
+    vitals: Arc<Vitals>,
+    /// Admin, metrics, readiness.
+    addresses: Vec<SocketAddr>,
+    /// Where the relay listens.
+    relayed: Option<SocketAddr>,
+    /// Ended with the agent.
+    tasks: JoinSet<()>,
+    command: Option<Command>,
+    /// Tells the registrar to say goodbye.
+    leave: Option<(oneshot::Sender<()>, tokio::task::JoinHandle<Registered>)>,
+}
+
+impl Agent {
+    /// Starts everything; ends when the command does, with its code.
+    async fn serve(&mut self) -> Result<u8, AgentError> {
+        let is_tls = self.control.is_tls();
+        if is_tls {
+            self.get_identity().await?;
+        }
+        let ip = self.advertised_ip().await?;
+        let target = self.control.target();
+        let relayed = self.relayed.map(|address| address.to_string());
+        let place = Place {
+            server: relayed.as_deref().unwrap_or(&target),
+            is_plain: self.relayed.is_some() || !is_tls,
+            ip,
+            admin: self.address(0),
+        };
+        let files = is_tls.then_some(&*self.files);
+        let text = bootstrap::bootstrap(&self.config, &place, files);
+        let file = self
+            .files
+            .write_beside(bootstrap::FILE, &format!("{text:#}\n"))?;
+        self.vitals.configured.store(true, Ordering::Relaxed);
+        if self.config.command.is_empty() {
+            self.say_ready(&file, ip).map_err(RunError::Start)?;
+        } else {
+            tracing::info!(bootstrap = %file.display(), "starting the command");
+            self.command = Some(Command::start(&self.config.command, &file)?);
+        }
+        let health = self.watch_app();
+        self.start_registration(ip, health);
+        match &mut self.command {
+            Some(command) => Ok(command.ended().await.map_err(RunError::Start)?),
+            None => std::future::pending().await,
+        }
+    }
+
+    fn address(&self, n: usize) -> SocketAddr {
+        self.addresses.get(n).copied().unwrap_or(self.config.admin)
+    }
+
+    async fn get_identity(&mut self) -> Result<(), AgentError> {
+        let issuer = Issuer {
+            control: Arc::clone(&self.control),
+            store: Arc::clone(&self.store),
+            vitals: Arc::clone(&self.vitals),
+            join_token: self.config.join_token.clone().unwrap_or_default(),
+            workload: self.config.workload.clone(),
+            ttl: self.config.certificate_ttl,
+        };
+        match self.shared.identity.load_full() {
+            Some(kept) => issuer.goes_on_with(kept.not_after),
+            None => issuer
+                .first()
+                .await
+                .map_err(|error| RunError::Identity(chain(&error)))?,
+        }
+        self.tasks.spawn(issuer.renew());
+        Ok(())
+    }
+
+    /// Where others reach the application.
+    async fn advertised_ip(&self) -> Result<IpAddr, RunError> {
+        if let Some(ip) = self.config.advertise_address {
+            return Ok(ip);
+        }
+        let listens = self.config.app.as_ref().map(|app| app.address.ip());
+        if let Some(ip) = listens.filter(|ip| !ip.is_unspecified() && !ip.is_loopback()) {
+            return Ok(ip);
+        }
+        let ip = self.control.local_ip_in_time().await;
+        match listens {
+            Some(listens) if listens.is_loopback() && !ip.is_loopback() => Err(RunError::Setting {
+                flag: "app",
+                value: listens.to_string(),
+                expected: "others cannot reach a loopback address; let the application listen on 0.0.0.0, or give \
+                        --advertise-address",
+            }),
+            _ => Ok(ip),
+        }
+    }
+
+    fn say_ready(&self, bootstrap: &std::path::Path, ip: IpAddr) -> io::Result<()> {
+        let app = self.config.app.as_ref();
+        let app = app.map(|app| SocketAddr::new(ip, app.address.port()).to_string());
+        let [admin, metrics, readiness] = [0, 1, 2].map(|n| self.address(n).to_string());
+        let line = serde_json::json!({
+            "bootstrap": bootstrap,
+            "app": app,
+            "admin": admin,
+            "metrics": metrics,
+            "readiness": readiness,
+            "xds_relay": self.relayed.map(|address| address.to_string()),
+        });
+        let mut stdout = io::stdout().lock();
+        writeln!(stdout, "ready {line}")?;
+        stdout.flush()
+    }
+
+    fn watch_app(&mut self) -> Option<watch::Receiver<AppHealth>> {
+        let mut app = self.config.app.clone()?;
+        if app.address.ip().is_unspecified() {
+            // Whoever listens everywhere listens here, too.
+            let here: IpAddr = match app.address {
+                SocketAddr::V4(_) => std::net::Ipv4Addr::LOCALHOST.into(),
+                SocketAddr::V6(_) => std::net::Ipv6Addr::LOCALHOST.into(),
+            };
+            app.address.set_ip(here);
+        }
+        let (sender, receiver) = watch::channel(AppHealth::Unknown);
+        let (shared, vitals) = (Arc::clone(&self.shared), Arc::clone(&self.vitals));
+        self.tasks
+            .spawn(readiness::watch(app, shared, vitals, sender));
+        Some(receiver)
+    }
+
+    fn start_registration(&mut self, ip: IpAddr, health: Option<watch::Receiver<AppHealth>>) {
+        let (Some(app), Some(health)) = (&self.config.app, health) else {
+            return;
+        };
+        let registrar = Registrar {
+            control: Arc::clone(&self.control),
+            vitals: Arc::clone(&self.vitals),
+            registration: registration(&self.config, app, ip),
+            heartbeat_interval: self.config.heartbeat_interval,
+            known: false,
+        };
+        let (leave, left) = oneshot::channel();
+        self.leave = Some((leave, tokio::spawn(registrar.run(health, left))));
+    }
+
+    /// Others first hear that we leave, then the command ends what it has, then the registration goes.
+    async fn drain(mut self, end: End) -> Result<u8, AgentError> {
+        tracing::info!("draining");
+        let mut registered = None;
+        if let Some((leave, registrar)) = self.leave.take() {
+            if leave.send(()).is_err() {
+                tracing::debug!("the registrar has ended already");
+            }
+            registered = registrar.await.ok();
+            let is_here = matches!(end, End::Asked(_));
+            if is_here && registered.as_ref().is_some_and(Registered::is_known) {
+                tokio::time::sleep(SETTLE.min(self.config.drain_timeout)).await;
+            }
+        }
+        self.shared.draining.store(true, Ordering::Release);
+        let code = match (end, &mut self.command) {
+            (End::Command(code), _) => code,
+            (End::Asked(signal), Some(command)) => command
+                .end(signal, self.config.drain_timeout)
+                .await
+                .map_err(RunError::Start)?,
+            (End::Asked(_), None) => 0,
+        };
+        if let Some(registered) = registered {
+            registered.deregister().await;
+        }
+        self.tasks.abort_all();
+        tracing::info!("drained");
+        Ok(code)
+    }
+}
+
+/// The application as others reach it: at its own port.
+fn registration(config: &AgentConfig, app: &App, ip: IpAddr) -> RegisterRequest {
+    let workload = &config.workload;
+    let [region, zone, sub_zone] = workload.locality.clone();
+    let address = SocketAddr::new(ip, app.address.port());
+    RegisterRequest {
+        service: workload.service.clone(),
+        namespace: workload.namespace.clone(),
+        // Chosen here, so that we can leave even if the answer to our registration got lost.
+        instance_id: address.to_string(),
+        address: ip.to_string(),
+        port: app.port.into(),
+        target_port: address.port().into(),
+        protocol: app.protocol.clone(),
+        labels: workload.labels.clone(),
+        locality: Some(Locality {
+            region,
+            zone,
+            sub_zone,
+        }),
+        weight: workload.weight,
+        ttl: prost_types::Duration::try_from(config.lease_ttl).ok(),
+        health: String::new(),
+        mtls: config.mtls,
+    }
+}
+
+#[cfg(test)]
+mod tests;
