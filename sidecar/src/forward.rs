@@ -30,6 +30,7 @@ pub(crate) mod call;
 pub(crate) mod chain;
 mod choose;
 mod deadline;
+mod filters;
 pub(crate) mod finish;
 pub(crate) mod hedge;
 mod mirror;
@@ -72,6 +73,9 @@ pub(crate) async fn serve(
         if let (Some(cors), Some(origin)) = (&features.cors, &*call.origin.borrow()) {
             cors.mark(origin, response.headers_mut());
         }
+    }
+    if let Some(filtered) = call.filtered.get() {
+        filtered.answer(&call, &mut response);
     }
     if drains && call.answered_here.get() && !call.upload.is_empty() {
         let upload = call.upload.clone();
@@ -122,13 +126,27 @@ async fn handle(
             Problem::new(Code::NoRouteHost, message)
         })?,
     };
-    let route = find(table, &parts, &authority)?;
+    let route = match find(table, &parts, &authority) {
+        Ok(route) => route,
+        Err(problem) => {
+            // Who may not know is not told what there is.
+            if let Some(all) = &listener.filters {
+                filters::look(call, all, None, &mut parts, &authority).await?;
+            }
+            return Err(problem);
+        }
+    };
     *call.policy.borrow_mut() = route.position.clone();
     if let Some(features) = &route.features {
-        let features = call.features.get_or_init(|| Arc::clone(features));
-        if let Some(response) = before::look(call, features, &parts, &authority).await? {
-            return Ok(response);
-        }
+        call.features.get_or_init(|| Arc::clone(features));
+    }
+    let early = match (&listener.filters, &route.features) {
+        (Some(all), _) => filters::look(call, all, Some(route), &mut parts, &authority).await?,
+        (None, Some(features)) => before::look(call, features, &parts, &authority).await?,
+        (None, None) => None,
+    };
+    if let Some(response) = early {
+        return Ok(response);
     }
     let Action::Forward(choice) = &route.action else {
         return Ok(direct(call, &parts, &authority, route));

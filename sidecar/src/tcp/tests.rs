@@ -85,6 +85,7 @@ fn route(sidecar: &mut Sidecar, shares: &[(&str, u32)]) -> ConnectionRoute {
         max_duration: None,
         attempts: 2,
         hash_source_ip: false,
+        rbac: Vec::new(),
     }
 }
 
@@ -99,6 +100,7 @@ fn listener(
         direction,
         tls,
         routes: RouteSource::Connections(Arc::new(routes)),
+        filters: None,
     }
 }
 

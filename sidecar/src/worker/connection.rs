@@ -12,7 +12,7 @@ use std::{
     sync::Arc,
 };
 
-use outrigger_core::Moment;
+use outrigger_core::{Caller, Moment, PeerNames};
 use rustls_pki_types::CertificateDer;
 use tokio::sync::Notify;
 
@@ -62,6 +62,8 @@ pub(crate) struct Connection {
     /// Where it was accepted.
     pub(crate) local: Option<std::net::SocketAddr>,
     pub(crate) peer: Option<Peer>,
+    /// What its TLS asked for.
+    pub(crate) server_name: Option<Box<str>>,
     /// Our own SPIFFE id on this connection.
     pub(crate) own_id: Option<Arc<str>>,
     /// Unix seconds of the earlier end of both certificates.
@@ -89,6 +91,7 @@ impl Connection {
             remote,
             local: None,
             peer: None,
+            server_name: None,
             own_id: None,
             expires: None,
             server: RefCell::new(None),
@@ -99,6 +102,22 @@ impl Connection {
             head_since: Cell::new(None),
             http2: Cell::new(false),
             now,
+        }
+    }
+
+    /// Who is at the other end, for access rules; `server_name` where it was read without ending TLS.
+    pub(crate) fn caller<'a>(&'a self, server_name: Option<&'a str>) -> Caller<'a> {
+        Caller {
+            remote: self.remote.ip(),
+            local: self.local,
+            peer: self.peer.as_ref().map(|peer| PeerNames {
+                uri: &peer.svid.id,
+                dns: &peer.svid.dns,
+                subject: &peer.svid.subject,
+            }),
+            server_name: server_name
+                .or(self.server_name.as_deref())
+                .unwrap_or_default(),
         }
     }
 

@@ -148,6 +148,7 @@ async fn handshake(
         tls::still_trusted(&now, &chain).map_err(|error| Refusal::of(&io::Error::other(error)))?;
     }
     let alpn = session.alpn_protocol().map(Wire::of_alpn);
+    connection.server_name = session.server_name().map(Box::from);
     connection.own_id = Some(Arc::clone(&identity.spiffe_id));
     connection.expires = Some(identity.not_after.min(svid.not_after));
     connection.peer = Some(Peer { svid, chain });

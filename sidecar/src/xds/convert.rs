@@ -14,6 +14,7 @@ mod dns;
 pub(crate) mod endpoint;
 mod features;
 pub(crate) mod fields;
+mod filters;
 mod limits;
 pub(crate) mod listener;
 mod matches;

@@ -195,6 +195,7 @@ impl Mesh {
             direction: parsed.direction,
             tls: parsed.tls,
             routes: source,
+            filters: parsed.filters,
         };
         self.listeners.insert(
             parsed.name,
