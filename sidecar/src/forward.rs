@@ -90,7 +90,7 @@ async fn handle(
     mut parts: Parts,
     introduction: Option<HeaderValue>,
 ) -> Result<Response<DownBody>, Problem> {
-    let authority = check::admit(&mut parts).map_err(|refused| match refused {
+    let mut authority = check::admit(&mut parts).map_err(|refused| match refused {
         Refused::Bad(message) => Problem::new(Code::BadRequest, message),
         Refused::NotSupported(message) => Problem::new(Code::NotSupported, message),
     })?;
@@ -115,6 +115,9 @@ async fn handle(
         .listeners
         .get(&call.connection.bound.name)
         .ok_or_else(|| Problem::new(Code::Draining, "this listener is being closed"))?;
+    if let Some(settings) = &listener.settings {
+        authority = filters::prepare(call, settings, &mut parts, authority)?;
+    }
     let table = match &listener.routes {
         RouteSource::Inline(table) => table,
         RouteSource::Connections(_) => {
@@ -130,7 +133,7 @@ async fn handle(
         Ok(route) => route,
         Err(problem) => {
             // Who may not know is not told what there is.
-            if let Some(all) = &listener.filters {
+            if let Some(all) = &listener.settings {
                 filters::look(call, all, None, &mut parts, &authority).await?;
             }
             return Err(problem);
@@ -140,7 +143,7 @@ async fn handle(
     if let Some(features) = &route.features {
         call.features.get_or_init(|| Arc::clone(features));
     }
-    let early = match (&listener.filters, &route.features) {
+    let early = match (&listener.settings, &route.features) {
         (Some(all), _) => filters::look(call, all, Some(route), &mut parts, &authority).await?,
         (None, Some(features)) => before::look(call, features, &parts, &authority).await?,
         (None, None) => None,

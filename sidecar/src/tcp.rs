@@ -103,6 +103,7 @@ impl<'a> Session<'a> {
         let subject = Subject {
             caller: self.connection.caller(self.server_name),
             request: None,
+            believes: false,
             trusted_hops: 0,
         };
         let counters = self.worker.handles.filters();

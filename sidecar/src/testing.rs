@@ -344,7 +344,7 @@ impl Sidecar {
                     alpn: vec!["h2".to_owned(), "http/1.1".to_owned()],
                 }),
                 routes: RouteSource::Inline(Arc::new(table)),
-                filters: None,
+                settings: None,
             }),
         );
         this.publish("virtualInbound").await
@@ -374,7 +374,7 @@ impl Sidecar {
                 direction: Direction::Outbound,
                 tls: None,
                 routes: RouteSource::Named(slot),
-                filters: None,
+                settings: None,
             }),
         );
         let address = this.publish("http_proxy").await;

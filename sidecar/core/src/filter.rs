@@ -13,19 +13,79 @@ mod mutation;
 #[cfg(test)]
 mod tests;
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
+
+use http::HeaderValue;
 
 use crate::rbac::Rbac;
 pub use limit::{LocalRateLimit, RateVerdict};
 pub use mutation::{HeaderMutation, Mutation, Put};
 
-/// All filters of a listener but the router.
+/// What a listener says about its requests. Default: nothing.
 #[derive(Clone, Debug, Default)]
-pub struct HttpFilters {
-    /// In order.
+pub struct HttpSettings {
+    /// All but the router, in order.
     pub filters: Vec<HttpFilter>,
+    /// What is done to a request's head before anything looks at it.
+    pub head: HeadSettings,
     /// Proxies before us whose addresses at the end of `x-forwarded-for` are passed over.
     pub trusted_hops: u32,
+    /// The address at the end of `x-forwarded-for` is nobody's word: we have written it ourselves.
+    pub own_address: bool,
+    /// Written into answers. None = what the upstream says stays.
+    pub server: Option<(HeaderValue, Put)>,
+    /// Of its connections.
+    pub connection: ConnectionSettings,
+}
+
+/// See the fields. Default: nothing is done.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct HeadSettings {
+    /// Several slashes in a row of the path become one.
+    pub merge_slashes: bool,
+    /// `%2F` and `%5C` in the path.
+    pub escaped_slashes: EscapedSlashes,
+    /// The port in Host is taken away.
+    pub strip_port: StripPort,
+    /// The caller's address is appended to `x-forwarded-for`, and `x-forwarded-proto` says how it came.
+    pub forwarded: bool,
+    /// A request without `x-request-id` gets one.
+    pub request_id: bool,
+}
+
+/// What becomes of `%2F` and `%5C` in a path.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum EscapedSlashes {
+    /// They stay.
+    #[default]
+    Keep,
+    /// The request is refused.
+    Reject,
+    /// They become slashes.
+    Unescape,
+}
+
+/// Which port in Host is taken away.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum StripPort {
+    /// None.
+    #[default]
+    Never,
+    /// The one that the caller has connected to.
+    Matching,
+    /// Any.
+    Always,
+}
+
+/// Ends of a listener's connections. Default: none but our own.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ConnectionSettings {
+    /// Without a request for so long. Zero = never.
+    pub idle_timeout: Option<Duration>,
+    /// Of this age.
+    pub max_age: Option<Duration>,
+    /// After so many requests.
+    pub max_requests: Option<u32>,
 }
 
 /// A filter under the name that routes call it by.
@@ -141,7 +201,7 @@ impl Overrides {
     }
 }
 
-impl HttpFilters {
+impl HttpSettings {
     /// What is done to a request whose route says `overrides`, in order.
     pub fn in_force<'a>(
         &'a self,
@@ -156,13 +216,14 @@ impl HttpFilters {
     /// Whether an answer has to pass the filters, too.
     #[must_use]
     pub fn change_answers(&self, overrides: Option<&Overrides>) -> bool {
-        self.in_force(overrides).any(|filter| match filter {
-            InForce::Cors | InForce::Fault | InForce::Rbac(_) => false,
-            InForce::LocalRateLimit(limit) => limit.changes_answers(),
-            InForce::HeaderMutation(mutations) => {
-                mutations.each().any(|one| !one.response.is_empty())
-            }
-        })
+        self.server.is_some()
+            || self.in_force(overrides).any(|filter| match filter {
+                InForce::Cors | InForce::Fault | InForce::Rbac(_) => false,
+                InForce::LocalRateLimit(limit) => limit.changes_answers(),
+                InForce::HeaderMutation(mutations) => {
+                    mutations.each().any(|one| !one.response.is_empty())
+                }
+            })
     }
 }
 

@@ -35,8 +35,9 @@ pub use cluster::{
 };
 pub use connection::{ConnectionRoute, ConnectionRoutes, NameTwice};
 pub use filter::{
-    Filter, HeaderMutation, HttpFilter, HttpFilters, InForce, LocalRateLimit, Mutation, Override,
-    Overrides, Put, RateVerdict, Settings,
+    ConnectionSettings, EscapedSlashes, Filter, HeadSettings, HeaderMutation, HttpFilter,
+    HttpSettings, InForce, LocalRateLimit, Mutation, Override, Overrides, Put, RateVerdict,
+    Settings, StripPort,
 };
 pub use keepalive::KeepAlive;
 pub use limits::{Limits, LimitsScope, Overflow, Permit, Thresholds};

@@ -30,7 +30,9 @@ pub struct Subject<'a> {
     pub caller: Caller<'a>,
     /// None = a connection of bytes.
     pub request: Option<&'a RequestView<'a>>,
-    /// Proxies before us whose addresses at the end of `x-forwarded-for` are passed over. Default 0.
+    /// What `x-forwarded-for` says is believed. If not, the remote address is the connection's.
+    pub believes: bool,
+    /// Addresses at the end of `x-forwarded-for` that are passed over. Default 0.
     pub trusted_hops: u32,
 }
 

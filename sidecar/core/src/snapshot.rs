@@ -6,7 +6,7 @@
 use std::{collections::BTreeMap, net::SocketAddr, sync::Arc};
 
 use crate::{
-    Cluster, ClusterConfig, ConnectionRoutes, EndpointConfig, HttpFilters, RouteTable,
+    Cluster, ClusterConfig, ConnectionRoutes, EndpointConfig, HttpSettings, RouteTable,
     cluster::Kept,
 };
 
@@ -62,8 +62,8 @@ pub struct Listener {
     pub tls: Option<DownstreamTls>,
     /// Its routes.
     pub routes: RouteSource,
-    /// What is done to requests before; None = CORS and faults, as routes say.
-    pub filters: Option<Arc<HttpFilters>>,
+    /// What is done to requests; None = CORS and faults, as routes say.
+    pub settings: Option<Arc<HttpSettings>>,
 }
 
 /// Immutable; a request keeps one `Arc<Snapshot>` from start to end.

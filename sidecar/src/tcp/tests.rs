@@ -23,6 +23,8 @@ use crate::{
     testing::{Authority, Sidecar, cluster, config, endpoint, mtls},
 };
 
+mod access;
+
 /// Longer than anything here takes.
 const AT_MOST: Duration = Duration::from_secs(100);
 
@@ -100,7 +102,7 @@ fn listener(
         direction,
         tls,
         routes: RouteSource::Connections(Arc::new(routes)),
-        filters: None,
+        settings: None,
     }
 }
 

@@ -49,6 +49,9 @@ pub(super) async fn serve(worker: Rc<Worker>, accepted: Accepted) {
     };
     let mut connection = Connection::new(bound, remote, Rc::clone(&worker.now));
     connection.local = stream.local_addr().ok();
+    if let Some(settings) = &listener.settings {
+        connection.settings = settings.connection;
+    }
     let (transport, alpn) = match &listener.tls {
         None => (Transport::Plain(stream), None),
         Some(tls) => {

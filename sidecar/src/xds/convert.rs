@@ -17,6 +17,7 @@ pub(crate) mod fields;
 mod filters;
 mod limits;
 pub(crate) mod listener;
+mod manager;
 mod matches;
 pub(crate) mod outside_tls;
 mod retry;

@@ -195,7 +195,7 @@ impl Mesh {
             direction: parsed.direction,
             tls: parsed.tls,
             routes: source,
-            filters: parsed.filters,
+            settings: parsed.settings,
         };
         self.listeners.insert(
             parsed.name,

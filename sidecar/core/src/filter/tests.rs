@@ -72,14 +72,14 @@ fn mutating(value: &'static str) -> Arc<HeaderMutation> {
     })
 }
 
-fn filters(disabled: bool, filter: Filter) -> HttpFilters {
-    HttpFilters {
+fn filters(disabled: bool, filter: Filter) -> HttpSettings {
+    HttpSettings {
         filters: vec![HttpFilter {
             name: "it".into(),
             disabled,
             filter,
         }],
-        trusted_hops: 0,
+        ..HttpSettings::default()
     }
 }
 

@@ -157,9 +157,8 @@ fn one_name(peer: Option<&PeerNames<'_>>, is_right: impl Fn(&str) -> bool) -> bo
 
 /// As Envoy's with `use_remote_address: false`: what the last proxy before us says, if it says an address.
 fn remote_ip(subject: &Subject<'_>) -> IpAddr {
-    let said = subject
-        .request
-        .and_then(|request| forwarded_for(request, subject.trusted_hops));
+    let request = subject.request.filter(|_| subject.believes);
+    let said = request.and_then(|request| forwarded_for(request, subject.trusted_hops));
     said.unwrap_or(subject.caller.remote)
 }
 

@@ -12,6 +12,7 @@ struct Case {
     headers: HeaderMap,
     peer: Option<(&'static str, Vec<Box<str>>, &'static str)>,
     hops: u32,
+    believes: bool,
     is_request: bool,
 }
 
@@ -23,6 +24,7 @@ impl Default for Case {
             headers: HeaderMap::new(),
             peer: None,
             hops: 0,
+            believes: true,
             is_request: true,
         }
     }
@@ -67,6 +69,7 @@ impl Case {
                 server_name: "reviews.example",
             },
             request: self.is_request.then_some(&request),
+            believes: self.believes,
             trusted_hops: self.hops,
         })
     }
@@ -222,6 +225,11 @@ fn the_remote_address_is_what_the_last_proxy_says() {
         assert!(case.meets(&is(address)), "{hops}");
         assert!(case.meets(&Condition::DirectRemoteIp(range("10.0.0.1", 32))));
     }
+    let unbelieved = Case {
+        believes: false,
+        ..two()
+    };
+    assert!(unbelieved.meets(&is("10.0.0.1")));
     let nonsense = Case::default().with("x-forwarded-for", "1.1.1.1, unknown");
     assert!(nonsense.meets(&is("10.0.0.1")));
 }

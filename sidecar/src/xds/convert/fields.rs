@@ -54,7 +54,15 @@ const READ: &[(&str, &[&str])] = &[
     ("envoy.type.v3.HashPolicy.SourceIp", &[]),
     ("envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager", &["codec_type", "stat_prefix",
         "rds", "route_config", "http_filters", "forward_client_cert_details", "set_current_client_cert_details",
-        "http_protocol_options", "normalize_path", "stream_idle_timeout"]),
+        "http_protocol_options", "normalize_path", "stream_idle_timeout", "request_timeout", "request_headers_timeout",
+        "max_request_headers_kb", "use_remote_address", "skip_xff_append", "xff_num_trusted_hops", "merge_slashes",
+        "path_with_escaped_slashes_action", "strip_any_host_port", "strip_matching_host_port", "server_name",
+        "server_header_transformation", "common_http_protocol_options", "generate_request_id",
+        // An id that came is always kept, and no address is taken for an internal one.
+        "preserve_external_request_id", "internal_address_config", "upgrade_configs"]),
+    ("envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager.InternalAddressConfig",
+        &["unix_sockets", "cidr_ranges"]),
+    ("envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager.UpgradeConfig", &["upgrade_type", "enabled"]),
     ("envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager.SetCurrentClientCertDetails", &["uri"]),
     ("envoy.extensions.filters.network.http_connection_manager.v3.Rds", &["config_source", "route_config_name"]),
     ("envoy.extensions.filters.network.http_connection_manager.v3.HttpFilter", &["name", "typed_config", "is_optional", "disabled"]),
@@ -388,3 +396,6 @@ fn bytes(message: &DynamicMessage, field: &str) -> Vec<u8> {
         .and_then(|value| value.as_bytes().map(|bytes| bytes.to_vec()))
         .unwrap_or_default()
 }
+
+#[cfg(test)]
+mod documented;

@@ -1,7 +1,7 @@
-//! The filters of an HTTP connection manager → [`HttpFilters`], and what routes say about them → [`Levels`].
+//! The filters of an HTTP connection manager → [`HttpFilter`]s, and what routes say about them → [`Levels`].
 //!
 //! ```text
-//! http_filters ───────────────────────────────► HttpFilters (by name, in order)
+//! http_filters ───────────────────────────────► filters (by name, in order)
 //! typed_per_filter_config of table, host, route ► one Override a name: the most specific word, all header mutations
 //! ```
 
@@ -14,8 +14,8 @@ mod tests;
 use std::{collections::BTreeMap, sync::Arc};
 
 use outrigger_core::{
-    Cors, Fault, Features, Filter, HeaderMutation, HttpFilter, HttpFilters, LocalRateLimit,
-    Override, Overrides, Rbac, Settings,
+    Cors, Fault, Features, Filter, HeaderMutation, HttpFilter, LocalRateLimit, Override, Overrides,
+    Rbac, Settings,
 };
 use outrigger_proto::envoy::{
     config::route::v3::FilterConfig,
@@ -42,12 +42,8 @@ const MUTATION_OF_ROUTE: &str =
     "envoy.extensions.filters.http.header_mutation.v3.HeaderMutationPerRoute";
 const WRAPPED: &str = "envoy.config.route.v3.FilterConfig";
 
-/// The router, last; before it what we do; any other must be optional or switched off. None = CORS and faults, which
-/// is what most listeners have.
-pub(super) fn of_listener(
-    from: &[hcm::HttpFilter],
-    trusted_hops: u32,
-) -> Converted<Option<Arc<HttpFilters>>> {
+/// The router, last; before it what we do; any other must be optional or switched off.
+pub(super) fn of_listener(from: &[hcm::HttpFilter]) -> Converted<Vec<HttpFilter>> {
     let mut filters: Vec<HttpFilter> = Vec::new();
     let mut is_last_router = false;
     for (index, filter) in from.iter().enumerate() {
@@ -76,7 +72,8 @@ pub(super) fn of_listener(
                 }
                 filters.push(HttpFilter {
                     name: filter.name.as_str().into(),
-                    disabled: filter.disabled,
+                    // What routes say switches these two on.
+                    disabled: filter.disabled && !matches!(done, Filter::Cors | Filter::Fault),
                     filter: done,
                 });
             }
@@ -95,16 +92,7 @@ pub(super) fn of_listener(
     if !is_last_router {
         return refuse("http_filters", "the last filter must be the router");
     }
-    let is_usual = matches!(
-        filters.as_slice(),
-        [first, second] if matches!((&first.filter, &second.filter), (Filter::Cors, Filter::Fault))
-    );
-    Ok((!is_usual).then(|| {
-        Arc::new(HttpFilters {
-            filters,
-            trusted_hops,
-        })
-    }))
+    Ok(filters)
 }
 
 /// None = not a filter of ours.

@@ -2,7 +2,7 @@
 
 use std::{net::SocketAddr, sync::Arc};
 
-use outrigger_core::{ConnectionRoutes, Direction, DownstreamTls, HttpFilters, RouteTable};
+use outrigger_core::{ConnectionRoutes, Direction, DownstreamTls, HttpSettings, RouteTable};
 use outrigger_proto::envoy::{
     config::listener::v3::{self as proto, FilterChainMatch, filter, listener::ListenerSpecifier},
     extensions::filters::network::http_connection_manager::v3::{
@@ -13,7 +13,7 @@ use outrigger_proto::envoy::{
 use prost_types::Any;
 
 use super::{
-    Converted, connections, direction, filters, must_be_ads, must_be_false, refuse, route,
+    Converted, connections, direction, manager, must_be_ads, must_be_false, refuse, route,
     socket_address, tls, unpack, unsupported,
 };
 
@@ -28,8 +28,8 @@ pub(crate) struct ParsedListener {
     pub(crate) direction: Direction,
     pub(crate) tls: Option<DownstreamTls>,
     pub(crate) routes: ParsedRoutes,
-    /// See [`outrigger_core::Listener::filters`].
-    pub(crate) filters: Option<Arc<HttpFilters>>,
+    /// See [`outrigger_core::Listener::settings`].
+    pub(crate) settings: Option<Arc<HttpSettings>>,
 }
 
 /// Where a listener's routes come from.
@@ -58,7 +58,7 @@ pub(crate) fn convert(
         return refuse("bind_to_port", "false is not supported yet");
     }
     let address = socket_address("address", from.address.as_ref())?;
-    let (tls, routes, filters) = if connections::is_meant(from) {
+    let (tls, routes, settings) = if connections::is_meant(from) {
         let (tls, routes) = connections::convert(from, slots)?;
         (tls, ParsedRoutes::Connections(routes), None)
     } else {
@@ -87,7 +87,7 @@ pub(crate) fn convert(
         direction,
         tls,
         routes,
-        filters,
+        settings,
     })
 }
 
@@ -95,7 +95,7 @@ pub(crate) fn convert(
 type Requests = (
     Option<DownstreamTls>,
     ParsedRoutes,
-    Option<Arc<HttpFilters>>,
+    Option<Arc<HttpSettings>>,
 );
 
 /// The one connection manager of a listener for HTTP.
@@ -129,9 +129,8 @@ fn requests(from: &proto::Listener, slots: &mut route::Slots<'_>) -> Converted<R
     let path = "filter_chains[0].filters[0].typed_config";
     let routes = connection_manager(&manager, slots).map_err(|error| error.under(path))?;
     check_client_certificate_header(&manager, tls.is_some()).map_err(|error| error.under(path))?;
-    let filters = filters::of_listener(&manager.http_filters, manager.xff_num_trusted_hops)
-        .map_err(|error| error.under(path))?;
-    Ok((tls, routes, filters))
+    let settings = manager::settings(&manager).map_err(|error| error.under(path))?;
+    Ok((tls, routes, settings))
 }
 
 fn filter_chain(
@@ -169,21 +168,6 @@ fn connection_manager(
         return refuse(
             "codec_type",
             "must be AUTO; HTTP/1.1 and HTTP/2 are told apart here",
-        );
-    }
-    if from
-        .stream_idle_timeout
-        .is_some_and(|timeout| timeout.seconds != 0 || timeout.nanos != 0)
-    {
-        return refuse(
-            "stream_idle_timeout",
-            "not supported yet; must be 0s or unset",
-        );
-    }
-    if from.normalize_path == Some(false) {
-        return refuse(
-            "normalize_path",
-            "false is not supported; dot segments of a path are always resolved here",
         );
     }
     match &from.route_specifier {

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use outrigger_core::{InForce, Share, SnapshotBuilder};
+use outrigger_core::{HttpSettings, InForce, Share, SnapshotBuilder};
 use outrigger_proto::envoy::{
     config::{
         common::mutation_rules::v3::{self as rules_proto, header_mutation::Action},
@@ -52,7 +52,7 @@ fn filter(name: &str, config: Any) -> hcm::HttpFilter {
 }
 
 /// What a listener with these filters before its router becomes: field check, then conversion.
-fn listening(before: Vec<hcm::HttpFilter>) -> Converted<Option<Arc<HttpFilters>>> {
+fn listening(before: Vec<hcm::HttpFilter>) -> Converted<Option<Arc<HttpSettings>>> {
     let rds = hcm::Rds {
         config_source: Some(ads()),
         route_config_name: "9080".to_owned(),
@@ -65,7 +65,7 @@ fn listening(before: Vec<hcm::HttpFilter>) -> Converted<Option<Arc<HttpFilters>>
     let mut builder = SnapshotBuilder::default();
     let message: Listener = unpack(&any, LISTENER)?;
     let parsed = listener::convert(&message, &mut |name| builder.cluster_slot(name))?;
-    Ok(parsed.filters)
+    Ok(parsed.settings)
 }
 
 /// The refusal of a listener with this one filter, or nothing.
