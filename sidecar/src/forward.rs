@@ -30,6 +30,7 @@ pub(crate) mod call;
 pub(crate) mod chain;
 mod choose;
 mod deadline;
+mod filters;
 pub(crate) mod finish;
 pub(crate) mod hedge;
 mod mirror;
@@ -73,6 +74,9 @@ pub(crate) async fn serve(
             cors.mark(origin, response.headers_mut());
         }
     }
+    if let Some(filtered) = call.filtered.get() {
+        filtered.answer(&call, &mut response);
+    }
     if drains && call.answered_here.get() && !call.upload.is_empty() {
         let upload = call.upload.clone();
         // Beside the answer, which must not wait for it; gives up after a time.
@@ -86,7 +90,7 @@ async fn handle(
     mut parts: Parts,
     introduction: Option<HeaderValue>,
 ) -> Result<Response<DownBody>, Problem> {
-    let authority = check::admit(&mut parts).map_err(|refused| match refused {
+    let mut authority = check::admit(&mut parts).map_err(|refused| match refused {
         Refused::Bad(message) => Problem::new(Code::BadRequest, message),
         Refused::NotSupported(message) => Problem::new(Code::NotSupported, message),
     })?;
@@ -111,6 +115,9 @@ async fn handle(
         .listeners
         .get(&call.connection.bound.name)
         .ok_or_else(|| Problem::new(Code::Draining, "this listener is being closed"))?;
+    if let Some(settings) = &listener.settings {
+        authority = filters::prepare(call, settings, &mut parts, authority)?;
+    }
     let table = match &listener.routes {
         RouteSource::Inline(table) => table,
         RouteSource::Connections(_) => {
@@ -122,13 +129,27 @@ async fn handle(
             Problem::new(Code::NoRouteHost, message)
         })?,
     };
-    let route = find(table, &parts, &authority)?;
+    let route = match find(table, &parts, &authority) {
+        Ok(route) => route,
+        Err(problem) => {
+            // Who may not know is not told what there is.
+            if let Some(all) = &listener.settings {
+                filters::look(call, all, None, &mut parts, &authority).await?;
+            }
+            return Err(problem);
+        }
+    };
     *call.policy.borrow_mut() = route.position.clone();
     if let Some(features) = &route.features {
-        let features = call.features.get_or_init(|| Arc::clone(features));
-        if let Some(response) = before::look(call, features, &parts, &authority).await? {
-            return Ok(response);
-        }
+        call.features.get_or_init(|| Arc::clone(features));
+    }
+    let early = match (&listener.settings, &route.features) {
+        (Some(all), _) => filters::look(call, all, Some(route), &mut parts, &authority).await?,
+        (None, Some(features)) => before::look(call, features, &parts, &authority).await?,
+        (None, None) => None,
+    };
+    if let Some(response) = early {
+        return Ok(response);
     }
     let Action::Forward(choice) = &route.action else {
         return Ok(direct(call, &parts, &authority, route));

@@ -8,7 +8,7 @@
 
 use std::{cell::Cell, net::SocketAddr, rc::Rc, sync::Arc, time::Duration};
 
-use outrigger_core::{Cluster, ClusterSlot, ConnectionRoute, ConnectionRoutes, Direction};
+use outrigger_core::{Cluster, ClusterSlot, ConnectionRoute, ConnectionRoutes, Direction, Subject};
 use tokio::time::Instant;
 
 pub(crate) mod copy;
@@ -68,6 +68,10 @@ pub(crate) async fn serve(
         session.refuse(&Refused::no_route(server_name.as_deref()), None, None);
         return;
     };
+    if let Some(refused) = session.denied(route) {
+        session.refuse(&refused, Some(route), None);
+        return;
+    }
     session.lead(down, route).await;
 }
 
@@ -89,6 +93,25 @@ impl<'a> Session<'a> {
             connection,
             server_name,
         }
+    }
+
+    /// What the access rules of the route say.
+    fn denied(&self, route: &ConnectionRoute) -> Option<Refused> {
+        if route.rbac.is_empty() {
+            return None;
+        }
+        let subject = Subject {
+            caller: self.connection.caller(self.server_name),
+            request: None,
+            believes: false,
+            trusted_hops: 0,
+        };
+        let counters = self.worker.handles.filters();
+        let direction = self.connection.bound.direction;
+        route.rbac.iter().find_map(|rbac| {
+            let (rules, judgement) = counters.judge(direction, rbac, &subject)?;
+            Some(Refused::denied(rules, &judgement))
+        })
     }
 
     async fn lead(&self, mut down: Io, route: &Arc<ConnectionRoute>) {

@@ -11,6 +11,7 @@ use crate::Config;
 
 pub(crate) mod breakers;
 mod export;
+pub(crate) mod filters;
 pub(crate) mod handles;
 pub(crate) mod metrics;
 pub(crate) mod propagate;

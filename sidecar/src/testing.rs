@@ -344,6 +344,7 @@ impl Sidecar {
                     alpn: vec!["h2".to_owned(), "http/1.1".to_owned()],
                 }),
                 routes: RouteSource::Inline(Arc::new(table)),
+                settings: None,
             }),
         );
         this.publish("virtualInbound").await
@@ -373,6 +374,7 @@ impl Sidecar {
                 direction: Direction::Outbound,
                 tls: None,
                 routes: RouteSource::Named(slot),
+                settings: None,
             }),
         );
         let address = this.publish("http_proxy").await;

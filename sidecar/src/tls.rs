@@ -21,6 +21,7 @@ pub(crate) mod files;
 pub(crate) mod outside;
 pub(crate) mod refusal;
 pub(crate) mod server;
+mod subject;
 pub(crate) mod svid;
 mod verify;
 

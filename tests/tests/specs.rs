@@ -18,6 +18,7 @@ mod specs {
     mod exact_limits;
     mod explanations;
     mod failures;
+    mod foreign_filters;
     mod foreign_server;
     mod identity;
     mod istio_documents;

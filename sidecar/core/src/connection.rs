@@ -8,7 +8,7 @@ use std::{collections::BTreeMap, net::IpAddr, sync::Arc, time::Duration};
 
 use xxhash_rust::xxh64::xxh64;
 
-use crate::{ClusterChoice, ClusterSlot, HeaderEdits, WeightedCluster};
+use crate::{ClusterChoice, ClusterSlot, HeaderEdits, Rbac, WeightedCluster};
 
 /// Where one connection goes.
 #[derive(Clone, Debug)]
@@ -25,6 +25,8 @@ pub struct ConnectionRoute {
     pub attempts: u32,
     /// The source's address is what a consistent hash takes.
     pub hash_source_ip: bool,
+    /// Who may connect: all of them have to agree.
+    pub rbac: Vec<Rbac>,
 }
 
 /// All routes of a listener.
@@ -155,6 +157,7 @@ mod tests {
             max_duration: None,
             attempts: 1,
             hash_source_ip: true,
+            rbac: Vec::new(),
         }
     }
 

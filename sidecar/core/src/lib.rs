@@ -12,13 +12,16 @@
 mod aggregate;
 pub mod balance;
 pub mod breaker;
+pub mod bucket;
 pub mod cluster;
 pub mod connection;
+pub mod filter;
 #[cfg(test)]
 mod fixture;
 pub mod keepalive;
 pub mod limits;
 pub mod outlier;
+pub mod rbac;
 pub mod retry;
 pub mod route;
 pub mod snapshot;
@@ -31,9 +34,17 @@ pub use cluster::{
     TcpKeepalive, UpstreamProtocol, UpstreamTls, Verdict,
 };
 pub use connection::{ConnectionRoute, ConnectionRoutes, NameTwice};
+pub use filter::{
+    ConnectionSettings, EscapedSlashes, Filter, HeadSettings, HeaderMutation, HttpFilter,
+    HttpSettings, InForce, LocalRateLimit, Mutation, Override, Overrides, Put, RateVerdict,
+    Settings, StripPort,
+};
 pub use keepalive::KeepAlive;
 pub use limits::{Limits, LimitsScope, Overflow, Permit, Thresholds};
 pub use outlier::{Outcome, OutlierConfig, Standing};
+pub use rbac::{
+    Caller, Cidr, Condition, Judgement, Names, PeerNames, Policy, Rbac, RbacAction, Rules, Subject,
+};
 pub use retry::{Progress, RetryBudget, RetryOn, RetryPermit, RetryPolicy, StopReason};
 pub use route::{
     Abort, Action, ClusterChoice, Cors, CorsVerdict, Edit, Facts, Fault, Features, Format,

@@ -33,6 +33,7 @@ pub use fault::{Abort, Fault, Share};
 pub use features::{Features, Hedge, Mirror, Positions};
 pub use format::{Facts, Format, FormatError};
 pub use hash::HashCookie;
+pub(crate) use matching::path_of;
 pub use rewrite::{Rewrite, Substitution};
 
 /// What routing looks at.

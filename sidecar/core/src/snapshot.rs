@@ -5,7 +5,10 @@
 
 use std::{collections::BTreeMap, net::SocketAddr, sync::Arc};
 
-use crate::{Cluster, ClusterConfig, ConnectionRoutes, EndpointConfig, RouteTable, cluster::Kept};
+use crate::{
+    Cluster, ClusterConfig, ConnectionRoutes, EndpointConfig, HttpSettings, RouteTable,
+    cluster::Kept,
+};
 
 /// Index of a cluster name; never reused for another name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -59,6 +62,8 @@ pub struct Listener {
     pub tls: Option<DownstreamTls>,
     /// Its routes.
     pub routes: RouteSource,
+    /// What is done to requests; None = CORS and faults, as routes say.
+    pub settings: Option<Arc<HttpSettings>>,
 }
 
 /// Immutable; a request keeps one `Arc<Snapshot>` from start to end.

@@ -19,18 +19,8 @@ pub(crate) async fn look(
     parts: &Parts,
     authority: &HeaderValue,
 ) -> Result<Option<Response<DownBody>>, Problem> {
-    if let Some(cors) = &features.cors {
-        match cors.judge(&parts.method, &parts.headers) {
-            CorsVerdict::Pass => {}
-            CorsVerdict::Mark(origin) => *call.origin.borrow_mut() = Some(origin),
-            CorsVerdict::Answer(headers) => {
-                let mut response = Response::new(DownBody::empty());
-                *response.headers_mut() = headers;
-                call.worker.handles.count_feature("cors_preflight");
-                call.answered_directly(StatusCode::OK.as_u16());
-                return Ok(Some(response));
-            }
-        }
+    if let Some(response) = preflight(call, features, parts) {
+        return Ok(Some(response));
     }
     if let Some(fault) = &features.fault {
         inject(call, fault, parts, authority).await?;
@@ -38,7 +28,29 @@ pub(crate) async fn look(
     Ok(None)
 }
 
-async fn inject(
+/// The route's CORS policy: the answer to a preflight.
+pub(super) fn preflight(
+    call: &Rc<Call>,
+    features: &Features,
+    parts: &Parts,
+) -> Option<Response<DownBody>> {
+    match features.cors.as_ref()?.judge(&parts.method, &parts.headers) {
+        CorsVerdict::Pass => None,
+        CorsVerdict::Mark(origin) => {
+            *call.origin.borrow_mut() = Some(origin);
+            None
+        }
+        CorsVerdict::Answer(headers) => {
+            let mut response = Response::new(DownBody::empty());
+            *response.headers_mut() = headers;
+            call.worker.handles.count_feature("cors_preflight");
+            call.answered_directly(StatusCode::OK.as_u16());
+            Some(response)
+        }
+    }
+}
+
+pub(super) async fn inject(
     call: &Rc<Call>,
     fault: &Fault,
     parts: &Parts,

@@ -2,6 +2,7 @@
 
 use std::{
     cell::{Cell, OnceCell, RefCell},
+    net::SocketAddr,
     rc::Rc,
     sync::Arc,
     time::{Duration, Instant, SystemTime},
@@ -13,7 +14,7 @@ use outrigger_core::{
     Cluster, ClusterSlot, Direction, Endpoint, Facts, Features, Positions, Route, WeightedCluster,
 };
 
-use super::{Destination, chain::Held, deadline, is_grpc};
+use super::{Destination, chain::Held, deadline, filters::Filtered, is_grpc};
 use crate::{
     http::{
         answer::{self, Code, Problem},
@@ -52,6 +53,10 @@ pub(crate) struct Call {
     pub(crate) origin: RefCell<Option<HeaderValue>>,
     /// A fault has delayed it.
     pub(crate) delayed: Cell<bool>,
+    /// Filters that its answer has to pass.
+    pub(crate) filtered: OnceCell<Filtered>,
+    /// Whose answer is passed on.
+    pub(crate) answered_by: Cell<Option<SocketAddr>>,
     /// Of two tries at once, one has won.
     pub(crate) hedged: Cell<bool>,
     /// Its retries are used up, here or further down.
@@ -189,6 +194,8 @@ impl Call {
             features: OnceCell::new(),
             origin: RefCell::new(None),
             delayed: Cell::new(false),
+            filtered: OnceCell::new(),
+            answered_by: Cell::new(None),
             hedged: Cell::new(false),
             exhausted: Cell::new(false),
             maybe_sent: Cell::new(false),
@@ -271,6 +278,32 @@ impl Call {
             };
             traced.trace.inject(headers, context);
         }
+    }
+
+    /// What a filter makes headers of, but for the request's own head.
+    pub(super) fn facts_of_filters(&self) -> Facts<'_> {
+        let connection = &self.connection;
+        Facts {
+            remote: Some(connection.remote),
+            local: connection.local,
+            peer_uri: connection.peer.as_ref().map(|peer| &*peer.svid.id),
+            protocol: match self.http2 {
+                true => "HTTP/2",
+                false => "HTTP/1.1",
+            },
+            method: self.method.as_str(),
+            started: Some(SystemTime::now() - self.started.elapsed()),
+            hostname: &self.worker.shared.hostname,
+            ..Facts::default()
+        }
+    }
+
+    /// The cluster's name, once it is known.
+    pub(super) fn cluster_name(&self) -> Option<String> {
+        let destination = self.destination.borrow();
+        destination
+            .as_ref()
+            .map(|(_, cluster)| cluster.config.name.clone())
     }
 
     pub(crate) fn is_http2(&self) -> bool {

@@ -30,6 +30,7 @@ mod chaos;
 mod deadlines;
 mod ejection;
 mod features;
+mod filters;
 mod retries;
 mod uploads;
 

@@ -14,7 +14,7 @@ use super::{call::Call, tries::Plan};
 use crate::{
     http::{
         answer::{Code, Problem},
-        headers::{self, REASON, UNSENT},
+        headers::{self, POLICY, REASON, UNSENT},
     },
     pool::Protocol,
 };
@@ -134,6 +134,7 @@ pub(crate) fn answer(
     attempts: u32,
 ) {
     let direction = call.direction;
+    call.answered_by.set(Some(endpoint));
     // The server side of the connection writes its own version.
     head.version = Version::HTTP_11;
     headers::strip_hop_by_hop(&mut head.headers);
@@ -141,6 +142,7 @@ pub(crate) fn answer(
     if direction == Direction::Inbound {
         // Ours to say, not the application's.
         head.headers.remove(REASON);
+        head.headers.remove(POLICY);
     }
     if plan.route.answers_attempts {
         head.headers

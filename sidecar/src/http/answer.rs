@@ -12,7 +12,7 @@ use serde::Serialize;
 
 use super::{
     body::DownBody,
-    headers::{REASON, UNSENT},
+    headers::{POLICY, REASON, UNSENT},
 };
 
 /// What went wrong, as operators search for it. A closed set.
@@ -35,6 +35,8 @@ pub(crate) enum Code {
     PerTryTimeout,
     DeadlineExceeded,
     FaultInjected,
+    RbacDenied,
+    RateLimited,
     BadRequest,
     NotSupported,
     Draining,
@@ -60,6 +62,8 @@ impl Code {
             Self::PerTryTimeout => "per_try_timeout",
             Self::DeadlineExceeded => "deadline_exceeded",
             Self::FaultInjected => "fault_injected",
+            Self::RbacDenied => "rbac_denied",
+            Self::RateLimited => "rate_limited",
             Self::BadRequest => "bad_request",
             Self::NotSupported => "not_supported",
             Self::Draining => "draining",
@@ -72,17 +76,20 @@ impl Code {
             Self::Timeout | Self::PerTryTimeout | Self::DeadlineExceeded => {
                 StatusCode::GATEWAY_TIMEOUT
             }
+            Self::RbacDenied => StatusCode::FORBIDDEN,
+            Self::RateLimited => StatusCode::TOO_MANY_REQUESTS,
             Self::BadRequest => StatusCode::BAD_REQUEST,
             Self::NotSupported => StatusCode::NOT_IMPLEMENTED,
             _ => StatusCode::SERVICE_UNAVAILABLE,
         }
     }
 
-    /// Status of gRPC: 4 deadline, 12 unimplemented (as gRPC maps 404), 13 internal (as it maps 400), 14 unavailable.
+    /// Status of gRPC: 4 deadline, 7 permission denied, 12 unimplemented (as gRPC maps 404), 13 internal (as it maps 400), 14 unavailable.
     pub(crate) fn grpc_status(self) -> u16 {
         match self {
             Self::Timeout | Self::PerTryTimeout | Self::DeadlineExceeded => 4,
             Self::NoRouteHost | Self::NoRoutePath | Self::NotSupported => 12,
+            Self::RbacDenied => 7,
             Self::BadRequest => 13,
             _ => 14,
         }
@@ -103,6 +110,9 @@ impl Code {
             Self::UpstreamClosed => "UC",
             Self::Timeout | Self::PerTryTimeout | Self::DeadlineExceeded => "UT",
             Self::FaultInjected => "FI",
+            // Envoy has none for it.
+            Self::RbacDenied => "-",
+            Self::RateLimited => "RL",
             Self::BadRequest | Self::NotSupported => "DPE",
             Self::Draining => "DT",
         }
@@ -120,6 +130,8 @@ pub(crate) struct Problem {
     pub(crate) unsent: bool,
     /// Other than the code's own.
     instead: Option<Instead>,
+    /// The whole body, in place of ours.
+    text: Option<&'static str>,
 }
 
 /// A status that a document asked for.
@@ -140,6 +152,7 @@ impl Problem {
             attempt: 0,
             unsent: true,
             instead: None,
+            text: None,
         }
     }
 
@@ -147,6 +160,14 @@ impl Problem {
     pub(crate) fn answered(self, instead: Instead) -> Self {
         Self {
             instead: Some(instead),
+            ..self
+        }
+    }
+
+    /// With the body that Envoy gives. Who decided is in a header then.
+    pub(crate) fn saying(self, text: &'static str) -> Self {
+        Self {
+            text: Some(text),
             ..self
         }
     }
@@ -230,7 +251,13 @@ pub(crate) fn problem(problem: &Problem, context: &Context<'_>) -> Response<Down
             policy: context.policy.map(|p| &**p),
         },
     };
-    let body = serde_json::to_vec(&body).unwrap_or_default();
+    let (body, content_type) = match problem.text {
+        Some(text) => (Bytes::from_static(text.as_bytes()), "text/plain"),
+        None => {
+            let body = serde_json::to_vec(&body).unwrap_or_default();
+            (Bytes::from(body), "application/json")
+        }
+    };
     let mut response = Response::new(DownBody::empty());
     let reason = HeaderValue::from_static(problem.code.as_str());
     if context.grpc {
@@ -243,10 +270,15 @@ pub(crate) fn problem(problem: &Problem, context: &Context<'_>) -> Response<Down
     } else {
         *response.status_mut() = problem.status();
         let headers = response.headers_mut();
-        headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
-        *response.body_mut() = DownBody::own(Bytes::from(body));
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
+        *response.body_mut() = DownBody::own(body);
     }
     let headers = response.headers_mut();
+    if let (Some(_), Some(policy)) = (problem.text, context.policy)
+        && let Ok(policy) = HeaderValue::from_str(&percent_encoded(policy.as_bytes()))
+    {
+        headers.insert(POLICY, policy);
+    }
     let passing = [StatusCode::SERVICE_UNAVAILABLE, StatusCode::GATEWAY_TIMEOUT];
     if inbound && problem.unsent && passing.contains(&problem.status()) {
         headers.insert(UNSENT, reason.clone());

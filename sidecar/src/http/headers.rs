@@ -14,6 +14,8 @@ pub(crate) const XFCC: HeaderName = HeaderName::from_static("x-forwarded-client-
 pub(crate) const UNSENT: HeaderName = HeaderName::from_static("x-outrigger-unsent");
 /// Code of an own answer.
 pub(crate) const REASON: HeaderName = HeaderName::from_static("x-outrigger-reason");
+/// Who decided on an own answer whose body does not tell.
+pub(crate) const POLICY: HeaderName = HeaderName::from_static("x-outrigger-policy");
 
 const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");

@@ -6,6 +6,8 @@
 
 use std::borrow::Cow;
 
+use outrigger_core::{EscapedSlashes, HeadSettings};
+
 /// Resolves dot segments, and decodes letters, digits and `-._~`.
 ///
 /// # Errors
@@ -81,13 +83,71 @@ fn decoded(path: &str) -> Cow<'_, str> {
     Cow::Owned(out)
 }
 
+/// The path as a listener wants it, if that is another one: escaped slashes first, then dot segments that they hid,
+/// then slashes in a row (Envoy's order).
+///
+/// # Errors
+/// What is wrong with the path.
+pub(crate) fn rewritten(path: &str, head: &HeadSettings) -> Result<Option<String>, &'static str> {
+    let escapes = ["%2f", "%2F", "%5c", "%5C"];
+    let mut new = Cow::Borrowed(path);
+    if head.escaped_slashes != EscapedSlashes::Keep && escapes.iter().any(|one| path.contains(one))
+    {
+        if head.escaped_slashes == EscapedSlashes::Reject {
+            return Err("the path has an escaped slash");
+        }
+        let unescaped = escapes
+            .iter()
+            .fold(path.to_owned(), |text, one| text.replace(one, "/"));
+        new = Cow::Owned(normalise(&unescaped)?.into_owned());
+    }
+    if head.merge_slashes && new.contains("//") {
+        let mut merged = String::with_capacity(new.len());
+        for part in new.chars() {
+            if part != '/' || !merged.ends_with('/') {
+                merged.push(part);
+            }
+        }
+        new = Cow::Owned(merged);
+    }
+    Ok(match new {
+        Cow::Borrowed(_) => None,
+        Cow::Owned(new) => Some(new),
+    })
+}
+
 fn contains(bytes: &[u8], needle: &[u8]) -> bool {
     bytes.windows(needle.len()).any(|window| window == needle)
 }
 
 #[cfg(test)]
 mod tests {
-    use super::normalise;
+    use outrigger_core::{EscapedSlashes, HeadSettings};
+
+    use super::{normalise, rewritten};
+
+    #[test]
+    fn slashes_are_merged_unescaped_or_refused_as_a_listener_says() {
+        let rewrite = |merge_slashes, escaped_slashes, path| {
+            let head = HeadSettings {
+                merge_slashes,
+                escaped_slashes,
+                ..HeadSettings::default()
+            };
+            rewritten(path, &head)
+        };
+        let ok = |path: &str| Ok(Some(path.to_owned()));
+        use EscapedSlashes::{Keep, Reject, Unescape};
+        assert_eq!(rewrite(true, Keep, "//a///b/"), ok("/a/b/"));
+        assert_eq!(rewrite(true, Keep, "/a%2F/b"), Ok(None));
+        assert_eq!(rewrite(false, Keep, "//a%2fb"), Ok(None));
+        assert_eq!(rewrite(false, Unescape, "/a%2fb%5Cc"), ok("/a/b/c"));
+        assert_eq!(rewrite(false, Unescape, "/a%2F..%2fadmin"), ok("/admin"));
+        assert_eq!(rewrite(true, Unescape, "/a%2F/b"), ok("/a/b"));
+        assert!(rewrite(false, Unescape, "/..%2f..%2fb").is_err());
+        assert!(rewrite(false, Reject, "/a%5cb").is_err());
+        assert_eq!(rewrite(false, Reject, "/a/b"), Ok(None));
+    }
 
     #[test]
     fn dot_segments_are_resolved_in_every_spelling() {

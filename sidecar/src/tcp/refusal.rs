@@ -3,7 +3,7 @@
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
-use outrigger_core::{Cluster, Direction, NoEndpoint};
+use outrigger_core::{Cluster, Direction, Judgement, NoEndpoint, Rules};
 
 use super::peek::NoHello;
 use crate::{connect::ConnectError, worker::connection::Connection};
@@ -12,6 +12,7 @@ use crate::{connect::ConnectError, worker::connection::Connection};
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Code {
     NoRouteConnection,
+    RbacDenied,
     ClusterUnknown,
     NoEndpoints,
     NoHealthyEndpoints,
@@ -27,6 +28,7 @@ impl Code {
     pub(super) fn as_str(self) -> &'static str {
         match self {
             Self::NoRouteConnection => "no_route_connection",
+            Self::RbacDenied => "rbac_denied",
             Self::ClusterUnknown => "cluster_unknown",
             Self::NoEndpoints => "no_endpoints",
             Self::NoHealthyEndpoints => "no_healthy_endpoints",
@@ -43,6 +45,8 @@ impl Code {
     pub(super) fn flags(self) -> &'static str {
         match self {
             Self::NoRouteConnection | Self::ClientHelloTimeout | Self::ClientHelloInvalid => "NR",
+            // Envoy has none for it.
+            Self::RbacDenied => "-",
             Self::ClusterUnknown => "NC",
             Self::NoEndpoints | Self::NoHealthyEndpoints => "UH",
             Self::BreakerOpen | Self::OverflowConnections => "UO",
@@ -99,6 +103,14 @@ impl Refused {
                 .to_owned(),
         };
         Self::new(Code::NoRouteConnection, message)
+    }
+
+    /// Access rules do not let it through.
+    pub(super) fn denied(rules: &Rules, judgement: &Judgement<'_>) -> Self {
+        Self {
+            policy: Some(judgement.policy.map_or_else(|| "none".into(), Arc::clone)),
+            ..Self::new(Code::RbacDenied, rules.why(judgement))
+        }
     }
 
     pub(super) fn overflow(cluster: &Cluster) -> Self {

@@ -23,6 +23,8 @@ use crate::{
     testing::{Authority, Sidecar, cluster, config, endpoint, mtls},
 };
 
+mod access;
+
 /// Longer than anything here takes.
 const AT_MOST: Duration = Duration::from_secs(100);
 
@@ -85,6 +87,7 @@ fn route(sidecar: &mut Sidecar, shares: &[(&str, u32)]) -> ConnectionRoute {
         max_duration: None,
         attempts: 2,
         hash_source_ip: false,
+        rbac: Vec::new(),
     }
 }
 
@@ -99,6 +102,7 @@ fn listener(
         direction,
         tls,
         routes: RouteSource::Connections(Arc::new(routes)),
+        settings: None,
     }
 }
 

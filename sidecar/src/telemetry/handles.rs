@@ -14,6 +14,7 @@ use prometheus::{Histogram, IntCounter};
 
 use super::{
     Telemetry,
+    filters::FilterCounters,
     metrics::{BUCKET_LABELS, MAX_SERIES, REQUEST_LABELS},
     tcp::TcpHandles,
 };
@@ -173,6 +174,7 @@ pub(crate) struct HandleCache {
     retries: RefCell<BTreeMap<&'static str, IntCounter>>,
     /// By event, a closed set.
     features: RefCell<BTreeMap<&'static str, IntCounter>>,
+    filters: FilterCounters,
     /// By a route's `stat_prefix` and hundreds of the status.
     prefixes: RefCell<BTreeMap<Arc<str>, [Option<IntCounter>; 6]>>,
 }
@@ -191,7 +193,13 @@ impl HandleCache {
             retries: RefCell::new(BTreeMap::new()),
             features: RefCell::new(BTreeMap::new()),
             prefixes: RefCell::new(BTreeMap::new()),
+            filters: FilterCounters::new(telemetry),
         }
+    }
+
+    /// Counters of filters.
+    pub(crate) fn filters(&self) -> &FilterCounters {
+        &self.filters
     }
 
     /// Counts an own answer.

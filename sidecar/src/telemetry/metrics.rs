@@ -114,6 +114,10 @@ pub(crate) struct Metrics {
     pub(crate) tcp_received_bytes: IntCounterVec,
     /// Own answers and connections refused, by code and hop.
     pub(crate) refusals: IntCounterVec,
+    /// What access rules said, by hop and verdict.
+    pub(crate) rbac: IntCounterVec,
+    /// What local limits on requests said, by hop and verdict.
+    pub(crate) rate_limits: IntCounterVec,
     /// TLS handshakes that were refused, by reason and side.
     pub(crate) tls_refusals: IntCounterVec,
     /// Downstream connections accepted, by listener's direction.
@@ -191,6 +195,16 @@ impl Metrics {
                 "outrigger_refusals_total",
                 "Requests answered by the sidecar itself, and connections that it closed for the same reasons.",
                 &["hop", "code"],
+            ),
+            rbac: counters(
+                "outrigger_rbac_total",
+                "What access rules said of requests and connections; shadow: rules that are only counted.",
+                &["hop", "verdict"],
+            ),
+            rate_limits: counters(
+                "outrigger_local_rate_limit_total",
+                "What local limits said of requests; spared: without a token, and let through.",
+                &["hop", "verdict"],
             ),
             tls_refusals: counters(
                 "outrigger_tls_refusals_total",

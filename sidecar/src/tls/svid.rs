@@ -12,7 +12,7 @@ use x509_parser::{
     prelude::FromDer,
 };
 
-use super::Refusal;
+use super::{Refusal, subject};
 
 /// Who a peer is.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -21,6 +21,27 @@ pub(crate) struct Svid {
     pub(crate) id: Arc<str>,
     /// Seconds since the Unix epoch at which its certificate ends.
     pub(crate) not_after: u64,
+    /// DNS names of its certificate.
+    pub(crate) dns: Arc<[Box<str>]>,
+    /// Subject of its certificate, see [`super::subject`].
+    pub(crate) subject: Arc<str>,
+}
+
+impl Svid {
+    fn of(leaf: &X509Certificate<'_>, id: &str) -> Self {
+        let names = leaf.subject_alternative_name().ok().flatten();
+        let names = names.iter().flat_map(|names| &names.value.general_names);
+        let dns = names.filter_map(|name| match name {
+            GeneralName::DNSName(name) => Some(Box::from(*name)),
+            _ => None,
+        });
+        Self {
+            id: id.into(),
+            not_after: u64::try_from(leaf.validity().not_after.timestamp()).unwrap_or(0),
+            dns: dns.collect(),
+            subject: subject::rfc2253(leaf.subject()).into(),
+        }
+    }
 }
 
 const MAX_ID: usize = 2048; // SPIFFE-ID 2.3
@@ -76,21 +97,14 @@ pub(crate) fn check_leaf(der: &CertificateDer<'_>, trust_domain: &str) -> Result
     if domain != trust_domain {
         return Err(Refusal::TrustDomain(id.to_owned()));
     }
-    let not_after = leaf.validity().not_after.timestamp();
-    Ok(Svid {
-        id: id.into(),
-        not_after: u64::try_from(not_after).unwrap_or(0),
-    })
+    Ok(Svid::of(&leaf, id))
 }
 
 /// Who a leaf is that a verifier of ours has already let pass.
 pub(crate) fn reread(der: &CertificateDer<'_>) -> Result<Svid, Refusal> {
     let (_, leaf) = X509Certificate::from_der(der)
         .map_err(|_parse| Refusal::NotAnSvid("the certificate does not parse"))?;
-    Ok(Svid {
-        id: single_uri(&leaf)?.into(),
-        not_after: u64::try_from(leaf.validity().not_after.timestamp()).unwrap_or(0),
-    })
+    Ok(Svid::of(&leaf, single_uri(&leaf)?))
 }
 
 fn check_usage(leaf: &X509Certificate<'_>) -> Result<(), Refusal> {

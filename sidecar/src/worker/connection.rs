@@ -10,18 +10,19 @@ use std::{
     cell::{Cell, RefCell},
     rc::Rc,
     sync::Arc,
+    time::Duration,
 };
 
-use outrigger_core::Moment;
+use outrigger_core::{Caller, ConnectionSettings, Moment, PeerNames};
 use rustls_pki_types::CertificateDer;
 use tokio::sync::Notify;
 
 use crate::{listen::Bound, tls::Svid};
 
 /// A header must be complete this long after its first byte.
-const HEAD_TIMEOUT_MS: u64 = 10_000;
+pub(crate) const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
 /// Longer than any upstream pool of a peer keeps an idle connection (1 h), so that it is the peer who ends it.
-const IDLE_TIMEOUT_MS: u64 = 75 * 60 * 1000;
+const IDLE_TIMEOUT: Duration = Duration::from_secs(75 * 60);
 
 /// How long requests in flight may outlast the certificate of their connection.
 const EXPIRED_GRACE_S: u64 = 60;
@@ -62,6 +63,8 @@ pub(crate) struct Connection {
     /// Where it was accepted.
     pub(crate) local: Option<std::net::SocketAddr>,
     pub(crate) peer: Option<Peer>,
+    /// What its TLS asked for.
+    pub(crate) server_name: Option<Box<str>>,
     /// Our own SPIFFE id on this connection.
     pub(crate) own_id: Option<Arc<str>>,
     /// Unix seconds of the earlier end of both certificates.
@@ -73,6 +76,11 @@ pub(crate) struct Connection {
     active: Cell<u32>,
     now: Rc<Cell<Moment>>,
     idle_since: Cell<Moment>,
+    opened: Moment,
+    /// Requests so far.
+    requests: Cell<u32>,
+    /// What its listener says about its end.
+    pub(crate) settings: ConnectionSettings,
     head_since: Cell<Option<Moment>>,
     /// HTTP/2 sends bytes without a request in them; its heads come whole or not at all.
     http2: Cell<bool>,
@@ -89,6 +97,7 @@ impl Connection {
             remote,
             local: None,
             peer: None,
+            server_name: None,
             own_id: None,
             expires: None,
             server: RefCell::new(None),
@@ -96,9 +105,28 @@ impl Connection {
             changed: Notify::new(),
             active: Cell::new(0),
             idle_since: Cell::new(now.get()),
+            opened: now.get(),
+            requests: Cell::new(0),
+            settings: ConnectionSettings::default(),
             head_since: Cell::new(None),
             http2: Cell::new(false),
             now,
+        }
+    }
+
+    /// Who is at the other end, for access rules; `server_name` where it was read without ending TLS.
+    pub(crate) fn caller<'a>(&'a self, server_name: Option<&'a str>) -> Caller<'a> {
+        Caller {
+            remote: self.remote.ip(),
+            local: self.local,
+            peer: self.peer.as_ref().map(|peer| PeerNames {
+                uri: &peer.svid.id,
+                dns: &peer.svid.dns,
+                subject: &peer.svid.subject,
+            }),
+            server_name: server_name
+                .or(self.server_name.as_deref())
+                .unwrap_or_default(),
         }
     }
 
@@ -132,6 +160,12 @@ impl Connection {
     pub(crate) fn begin(self: &Rc<Self>) -> ActiveRequest {
         self.active.set(self.active.get() + 1);
         self.head_since.set(None);
+        if let Some(most) = self.settings.max_requests {
+            self.requests.set(self.requests.get().saturating_add(1));
+            if self.requests.get() >= most {
+                self.order(Order::EndGracefully);
+            }
+        }
         ActiveRequest(Rc::clone(self))
     }
 
@@ -142,12 +176,17 @@ impl Connection {
         if idle
             && !self.http2.get()
             && let Some(begun) = self.head_since.get()
-            && since(begun) >= HEAD_TIMEOUT_MS
+            && since(begun) >= millis(HEAD_TIMEOUT)
         {
             self.order(Order::Cut);
             return;
         }
-        if idle && since(self.idle_since.get()) >= IDLE_TIMEOUT_MS
+        let ends = &self.settings;
+        let idle_timeout = ends.idle_timeout.unwrap_or(IDLE_TIMEOUT);
+        if (idle && !idle_timeout.is_zero() && since(self.idle_since.get()) >= millis(idle_timeout))
+            || ends
+                .max_age
+                .is_some_and(|age| since(self.opened) >= millis(age))
             || self.expires.is_some_and(|end| unix_now >= end)
             || self.bound.is_closing()
         {
@@ -161,6 +200,10 @@ impl Connection {
             self.order(Order::Cut);
         }
     }
+}
+
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
 /// A request between its head and the end of its response.
@@ -219,9 +262,51 @@ mod tests {
         drop(active);
         assert_eq!(clock.tick(&busy, 3_700_000), Order::Serve);
         assert_eq!(
-            clock.tick(&busy, 3_600_000 + IDLE_TIMEOUT_MS),
+            clock.tick(&busy, 3_600_000 + millis(IDLE_TIMEOUT)),
             Order::EndGracefully
         );
+    }
+
+    /// A connection whose listener says this.
+    fn with(settings: ConnectionSettings) -> (Rc<Connection>, Clock) {
+        let (connection, clock) = connection();
+        let mut connection = Rc::into_inner(connection).unwrap();
+        connection.settings = settings;
+        (Rc::new(connection), clock)
+    }
+
+    #[test]
+    fn a_listener_says_how_long_a_connection_may_be_idle_and_how_old_it_may_be() {
+        let (idle, clock) = with(ConnectionSettings {
+            idle_timeout: Some(Duration::from_secs(2)),
+            ..ConnectionSettings::default()
+        });
+        assert_eq!(clock.tick(&idle, 1_999), Order::Serve);
+        assert_eq!(clock.tick(&idle, 2_000), Order::EndGracefully);
+        let (patient, clock) = with(ConnectionSettings {
+            idle_timeout: Some(Duration::ZERO),
+            ..ConnectionSettings::default()
+        });
+        assert_eq!(clock.tick(&patient, u64::MAX / 2), Order::Serve);
+        let (old, clock) = with(ConnectionSettings {
+            max_age: Some(Duration::from_secs(2)),
+            ..ConnectionSettings::default()
+        });
+        let _busy = old.begin();
+        assert_eq!(clock.tick(&old, 1_999), Order::Serve);
+        assert_eq!(clock.tick(&old, 2_000), Order::EndGracefully);
+    }
+
+    #[test]
+    fn a_connection_ends_after_as_many_requests_as_its_listener_says() {
+        let (connection, _clock) = with(ConnectionSettings {
+            max_requests: Some(2),
+            ..ConnectionSettings::default()
+        });
+        drop(connection.begin());
+        assert_eq!(connection.order.get(), Order::Serve);
+        drop(connection.begin());
+        assert_eq!(connection.order.get(), Order::EndGracefully);
     }
 
     #[test]

@@ -49,6 +49,9 @@ pub(super) async fn serve(worker: Rc<Worker>, accepted: Accepted) {
     };
     let mut connection = Connection::new(bound, remote, Rc::clone(&worker.now));
     connection.local = stream.local_addr().ok();
+    if let Some(settings) = &listener.settings {
+        connection.settings = settings.connection;
+    }
     let (transport, alpn) = match &listener.tls {
         None => (Transport::Plain(stream), None),
         Some(tls) => {
@@ -148,6 +151,7 @@ async fn handshake(
         tls::still_trusted(&now, &chain).map_err(|error| Refusal::of(&io::Error::other(error)))?;
     }
     let alpn = session.alpn_protocol().map(Wire::of_alpn);
+    connection.server_name = session.server_name().map(Box::from);
     connection.own_id = Some(Arc::clone(&identity.spiffe_id));
     connection.expires = Some(identity.not_after.min(svid.not_after));
     connection.peer = Some(Peer { svid, chain });

@@ -125,6 +125,7 @@ async fn the_proxys_port_is_not_taken_by_a_document_that_names_it() {
                 direction: Direction::Outbound,
                 tls: None,
                 routes: RouteSource::Named(slot),
+                settings: None,
             }),
         );
     }
@@ -150,6 +151,7 @@ async fn a_listener_takes_over_the_socket_that_was_bound_before() {
             direction: Direction::Outbound,
             tls: None,
             routes: RouteSource::Named(slot),
+            settings: None,
         }),
     );
     assert_eq!(sidecar.publish("http_proxy").await, address);
@@ -275,6 +277,7 @@ async fn connections_beyond_their_number_are_closed_at_once() {
             direction: Direction::Outbound,
             tls: None,
             routes: RouteSource::Named(slot),
+            settings: None,
         }),
     );
     sidecar.publish("http_proxy").await;

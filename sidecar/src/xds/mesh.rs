@@ -195,6 +195,7 @@ impl Mesh {
             direction: parsed.direction,
             tls: parsed.tls,
             routes: source,
+            settings: parsed.settings,
         };
         self.listeners.insert(
             parsed.name,

@@ -41,11 +41,11 @@ mod clusters;
 
 const CDS: &str = "envoy.config.cluster.v3.Cluster";
 const EDS: &str = "envoy.config.endpoint.v3.ClusterLoadAssignment";
-const LDS: &str = "envoy.config.listener.v3.Listener";
-const RDS: &str = "envoy.config.route.v3.RouteConfiguration";
+pub(super) const LDS: &str = "envoy.config.listener.v3.Listener";
+pub(super) const RDS: &str = "envoy.config.route.v3.RouteConfiguration";
 const HCM: &str =
     "envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager";
-const FORMS: [XdsForm; 2] = [XdsForm::Delta, XdsForm::Sotw];
+pub(super) const FORMS: [XdsForm; 2] = [XdsForm::Delta, XdsForm::Sotw];
 
 fn ads() -> ConfigSource {
     ConfigSource {
@@ -55,7 +55,7 @@ fn ads() -> ConfigSource {
     }
 }
 
-fn at(host: &str, port: u16) -> Address {
+pub(super) fn at(host: &str, port: u16) -> Address {
     Address {
         address: Some(address::Address::SocketAddress(SocketAddress {
             address: host.to_owned(),
@@ -95,7 +95,7 @@ fn assignment(name: &str, host: &str, port: u16) -> ClusterLoadAssignment {
     }
 }
 
-fn routes(name: &str, cluster: &str) -> RouteConfiguration {
+pub(super) fn routes(name: &str, cluster: &str) -> RouteConfiguration {
     let route = Route {
         r#match: Some(RouteMatch {
             path_specifier: Some(PathSpecifier::Prefix("/".to_owned())),
@@ -119,7 +119,15 @@ fn routes(name: &str, cluster: &str) -> RouteConfiguration {
     }
 }
 
-fn listener(address: SocketAddr, routes: &str, before: Vec<HttpFilter>) -> Listener {
+/// The manager of a listener for HTTP.
+pub(super) type Manager = HttpConnectionManager;
+
+fn listener(
+    address: SocketAddr,
+    routes: &str,
+    before: Vec<HttpFilter>,
+    change: impl FnOnce(&mut Manager),
+) -> Listener {
     let mut http_filters = before;
     http_filters.push(http_filter(
         "envoy.filters.http.router",
@@ -128,7 +136,7 @@ fn listener(address: SocketAddr, routes: &str, before: Vec<HttpFilter>) -> Liste
             &Router::default(),
         ),
     ));
-    let manager = HttpConnectionManager {
+    let mut manager = HttpConnectionManager {
         stat_prefix: "all".to_owned(),
         route_specifier: Some(RouteSpecifier::Rds(Rds {
             config_source: Some(ads()),
@@ -137,6 +145,7 @@ fn listener(address: SocketAddr, routes: &str, before: Vec<HttpFilter>) -> Liste
         http_filters,
         ..HttpConnectionManager::default()
     };
+    change(&mut manager);
     Listener {
         name: "out".to_owned(),
         address: Some(at(&address.ip().to_string(), address.port())),
@@ -151,7 +160,7 @@ fn listener(address: SocketAddr, routes: &str, before: Vec<HttpFilter>) -> Liste
     }
 }
 
-fn http_filter(name: &str, config: Any) -> HttpFilter {
+pub(super) fn http_filter(name: &str, config: Any) -> HttpFilter {
     HttpFilter {
         name: name.to_owned(),
         config_type: Some(http_filter::ConfigType::TypedConfig(config)),
@@ -205,16 +214,16 @@ fn arguments(bootstrap: &Path, out: SocketAddr) -> Vec<String> {
 }
 
 /// A sidecar that was started with a bootstrap file, and its server.
-struct Joined {
+pub(super) struct Joined {
     server: ForeignServer,
-    stream: Conversation,
+    pub(super) stream: Conversation,
     sidecar: tokio::task::JoinHandle<Process>,
-    out: SocketAddr,
+    pub(super) out: SocketAddr,
     _bootstrap: tempfile::NamedTempFile,
 }
 
 impl Joined {
-    async fn start(form: XdsForm) -> Self {
+    pub(super) async fn start(form: XdsForm) -> Self {
         let mut server = ForeignServer::start().await;
         let bootstrap = bootstrap(form, server.address().port(), "");
         let out = SocketAddr::from(([127, 0, 0, 1], free_port()));
@@ -233,7 +242,7 @@ impl Joined {
     }
 
     /// A whole first configuration: one cluster `app` behind routes `r`.
-    async fn configure(&mut self, app: &TestApp) {
+    pub(super) async fn configure(&mut self, app: &TestApp) {
         let first = self.stream.heard().await;
         assert_eq!(first.node.as_deref(), Some("foreign-1"));
         assert_eq!(first.kind, "Cluster");
@@ -261,8 +270,27 @@ impl Joined {
         self.stream.say(EDS, version, nonce, resources, &[]).await;
     }
 
-    async fn listener(&self, version: &str, nonce: &str, routes: &str, before: Vec<HttpFilter>) {
-        let listener = listener(self.out, routes, before);
+    pub(super) async fn listener(
+        &self,
+        version: &str,
+        nonce: &str,
+        routes: &str,
+        before: Vec<HttpFilter>,
+    ) {
+        let listener = listener(self.out, routes, before, |_| {});
+        let resources = vec![("out", packed(LDS, &listener))];
+        self.stream.say(LDS, version, nonce, resources, &[]).await;
+    }
+
+    /// A listener for the routes `r` whose connection manager is changed.
+    pub(super) async fn manager(
+        &self,
+        version: &str,
+        nonce: &str,
+        before: Vec<HttpFilter>,
+        change: impl FnOnce(&mut Manager),
+    ) {
+        let listener = listener(self.out, "r", before, change);
         let resources = vec![("out", packed(LDS, &listener))];
         self.stream.say(LDS, version, nonce, resources, &[]).await;
     }

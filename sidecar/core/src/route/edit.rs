@@ -32,7 +32,7 @@ impl From<HeaderValue> for Edit {
 }
 
 impl Edit {
-    fn value(&self, headers: &HeaderMap, facts: &Facts<'_>) -> Option<HeaderValue> {
+    pub(crate) fn value(&self, headers: &HeaderMap, facts: &Facts<'_>) -> Option<HeaderValue> {
         match self {
             Self::Plain(value) => Some(value.clone()),
             Self::Format(format) => format.value(headers, facts),

@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 use http::HeaderValue;
 
 use super::{Cors, Fault, Route, Share};
-use crate::ClusterSlot;
+use crate::{ClusterSlot, Overrides};
 
 /// See the fields. Default: none of it.
 #[derive(Clone, Debug, Default)]
@@ -20,6 +20,8 @@ pub struct Features {
     pub hedge: Option<Hedge>,
     /// Counted under this name.
     pub stat_prefix: Option<Arc<str>>,
+    /// What is said about filters of the listener.
+    pub overrides: Overrides,
     /// Lines of YAML.
     pub positions: Positions,
 }
@@ -33,6 +35,7 @@ impl Features {
             && self.mirrors.is_empty()
             && self.hedge.is_none()
             && self.stat_prefix.is_none()
+            && self.overrides.is_empty()
             && self.positions == Positions::default()
     }
 }

@@ -161,7 +161,7 @@ impl Format {
     }
 
     /// The value, unless it is empty. `headers` are those that are edited.
-    pub(super) fn value(&self, headers: &HeaderMap, facts: &Facts<'_>) -> Option<HeaderValue> {
+    pub(crate) fn value(&self, headers: &HeaderMap, facts: &Facts<'_>) -> Option<HeaderValue> {
         let mut out = String::new();
         for part in &self.parts {
             match part {

@@ -81,7 +81,7 @@ impl HeaderMatch {
 
     /// Of several values of one name, one that fulfils the condition is enough (Envoy); the opposite holds if none
     /// does.
-    pub(super) fn holds(&self, request: &RequestView<'_>) -> bool {
+    pub(crate) fn holds(&self, request: &RequestView<'_>) -> bool {
         let (there, fulfilled) = if let Some(value) = request_line(request, &self.name) {
             (true, self.value.holds(Some(value.as_bytes())))
         } else {
@@ -127,7 +127,7 @@ impl StringMatch {
         }
     }
 
-    pub(super) fn holds(&self, value: Option<&[u8]>) -> bool {
+    pub(crate) fn holds(&self, value: Option<&[u8]>) -> bool {
         let Some(value) = value else {
             return matches!(self, Self::Present(false));
         };
@@ -159,6 +159,11 @@ pub(super) fn split_path(path_and_query: &str) -> (&str, &str) {
         .position(|byte| byte == b'?' || byte == b'#')
         .unwrap_or(path_and_query.len());
     path_and_query.split_at(end)
+}
+
+/// The path alone.
+pub(crate) fn path_of(path_and_query: &str) -> &str {
+    split_path(path_and_query).0
 }
 
 /// First value of a query parameter, as written: Envoy decodes neither names nor values here. One

@@ -22,6 +22,8 @@ const ALL: &[Code] = &[
     Code::PerTryTimeout,
     Code::DeadlineExceeded,
     Code::FaultInjected,
+    Code::RbacDenied,
+    Code::RateLimited,
     Code::BadRequest,
     Code::NotSupported,
     Code::Draining,

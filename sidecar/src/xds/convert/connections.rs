@@ -15,9 +15,12 @@ use outrigger_proto::envoy::{
 };
 use prost_types::Any;
 
-use super::{Converted, duration, fields, ours, positive, refuse, route, tls, unpack, unsupported};
+use super::{
+    Converted, duration, fields, filters, ours, positive, refuse, route, tls, unpack, unsupported,
+};
 
 const TCP_PROXY: &str = "envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy";
+const RBAC: &str = "envoy.extensions.filters.network.rbac.v3.RBAC";
 const TLS_INSPECTOR: &str = "envoy.extensions.filters.listener.tls_inspector.v3.TlsInspector";
 /// For a connection to say its server name. Envoy's default is 15 s, which is also the most here: who says nothing
 /// holds a connection.
@@ -176,19 +179,22 @@ fn route_of(
     chain: &proto::FilterChain,
     slots: &mut route::Slots<'_>,
 ) -> Converted<ConnectionRoute> {
-    let [filter] = chain.filters.as_slice() else {
-        return refuse(
-            "filters",
-            format!(
-                "has {} entries; exactly one, the TCP proxy, is supported yet",
-                chain.filters.len()
-            ),
-        );
+    let Some((last, before)) = chain.filters.split_last() else {
+        return refuse("filters", "is empty; the last one must be the TCP proxy");
     };
-    let any = config(filter).map_err(|error| error.under("filters[0]"))?;
+    let mut all = Vec::with_capacity(before.len());
+    for (index, filter) in before.iter().enumerate() {
+        let path = format!("filters[{index}]");
+        let any = config(filter).map_err(|error| error.under(&path))?;
+        let rules = unpack(any, RBAC).and_then(|found| filters::of_connections(&found));
+        all.push(rules.map_err(|error| error.under(format!("{path}.typed_config")))?);
+    }
+    let path = format!("filters[{}]", before.len());
+    let any = config(last).map_err(|error| error.under(&path))?;
     let proxy = unpack(any, TCP_PROXY).and_then(|proxy| tcp_proxy(&proxy, slots));
-    let mut route = proxy.map_err(|error| error.under("filters[0].typed_config"))?;
+    let mut route = proxy.map_err(|error| error.under(format!("{path}.typed_config")))?;
     route.position = ours(chain.metadata.as_ref()).position;
+    route.rbac = all;
     Ok(route)
 }
 
@@ -218,6 +224,7 @@ fn tcp_proxy(from: &TcpProxy, slots: &mut route::Slots<'_>) -> Converted<Connect
         max_duration,
         attempts,
         hash_source_ip: hashes_source(&from.hash_policy)?,
+        rbac: Vec::new(),
     })
 }
 

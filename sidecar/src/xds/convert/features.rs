@@ -21,13 +21,13 @@ use outrigger_proto::envoy::{
 use prost_types::{Struct, value::Kind};
 
 use super::{
-    Converted, FieldError, duration, matches, refuse, route::Slots, string, unpack, unsupported,
+    Converted, FieldError, duration, filters::Levels, matches, refuse, route::Slots, string,
+    unsupported,
 };
 
 pub(super) const CORS_FILTER: &str = "envoy.filters.http.cors";
 pub(super) const FAULT_FILTER: &str = "envoy.filters.http.fault";
-const CORS_POLICY: &str = "envoy.extensions.filters.http.cors.v3.CorsPolicy";
-const HTTP_FAULT: &str = "envoy.extensions.filters.http.fault.v3.HTTPFault";
+pub(super) const CORS_POLICY: &str = "envoy.extensions.filters.http.cors.v3.CorsPolicy";
 
 /// Our part of a route's metadata.
 pub(super) fn metadata(from: Option<&Metadata>) -> Option<&Struct> {
@@ -40,25 +40,12 @@ pub(super) fn flag(from: Option<&Struct>, key: &str) -> bool {
     matches!(kind, Some(Kind::BoolValue(true)))
 }
 
-/// All but the mirrors, which belong to the action.
-pub(super) fn convert(from: &Route) -> Converted<Features> {
+/// All but the mirrors, which belong to the action. `around` is what table and host say about filters.
+pub(super) fn convert(from: &Route, around: &Levels) -> Converted<Features> {
     let mut features = Features::default();
-    for (name, any) in &from.typed_per_filter_config {
-        let path = format!("typed_per_filter_config[{name:?}]");
-        match name.as_str() {
-            CORS_FILTER => {
-                let policy: CorsPolicy =
-                    unpack(any, CORS_POLICY).map_err(|error| error.under(&path))?;
-                features.cors = cors(&policy).map_err(|error| error.under(&path))?;
-            }
-            FAULT_FILTER => {
-                let found: HttpFault =
-                    unpack(any, HTTP_FAULT).map_err(|error| error.under(&path))?;
-                features.fault = fault(&found).map_err(|error| error.under(&path))?;
-            }
-            _ => return unsupported(path),
-        }
-    }
+    around
+        .and(&from.typed_per_filter_config)?
+        .apply(&mut features)?;
     features.stat_prefix =
         Some(from.stat_prefix.as_str().into()).filter(|prefix: &Arc<str>| !prefix.is_empty());
     if let Some(ours) = metadata(from.metadata.as_ref()) {
@@ -123,7 +110,7 @@ fn number(from: &Struct, key: &str) -> Option<f64> {
 }
 
 /// None = switched off.
-fn cors(from: &CorsPolicy) -> Converted<Option<Cors>> {
+pub(super) fn cors(from: &CorsPolicy) -> Converted<Option<Cors>> {
     if from
         .filter_enabled
         .as_ref()
@@ -166,7 +153,7 @@ fn text(path: &str, from: &str) -> Converted<Option<HeaderValue>> {
 }
 
 /// None = nothing to do.
-fn fault(from: &HttpFault) -> Converted<Option<Fault>> {
+pub(super) fn fault(from: &HttpFault) -> Converted<Option<Fault>> {
     let delay = from.delay.as_ref().map(delay).transpose()?;
     let abort = from.abort.as_ref().map(abort).transpose()?;
     let mut headers = Vec::with_capacity(from.headers.len());
@@ -238,7 +225,7 @@ fn share(from: Option<&FractionalPercent>) -> Share {
 }
 
 /// There is no runtime here that could override the default.
-fn runtime_share(from: &RuntimeFractionalPercent) -> Share {
+pub(super) fn runtime_share(from: &RuntimeFractionalPercent) -> Share {
     share(from.default_value.as_ref())
 }
 

@@ -54,7 +54,15 @@ const READ: &[(&str, &[&str])] = &[
     ("envoy.type.v3.HashPolicy.SourceIp", &[]),
     ("envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager", &["codec_type", "stat_prefix",
         "rds", "route_config", "http_filters", "forward_client_cert_details", "set_current_client_cert_details",
-        "http_protocol_options", "normalize_path", "stream_idle_timeout"]),
+        "http_protocol_options", "normalize_path", "stream_idle_timeout", "request_timeout", "request_headers_timeout",
+        "max_request_headers_kb", "use_remote_address", "skip_xff_append", "xff_num_trusted_hops", "merge_slashes",
+        "path_with_escaped_slashes_action", "strip_any_host_port", "strip_matching_host_port", "server_name",
+        "server_header_transformation", "common_http_protocol_options", "generate_request_id",
+        // An id that came is always kept, and no address is taken for an internal one.
+        "preserve_external_request_id", "internal_address_config", "upgrade_configs"]),
+    ("envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager.InternalAddressConfig",
+        &["unix_sockets", "cidr_ranges"]),
+    ("envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager.UpgradeConfig", &["upgrade_type", "enabled"]),
     ("envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager.SetCurrentClientCertDetails", &["uri"]),
     ("envoy.extensions.filters.network.http_connection_manager.v3.Rds", &["config_source", "route_config_name"]),
     ("envoy.extensions.filters.network.http_connection_manager.v3.HttpFilter", &["name", "typed_config", "is_optional", "disabled"]),
@@ -78,9 +86,11 @@ const READ: &[(&str, &[&str])] = &[
     ("envoy.extensions.transport_sockets.tls.v3.SubjectAltNameMatcher", &["san_type", "matcher"]),
     ("envoy.extensions.transport_sockets.tls.v3.Secret", &["name", "validation_context"]),
     // Route
-    ("envoy.config.route.v3.RouteConfiguration", &["name", "virtual_hosts", "validate_clusters", "metadata"]),
+    ("envoy.config.route.v3.RouteConfiguration", &["name", "virtual_hosts", "validate_clusters", "metadata",
+        "typed_per_filter_config"]),
+    ("envoy.config.route.v3.FilterConfig", &["config", "is_optional", "disabled"]),
     ("envoy.config.route.v3.VirtualHost", &["name", "domains", "routes", "metadata", "include_request_attempt_count",
-        "include_attempt_count_in_response"]),
+        "include_attempt_count_in_response", "typed_per_filter_config"]),
     ("envoy.config.route.v3.Route", &["name", "match", "route", "redirect", "direct_response", "metadata",
         "typed_per_filter_config", "stat_prefix", "request_headers_to_add", "request_headers_to_remove", "response_headers_to_add", "response_headers_to_remove"]),
     ("envoy.config.route.v3.RouteMatch", &["prefix", "path", "safe_regex", "path_separated_prefix", "case_sensitive",
@@ -107,6 +117,34 @@ const READ: &[(&str, &[&str])] = &[
     ("envoy.extensions.filters.http.cors.v3.Cors", &[]),
     ("envoy.extensions.filters.http.cors.v3.CorsPolicy", &["allow_origin_string_match", "allow_methods", "allow_headers",
         "expose_headers", "max_age", "allow_credentials", "filter_enabled", "forward_not_matching_preflights"]),
+    // Named after nothing that we count by: Envoy's names of counters.
+    ("envoy.extensions.filters.http.rbac.v3.RBAC", &["rules", "shadow_rules", "rules_stat_prefix", "shadow_rules_stat_prefix"]),
+    ("envoy.extensions.filters.http.rbac.v3.RBACPerRoute", &["rbac"]),
+    // A connection's facts do not change while it lasts.
+    ("envoy.extensions.filters.network.rbac.v3.RBAC", &["rules", "shadow_rules", "stat_prefix", "shadow_rules_stat_prefix",
+        "enforcement_type"]),
+    ("envoy.config.rbac.v3.RBAC", &["action", "policies"]),
+    ("envoy.config.rbac.v3.Policy", &["permissions", "principals"]),
+    ("envoy.config.rbac.v3.Permission", &["and_rules", "or_rules", "any", "header", "destination_ip", "destination_port",
+        "not_rule", "requested_server_name", "url_path", "destination_port_range"]),
+    ("envoy.config.rbac.v3.Permission.Set", &["rules"]),
+    ("envoy.config.rbac.v3.Principal", &["and_ids", "or_ids", "any", "authenticated", "source_ip", "header", "not_id",
+        "url_path", "direct_remote_ip", "remote_ip"]),
+    ("envoy.config.rbac.v3.Principal.Set", &["ids"]),
+    ("envoy.config.rbac.v3.Principal.Authenticated", &["principal_name"]),
+    ("envoy.config.core.v3.CidrRange", &["address_prefix", "prefix_len"]),
+    ("envoy.type.matcher.v3.PathMatcher", &["path"]),
+    ("envoy.type.v3.Int32Range", &["start", "end"]),
+    ("envoy.extensions.filters.http.local_ratelimit.v3.LocalRateLimit", &["stat_prefix", "status", "token_bucket",
+        "filter_enabled", "filter_enforced", "response_headers_to_add", "request_headers_to_add_when_not_enforced",
+        "enable_x_ratelimit_headers", "rate_limited_as_resource_exhausted"]),
+    ("envoy.type.v3.HttpStatus", &["code"]),
+    ("envoy.type.v3.TokenBucket", &["max_tokens", "tokens_per_fill", "fill_interval"]),
+    ("envoy.extensions.filters.http.header_mutation.v3.HeaderMutation", &["mutations", "most_specific_header_mutations_wins"]),
+    ("envoy.extensions.filters.http.header_mutation.v3.HeaderMutationPerRoute", &["mutations"]),
+    ("envoy.extensions.filters.http.header_mutation.v3.Mutations", &["request_mutations", "response_mutations"]),
+    ("envoy.config.common.mutation_rules.v3.HeaderMutation", &["remove", "append", "remove_on_match"]),
+    ("envoy.config.common.mutation_rules.v3.HeaderMutation.RemoveOnMatch", &["key_matcher"]),
     ("envoy.extensions.filters.http.fault.v3.HTTPFault", &["delay", "abort", "headers"]),
     ("envoy.extensions.filters.http.fault.v3.FaultAbort", &["http_status", "grpc_status", "percentage"]),
     ("envoy.extensions.filters.common.fault.v3.FaultDelay", &["fixed_delay", "percentage"]),
@@ -200,6 +238,7 @@ static BY_MESSAGE: LazyLock<HashMap<&'static str, &'static [&'static str]>> =
 /// Messages inside each other. `Any` starts a new count in the decoder, so that it alone does not bound this.
 const MAX_DEPTH: u32 = 64;
 const HTTP_FILTER: &str = "envoy.extensions.filters.network.http_connection_manager.v3.HttpFilter";
+const FILTER_CONFIG: &str = "envoy.config.route.v3.FilterConfig";
 pub(crate) const ROUTER: &str = "envoy.extensions.filters.http.router.v3.Router";
 
 /// `type.googleapis.com/a.b.C` → `a.b.C`
@@ -310,7 +349,8 @@ pub(crate) fn is_only_among_istio(any: &Any) -> bool {
     ONLY_AMONG_ISTIO.contains(&type_name(&inner))
 }
 
-/// An HTTP filter that is not ours and may be left out: off, optional, or Istio's own business.
+/// A filter that we do not know and that may be left out: off, optional, or Istio's own business. What we know is
+/// looked at even then: an access rule that is optional is not one that may be half done.
 fn is_skipped_filter(name: &str, message: &DynamicMessage) -> bool {
     let flag = |field| {
         message
@@ -318,30 +358,29 @@ fn is_skipped_filter(name: &str, message: &DynamicMessage) -> bool {
             .and_then(|value| value.as_bool())
             .unwrap_or(false)
     };
-    if name != HTTP_FILTER {
-        return false;
-    }
-    let may_be_missing = flag("is_optional") || flag("disabled");
-    let among_istio = message
-        .get_field_by_name("typed_config")
-        .and_then(|config| {
-            let config = config.as_message()?;
-            Some(is_only_among_istio(&Any {
-                type_url: text(config, "type_url"),
-                value: bytes(config, "value"),
-            }))
-        })
-        .unwrap_or(false);
-    if !may_be_missing && !among_istio {
-        return false;
-    }
-    let Some(config) = message.get_field_by_name("typed_config") else {
-        return true;
+    let config = match name {
+        HTTP_FILTER => "typed_config",
+        FILTER_CONFIG => "config",
+        _ => return false,
     };
-    let is_router = config
-        .as_message()
-        .is_some_and(|any| type_name(&text(any, "type_url")) == ROUTER);
-    !is_router
+    let may_be_missing = flag("is_optional") || flag("disabled");
+    let config = message.get_field_by_name(config).and_then(|config| {
+        let config = config.as_message()?;
+        Some(Any {
+            type_url: text(config, "type_url"),
+            value: bytes(config, "value"),
+        })
+    });
+    match config {
+        None => may_be_missing,
+        Some(any) if is_only_among_istio(&any) => true,
+        Some(any) => may_be_missing && !is_known(&any),
+    }
+}
+
+/// Whether the conversion reads messages of this type somewhere.
+pub(crate) fn is_known(any: &Any) -> bool {
+    BY_MESSAGE.contains_key(type_name(&any.type_url))
 }
 
 fn text(message: &DynamicMessage, field: &str) -> String {
@@ -357,3 +396,6 @@ fn bytes(message: &DynamicMessage, field: &str) -> Vec<u8> {
         .and_then(|value| value.as_bytes().map(|bytes| bytes.to_vec()))
         .unwrap_or_default()
 }
+
+#[cfg(test)]
+mod documented;

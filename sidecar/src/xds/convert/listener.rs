@@ -1,31 +1,24 @@
 //! `Listener` with its one HTTP connection manager, or with TCP proxies (`connections`) → [`ParsedListener`].
 
-use std::net::SocketAddr;
+use std::{net::SocketAddr, sync::Arc};
 
-use outrigger_core::{ConnectionRoutes, Direction, DownstreamTls, RouteTable};
+use outrigger_core::{ConnectionRoutes, Direction, DownstreamTls, HttpSettings, RouteTable};
 use outrigger_proto::envoy::{
     config::listener::v3::{self as proto, FilterChainMatch, filter, listener::ListenerSpecifier},
     extensions::filters::network::http_connection_manager::v3::{
-        HttpConnectionManager, HttpFilter,
+        HttpConnectionManager,
         http_connection_manager::{CodecType, ForwardClientCertDetails, RouteSpecifier},
-        http_filter,
     },
 };
 use prost_types::Any;
 
 use super::{
-    Converted, connections, direction, fields, must_be_ads, must_be_false, refuse, route,
+    Converted, connections, direction, manager, must_be_ads, must_be_false, refuse, route,
     socket_address, tls, unpack, unsupported,
 };
 
 const HCM: &str =
     "envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager";
-
-/// Filters that do what a route's `typed_per_filter_config` says.
-const ROUTES_CONFIGURE: [&str; 2] = [
-    "envoy.extensions.filters.http.cors.v3.Cors",
-    "envoy.extensions.filters.http.fault.v3.HTTPFault",
-];
 
 /// An accepted listener.
 #[derive(Debug)]
@@ -35,6 +28,8 @@ pub(crate) struct ParsedListener {
     pub(crate) direction: Direction,
     pub(crate) tls: Option<DownstreamTls>,
     pub(crate) routes: ParsedRoutes,
+    /// See [`outrigger_core::Listener::settings`].
+    pub(crate) settings: Option<Arc<HttpSettings>>,
 }
 
 /// Where a listener's routes come from.
@@ -63,9 +58,9 @@ pub(crate) fn convert(
         return refuse("bind_to_port", "false is not supported yet");
     }
     let address = socket_address("address", from.address.as_ref())?;
-    let (tls, routes) = if connections::is_meant(from) {
+    let (tls, routes, settings) = if connections::is_meant(from) {
         let (tls, routes) = connections::convert(from, slots)?;
-        (tls, ParsedRoutes::Connections(routes))
+        (tls, ParsedRoutes::Connections(routes), None)
     } else {
         requests(from, slots)?
     };
@@ -92,14 +87,19 @@ pub(crate) fn convert(
         direction,
         tls,
         routes,
+        settings,
     })
 }
 
+/// What a listener for HTTP says.
+type Requests = (
+    Option<DownstreamTls>,
+    ParsedRoutes,
+    Option<Arc<HttpSettings>>,
+);
+
 /// The one connection manager of a listener for HTTP.
-fn requests(
-    from: &proto::Listener,
-    slots: &mut route::Slots<'_>,
-) -> Converted<(Option<DownstreamTls>, ParsedRoutes)> {
+fn requests(from: &proto::Listener, slots: &mut route::Slots<'_>) -> Converted<Requests> {
     let [chain] = from.filter_chains.as_slice() else {
         return refuse(
             "filter_chains",
@@ -129,7 +129,8 @@ fn requests(
     let path = "filter_chains[0].filters[0].typed_config";
     let routes = connection_manager(&manager, slots).map_err(|error| error.under(path))?;
     check_client_certificate_header(&manager, tls.is_some()).map_err(|error| error.under(path))?;
-    Ok((tls, routes))
+    let settings = manager::settings(&manager).map_err(|error| error.under(path))?;
+    Ok((tls, routes, settings))
 }
 
 fn filter_chain(
@@ -169,22 +170,6 @@ fn connection_manager(
             "must be AUTO; HTTP/1.1 and HTTP/2 are told apart here",
         );
     }
-    if from
-        .stream_idle_timeout
-        .is_some_and(|timeout| timeout.seconds != 0 || timeout.nanos != 0)
-    {
-        return refuse(
-            "stream_idle_timeout",
-            "not supported yet; must be 0s or unset",
-        );
-    }
-    if from.normalize_path == Some(false) {
-        return refuse(
-            "normalize_path",
-            "false is not supported; dot segments of a path are always resolved here",
-        );
-    }
-    http_filters(&from.http_filters)?;
     match &from.route_specifier {
         Some(RouteSpecifier::Rds(rds)) => {
             must_be_ads("rds.config_source", rds.config_source.as_ref())?;
@@ -202,50 +187,6 @@ fn connection_manager(
                 .map_err(|error| error.under("route_config"))
         }
         None => refuse("rds", "missing; rds or route_config must be set"),
-    }
-}
-
-/// The router, last; before it those that routes configure; any other must be optional or switched off.
-fn http_filters(filters: &[HttpFilter]) -> Converted<()> {
-    let mut is_last_router = false;
-    for (index, filter) in filters.iter().enumerate() {
-        let path = format!("http_filters[{index}]");
-        let (type_url, config) = match &filter.config_type {
-            Some(http_filter::ConfigType::TypedConfig(any)) => (any.type_url.as_str(), &*any.value),
-            Some(http_filter::ConfigType::ConfigDiscovery(_)) | None => ("", &[][..]),
-        };
-        is_last_router = fields::type_name(type_url) == fields::ROUTER && !filter.disabled;
-        if is_last_router {
-            if index + 1 != filters.len() {
-                return refuse(path, "the router must be the last filter");
-            }
-        } else if ROUTES_CONFIGURE.contains(&fields::type_name(type_url)) {
-            if !config.is_empty() && !filter.disabled {
-                return refuse(
-                    format!("{path}.typed_config"),
-                    "must be empty; routes say what to do, in typed_per_filter_config",
-                );
-            }
-        } else if !filter.is_optional && !filter.disabled && !is_only_among_istio(filter) {
-            return refuse(
-                format!("{path}.typed_config"),
-                format!(
-                    "filter {:?} is not supported yet and not is_optional",
-                    filter.name
-                ),
-            );
-        }
-    }
-    if !is_last_router {
-        return refuse("http_filters", "the last filter must be the router");
-    }
-    Ok(())
-}
-
-fn is_only_among_istio(filter: &HttpFilter) -> bool {
-    match &filter.config_type {
-        Some(http_filter::ConfigType::TypedConfig(any)) => fields::is_only_among_istio(any),
-        Some(http_filter::ConfigType::ConfigDiscovery(_)) | None => false,
     }
 }
 

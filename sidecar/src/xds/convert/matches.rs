@@ -198,7 +198,8 @@ pub(super) fn header_edits(
     Ok(edits)
 }
 
-fn header_edit(option: &HeaderValueOption, edits: &mut HeaderEdits) -> Converted<()> {
+/// Name and value of a header that is written.
+pub(super) fn header_value(option: &HeaderValueOption) -> Converted<(HeaderName, Edit)> {
     let Some(header) = &option.header else {
         return refuse("header", "missing");
     };
@@ -215,6 +216,11 @@ fn header_edit(option: &HeaderValueOption, edits: &mut HeaderEdits) -> Converted
     }
     let value =
         value(raw, option.keep_empty_value).map_err(|message| FieldError::new(field, message))?;
+    Ok((name, value))
+}
+
+fn header_edit(option: &HeaderValueOption, edits: &mut HeaderEdits) -> Converted<()> {
+    let (name, value) = header_value(option)?;
     match HeaderAppendAction::try_from(option.append_action) {
         Ok(HeaderAppendAction::AppendIfExistsOrAdd) => edits.add.push((name, value)),
         Ok(HeaderAppendAction::OverwriteIfExistsOrAdd) => edits.set.push((name, value)),
@@ -256,7 +262,7 @@ const OF_THE_CONNECTION: [HeaderName; 6] = [
 ];
 
 /// A header that may be edited.
-fn header_name(path: &str, name: &str) -> Converted<HeaderName> {
+pub(super) fn header_name(path: &str, name: &str) -> Converted<HeaderName> {
     match HeaderName::from_bytes(name.as_bytes()) {
         Ok(http::header::HOST) => refuse(
             path,

@@ -23,7 +23,10 @@ use outrigger_proto::envoy::{
     r#type::matcher::v3::RegexMatchAndSubstitute,
 };
 
-use super::{Converted, FieldError, duration, features, matches, ours, refuse, retry, unsupported};
+use super::{
+    Converted, FieldError, duration, features, filters::Levels, matches, ours, refuse, retry,
+    unsupported,
+};
 
 /// What xDS says of a route without `timeout`; `0s` switches it off.
 const DEFAULT_TIMEOUT: Duration = Duration::from_secs(15);
@@ -37,10 +40,11 @@ pub(crate) fn convert(
     from: &proto::RouteConfiguration,
     slots: &mut Slots<'_>,
 ) -> Converted<RouteTable> {
+    let around = Levels::default().and(&from.typed_per_filter_config)?;
     let mut domains = BTreeSet::new();
     let mut hosts = Vec::with_capacity(from.virtual_hosts.len());
     for (index, host) in from.virtual_hosts.iter().enumerate() {
-        let host = virtual_host(host, &mut domains, slots)
+        let host = virtual_host(host, &around, &mut domains, slots)
             .map_err(|error| error.under(format!("virtual_hosts[{index}]({:?})", host.name)))?;
         hosts.push(host);
     }
@@ -49,6 +53,7 @@ pub(crate) fn convert(
 
 fn virtual_host(
     from: &proto::VirtualHost,
+    around: &Levels,
     seen: &mut BTreeSet<String>,
     slots: &mut Slots<'_>,
 ) -> Converted<VirtualHost> {
@@ -74,9 +79,11 @@ fn virtual_host(
             );
         }
     }
+    let around = around.and(&from.typed_per_filter_config)?;
     let mut routes = Vec::with_capacity(from.routes.len());
     for (index, route) in from.routes.iter().enumerate() {
-        let route = convert_route(route, slots).map_err(|e| e.under(format!("routes[{index}]")))?;
+        let route = convert_route(route, &around, slots)
+            .map_err(|e| e.under(format!("routes[{index}]")))?;
         routes.push(Route {
             tells_attempts: from.include_request_attempt_count,
             answers_attempts: from.include_attempt_count_in_response,
@@ -90,7 +97,7 @@ fn virtual_host(
     })
 }
 
-fn convert_route(from: &proto::Route, slots: &mut Slots<'_>) -> Converted<Route> {
+fn convert_route(from: &proto::Route, around: &Levels, slots: &mut Slots<'_>) -> Converted<Route> {
     let nothing = Action::DirectResponse {
         status: 500,
         body: Arc::default(),
@@ -110,7 +117,7 @@ fn convert_route(from: &proto::Route, slots: &mut Slots<'_>) -> Converted<Route>
         )?,
         ..Route::new(matches::route_match(from.r#match.as_ref())?, nothing)
     };
-    let mut features = features::convert(from)?;
+    let mut features = features::convert(from, around)?;
     let implied = features::flag(features::metadata(from.metadata.as_ref()), "retry_implied");
     match &from.action {
         Some(ProtoAction::Route(action)) => {

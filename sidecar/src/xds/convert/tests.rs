@@ -502,8 +502,8 @@ fn a_listener_is_refused_by_the_name_of_the_field() {
         ),
         (|m| m.codec_type = 2, "codec_type: must be AUTO"),
         (
-            |m| m.use_remote_address = Some(true),
-            "use_remote_address: not supported yet",
+            |m| m.add_user_agent = Some(true),
+            "add_user_agent: not supported yet",
         ),
         (
             |m| m.stream_idle_timeout = Some(seconds(1)),
@@ -511,7 +511,7 @@ fn a_listener_is_refused_by_the_name_of_the_field() {
         ),
         (
             |m| m.upgrade_configs = vec![Default::default()],
-            "upgrade_configs: not supported yet",
+            "upgrade_configs[0].enabled: must be false",
         ),
         (
             |m| m.forward_client_cert_details = 2,

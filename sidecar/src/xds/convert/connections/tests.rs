@@ -195,10 +195,13 @@ fn what_is_not_done_is_refused_by_its_field() {
                 one.prefix_ranges = vec![core::CidrRange::default()];
             },
         ),
-        ("filter_chains[0].filters: has 2 entries", |l| {
-            let one = l.filter_chains[0].filters[0].clone();
-            l.filter_chains[0].filters.push(one);
-        }),
+        (
+            "filter_chains[0].filters[0].typed_config: expected a envoy.extensions.filters.network.rbac.v3.RBAC",
+            |l| {
+                let one = l.filter_chains[0].filters[0].clone();
+                l.filter_chains[0].filters.push(one);
+            },
+        ),
         (
             "address.socket_address.address: 10.0.0.1 is not a loopback",
             |l| {

@@ -1,0 +1,372 @@
+//! A listener's filters on one request: on its head before its route's action, and on its answer, whoever gives it.
+//!
+//! What each does is decided by core; here it is waited, answered and counted. A request of a listener without filters
+//! never comes here.
+
+use std::{cell::RefCell, rc::Rc, sync::Arc};
+
+use bytes::Bytes;
+use http::{
+    HeaderMap, HeaderName, HeaderValue, Response, Uri,
+    header::{HOST, SERVER},
+    request::Parts,
+    uri::PathAndQuery,
+};
+use outrigger_core::{
+    Facts, Features, HeadSettings, HttpSettings, InForce, LocalRateLimit, Mutation, Overrides,
+    RateVerdict, Rbac, Route, StripPort, Subject,
+};
+
+use super::{before, call::Call, view};
+use crate::http::{
+    answer::{Code, Instead, Problem},
+    body::DownBody,
+    path,
+};
+
+const LIMIT: HeaderName = HeaderName::from_static("x-ratelimit-limit");
+const REMAINING: HeaderName = HeaderName::from_static("x-ratelimit-remaining");
+const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+const FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
+const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+const RESET: HeaderName = HeaderName::from_static("x-ratelimit-reset");
+
+/// Filters that an answer has to pass.
+#[derive(Debug)]
+pub(crate) struct Filtered {
+    all: Arc<HttpSettings>,
+    features: Option<Arc<Features>>,
+    /// What headers of the answer are made of.
+    asked: Option<Asked>,
+    /// Limits that the request has come to, and whether they refused it.
+    limited: RefCell<Vec<(Arc<LocalRateLimit>, bool)>>,
+}
+
+/// The head as it came.
+#[derive(Debug)]
+struct Asked {
+    path: String,
+    headers: HeaderMap,
+    route: String,
+}
+
+/// Does to a request what its listener says, and its route, if it has one. An answer, if there is one already.
+pub(crate) async fn look(
+    call: &Rc<Call>,
+    all: &Arc<HttpSettings>,
+    route: Option<&Route>,
+    parts: &mut Parts,
+    authority: &HeaderValue,
+) -> Result<Option<Response<DownBody>>, Problem> {
+    let features = route.and_then(|route| route.features.as_ref());
+    let overrides = features.map(|features| &features.overrides);
+    if all.change_answers(overrides) {
+        let filtered = Filtered::new(all, route, features, parts);
+        // Once a request: this is the first time.
+        drop(call.filtered.set(filtered));
+    }
+    for filter in all.in_force(overrides) {
+        match filter {
+            InForce::Cors => {
+                let answer = features.and_then(|features| before::preflight(call, features, parts));
+                if answer.is_some() {
+                    return Ok(answer);
+                }
+            }
+            InForce::Fault => {
+                if let Some(fault) = features.and_then(|features| features.fault.as_ref()) {
+                    before::inject(call, fault, parts, authority).await?;
+                }
+            }
+            InForce::Rbac(rbac) => authorize(call, rbac, all, parts, authority)?,
+            InForce::LocalRateLimit(limit) => {
+                let refused = take(call, limit, route, parts, authority);
+                if let Some(filtered) = call.filtered.get() {
+                    let mut limited = filtered.limited.borrow_mut();
+                    limited.push((Arc::clone(limit), refused.is_err()));
+                }
+                refused?;
+            }
+            InForce::HeaderMutation(mutations) => {
+                let edits = mutations.each().flat_map(|one| &one.request);
+                mutate(call, edits, route, parts, authority);
+            }
+        }
+    }
+    Ok(None)
+}
+
+/// Puts a request's head into the form that the listener asks for. Gives back the authority.
+pub(crate) fn prepare(
+    call: &Call,
+    settings: &HttpSettings,
+    parts: &mut Parts,
+    authority: HeaderValue,
+) -> Result<HeaderValue, Problem> {
+    let head = &settings.head;
+    if *head == HeadSettings::default() {
+        return Ok(authority);
+    }
+    let bad = |rule: &str| Problem::new(Code::BadRequest, rule);
+    if let Some(path) = path::rewritten(parts.uri.path(), head).map_err(bad)? {
+        let target = match parts.uri.query() {
+            Some(query) => format!("{path}?{query}"),
+            None => path,
+        };
+        let target = PathAndQuery::from_maybe_shared(Bytes::from(target))
+            .map_err(|_syntax| bad("the path has characters that paths do not have"))?;
+        parts.uri = Uri::from(target);
+    }
+    let port = match head.strip_port {
+        StripPort::Never => None,
+        StripPort::Matching => call.connection.local.map(|local| Some(local.port())),
+        StripPort::Always => Some(None),
+    };
+    let authority = match port.and_then(|port| without_port(&authority, port)) {
+        Some(stripped) => {
+            parts.headers.insert(HOST, stripped.clone());
+            stripped
+        }
+        None => authority,
+    };
+    if head.forwarded {
+        append_forwarded(call, &mut parts.headers);
+    }
+    if head.request_id && !parts.headers.contains_key(REQUEST_ID) {
+        let id = call.worker.rng.borrow_mut().u128(..);
+        if let Ok(id) = HeaderValue::from_str(&uuid(id)) {
+            parts.headers.insert(REQUEST_ID, id);
+        }
+    }
+    Ok(authority)
+}
+
+/// None = it has none, or another than `only`.
+fn without_port(authority: &HeaderValue, only: Option<u16>) -> Option<HeaderValue> {
+    let (name, port) = authority.to_str().ok()?.rsplit_once(':')?;
+    let port: u16 = port.parse().ok()?;
+    if only.is_some_and(|only| only != port) {
+        return None;
+    }
+    HeaderValue::from_str(name).ok()
+}
+
+fn append_forwarded(call: &Call, headers: &mut HeaderMap) {
+    let address = call.connection.remote.ip().to_canonical().to_string();
+    let values = headers.get_all(FORWARDED_FOR).iter();
+    let before: Vec<&[u8]> = values.map(HeaderValue::as_bytes).collect();
+    let all = match before.is_empty() {
+        true => address.into_bytes(),
+        false => [&before.join(&b","[..])[..], b",", address.as_bytes()].concat(),
+    };
+    if let Ok(all) = HeaderValue::from_maybe_shared(Bytes::from(all)) {
+        headers.insert(FORWARDED_FOR, all);
+    }
+    let is_tls = call.connection.peer.is_some();
+    let proto = HeaderValue::from_static(if is_tls { "https" } else { "http" });
+    headers.insert(FORWARDED_PROTO, proto);
+}
+
+/// Of version 4 (RFC 9562).
+fn uuid(random: u128) -> String {
+    let bits = random & !(0xf << 76) & !(0x3 << 62) | (0x4 << 76) | (0x2 << 62);
+    let hex = format!("{bits:032x}");
+    let part = |from: usize, to: usize| hex.get(from..to).unwrap_or_default();
+    format!(
+        "{}-{}-{}-{}-{}",
+        part(0, 8),
+        part(8, 12),
+        part(12, 16),
+        part(16, 20),
+        part(20, 32)
+    )
+}
+
+fn authorize(
+    call: &Call,
+    rbac: &Rbac,
+    settings: &HttpSettings,
+    parts: &Parts,
+    authority: &HeaderValue,
+) -> Result<(), Problem> {
+    let request = view(parts, authority);
+    let subject = Subject {
+        caller: call.connection.caller(None),
+        request: Some(&request),
+        believes: !settings.own_address,
+        trusted_hops: settings.trusted_hops,
+    };
+    let counters = call.worker.handles.filters();
+    let Some((rules, judgement)) = counters.judge(call.direction, rbac, &subject) else {
+        return Ok(());
+    };
+    let why = rules.why(&judgement);
+    let policy = judgement.policy.map_or_else(|| "none".into(), Arc::clone);
+    tracing::debug!(remote = %call.connection.remote, %policy, %why, "access denied");
+    *call.policy.borrow_mut() = Some(policy);
+    Err(Problem::new(Code::RbacDenied, why).saying("RBAC: access denied"))
+}
+
+fn take(
+    call: &Call,
+    limit: &LocalRateLimit,
+    route: Option<&Route>,
+    parts: &mut Parts,
+    authority: &HeaderValue,
+) -> Result<(), Problem> {
+    let now = call.worker.shared.now();
+    let verdict = limit.judge(now, &mut call.worker.rng.borrow_mut());
+    call.worker
+        .handles
+        .filters()
+        .limited(call.direction, verdict);
+    match verdict {
+        RateVerdict::NotAsked | RateVerdict::Allowed => Ok(()),
+        RateVerdict::Spared if limit.request_headers.is_empty() => Ok(()),
+        RateVerdict::Spared => {
+            let mut headers = std::mem::take(&mut parts.headers);
+            let facts = of_request(call, route, parts, authority);
+            limit.request_headers.apply(&mut headers, &facts);
+            parts.headers = headers;
+            Ok(())
+        }
+        RateVerdict::Refused => {
+            let instead = Instead {
+                status: limit.status,
+                grpc: limit.grpc_status,
+            };
+            let message = format!("the limit of {} requests is used up", limit.bucket.most());
+            let problem = Problem::new(Code::RateLimited, message);
+            Err(problem.answered(instead).saying("local_rate_limited"))
+        }
+    }
+}
+
+fn mutate<'a>(
+    call: &Call,
+    mutations: impl Iterator<Item = &'a Mutation>,
+    route: Option<&Route>,
+    parts: &mut Parts,
+    authority: &HeaderValue,
+) {
+    let mut headers = std::mem::take(&mut parts.headers);
+    let facts = of_request(call, route, parts, authority);
+    for mutation in mutations {
+        mutation.apply(&mut headers, &facts);
+    }
+    parts.headers = headers;
+}
+
+/// The headers themselves are those that are edited.
+fn of_request<'a>(
+    call: &'a Call,
+    route: Option<&'a Route>,
+    parts: &'a Parts,
+    authority: &'a HeaderValue,
+) -> Facts<'a> {
+    let request = view(parts, authority);
+    Facts {
+        path: request.path_and_query,
+        authority: request.authority,
+        route: route.map_or("", |route| &route.name),
+        ..call.facts_of_filters()
+    }
+}
+
+impl Filtered {
+    fn new(
+        all: &Arc<HttpSettings>,
+        route: Option<&Route>,
+        features: Option<&Arc<Features>>,
+        parts: &Parts,
+    ) -> Self {
+        let overrides = features.map(|features| &features.overrides);
+        let reads = all.in_force(overrides).any(|filter| match filter {
+            InForce::HeaderMutation(mutations) => mutations.each().any(|one| one.makes_answers()),
+            InForce::LocalRateLimit(limit) => limit.response_headers.reads_request(),
+            InForce::Cors | InForce::Fault | InForce::Rbac(_) => false,
+        });
+        Self {
+            asked: reads.then(|| Asked {
+                path: parts
+                    .uri
+                    .path_and_query()
+                    .map_or("/", |path| path.as_str())
+                    .to_owned(),
+                headers: parts.headers.clone(),
+                route: route.map(|route| route.name.clone()).unwrap_or_default(),
+            }),
+            all: Arc::clone(all),
+            features: features.map(Arc::clone),
+            limited: RefCell::default(),
+        }
+    }
+
+    fn overrides(&self) -> Option<&Overrides> {
+        self.features.as_ref().map(|features| &features.overrides)
+    }
+
+    /// Whoever gave the answer, it passes the filters backwards.
+    pub(crate) fn answer(&self, call: &Call, response: &mut Response<DownBody>) {
+        let cluster = self.asked.as_ref().and_then(|_| call.cluster_name());
+        let asked = self.asked.as_ref();
+        let authority = asked.and_then(|asked| asked.headers.get(HOST)?.to_str().ok());
+        let facts = Facts {
+            path: asked.map_or("", |asked| &asked.path),
+            authority: authority.unwrap_or_default(),
+            request: asked.map(|asked| &asked.headers),
+            route: asked.map_or("", |asked| &asked.route),
+            status: Some(response.status().as_u16()),
+            upstream: call.answered_by.get(),
+            cluster: cluster.as_deref().unwrap_or_default(),
+            ..call.facts_of_filters()
+        };
+        let headers = response.headers_mut();
+        for filter in self.all.in_force(self.overrides()).rev() {
+            match filter {
+                InForce::HeaderMutation(mutations) => {
+                    for mutation in mutations.each().flat_map(|one| &one.response) {
+                        mutation.apply(headers, &facts);
+                    }
+                }
+                InForce::LocalRateLimit(limit) => self.tell(call, limit, headers, &facts),
+                InForce::Cors | InForce::Fault | InForce::Rbac(_) => {}
+            }
+        }
+        if let Some((name, put)) = &self.all.server {
+            Mutation::Put(SERVER, name.clone().into(), *put).apply(headers, &facts);
+        }
+    }
+
+    fn tell(
+        &self,
+        call: &Call,
+        limit: &Arc<LocalRateLimit>,
+        headers: &mut HeaderMap,
+        facts: &Facts<'_>,
+    ) {
+        let limited = self.limited.borrow();
+        let mut found = limited
+            .iter()
+            .filter(|(other, _)| Arc::ptr_eq(other, limit));
+        let Some((_, refused)) = found.next() else {
+            return;
+        };
+        if limit.tells {
+            let now = call.worker.shared.now();
+            let reset = limit.bucket.next(now).as_secs_f64().ceil();
+            #[expect(
+                clippy::cast_possible_truncation,
+                clippy::cast_sign_loss,
+                reason = "whole, and less than a century"
+            )]
+            let reset = reset as u64;
+            headers.insert(LIMIT, limit.bucket.most().into());
+            headers.insert(REMAINING, limit.bucket.left(now).into());
+            headers.insert(RESET, reset.into());
+        }
+        if *refused {
+            limit.response_headers.apply(headers, facts);
+        }
+    }
+}

@@ -1,0 +1,207 @@
+//! What an HTTP connection manager says beside its routes → [`HttpSettings`]. A field that we do not do is taken only
+//! with the value that we keep anyhow; `docs/XDS.md` has the table.
+
+use std::{sync::Arc, time::Duration};
+
+use http::HeaderValue;
+use outrigger_core::{
+    ConnectionSettings, EscapedSlashes, Filter, HeadSettings, HttpSettings, Put, StripPort,
+};
+use outrigger_proto::envoy::{
+    config::core::v3::HttpProtocolOptions,
+    extensions::filters::network::http_connection_manager::v3::{
+        HttpConnectionManager,
+        http_connection_manager::{
+            PathWithEscapedSlashesAction, ServerHeaderTransformation, StripPortMode, UpgradeConfig,
+        },
+    },
+};
+
+use super::{Converted, FieldError, duration, filters, refuse};
+use crate::{http::MAX_HEADER_BYTES, worker::connection::HEAD_TIMEOUT};
+
+/// None = what most listeners say: CORS, faults, nothing else.
+pub(super) fn settings(from: &HttpConnectionManager) -> Converted<Option<Arc<HttpSettings>>> {
+    keeps_ours(from)?;
+    let own_address = from.use_remote_address.unwrap_or(false);
+    let found = HttpSettings {
+        filters: filters::of_listener(&from.http_filters)?,
+        head: head(from)?,
+        // The first of them is the connection's other end, which is in the list only if we have put it there.
+        trusted_hops: from
+            .xff_num_trusted_hops
+            .saturating_sub(u32::from(own_address && from.skip_xff_append)),
+        own_address: own_address && from.xff_num_trusted_hops == 0,
+        server: server(from)?,
+        connection: connection(from.common_http_protocol_options.as_ref())
+            .map_err(|error| error.under("common_http_protocol_options"))?,
+    };
+    let is_usual = matches!(
+        found.filters.as_slice(),
+        [first, second] if matches!((&first.filter, &second.filter), (Filter::Cors, Filter::Fault))
+    ) && found.head == HeadSettings::default()
+        && found.server.is_none()
+        && found.connection == ConnectionSettings::default();
+    Ok((!is_usual).then(|| Arc::new(found)))
+}
+
+/// Fields that have one value here.
+fn keeps_ours(from: &HttpConnectionManager) -> Converted<()> {
+    let zero = |path: &str, value: Option<&prost_types::Duration>| match value
+        .map(|value| duration(path, value))
+        .transpose()?
+    {
+        None | Some(Duration::ZERO) => Ok(()),
+        Some(value) => refuse(
+            path,
+            format!("{value:?} is not supported yet; must be 0s or unset"),
+        ),
+    };
+    zero("stream_idle_timeout", from.stream_idle_timeout.as_ref())?;
+    zero("request_timeout", from.request_timeout.as_ref())?;
+    if from.normalize_path == Some(false) {
+        return refuse(
+            "normalize_path",
+            "false is not supported; dot segments of a path are always resolved here",
+        );
+    }
+    if let Some(timeout) = &from.request_headers_timeout {
+        let path = "request_headers_timeout";
+        let found = duration(path, timeout)?;
+        if found != HEAD_TIMEOUT {
+            return refuse(
+                path,
+                format!("{found:?} is not supported yet; must be {HEAD_TIMEOUT:?}"),
+            );
+        }
+    }
+    let most = u32::try_from(MAX_HEADER_BYTES / 1024).unwrap_or(u32::MAX);
+    if let Some(found) = from.max_request_headers_kb
+        && found != most
+    {
+        let message = format!("{found} is not supported yet; must be {most}");
+        return refuse("max_request_headers_kb", message);
+    }
+    if from.skip_xff_append && from.use_remote_address != Some(true) {
+        return refuse(
+            "skip_xff_append",
+            "has no effect without use_remote_address",
+        );
+    }
+    for (index, upgrade) in from.upgrade_configs.iter().enumerate() {
+        off(upgrade).map_err(|error| error.under(format!("upgrade_configs[{index}]")))?;
+    }
+    Ok(())
+}
+
+/// An upgrade is answered with 501.
+fn off(from: &UpgradeConfig) -> Converted<()> {
+    if from.enabled == Some(false) {
+        return Ok(());
+    }
+    refuse(
+        "enabled",
+        format!(
+            "must be false; {:?} is not supported yet",
+            from.upgrade_type
+        ),
+    )
+}
+
+fn head(from: &HttpConnectionManager) -> Converted<HeadSettings> {
+    let escaped_slashes =
+        match PathWithEscapedSlashesAction::try_from(from.path_with_escaped_slashes_action) {
+            Ok(
+                PathWithEscapedSlashesAction::ImplementationSpecificDefault
+                | PathWithEscapedSlashesAction::KeepUnchanged,
+            ) => EscapedSlashes::Keep,
+            Ok(PathWithEscapedSlashesAction::RejectRequest) => EscapedSlashes::Reject,
+            Ok(PathWithEscapedSlashesAction::UnescapeAndForward) => EscapedSlashes::Unescape,
+            Ok(PathWithEscapedSlashesAction::UnescapeAndRedirect) => {
+                return refuse(
+                    "path_with_escaped_slashes_action",
+                    "UNESCAPE_AND_REDIRECT is not supported yet",
+                );
+            }
+            Err(_unknown) => {
+                let found = from.path_with_escaped_slashes_action;
+                return refuse(
+                    "path_with_escaped_slashes_action",
+                    format!("{found} is unknown"),
+                );
+            }
+        };
+    let strip_any = matches!(
+        from.strip_port_mode,
+        Some(StripPortMode::StripAnyHostPort(true))
+    );
+    let strip_port = match (strip_any, from.strip_matching_host_port) {
+        (true, true) => {
+            let message = "strip_any_host_port is set too; write one";
+            return refuse("strip_matching_host_port", message);
+        }
+        (true, false) => StripPort::Always,
+        (false, true) => StripPort::Matching,
+        (false, false) => StripPort::Never,
+    };
+    Ok(HeadSettings {
+        merge_slashes: from.merge_slashes,
+        escaped_slashes,
+        strip_port,
+        forwarded: from.use_remote_address == Some(true) && !from.skip_xff_append,
+        // Unset, the application's own ids are enough: traces have ids of their own.
+        request_id: from.generate_request_id == Some(true),
+    })
+}
+
+/// What the upstream says of itself stays, unless a name is given.
+fn server(from: &HttpConnectionManager) -> Converted<Option<(HeaderValue, Put)>> {
+    let transformation = ServerHeaderTransformation::try_from(from.server_header_transformation);
+    let put = match transformation {
+        Ok(ServerHeaderTransformation::PassThrough) if from.server_name.is_empty() => {
+            return Ok(None);
+        }
+        Ok(ServerHeaderTransformation::PassThrough) => {
+            return refuse("server_name", "has no effect with PASS_THROUGH");
+        }
+        Ok(ServerHeaderTransformation::Overwrite) if from.server_name.is_empty() => {
+            return Ok(None);
+        }
+        Ok(ServerHeaderTransformation::AppendIfAbsent) if from.server_name.is_empty() => {
+            return refuse("server_name", "missing; APPEND_IF_ABSENT needs it here");
+        }
+        Ok(ServerHeaderTransformation::Overwrite) => Put::Overwrite,
+        Ok(ServerHeaderTransformation::AppendIfAbsent) => Put::IfAbsent,
+        Err(_unknown) => {
+            let found = from.server_header_transformation;
+            return refuse(
+                "server_header_transformation",
+                format!("{found} is unknown"),
+            );
+        }
+    };
+    let name = HeaderValue::from_str(&from.server_name)
+        .map_err(|error| FieldError::new("server_name", error.to_string()))?;
+    Ok(Some((name, put)))
+}
+
+fn connection(from: Option<&HttpProtocolOptions>) -> Converted<ConnectionSettings> {
+    let Some(from) = from else {
+        return Ok(ConnectionSettings::default());
+    };
+    let timeout = |path: &str, value: Option<&prost_types::Duration>| {
+        value.map(|value| duration(path, value)).transpose()
+    };
+    Ok(ConnectionSettings {
+        idle_timeout: timeout("idle_timeout", from.idle_timeout.as_ref())?,
+        max_age: timeout(
+            "max_connection_duration",
+            from.max_connection_duration.as_ref(),
+        )?
+        .filter(|age| !age.is_zero()),
+        max_requests: from.max_requests_per_connection.filter(|most| *most > 0),
+    })
+}
+
+#[cfg(test)]
+mod tests;
