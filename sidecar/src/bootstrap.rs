@@ -5,23 +5,17 @@
 //! field: a setting that is read and dropped would be worse.
 //! Source: Envoy's `config.bootstrap.v3.Bootstrap`.
 
+mod server;
+
 use std::{
     fmt, io,
     path::{Path, PathBuf},
-    sync::Arc,
 };
 
-use outrigger_core::{OutsideTls, UpstreamTls};
 use outrigger_proto::envoy::config::{
     cluster::v3::Cluster,
     core::v3::{
-        ApiConfigSource, ApiVersion, DataSource, GrpcService, Node,
-        api_config_source::ApiType,
-        data_source::Specifier,
-        grpc_service::{
-            GoogleGrpc, TargetSpecifier, google_grpc::SslCredentials,
-            google_grpc::channel_credentials::CredentialSpecifier,
-        },
+        ApiConfigSource, ApiVersion, GrpcService, Node, api_config_source::ApiType,
         node::UserAgentVersionType,
     },
 };
@@ -29,12 +23,12 @@ use prost::Message;
 use prost_reflect::DynamicMessage;
 use prost_types::Any;
 use serde_json::{Map, Value};
+pub(crate) use server::{Place, Server};
 
 use crate::{
     XdsProtocol,
     xds::convert::{
         self, Converted, FieldError,
-        cluster::EndpointSource,
         fields::{self, POOL},
         refuse,
     },
@@ -42,24 +36,12 @@ use crate::{
 
 /// Of a bootstrap file.
 const MAX_FILE: u64 = 4 << 20;
-/// Addresses of one management server that are tried.
-const MAX_ADDRESSES: usize = 16;
-
 /// What a bootstrap file says.
 #[derive(Clone, Debug)]
 pub struct Bootstrap {
     pub(crate) node: Node,
     pub(crate) protocol: XdsProtocol,
     pub(crate) server: Server,
-}
-
-/// The way to a management server.
-#[derive(Clone, Debug)]
-pub(crate) struct Server {
-    /// Hosts and ports; the first that answers is used.
-    pub(crate) addresses: Vec<(String, u16)>,
-    /// None = plain text.
-    pub(crate) tls: Option<UpstreamTls>,
 }
 
 /// Why a bootstrap file cannot be used.
@@ -122,7 +104,7 @@ impl Bootstrap {
         Ok(Self {
             node,
             protocol,
-            server: server(&path, service, &clusters)?,
+            server: server::server(&path, service, &clusters)?,
         })
     }
 
@@ -309,166 +291,6 @@ fn clusters(from: Option<&Value>) -> Converted<Vec<(String, Cluster)>> {
         clusters.push((path.clone(), convert::unpack(&any, NAME)?));
     }
     Ok(clusters)
-}
-
-fn server(path: &str, from: &GrpcService, clusters: &[(String, Cluster)]) -> Converted<Server> {
-    if from.timeout.is_some() || !from.initial_metadata.is_empty() || from.retry_policy.is_some() {
-        return refuse(
-            path,
-            "timeout, initial_metadata and retry_policy are not supported yet",
-        );
-    }
-    match &from.target_specifier {
-        Some(TargetSpecifier::EnvoyGrpc(target)) => {
-            let path = format!("{path}.envoy_grpc");
-            let named = clusters.iter().find(|(_, c)| c.name == target.cluster_name);
-            if let Some((other, _)) = clusters.iter().find(|(_, c)| c.name != target.cluster_name) {
-                return refuse(
-                    other,
-                    "is not the cluster of ads_config; others come from the management server",
-                );
-            }
-            let Some((place, cluster)) = named else {
-                let message = format!("{:?} is not in static_resources", target.cluster_name);
-                return refuse(format!("{path}.cluster_name"), message);
-            };
-            if !target.authority.is_empty() || target.retry_policy.is_some() {
-                return refuse(path, "authority and retry_policy are not supported yet");
-            }
-            from_cluster(cluster).map_err(|error| error.under(place))
-        }
-        Some(TargetSpecifier::GoogleGrpc(target)) => {
-            if let Some((other, _)) = clusters.first() {
-                return refuse(
-                    other,
-                    "ads_config names no cluster, and others come from the server",
-                );
-            }
-            from_uri(target).map_err(|error| error.under(format!("{path}.google_grpc")))
-        }
-        None => refuse(path, "has neither envoy_grpc nor google_grpc"),
-    }
-}
-
-fn from_cluster(from: &Cluster) -> Converted<Server> {
-    let parsed = convert::cluster::convert(from)?;
-    let addresses: Vec<(String, u16)> = match parsed.source {
-        EndpointSource::Static(endpoints) => endpoints
-            .iter()
-            .map(|one| (one.address.ip().to_string(), one.address.port()))
-            .collect(),
-        EndpointSource::Dns(source) => source
-            .hosts
-            .into_iter()
-            .map(|host| {
-                let ip = || host.config.address.ip().to_string();
-                (
-                    host.name.clone().unwrap_or_else(ip),
-                    host.config.address.port(),
-                )
-            })
-            .collect(),
-        EndpointSource::Eds(_) => {
-            return refuse("type", "EDS; must be STATIC, STRICT_DNS or LOGICAL_DNS");
-        }
-        EndpointSource::Aggregate(_) => {
-            return refuse(
-                "cluster_type",
-                "must not be there; STATIC, STRICT_DNS or LOGICAL_DNS",
-            );
-        }
-    };
-    if addresses.is_empty() || addresses.len() > MAX_ADDRESSES {
-        let message = format!("has {} endpoints; 1 to {MAX_ADDRESSES}", addresses.len());
-        return refuse("load_assignment", message);
-    }
-    let tls = parsed.config.tls;
-    if tls.as_ref().is_some_and(|tls| tls.outside.is_none()) || tls.is_some() && !parsed.always_tls
-    {
-        return refuse(
-            "transport_socket",
-            "must have validation_context and tls_certificates with filenames; nobody is there yet to ask for secrets",
-        );
-    }
-    Ok(Server { addresses, tls })
-}
-
-fn from_uri(from: &GoogleGrpc) -> Converted<Server> {
-    let uri = from.target_uri.strip_prefix("dns:///");
-    let uri = uri.unwrap_or(&from.target_uri);
-    let address = uri.rsplit_once(':').and_then(|(host, port)| {
-        let host = host.trim_matches(['[', ']']);
-        let is_host = !host.is_empty() && !host.contains('/');
-        is_host.then_some((host.to_owned(), port.parse().ok()?))
-    });
-    let Some((host, port)) = address else {
-        let message = format!(
-            "{:?}; must be host:port or dns:///host:port",
-            from.target_uri
-        );
-        return refuse("target_uri", message);
-    };
-    let known = GoogleGrpc {
-        target_uri: from.target_uri.clone(),
-        stat_prefix: from.stat_prefix.clone(),
-        channel_credentials: from.channel_credentials.clone(),
-        ..GoogleGrpc::default()
-    };
-    if *from != known {
-        return refuse(
-            "",
-            "has fields that are not supported yet (supported: target_uri, stat_prefix, channel_credentials)",
-        );
-    }
-    let credentials = from.channel_credentials.as_ref();
-    let tls = match credentials.map(|credentials| &credentials.credential_specifier) {
-        None => None,
-        Some(Some(CredentialSpecifier::SslCredentials(ssl))) => {
-            let path = "channel_credentials.ssl_credentials";
-            Some(ssl_credentials(ssl, &host).map_err(|error| error.under(path))?)
-        }
-        Some(_) => {
-            return refuse(
-                "channel_credentials",
-                "must be ssl_credentials, or left out",
-            );
-        }
-    };
-    Ok(Server {
-        addresses: vec![(host, port)],
-        tls,
-    })
-}
-
-fn ssl_credentials(from: &SslCredentials, host: &str) -> Converted<UpstreamTls> {
-    let client = match (
-        file("cert_chain", from.cert_chain.as_ref())?,
-        file("private_key", from.private_key.as_ref())?,
-    ) {
-        (Some(chain), Some(key)) => Some((chain, key)),
-        (None, None) => None,
-        (None, Some(_)) => return refuse("cert_chain", "missing beside private_key"),
-        (Some(_), None) => return refuse("private_key", "missing beside cert_chain"),
-    };
-    let outside = OutsideTls {
-        roots: file("root_certs", from.root_certs.as_ref())?,
-        client,
-        tls12: true,
-        ..OutsideTls::default()
-    };
-    Ok(UpstreamTls {
-        sni: host.to_owned(),
-        outside: Some(Arc::new(outside)),
-        ..UpstreamTls::default()
-    })
-}
-
-fn file(path: &str, from: Option<&DataSource>) -> Converted<Option<PathBuf>> {
-    match from.and_then(|source| source.specifier.as_ref()) {
-        None => Ok(None),
-        Some(Specifier::Filename(name)) if !name.is_empty() => Ok(Some(name.into())),
-        Some(_) => refuse(path, "must be a filename"),
-    }
 }
 
 #[cfg(test)]

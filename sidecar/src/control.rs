@@ -8,7 +8,7 @@
 
 use std::{
     io,
-    net::{IpAddr, SocketAddr, UdpSocket},
+    net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket},
     path::Path,
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
@@ -19,12 +19,16 @@ use hyper_util::rt::TokioIo;
 use outrigger_core::UpstreamTls;
 use rustls::{ClientConfig, client::Resumption, sign::SingleCertAndKey};
 use rustls_pki_types::{CertificateDer, ServerName, pem::PemObject as _};
-use tokio::net::TcpStream;
+use tokio::net::{TcpStream, UnixStream};
 use tokio_rustls::TlsConnector;
-use tonic::transport::{Channel, Endpoint};
+use tonic::{
+    metadata::MetadataMap,
+    transport::{Channel, Endpoint},
+};
 
 use crate::{
     Bootstrap, Config,
+    bootstrap::Place,
     identity::verify::{ControlPlaneVerifier, Trust},
     shared::{Identity, Shared},
     tls::{
@@ -71,11 +75,13 @@ pub enum ControlPlaneError {
 pub(crate) struct Control {
     uri: Uri,
     /// The first that answers is used.
-    addresses: Vec<(String, u16)>,
+    addresses: Vec<Place>,
     /// Of our own control plane; None = plain text on loopback, or somebody else's server.
     first_trust: Option<Trust>,
     /// Of somebody else's server; None = plain text.
     foreign: Option<UpstreamTls>,
+    /// Goes with every stream.
+    metadata: MetadataMap,
     shared: Arc<Shared>,
     /// Of the certificate it was made with.
     current: Mutex<Option<(u64, Channel)>>,
@@ -123,9 +129,10 @@ impl Control {
         let port = uri.port_u16().unwrap_or(default_port);
         Ok(Self {
             uri,
-            addresses: vec![(host, port)],
+            addresses: vec![Place::Tcp(host, port)],
             first_trust,
             foreign: None,
+            metadata: MetadataMap::new(),
             shared,
             current: Mutex::new(None),
         })
@@ -139,18 +146,18 @@ impl Control {
         } else {
             "http"
         };
-        let (host, port) = server.addresses.first().cloned().unwrap_or_default();
-        let host = match host.parse::<IpAddr>() {
-            Ok(IpAddr::V6(ip)) => format!("[{ip}]"),
-            _ => host,
+        let authority = match server.addresses.first() {
+            Some(place @ Place::Tcp(..)) => place.to_string(),
+            Some(Place::Pipe(_)) | None => "localhost".to_owned(),
         };
-        let url = format!("{scheme}://{host}:{port}");
+        let url = format!("{scheme}://{authority}");
         let uri = url.parse().map_err(|_error| ControlPlaneError::Url(url))?;
         Ok(Self {
             uri,
             addresses: server.addresses.clone(),
             first_trust: None,
             foreign: server.tls.clone(),
+            metadata: server.metadata.clone(),
             shared,
             current: Mutex::new(None),
         })
@@ -158,11 +165,15 @@ impl Control {
 
     /// `host:port`, as gRPC libraries write it.
     pub(crate) fn target(&self) -> String {
-        let (host, port) = self.addresses.first().cloned().unwrap_or_default();
-        match host.parse::<IpAddr>() {
-            Ok(IpAddr::V6(ip)) => format!("[{ip}]:{port}"),
-            Ok(IpAddr::V4(_)) | Err(_) => format!("{host}:{port}"),
-        }
+        self.addresses
+            .first()
+            .map(Place::to_string)
+            .unwrap_or_default()
+    }
+
+    /// What goes with every stream.
+    pub(crate) fn metadata(&self) -> &MetadataMap {
+        &self.metadata
     }
 
     /// Whether we get an identity.
@@ -173,7 +184,11 @@ impl Control {
     /// The address that connections to the control plane leave from. Sends nothing.
     async fn local_ip(&self) -> io::Result<IpAddr> {
         let mut last = io::Error::new(io::ErrorKind::NotFound, "no address");
-        let (host, port) = self.addresses.first().cloned().unwrap_or_default();
+        let (host, port) = match self.addresses.first() {
+            Some(Place::Tcp(host, port)) => (host.as_str(), *port),
+            // On this machine, and from nowhere else.
+            Some(Place::Pipe(_)) | None => return Ok(Ipv4Addr::LOCALHOST.into()),
+        };
         for address in tokio::net::lookup_host((host, port)).await? {
             let any: SocketAddr = if address.is_ipv4() {
                 ([0, 0, 0, 0], 0).into()
@@ -333,7 +348,7 @@ fn client_config(trust: Trust, key: Option<Arc<rustls::sign::CertifiedKey>>) -> 
 /// Opens TCP, then TLS.
 #[derive(Clone, Debug)]
 struct Connector {
-    addresses: Arc<[(String, u16)]>,
+    addresses: Arc<[Place]>,
     tls: Option<Tls>,
 }
 
@@ -353,10 +368,9 @@ impl<T: tokio::io::AsyncRead + tokio::io::AsyncWrite + Send + Unpin> Duplex for 
 
 impl Connector {
     async fn open(self) -> io::Result<Stream> {
-        let (host, tcp) = self.connect().await?;
-        tcp.set_nodelay(true)?;
+        let (host, open) = self.connect().await?;
         let (config, name) = match self.tls {
-            None => return Ok(TokioIo::new(Box::new(tcp))),
+            None => return Ok(TokioIo::new(open)),
             Some(Tls::Ours(config)) => (config, host),
             Some(Tls::Foreign(tls)) => {
                 let name = if tls.sni.is_empty() {
@@ -370,28 +384,42 @@ impl Connector {
         };
         let name = ServerName::try_from(name)
             .map_err(|error| io::Error::new(io::ErrorKind::InvalidInput, error))?;
-        let tls = TlsConnector::from(config).connect(name, tcp).await?;
+        let tls = TlsConnector::from(config).connect(name, open).await?;
         Ok(TokioIo::new(Box::new(tls)))
     }
 }
 
 impl Connector {
-    async fn connect(&self) -> io::Result<(String, TcpStream)> {
+    /// A connection, and the name that its certificate has to prove.
+    async fn connect(&self) -> io::Result<(String, Box<dyn Duplex>)> {
         let mut last = io::Error::new(io::ErrorKind::NotFound, "no address");
         // One that does not answer must leave time for those after it.
         let each = CONNECT_TIMEOUT / u32::try_from(self.addresses.len().max(1)).unwrap_or(u32::MAX);
-        for (host, port) in self.addresses.iter() {
-            let connect = TcpStream::connect((host.as_str(), *port));
-            last = match tokio::time::timeout(each, connect).await {
-                Ok(Ok(tcp)) => return Ok((host.clone(), tcp)),
-                Ok(Err(error)) => io::Error::new(error.kind(), format!("{host}:{port}: {error}")),
+        for place in self.addresses.iter() {
+            last = match tokio::time::timeout(each, open(place)).await {
+                Ok(Ok(open)) => return Ok(open),
+                Ok(Err(error)) => io::Error::new(error.kind(), format!("{place}: {error}")),
                 Err(_elapsed) => io::Error::new(
                     io::ErrorKind::TimedOut,
-                    format!("{host}:{port}: no connection within {each:?}"),
+                    format!("{place}: no connection within {each:?}"),
                 ),
             };
         }
         Err(last)
+    }
+}
+
+async fn open(place: &Place) -> io::Result<(String, Box<dyn Duplex>)> {
+    match place {
+        Place::Tcp(host, port) => {
+            let tcp = TcpStream::connect((host.as_str(), *port)).await?;
+            tcp.set_nodelay(true)?;
+            Ok((host.clone(), Box::new(tcp)))
+        }
+        Place::Pipe(path) => {
+            let unix = UnixStream::connect(path).await?;
+            Ok(("localhost".to_owned(), Box::new(unix)))
+        }
     }
 }
 

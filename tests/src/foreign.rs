@@ -1,7 +1,9 @@
 //! Somebody else's management server, played by a test: it hears every request and says what it is told to, in either
 //! wire form. Written against the public messages; shares nothing with our control plane.
 
-use std::{collections::BTreeMap, net::SocketAddr, pin::Pin, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap, net::SocketAddr, path::Path, pin::Pin, sync::Arc, time::Duration,
+};
 
 use futures_util::Stream;
 use outrigger_proto::envoy::service::discovery::v3::{
@@ -16,7 +18,7 @@ use rustls::{RootCertStore, ServerConfig, crypto::aws_lc_rs, server::WebPkiClien
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject as _};
 use tokio::{
     io::copy_bidirectional,
-    net::{TcpListener, TcpStream},
+    net::{TcpListener, TcpStream, UnixListener},
     sync::mpsc,
     task::JoinHandle,
     time::timeout,
@@ -26,7 +28,7 @@ use tokio_stream::{
     StreamExt as _,
     wrappers::{ReceiverStream, TcpListenerStream},
 };
-use tonic::{Request, Response, Status, Streaming};
+use tonic::{Request, Response, Status, Streaming, metadata::MetadataMap};
 
 /// The client has to say something within this time; a name that is withheld is given up after 15 s.
 const PATIENCE: Duration = Duration::from_secs(25);
@@ -52,6 +54,7 @@ pub struct ForeignServer {
 #[derive(Debug)]
 pub struct Conversation {
     form: XdsForm,
+    metadata: MetadataMap,
     heard: mpsc::Receiver<Heard>,
     answers: Answers,
 }
@@ -97,6 +100,7 @@ impl AggregatedDiscoveryService for Script {
         request: Request<Streaming<DeltaDiscoveryRequest>>,
     ) -> Result<Response<Self::DeltaAggregatedResourcesStream>, Status> {
         let (answers, queue) = mpsc::channel(64);
+        let metadata = request.metadata().clone();
         let heard = listen(request.into_inner(), |request| Heard {
             kind: short(&request.type_url),
             node: request.node.map(|node| node.id),
@@ -107,7 +111,7 @@ impl AggregatedDiscoveryService for Script {
             nonce: request.response_nonce,
             error: request.error_detail.map(|status| status.message),
         });
-        self.begin(XdsForm::Delta, heard, Answers::Delta(answers))
+        self.begin(XdsForm::Delta, metadata, heard, Answers::Delta(answers))
             .await?;
         Ok(Response::new(Box::pin(ReceiverStream::new(queue))))
     }
@@ -117,6 +121,7 @@ impl AggregatedDiscoveryService for Script {
         request: Request<Streaming<DiscoveryRequest>>,
     ) -> Result<Response<Self::StreamAggregatedResourcesStream>, Status> {
         let (answers, queue) = mpsc::channel(64);
+        let metadata = request.metadata().clone();
         let heard = listen(request.into_inner(), |request| Heard {
             kind: short(&request.type_url),
             node: request.node.map(|node| node.id),
@@ -126,7 +131,7 @@ impl AggregatedDiscoveryService for Script {
             error: request.error_detail.map(|status| status.message),
             ..Heard::default()
         });
-        self.begin(XdsForm::Sotw, heard, Answers::Sotw(answers))
+        self.begin(XdsForm::Sotw, metadata, heard, Answers::Sotw(answers))
             .await?;
         Ok(Response::new(Box::pin(ReceiverStream::new(queue))))
     }
@@ -136,11 +141,13 @@ impl Script {
     async fn begin(
         &self,
         form: XdsForm,
+        metadata: MetadataMap,
         heard: mpsc::Receiver<Heard>,
         answers: Answers,
     ) -> Result<(), Status> {
         let conversation = Conversation {
             form,
+            metadata,
             heard,
             answers,
         };
@@ -236,6 +243,24 @@ impl ForeignServer {
         (plain, port, own.cert.pem())
     }
 
+    /// A Unix socket at `path` that leads to it.
+    ///
+    /// # Panics
+    /// When it cannot be bound.
+    pub fn listen_at(&self, path: &Path) {
+        let listener = UnixListener::bind(path).expect("a path for a socket");
+        let behind = self.address;
+        tokio::spawn(async move {
+            while let Ok((mut unix, _)) = listener.accept().await {
+                tokio::spawn(async move {
+                    if let Ok(mut plain) = TcpStream::connect(behind).await {
+                        copy_bidirectional(&mut unix, &mut plain).await.ok();
+                    }
+                });
+            }
+        });
+    }
+
     /// Where it listens.
     pub fn address(&self) -> SocketAddr {
         self.address
@@ -259,6 +284,11 @@ impl Drop for ForeignServer {
 }
 
 impl Conversation {
+    /// What came with the stream under this name.
+    pub fn metadata(&self, name: &str) -> Option<&str> {
+        self.metadata.get(name)?.to_str().ok()
+    }
+
     /// The form that the client chose.
     pub fn form(&self) -> XdsForm {
         self.form

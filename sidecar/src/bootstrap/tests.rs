@@ -57,7 +57,10 @@ fn a_bootstrap_says_who_we_are_which_form_is_spoken_and_where_the_server_is() {
         assert_eq!(read.service(), "app");
         assert_eq!(read.locality()[1], "a");
         assert!(read.node.metadata.unwrap().fields.contains_key("ROLE"));
-        assert_eq!(read.server.addresses, [("xds.example".to_owned(), 18000)]);
+        assert_eq!(
+            read.server.addresses,
+            [Place::Tcp("xds.example".to_owned(), 18000)]
+        );
         assert_eq!(read.server.tls, None);
     }
 }
@@ -89,8 +92,55 @@ fn a_google_grpc_target_is_a_server_too() {
     let server = Bootstrap::parse(&file("DELTA_GRPC", service, ""))
         .unwrap()
         .server;
-    assert_eq!(server.addresses, [("xds.example".to_owned(), 443)]);
+    assert_eq!(
+        server.addresses,
+        [Place::Tcp("xds.example".to_owned(), 443)]
+    );
     assert_eq!(server.tls.unwrap().sni, "xds.example");
+}
+
+#[test]
+fn a_server_may_listen_at_a_unix_socket_and_want_metadata() {
+    let service = "{envoy_grpc: {cluster_name: xds}, initial_metadata: [{key: authorization, value: 'Bearer x'}]}";
+    let pipe = CLUSTER.replace("STRICT_DNS", "STATIC").replace(
+        "socket_address: {address: xds.example, port_value: 18000}",
+        "pipe: {path: ./etc/istio/proxy/XDS}",
+    );
+    let server = Bootstrap::parse(&file("GRPC", service, &pipe))
+        .unwrap()
+        .server;
+    assert_eq!(
+        server.addresses,
+        [Place::Pipe("./etc/istio/proxy/XDS".into())]
+    );
+    assert_eq!(server.metadata.get("authorization").unwrap(), "Bearer x");
+}
+
+#[test]
+fn metadata_that_cannot_be_sent_as_it_is_is_refused() {
+    for (header, expected) in [
+        (
+            "{key: 'a b', value: x}",
+            "[0].key: \"a b\" is not a header name",
+        ),
+        (
+            "{key: grpc-timeout, value: x}",
+            "[0].key: \"grpc-timeout\" is gRPC's own",
+        ),
+        (
+            "{key: a, value: '%ENVIRONMENT(TOKEN)%'}",
+            "[0].value: must not have a %",
+        ),
+    ] {
+        let service =
+            format!("{{envoy_grpc: {{cluster_name: xds}}, initial_metadata: [{header}]}}");
+        let error = Bootstrap::parse(&file("GRPC", &service, CLUSTER))
+            .unwrap_err()
+            .to_string();
+        let expected =
+            format!("dynamic_resources.ads_config.grpc_services[0].initial_metadata.{expected}");
+        assert!(error.starts_with(&expected), "{error}");
+    }
 }
 
 #[test]

@@ -17,7 +17,7 @@ use tokio::{
     time::{Instant, sleep_until, timeout},
 };
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::Streaming;
+use tonic::{Request, Streaming};
 
 use self::form::{Ads, Delta, Form};
 use super::{engine::Engine, sotw::Sotw};
@@ -140,7 +140,9 @@ impl Client {
         }
         let mut ads = Ads::new(channel).max_decoding_message_size(MAX_MESSAGE);
         // A server may answer the call only after it has answered the first request.
-        let call = F::call(&mut ads, ReceiverStream::new(queue));
+        let mut call = Request::new(ReceiverStream::new(queue));
+        call.metadata_mut().clone_from(self.control.metadata());
+        let call = F::call(&mut ads, call);
         tokio::pin!(call);
         let mut answers: Option<Streaming<F::Answer>> = None;
         loop {

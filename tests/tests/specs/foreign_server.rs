@@ -527,6 +527,33 @@ async fn a_bootstrap_file_with_what_we_do_not_do_ends_with_its_field() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_foreign_server_at_a_unix_socket_hears_the_metadata_of_the_bootstrap() {
+    let mut server = ForeignServer::start().await;
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("XDS");
+    server.listen_at(&path);
+    let file = bootstrap(XdsForm::Delta, 1, "");
+    let text = fs::read_to_string(file.path()).unwrap();
+    let text = text
+        .replace(
+            "socket_address: {address: 127.0.0.1, port_value: 1}",
+            &format!("pipe: {{path: {}}}", path.display()),
+        )
+        .replace(
+            "{envoy_grpc: {cluster_name: xds}}",
+            "{envoy_grpc: {cluster_name: xds}, initial_metadata: [{key: x-token, value: secret}]}",
+        );
+    fs::write(file.path(), text).unwrap();
+    let any = SocketAddr::from(([127, 0, 0, 1], 0));
+    let args = arguments(file.path(), any);
+    let sidecar = tokio::spawn(async move { Process::start("piped sidecar", &args, &[]).await });
+    let mut stream = server.accept().await;
+    assert_eq!(stream.metadata("x-token"), Some("secret"));
+    assert_eq!(stream.heard().await.kind, "Cluster");
+    sidecar.abort();
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_foreign_server_proves_its_name_and_asks_for_the_certificate_that_the_bootstrap_names() {
     let dir = tempfile::tempdir().unwrap();
     let ours = rcgen::generate_simple_self_signed(["caller.example".to_owned()]).unwrap();

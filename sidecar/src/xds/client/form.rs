@@ -7,7 +7,7 @@ use outrigger_proto::envoy::service::discovery::v3::{
     aggregated_discovery_service_client::AggregatedDiscoveryServiceClient,
 };
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::{Response, Status, Streaming, transport::Channel};
+use tonic::{Request, Response, Status, Streaming, transport::Channel};
 
 use crate::xds::{engine::Engine, sotw::Sotw, state::Kind};
 
@@ -30,7 +30,7 @@ pub(super) trait Form: Send {
     /// Opens the stream.
     fn call(
         ads: &mut Ads,
-        requests: ReceiverStream<Self::Request>,
+        requests: Request<ReceiverStream<Self::Request>>,
     ) -> impl Future<Output = Result<Response<Streaming<Self::Answer>>, Status>> + Send;
 }
 
@@ -56,7 +56,7 @@ impl Form for Delta {
 
     fn call(
         ads: &mut Ads,
-        requests: ReceiverStream<Self::Request>,
+        requests: Request<ReceiverStream<Self::Request>>,
     ) -> impl Future<Output = Result<Response<Streaming<Self::Answer>>, Status>> + Send {
         ads.delta_aggregated_resources(requests)
     }
@@ -81,7 +81,7 @@ impl Form for Sotw {
 
     fn call(
         ads: &mut Ads,
-        requests: ReceiverStream<Self::Request>,
+        requests: Request<ReceiverStream<Self::Request>>,
     ) -> impl Future<Output = Result<Response<Streaming<Self::Answer>>, Status>> + Send {
         ads.stream_aggregated_resources(requests)
     }
