@@ -22,6 +22,8 @@ pub(crate) static POOL: LazyLock<DescriptorPool> = LazyLock::new(|| {
 const READ: &[(&str, &[&str])] = &[
     // Shared
     ("envoy.config.core.v3.Address", &["socket_address", "pipe", "envoy_internal_address"]),
+    // Of management servers in bootstrap files; refused elsewhere.
+    ("envoy.config.core.v3.Pipe", &["path"]),
     ("envoy.config.core.v3.SocketAddress", &["protocol", "address", "port_value", "named_port"]),
     ("envoy.config.core.v3.ConfigSource", &["api_config_source", "ads", "self", "path_config_source", "resource_api_version",
         "initial_fetch_timeout"]),
