@@ -11,8 +11,8 @@ use http::{
     request::Parts,
 };
 use outrigger_core::{
-    Facts, Features, HttpSettings, InForce, LocalRateLimit, Mutation, Overrides, RateVerdict, Rbac,
-    Route, Subject,
+    Facts, Features, HeaderMutation, HttpSettings, InForce, LocalRateLimit, Mutation, Overrides,
+    RateVerdict, Rbac, Route, Subject,
 };
 
 use super::{before, call::Call, view};
@@ -190,7 +190,9 @@ impl Filtered {
     ) -> Self {
         let overrides = features.map(|features| &features.overrides);
         let reads = all.in_force(overrides).any(|filter| match filter {
-            InForce::HeaderMutation(mutations) => mutations.each().any(|one| one.makes_answers()),
+            InForce::HeaderMutation(mutations) => {
+                mutations.each().any(HeaderMutation::makes_answers)
+            }
             InForce::LocalRateLimit(limit) => limit.response_headers.reads_request(),
             InForce::Cors | InForce::Fault | InForce::Rbac(_) => false,
         });

@@ -20,11 +20,11 @@ const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 /// Puts a request's head into the form that the listener asks for. Gives back the authority.
 pub(crate) fn prepare(
     call: &Call,
-    head: &HeadSettings,
+    head: HeadSettings,
     parts: &mut Parts,
     authority: HeaderValue,
 ) -> Result<HeaderValue, Problem> {
-    if *head == HeadSettings::default() {
+    if head == HeadSettings::default() {
         return Ok(authority);
     }
     let bad = |rule: &str| Problem::new(Code::BadRequest, rule);

@@ -55,7 +55,8 @@ fn the_most_specific_word_about_a_filter_holds() {
     let no_rules = || rbac_of_route(None);
     // What is said, whether the filter is on, and whether there are rules of the route's own; None = nothing is said.
     type Levels<'a> = [&'a [(&'a str, Any)]; 3];
-    let table: [(Levels<'_>, Option<(bool, Option<bool>)>); 8] = [
+    type Holds = Option<(bool, Option<bool>)>;
+    let table: [(Levels<'_>, Holds); 8] = [
         ([&[], &[], &[]], None),
         ([&[], &[], &[("r", some_rules())]], Some((true, Some(true)))),
         ([&[("r", some_rules())], &[], &[]], Some((true, Some(true)))),
