@@ -32,6 +32,7 @@ mod choose;
 mod deadline;
 mod filters;
 pub(crate) mod finish;
+mod head;
 pub(crate) mod hedge;
 mod mirror;
 pub(crate) mod redirect;
@@ -116,7 +117,7 @@ async fn handle(
         .get(&call.connection.bound.name)
         .ok_or_else(|| Problem::new(Code::Draining, "this listener is being closed"))?;
     if let Some(settings) = &listener.settings {
-        authority = filters::prepare(call, settings, &mut parts, authority)?;
+        authority = head::prepare(call, settings.head, &mut parts, authority)?;
     }
     let table = match &listener.routes {
         RouteSource::Inline(table) => table,

@@ -94,8 +94,6 @@ const NANOS: u64 = 1_000_000_000;
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-
     use super::*;
 
     fn taken(bucket: &TokenBucket, at_ms: u64, tries: u32) -> usize {
@@ -127,17 +125,12 @@ mod tests {
 
     #[test]
     fn several_threads_take_no_more_than_there_are() {
-        let bucket = Arc::new(TokenBucket::new(1000, 1, Duration::from_secs(3600)).unwrap());
-        let threads: Vec<_> = (0..4)
-            .map(|_| {
-                let bucket = Arc::clone(&bucket);
-                std::thread::spawn(move || taken(&bucket, 5, 600))
-            })
-            .collect();
-        let taken: usize = threads
-            .into_iter()
-            .map(|thread| thread.join().unwrap())
-            .sum();
+        let bucket = TokenBucket::new(1000, 1, Duration::from_secs(3600)).unwrap();
+        let taken: usize = std::thread::scope(|scope| {
+            let threads = [(); 4].map(|()| scope.spawn(|| taken(&bucket, 5, 600)));
+            let taken = threads.into_iter().map(|thread| thread.join().unwrap());
+            taken.sum()
+        });
         assert_eq!(taken, 1000);
     }
 

@@ -88,7 +88,7 @@ fn decoded(path: &str) -> Cow<'_, str> {
 ///
 /// # Errors
 /// What is wrong with the path.
-pub(crate) fn rewritten(path: &str, head: &HeadSettings) -> Result<Option<String>, &'static str> {
+pub(crate) fn rewritten(path: &str, head: HeadSettings) -> Result<Option<String>, &'static str> {
     let escapes = ["%2f", "%2F", "%5c", "%5C"];
     let mut new = Cow::Borrowed(path);
     if head.escaped_slashes != EscapedSlashes::Keep && escapes.iter().any(|one| path.contains(one))
@@ -134,7 +134,7 @@ mod tests {
                 escaped_slashes,
                 ..HeadSettings::default()
             };
-            rewritten(path, &head)
+            rewritten(path, head)
         };
         let ok = |path: &str| Ok(Some(path.to_owned()));
         use EscapedSlashes::{Keep, Reject, Unescape};

@@ -19,11 +19,11 @@ pub enum Condition {
     /// Always holds.
     Any,
     /// All of them.
-    All(Box<[Condition]>),
+    All(Box<[Self]>),
     /// At least one of them.
-    OneOf(Box<[Condition]>),
+    OneOf(Box<[Self]>),
     /// The opposite.
-    Not(Box<Condition>),
+    Not(Box<Self>),
     /// A header; without a request it is missing.
     Header(HeaderMatch),
     /// The path without its query; without a request there is none.

@@ -94,7 +94,7 @@ fn policy(name: &str, permission: Condition, principal: Condition) -> Policy {
 fn verdict(rules: &Rules, case: &Case) -> (bool, Option<String>) {
     case.look(|subject| {
         let found = rules.judge(subject);
-        (found.allowed, found.policy.map(|name| name.to_string()))
+        (found.allowed, found.policy.map(ToString::to_string))
     })
 }
 

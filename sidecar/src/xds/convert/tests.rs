@@ -507,7 +507,7 @@ fn a_listener_is_refused_by_the_name_of_the_field() {
         ),
         (
             |m| m.stream_idle_timeout = Some(seconds(1)),
-            "stream_idle_timeout: not supported yet",
+            "stream_idle_timeout: 1s is not supported yet",
         ),
         (
             |m| m.upgrade_configs = vec![Default::default()],
