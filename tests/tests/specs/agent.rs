@@ -94,9 +94,10 @@ async fn a_command_that_cannot_be_started_is_named() {
 #[tokio::test(flavor = "multi_thread")]
 async fn signals_are_passed_on_and_a_command_that_does_not_end_is_killed() {
     let mesh = Mesh::start().await;
-    let stubborn =
-        "trap 'echo hup' HUP; trap 'echo term' TERM; echo here; while :; do read x; done";
-    let agent = mesh.agent("shopper").flag("--drain-timeout", "100ms");
+    // It ends with its standard input, which is the test's.
+    let stubborn = "trap 'echo hup' HUP; trap 'echo term' TERM; exec 3<&0; cat <&3 >/dev/null & cat=$!; echo here; \
+                    while kill -0 $cat 2>/dev/null; do wait $cat; done";
+    let agent = mesh.agent("shopper").flag("--drain-timeout", "3s");
     let (mut process, _dir) = agent.run(&["sh", "-c", stubborn]);
     assert_eq!(process.line().await, "here");
     process.signal("HUP");

@@ -12,7 +12,7 @@ use serde_json::json;
 
 use scenarios::{
     TARGET, canary, every_name, faults_and_retries, headers_and_methods, its_load_is_known,
-    nothing_is_refused, ring_hash, service, split, swapped_endpoints, timeouts,
+    nothing_is_refused, restart, ring_hash, service, split, swapped_endpoints, timeouts,
     what_it_does_not_do,
 };
 
@@ -33,6 +33,7 @@ async fn a_grpc_library_follows_documents_without_a_sidecar() {
     ring_hash(&mesh, &mut peer).await;
     its_load_is_known(&mesh, &mut peer).await;
     swapped_endpoints(&mesh, &mut peer).await;
+    restart(&mesh, &mut peer).await;
     what_it_does_not_do(&mesh, &mut peer).await;
     nothing_is_refused(&mesh);
     eprintln!("{:?}", started.elapsed());
