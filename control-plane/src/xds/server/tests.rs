@@ -14,7 +14,12 @@ use outrigger_proto::{
             client_status_discovery_service_client::ClientStatusDiscoveryServiceClient,
             client_status_discovery_service_server::ClientStatusDiscoveryServiceServer,
         },
-        r#type::matcher::v3::{NodeMatcher, StringMatcher, string_matcher::MatchPattern},
+        r#type::matcher::v3::{
+            NodeMatcher, StringMatcher, StructMatcher, ValueMatcher,
+            string_matcher::MatchPattern,
+            struct_matcher::{PathSegment, path_segment::Segment},
+            value_matcher,
+        },
     },
     google,
 };
@@ -534,8 +539,41 @@ async fn the_operator_reads_what_every_client_holds_and_refuses() {
     let cluster = cluster.unwrap();
     assert_eq!(cluster.config_status(), ConfigStatus::Synced);
     assert!(cluster.xds_config.is_some() && !cluster.version_info.is_empty());
+    let updated = SystemTime::try_from(cluster.last_updated.unwrap()).unwrap();
+    assert!(updated <= SystemTime::now());
     let everybody = client.fetch_client_status(ClientStatusRequest::default());
     assert_eq!(everybody.await.unwrap().get_ref().config.len(), 2);
+
+    let account = StructMatcher {
+        path: vec![PathSegment {
+            segment: Some(Segment::Key("SERVICE_ACCOUNT".into())),
+        }],
+        value: Some(ValueMatcher {
+            match_pattern: Some(value_matcher::MatchPattern::StringMatch(StringMatcher {
+                match_pattern: Some(MatchPattern::Exact("bad".into())),
+                ..StringMatcher::default()
+            })),
+        }),
+    };
+    let by_metadata = ClientStatusRequest {
+        node_matchers: vec![NodeMatcher {
+            node_metadatas: vec![account],
+            ..NodeMatcher::default()
+        }],
+        ..ClientStatusRequest::default()
+    };
+    let status = client.fetch_client_status(by_metadata).await.unwrap();
+    let config = &status.get_ref().config;
+    assert_eq!(config.len(), 1);
+    assert!(config[0].node.as_ref().unwrap().id.contains("~bad."));
+    let unreadable = client.fetch_client_status(ClientStatusRequest {
+        node_matchers: vec![NodeMatcher {
+            node_metadatas: vec![StructMatcher::default()],
+            ..NodeMatcher::default()
+        }],
+        ..ClientStatusRequest::default()
+    });
+    assert_eq!(unreadable.await.unwrap_err().code(), Code::InvalidArgument);
 }
 
 #[tokio::test]
@@ -566,4 +604,28 @@ async fn a_client_that_says_nothing_is_let_go() {
     tokio::time::pause();
     let status = client.answers.message().await.unwrap_err();
     assert_eq!(status.code(), Code::DeadlineExceeded);
+}
+
+#[tokio::test]
+async fn a_node_of_too_many_structs_inside_each_other_ends_the_stream_in_words() {
+    let server = Server::start(&reviews(), Caller::Operator).await;
+    let mut deep = Struct::default();
+    for _ in 0..500 {
+        let inner = Value {
+            kind: Some(Kind::StructValue(deep)),
+        };
+        deep = Struct {
+            fields: [("OUTRIGGER".to_owned(), inner)].into(),
+        };
+    }
+    let refusal = server
+        .refusal(Some(Node {
+            metadata: Some(deep),
+            ..node("default", "frontend")
+        }))
+        .await;
+    assert!(refusal.message().contains("recursion limit"), "{refusal}");
+    // The next one is served.
+    let mut client = server.delta().await;
+    bootstrap(&mut client).await;
 }
