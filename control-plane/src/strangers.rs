@@ -1,6 +1,8 @@
 //! Messages as a stranger may send them, for tests: any field of any type, with words that mean something here among
 //! others, whole or damaged on the way. The same seed gives the same messages.
 
+use std::sync::LazyLock;
+
 use outrigger_proto::DESCRIPTORS;
 use prost::Message;
 use prost_reflect::{
@@ -8,9 +10,12 @@ use prost_reflect::{
 };
 
 /// Seeds of each property, printed where it fails.
-pub(crate) const SEEDS: u64 = 20;
+pub(crate) const SEEDS: u64 = 10;
 /// Messages inside each other.
 const DEPTH: u32 = 8;
+
+static POOL: LazyLock<DescriptorPool> =
+    LazyLock::new(|| DescriptorPool::decode(DESCRIPTORS).unwrap());
 
 /// Words that have a meaning somewhere.
 const WORDS: &[&str] = &[
@@ -53,14 +58,12 @@ const WORDS: &[&str] = &[
 /// One who sends whatever comes to mind.
 pub(crate) struct Stranger {
     random: fastrand::Rng,
-    pool: DescriptorPool,
 }
 
 impl Stranger {
     pub(crate) fn new(seed: u64) -> Self {
         Self {
             random: fastrand::Rng::with_seed(seed),
-            pool: DescriptorPool::decode(DESCRIPTORS).unwrap(),
         }
     }
 
@@ -71,7 +74,7 @@ impl Stranger {
 
     /// A message of the type `name`. None if what arrives cannot be read: then the call ends there.
     pub(crate) fn message<M: Message + Default>(&mut self, name: &str) -> Option<M> {
-        let descriptor = self.pool.get_message_by_name(name).unwrap();
+        let descriptor = POOL.get_message_by_name(name).unwrap();
         let mut bytes = self.fill(&descriptor, DEPTH).encode_to_vec();
         if self.random.u8(..3) == 0 {
             self.damage(&mut bytes);
@@ -101,7 +104,7 @@ impl Stranger {
         let mut message = DynamicMessage::new(descriptor.clone());
         for field in descriptor.fields() {
             // Deep down fewer, so that it ends.
-            if self.random.u32(..DEPTH + 1) >= depth.max(1) + 1 {
+            if self.random.u32(..=DEPTH) > depth.max(1) {
                 continue;
             }
             if let Some(value) = self.field(&field, depth) {
@@ -143,6 +146,11 @@ impl Stranger {
         self.value(&field.kind(), depth)
     }
 
+    #[expect(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "any number will do"
+    )]
     fn value(&mut self, kind: &Kind, depth: u32) -> Option<Value> {
         Some(match kind {
             Kind::Message(inner) => {
@@ -153,7 +161,6 @@ impl Stranger {
             Kind::Bytes => Value::Bytes(self.word().into_bytes().into()),
             Kind::Bool => Value::Bool(self.random.bool()),
             Kind::Double => Value::F64(self.double()),
-            #[expect(clippy::cast_possible_truncation, reason = "any will do")]
             Kind::Float => Value::F32(self.double() as f32),
             Kind::Enum(_) => Value::EnumNumber(self.random.i32(-1..6)),
             Kind::Int32 | Kind::Sint32 | Kind::Sfixed32 => Value::I32(self.signed() as i32),

@@ -110,6 +110,8 @@ impl Xds {
         request: Request<Streaming<W::Request>>,
         only: Option<ResourceType>,
     ) -> Result<Response<Responses<W::Response>>, Status> {
+        // Nobody may come to look at it any more.
+        drop(self.origin());
         let caller = Caller::of(request.extensions());
         let identity = caller.may_subscribe().map_err(|denied| {
             self.refused("identity");
@@ -387,13 +389,18 @@ impl Session {
     /// Finds out whether a client that comes back has what the process before this one sent last.
     fn recognize(&self, stream: &Stream, kind: ResourceType, version: &str, names: &[String]) {
         let sets = &self.xds.sets;
-        if stream.state.is_started(kind) || sets.get(kind, version).is_some() {
+        if stream.state.is_started(kind) {
             return;
         }
-        if let Some(origin) = self.xds.origin() {
+        let is_known = || sets.get(kind, version).is_some();
+        if !is_known()
+            && let Some(origin) = self.xds.origin()
+        {
             let snapshot = origin.shared.snapshot(&stream.node, &stream.own);
             sets.recognize(kind, version, names, snapshot.of(kind));
         }
+        let known = if is_known() { "known" } else { "unknown" };
+        self.xds.metrics.returns.with_label_values(&[known]).inc();
     }
 
     fn stream(&self, node: NodeInfo, metadata: Box<[u8]>, protocol: Protocol) -> Stream {
@@ -416,6 +423,9 @@ impl Session {
         });
         let identity = self.identity.as_ref().map(SpiffeId::uri);
         let others = self.xds.together.join(&node.id, identity);
+        if others.is_none() {
+            self.xds.metrics.streams_alone.inc();
+        }
         let open = self.xds.metrics.streams.with_label_values(&[name]);
         open.inc();
         Stream {

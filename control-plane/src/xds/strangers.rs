@@ -26,7 +26,7 @@ use crate::{
     translate::{NodeResources, testing::Given},
 };
 
-const MESSAGES: usize = 150;
+const MESSAGES: usize = 100;
 /// Of gRPC clients.
 const MESSAGE_LIMIT: usize = 4 * 1024 * 1024;
 

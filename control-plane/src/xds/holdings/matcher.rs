@@ -38,8 +38,8 @@ enum Is {
     Text(Text),
     Flag(bool),
     Present(bool),
-    ListWith(Box<Is>),
-    OneOf(Vec<Is>),
+    ListWith(Box<Self>),
+    OneOf(Vec<Self>),
 }
 
 #[derive(Debug)]

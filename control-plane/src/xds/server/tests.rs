@@ -9,6 +9,7 @@ use outrigger_proto::envoy::service::{
 };
 use outrigger_proto::{
     envoy::{
+        config,
         service::status::v3::{
             ClientStatusRequest, ConfigStatus,
             client_status_discovery_service_client::ClientStatusDiscoveryServiceClient,
@@ -45,6 +46,7 @@ fn reviews() -> Given {
 /// A control plane's xDS side, for callers of one kind.
 struct Server {
     worlds: watch::Sender<Arc<World>>,
+    pushed: watch::Receiver<Arc<Pushed>>,
     clients: Arc<Clients>,
     metrics: XdsMetrics,
     channel: Channel,
@@ -57,7 +59,7 @@ impl Server {
         let (pushed, push) = push::start(world);
         let clients = Arc::new(Clients::default());
         let metrics = XdsMetrics::new(&Registry::new()).unwrap();
-        let xds = Xds::new(pushed, Arc::clone(&clients), metrics.clone());
+        let xds = Xds::new(pushed.clone(), Arc::clone(&clients), metrics.clone());
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let identify = InterceptorLayer::new(move |mut request: Request<()>| {
@@ -80,6 +82,7 @@ impl Server {
         let channel = channel.connect().await.unwrap();
         Self {
             worlds,
+            pushed,
             clients,
             metrics,
             channel,
@@ -628,4 +631,46 @@ async fn a_node_of_too_many_structs_inside_each_other_ends_the_stream_in_words()
     // The next one is served.
     let mut client = server.delta().await;
     bootstrap(&mut client).await;
+}
+
+/// The clusters of the first answer to a client of the state of the world with this version, and their version.
+async fn all_clusters(server: &Server, version: &str) -> (Vec<String>, String) {
+    let (requests, receiver) = mpsc::channel(1);
+    let request = DiscoveryRequest {
+        node: Some(node("default", "frontend")),
+        type_url: Cluster.url().into(),
+        version_info: version.to_owned(),
+        ..DiscoveryRequest::default()
+    };
+    requests.send(request).await.unwrap();
+    let mut client = AggregatedDiscoveryServiceClient::new(server.channel.clone());
+    let answers = client.stream_aggregated_resources(ReceiverStream::new(receiver));
+    let mut answers = answers.await.unwrap().into_inner();
+    let answer = answers.message().await.unwrap().unwrap();
+    let clusters = answer.resources.iter().map(|one| {
+        let cluster = config::cluster::v3::Cluster::decode(one.value.as_slice()).unwrap();
+        cluster.name
+    });
+    (clusters.collect(), answer.version_info)
+}
+
+#[tokio::test]
+async fn a_client_keeps_what_went_while_the_control_plane_was_restarted() {
+    let before = Server::start(&reviews(), Caller::Operator).await;
+    let (_, version) = all_clusters(&before, "").await;
+    drop(before);
+
+    let mut after = Server::start(&reviews(), Caller::Operator).await;
+    let mut pushed = after.pushed.clone();
+    let ratings = Given::default().instance("ratings", 9080, "v1", "10.0.0.3:15006");
+    after.worlds.send_replace(Arc::new(ratings.world()));
+    pushed.changed().await.unwrap();
+    let ratings = REVIEWS.replace("reviews", "ratings");
+    let (clusters, _) = all_clusters(&after, &version).await;
+    assert_eq!(clusters, [ratings.clone(), REVIEWS.to_owned()]);
+    let (clusters, _) = all_clusters(&after, "of somebody else").await;
+    assert_eq!(clusters, [ratings]);
+    let returns = |set| after.metrics.returns.with_label_values(&[set]).get();
+    assert_eq!((returns("known"), returns("unknown")), (1, 1));
+    after.tasks.shutdown().await;
 }
