@@ -31,6 +31,8 @@ pub(crate) struct Clients {
 pub(crate) struct Client {
     /// `node.id` as sent.
     pub(crate) node_id: String,
+    /// `node.metadata` as sent, encoded.
+    pub(crate) metadata: Box<[u8]>,
     /// SPIFFE id of the connection's certificate; None on the plain-text port.
     pub(crate) identity: Option<Arc<str>>,
     /// Where the connection comes from.
@@ -41,6 +43,14 @@ pub(crate) struct Client {
     pub(crate) dialect: &'static str,
     /// Where to ask what it holds.
     pub(crate) ask: Option<mpsc::Sender<Ask>>,
+}
+
+/// A stream, to be asked what its client holds.
+#[derive(Clone, Debug)]
+pub(crate) struct Asked {
+    pub(crate) node_id: String,
+    pub(crate) metadata: Box<[u8]>,
+    pub(crate) ask: mpsc::Sender<Ask>,
 }
 
 /// What is not done of a resource, or why it is withheld.
@@ -115,13 +125,17 @@ impl Clients {
     }
 
     /// Where to ask each stream what its client holds, by node id.
-    pub(crate) fn streams(&self) -> Vec<(String, mpsc::Sender<Ask>)> {
+    pub(crate) fn streams(&self) -> Vec<Asked> {
         let all = self.streams.iter().filter_map(|stream| {
             let client = &stream.client;
-            Some((client.node_id.clone(), client.ask.clone()?))
+            Some(Asked {
+                node_id: client.node_id.clone(),
+                metadata: client.metadata.clone(),
+                ask: client.ask.clone()?,
+            })
         });
         let mut all: Vec<_> = all.collect();
-        all.sort_by(|(a, _), (b, _)| a.cmp(b));
+        all.sort_by(|a, b| a.node_id.cmp(&b.node_id));
         all
     }
 
@@ -237,6 +251,7 @@ mod tests {
     fn client(node_id: &str) -> Client {
         Client {
             node_id: node_id.into(),
+            metadata: Box::default(),
             identity: None,
             peer: None,
             protocol: "delta",

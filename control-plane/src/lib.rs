@@ -22,6 +22,8 @@ mod server;
 mod snapshot;
 mod spiffe;
 mod store;
+#[cfg(test)]
+mod strangers;
 mod translate;
 mod world;
 mod xds;

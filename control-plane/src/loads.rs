@@ -17,6 +17,8 @@ use std::{
 use outrigger_proto::envoy::config::endpoint::v3::ClusterStats;
 pub(crate) use server::{LoadService, MAX_REQUEST_BYTES};
 
+use crate::xds::subscription::MAX_NAME_BYTES;
+
 /// How often clients report.
 pub(crate) const INTERVAL: Duration = Duration::from_secs(5);
 /// Clusters in the reports of one client; those beyond are not counted.
@@ -99,7 +101,7 @@ impl Load {
         self.succeeded_per_s += other.succeeded_per_s;
         self.failed_per_s += other.failed_per_s;
         self.dropped_per_s += other.dropped_per_s;
-        self.in_progress += other.in_progress;
+        self.in_progress = self.in_progress.saturating_add(other.in_progress);
     }
 }
 
@@ -113,6 +115,9 @@ impl Reporter {
             let (Some("outbound"), Some(host)) = (parts.next(), parts.nth(2)) else {
                 continue;
             };
+            if host.len() > MAX_NAME_BYTES {
+                continue;
+            }
             by_host
                 .entry(host.to_owned())
                 .or_default()

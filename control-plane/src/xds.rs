@@ -12,6 +12,9 @@ pub(crate) mod sets;
 pub(crate) mod sotw;
 pub(crate) mod stream;
 pub(crate) mod subscription;
+mod together;
 
+#[cfg(test)]
+mod strangers;
 #[cfg(test)]
 mod testing;

@@ -344,6 +344,7 @@ mod protocol_name {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::strangers::{SEEDS, Stranger};
 
     const DOMAIN: &str = "cluster.local";
 
@@ -509,5 +510,28 @@ mod tests {
         .unwrap();
         let text = serde_json::to_string(&made).unwrap();
         assert_eq!(serde_json::from_str::<Registration>(&text).unwrap(), made);
+    }
+
+    #[test]
+    fn whatever_a_stranger_registers_is_taken_within_the_limits_or_refused_in_words() {
+        for seed in 0..SEEDS {
+            let mut stranger = Stranger::new(seed);
+            for _ in 0..500 {
+                let name = "outrigger.v1.RegisterRequest";
+                let Some(request) = stranger.message::<api::RegisterRequest>(name) else {
+                    continue;
+                };
+                match parse(request) {
+                    Ok(taken) => {
+                        assert!(taken.id.len() <= MAX_ID_BYTES, "seed {seed}: {taken:?}");
+                        assert!(taken.labels.len() <= MAX_LABELS, "seed {seed}");
+                        assert!((1..=MAX_WEIGHT).contains(&taken.weight), "seed {seed}");
+                        assert!(taken.port > 0 && taken.target_port > 0, "seed {seed}");
+                        assert!(!taken.ttl.is_zero(), "seed {seed}");
+                    }
+                    Err(refusal) => assert!(!refusal.message.is_empty(), "seed {seed}"),
+                }
+            }
+        }
     }
 }

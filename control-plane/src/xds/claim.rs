@@ -1,6 +1,8 @@
 //! Who a stream says it is, and whether it may: the same for every kind of stream that carries a node.
 
 use outrigger_proto::envoy::config::core::v3::Node;
+use prost::Message as _;
+use prost_types::Struct;
 use tonic::Status;
 
 use super::subscription::MAX_NAME_BYTES;
@@ -10,6 +12,9 @@ use crate::{spiffe::SpiffeId, translate::NodeInfo};
 const MAX_LABELS: usize = 256;
 /// Keys and values of a node's labels.
 const MAX_LABEL_BYTES: usize = 16 * 1024;
+
+/// All that a node says about itself. Istio's agents bring a few KiB.
+const MAX_METADATA_BYTES: usize = 64 * 1024;
 
 /// Reads the node of a stream's first request and holds it against the stream's identity (None = the operator, who
 /// may claim any).
@@ -21,6 +26,12 @@ pub(crate) fn node(node: Option<&Node>, identity: Option<&SpiffeId>) -> Result<N
         return Err(Status::invalid_argument(format!(
             "node.id has {} bytes; at most {MAX_NAME_BYTES}",
             node.id.len()
+        )));
+    }
+    let metadata = node.metadata.as_ref().map_or(0, Struct::encoded_len);
+    if metadata > MAX_METADATA_BYTES {
+        return Err(Status::invalid_argument(format!(
+            "node.metadata has {metadata} bytes; at most {MAX_METADATA_BYTES}"
         )));
     }
     let node = NodeInfo::parse(node).map_err(Status::invalid_argument)?;

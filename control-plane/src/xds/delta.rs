@@ -57,6 +57,7 @@ impl Subscription {
             let held = Known::Held {
                 version: version.as_str().into(),
                 resource: None,
+                sent: None,
             };
             self.known.insert(name.as_str().into(), held);
         }
@@ -137,7 +138,7 @@ impl Subscription {
         if set.is_empty() && removed.is_empty() && !due {
             return None;
         }
-        set.iter().for_each(|resource| self.hold(resource));
+        set.iter().for_each(|resource| self.hold(resource, now));
         removed.iter().for_each(|name| self.drop_held(name));
         Some(self.answer(String::new(), set, removed, (stage, now)))
     }

@@ -5,8 +5,15 @@
 //! ```
 //! Nothing is kept for it: a stream that nobody asks about does nothing. For the operator alone.
 
-use std::{sync::Arc, time::Duration};
+mod matcher;
 
+use std::{
+    sync::Arc,
+    time::{Duration, Instant, SystemTime},
+};
+
+#[cfg(test)]
+use outrigger_proto::envoy::r#type::matcher::v3::NodeMatcher;
 use outrigger_proto::envoy::{
     admin::v3::{ClientResourceStatus, UpdateFailureState},
     config::core::v3::Node,
@@ -15,8 +22,9 @@ use outrigger_proto::envoy::{
         client_config::GenericXdsConfig,
         client_status_discovery_service_server::ClientStatusDiscoveryService,
     },
-    r#type::matcher::v3::{NodeMatcher, StringMatcher, string_matcher::MatchPattern},
 };
+use prost::Message as _;
+use prost_types::{Struct, Timestamp};
 use tokio::{
     sync::{mpsc, oneshot},
     time::timeout,
@@ -25,7 +33,10 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
 use super::{stream::StreamState, subscription::Holding};
-use crate::{caller::Caller, clients::Clients};
+use crate::{
+    caller::Caller,
+    clients::{Asked, Clients},
+};
 
 /// A stream's task looks up between two answers; one that hangs is left out.
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -78,23 +89,22 @@ impl ClientStatusDiscoveryService for StatusService {
 
 impl StatusService {
     async fn answer(&self, request: &ClientStatusRequest) -> Result<ClientStatusResponse, Status> {
-        if let Some(matcher) = request
-            .node_matchers
-            .iter()
-            .find(|one| !one.node_metadatas.is_empty())
-        {
-            return Err(Status::invalid_argument(format!(
-                "node_matchers.node_metadatas has {} entries; match by node_id",
-                matcher.node_metadatas.len()
-            )));
-        }
+        let wanted =
+            matcher::Clients::of(&request.node_matchers).map_err(Status::invalid_argument)?;
         let (mut config, mut resources) = (Vec::new(), 0);
-        for (node_id, stream) in self.0.streams() {
-            let matchers = &request.node_matchers;
-            if !matchers.is_empty() && !matchers.iter().any(|one| matches(one, &node_id)) {
+        for Asked {
+            node_id,
+            metadata,
+            ask,
+        } in self.0.streams()
+        {
+            // Ours, encoded: it can be read.
+            let metadata = wanted.need_metadata().then(|| Struct::decode(&*metadata));
+            let metadata = metadata.and_then(Result::ok).unwrap_or_default();
+            if !wanted.have(&node_id, &metadata) {
                 continue;
             }
-            let Some(mut held) = ask(&stream).await else {
+            let Some(mut held) = question(&ask).await else {
                 continue;
             };
             resources += held.len();
@@ -119,43 +129,33 @@ impl StatusService {
     }
 }
 
+/// Whether matchers are for a client.
+#[cfg(test)]
+pub(super) fn would_have(
+    matchers: &[NodeMatcher],
+    id: &str,
+    metadata: &Struct,
+) -> Result<bool, String> {
+    matcher::Clients::of(matchers).map(|wanted| wanted.have(id, metadata))
+}
+
 /// None if the stream is gone, or has no time.
-async fn ask(stream: &mpsc::Sender<Ask>) -> Option<Vec<GenericXdsConfig>> {
+async fn question(stream: &mpsc::Sender<Ask>) -> Option<Vec<GenericXdsConfig>> {
     let (answer, receiver) = oneshot::channel();
     stream.try_send(answer).ok()?;
     timeout(PATIENCE, receiver).await.ok()?.ok()
 }
 
-fn matches(matcher: &NodeMatcher, node_id: &str) -> bool {
-    let Some(StringMatcher {
-        match_pattern: Some(pattern),
-        ignore_case,
-    }) = &matcher.node_id
-    else {
-        return true;
-    };
-    let fold = |text: &str| {
-        if *ignore_case {
-            text.to_lowercase()
-        } else {
-            text.to_owned()
-        }
-    };
-    let id = fold(node_id);
-    match pattern {
-        MatchPattern::Exact(text) => id == fold(text),
-        MatchPattern::Prefix(text) => id.starts_with(&fold(text)),
-        MatchPattern::Suffix(text) => id.ends_with(&fold(text)),
-        MatchPattern::Contains(text) => id.contains(&fold(text)),
-        MatchPattern::SafeRegex(regex) => regex::Regex::new(&format!("^(?:{})$", regex.regex))
-            .is_ok_and(|regex| regex.is_match(node_id)),
-        MatchPattern::Custom(_) => false,
-    }
-}
-
 /// What the client of a stream holds.
 pub(super) fn of(state: &StreamState) -> Vec<GenericXdsConfig> {
+    let (now, today) = (Instant::now(), SystemTime::now());
+    // A stream counts in a clock that nobody sets.
+    let time = |at: Instant| {
+        let passed = now.saturating_duration_since(at);
+        today.checked_sub(passed).map(Timestamp::from)
+    };
     let held = state.holdings().map(|(kind, name, holding)| {
+        let updated = holding.sent().and_then(time);
         let (config_status, client_status, error) = match &holding {
             Holding::NotSent => (ConfigStatus::NotSent, ClientResourceStatus::Requested, None),
             Holding::Absent => (
@@ -174,6 +174,7 @@ pub(super) fn of(state: &StreamState) -> Vec<GenericXdsConfig> {
                 ClientResourceStatus::Nacked,
                 Some(UpdateFailureState {
                     details: words.to_string(),
+                    last_update_attempt: updated,
                     ..UpdateFailureState::default()
                 }),
             ),
@@ -187,6 +188,7 @@ pub(super) fn of(state: &StreamState) -> Vec<GenericXdsConfig> {
             config_status: config_status.into(),
             client_status: client_status.into(),
             error_state: error,
+            last_updated: updated,
             ..GenericXdsConfig::default()
         }
     });

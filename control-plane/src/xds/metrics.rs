@@ -22,6 +22,10 @@ pub(crate) struct XdsMetrics {
     pub(crate) nacks: IntCounterVec,
     /// Streams that were not served, by `reason`: identity, node, limit.
     pub(crate) streams_refused: IntCounterVec,
+    /// Clients of the state of the world that came back, by whether it is known what they hold: `known`, `unknown`.
+    pub(crate) returns: IntCounterVec,
+    /// Streams that do not wait for others of their node, because it has too many.
+    pub(crate) streams_alone: IntCounter,
     /// Streams ended because their client read nothing for too long.
     pub(crate) streams_stuck: IntCounter,
     /// From a change to the response that carries it.
@@ -63,6 +67,18 @@ impl XdsMetrics {
                 "outrigger_xds_streams_refused_total",
                 "xDS streams that were not served",
                 "reason",
+            )?,
+            returns: counters(
+                "outrigger_xds_returns_total",
+                "Clients of the state of the world that came back, by whether what they hold is known",
+                "set",
+            )?,
+            streams_alone: enter(
+                registry,
+                IntCounter::new(
+                    "outrigger_xds_streams_alone_total",
+                    "xDS streams that do not wait for the many others of their node",
+                )?,
             )?,
             streams_stuck: enter(
                 registry,

@@ -18,6 +18,8 @@ use outrigger_proto::envoy::{
         DeltaDiscoveryRequest, DeltaDiscoveryResponse, DiscoveryRequest, DiscoveryResponse,
     },
 };
+use prost::Message as _;
+use prost_types::Struct;
 use tokio::{
     sync::{mpsc, watch},
     time::{sleep_until, timeout},
@@ -34,6 +36,7 @@ use super::{
     sotw,
     stream::{Protocol, Refusal, StreamState},
     subscription::{Answer, MAX_NAME_BYTES, Verdict},
+    together::{Member, Together},
 };
 use crate::{
     caller::{Caller, Peer},
@@ -68,6 +71,8 @@ pub(crate) struct Xds {
     metrics: XdsMetrics,
     /// What clients of the state of the world were sent.
     sets: Arc<Sets>,
+    /// The streams of each node.
+    together: Arc<Together>,
     /// What was to be sent first, for a while.
     origin: Mutex<Option<Arc<Pushed>>>,
     started: Instant,
@@ -91,6 +96,7 @@ impl Xds {
             clients,
             metrics,
             sets: Arc::default(),
+            together: Arc::default(),
             origin: Mutex::new(Some(origin)),
             started: Instant::now(),
             epoch,
@@ -104,6 +110,8 @@ impl Xds {
         request: Request<Streaming<W::Request>>,
         only: Option<ResourceType>,
     ) -> Result<Response<Responses<W::Response>>, Status> {
+        // Nobody may come to look at it any more.
+        drop(self.origin());
         let caller = Caller::of(request.extensions());
         let identity = caller.may_subscribe().map_err(|denied| {
             self.refused("identity");
@@ -261,7 +269,9 @@ impl Session {
         let Some(first) = first? else { return Ok(()) };
         let node = claim::node(W::node(&first), self.identity.as_ref())
             .inspect_err(|_| self.xds.refused("node"))?;
-        let mut stream = self.stream(node, W::PROTOCOL);
+        let metadata = W::node(&first).and_then(|node| node.metadata.as_ref());
+        let metadata = metadata.map(Struct::encode_to_vec).unwrap_or_default();
+        let mut stream = self.stream(node, metadata.into(), W::PROTOCOL);
         // An operator may be any node, and reads what others are told.
         let operator = self.identity.is_none();
         info!(node = stream.node.id, peer = ?self.peer, operator, "xDS client connected");
@@ -286,6 +296,7 @@ impl Session {
         stream.look(&latest(&mut pushed));
         self.read::<W>(stream, first)?;
         loop {
+            stream.heed_others();
             let now = Instant::now();
             for answer in stream.state.poll(now) {
                 stream.sent(&self.xds.metrics, &answer);
@@ -302,6 +313,7 @@ impl Session {
                     }
                 }
             }
+            stream.tell_others();
             stream.settle();
             stream.note();
             let deadline = stream.state.deadline(Instant::now());
@@ -329,6 +341,7 @@ impl Session {
                     // Who asked may have gone.
                     let _gone = ask.send(holdings::of(&stream.state));
                 }
+                () = stream.others.changed() => {}
                 () = wait => {}
             }
         }
@@ -376,16 +389,21 @@ impl Session {
     /// Finds out whether a client that comes back has what the process before this one sent last.
     fn recognize(&self, stream: &Stream, kind: ResourceType, version: &str, names: &[String]) {
         let sets = &self.xds.sets;
-        if stream.state.is_started(kind) || sets.get(kind, version).is_some() {
+        if stream.state.is_started(kind) {
             return;
         }
-        if let Some(origin) = self.xds.origin() {
+        let is_known = || sets.get(kind, version).is_some();
+        if !is_known()
+            && let Some(origin) = self.xds.origin()
+        {
             let snapshot = origin.shared.snapshot(&stream.node, &stream.own);
             sets.recognize(kind, version, names, snapshot.of(kind));
         }
+        let known = if is_known() { "known" } else { "unknown" };
+        self.xds.metrics.returns.with_label_values(&[known]).inc();
     }
 
-    fn stream(&self, node: NodeInfo, protocol: Protocol) -> Stream {
+    fn stream(&self, node: NodeInfo, metadata: Box<[u8]>, protocol: Protocol) -> Stream {
         let name = match protocol {
             Protocol::Delta => "delta",
             Protocol::Sotw => "sotw",
@@ -394,6 +412,7 @@ impl Session {
         let client = self.xds.clients.connected(Client {
             ask: Some(ask),
             node_id: node.id.clone(),
+            metadata,
             identity: self
                 .identity
                 .as_ref()
@@ -402,6 +421,11 @@ impl Session {
             protocol: name,
             dialect: node.dialect.name(),
         });
+        let identity = self.identity.as_ref().map(SpiffeId::uri);
+        let others = self.xds.together.join(&node.id, identity);
+        if others.is_none() {
+            self.xds.metrics.streams_alone.inc();
+        }
         let open = self.xds.metrics.streams.with_label_values(&[name]);
         open.inc();
         Stream {
@@ -414,6 +438,8 @@ impl Session {
             node,
             client,
             asks,
+            others: OtherStreams(others),
+            seen: self.xds.started,
             changed: None,
             revision: 0,
             settled: None,
@@ -436,6 +462,9 @@ struct Stream {
     client: ClientHandle,
     /// Questions of the operator.
     asks: mpsc::Receiver<Ask>,
+    others: OtherStreams,
+    /// When the change was seen that it looked at last.
+    seen: Instant,
     /// When the change was seen that the next response carries.
     changed: Option<Instant>,
     /// Of the policies behind what is to be sent.
@@ -445,6 +474,18 @@ struct Stream {
     /// The last ones that were told to `client`.
     notes: Vec<Note>,
     _open: Open,
+}
+
+/// The node's other streams, if it does not have too many.
+struct OtherStreams(Option<Member>);
+
+impl OtherStreams {
+    async fn changed(&mut self) {
+        match &mut self.0 {
+            Some(member) => member.changed().await,
+            None => std::future::pending().await,
+        }
+    }
 }
 
 /// Counts the stream as long as it is open.
@@ -457,7 +498,31 @@ impl Drop for Open {
 }
 
 impl Stream {
+    /// Takes over what the node's other streams leave to this one, and what it has to wait for.
+    fn heed_others(&mut self) {
+        if let Some(member) = &mut self.others.0 {
+            self.state.set_others(member.others(self.seen));
+            if self.state.is_started(ResourceType::Endpoint) {
+                self.state.owe_too(member.take_owed(self.seen));
+            }
+        }
+    }
+
+    /// Says how far this one has got, and what it leaves to the others.
+    fn tell_others(&mut self) {
+        if let Some(member) = &self.others.0 {
+            if member.has_others() {
+                let owed = self.state.take_owed();
+                if !owed.is_empty() {
+                    member.owe(owed, self.seen);
+                }
+            }
+            member.tell(self.seen, self.state.open());
+        }
+    }
+
     fn look(&mut self, pushed: &Pushed) {
+        self.seen = pushed.since;
         self.changed = Some(pushed.since);
         self.revision = pushed.shared.revision();
         self.state

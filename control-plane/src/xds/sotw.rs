@@ -135,7 +135,7 @@ impl Subscription {
                 Some(_) | None => self.drop_held(name),
             }
         }
-        set.iter().for_each(|resource| self.hold(resource));
+        set.iter().for_each(|resource| self.hold(resource, now));
         set.extend(kept.iter().cloned());
         set.sort_by(|a, b| a.name.cmp(&b.name));
         let answer = self.answer(version_of(&set), set, Vec::new(), (stage, now));
@@ -165,7 +165,7 @@ impl Subscription {
         if set.is_empty() {
             return None;
         }
-        set.iter().for_each(|resource| self.hold(resource));
+        set.iter().for_each(|resource| self.hold(resource, now));
         let held = self.known.iter().filter_map(|(name, known)| match known {
             Known::Held { version, .. } => Some((name, version)),
             Known::Absent => None,

@@ -8,7 +8,8 @@
 //! So a route never leads to a cluster that the client has not got, and nothing is taken away that is still in
 //! use. A step with nothing to send takes no time: new endpoints or weights alone go out at once. The second
 //! counts from the last answer that the step sent; what cannot be sent yet, because an earlier answer of its type
-//! is outstanding, is waited for until that one's patience ends.
+//! is outstanding, is waited for until that one's patience ends. A stream without clusters, or without listeners, waits for
+//! the node's other streams as for its own ACKs ([`super::together`]).
 //! Pure: the caller passes `now`, sends what [`StreamState::poll`] gives, and comes back at `deadline`.
 
 use std::{
@@ -25,6 +26,7 @@ use super::{
         ACK_PATIENCE, Answer, Holding, MAX_NAME_BYTES, MAX_NAMES, MAX_NAMES_BYTES, Stage,
         Subscription, Verdict,
     },
+    together::Others,
 };
 use crate::snapshot::{ResourceType, Resources, Snapshot};
 
@@ -74,6 +76,14 @@ pub(crate) struct StreamState {
     owed: BTreeSet<Arc<str>>,
     make: Gate,
     switch: Gate,
+    /// What the node's other streams have not done of this snapshot, and how long that is waited for.
+    others: Others,
+    others_make: Gate,
+    others_switch: Gate,
+    /// A snapshot that has not been looked at.
+    fresh: bool,
+    /// What this one has not done.
+    open: Others,
 }
 
 /// The waiting of one step.
@@ -146,12 +156,47 @@ impl StreamState {
             owed: BTreeSet::new(),
             make: Gate::default(),
             switch: Gate::default(),
+            others: Others::default(),
+            others_make: Gate::default(),
+            others_switch: Gate::default(),
+            fresh: true,
+            open: Others::default(),
         }
     }
 
     /// What the client may be sent from now on.
     pub(crate) fn set_snapshot(&mut self, snapshot: Snapshot) {
         self.snapshot = Some(snapshot);
+        self.fresh = true;
+    }
+
+    /// What the node's other streams have not done of what this one may send.
+    pub(crate) fn set_others(&mut self, others: Others) {
+        self.others = others;
+    }
+
+    /// Which steps are not done, as of the last [`Self::poll`].
+    pub(crate) const fn open(&self) -> Others {
+        self.open
+    }
+
+    /// Clusters whose endpoints are for another stream to send, if this one has none. Of clusters that are asked for by
+    /// name nobody knows whether their endpoints are.
+    pub(crate) fn take_owed(&mut self) -> BTreeSet<Arc<str>> {
+        if self.is_started(ResourceType::Endpoint) || !self.has_all_clusters() {
+            return BTreeSet::new();
+        }
+        std::mem::take(&mut self.owed)
+    }
+
+    fn has_all_clusters(&self) -> bool {
+        let clusters = self.served.get(&ResourceType::Cluster);
+        clusters.is_some_and(Subscription::is_wildcard)
+    }
+
+    /// Clusters that another stream has sent.
+    pub(crate) fn owe_too(&mut self, clusters: BTreeSet<Arc<str>>) {
+        self.owed.extend(clusters);
     }
 
     /// Reads an incremental request.
@@ -286,7 +331,13 @@ impl StreamState {
             unanswered: self.waits(&[Cluster, Endpoint]) || !self.owed.is_empty(),
             queued: self.queues(Cluster, &snapshot, now) || self.queues(Endpoint, &snapshot, now),
         };
-        if !self.make.holds(make, now) {
+        self.open.make = make.unanswered || make.queued;
+        self.open.switch = true;
+        // Others have a second a step, too, from when there is something new.
+        let others_make = waiting(self.others.make, self.fresh);
+        let others_make = self.others_make.holds(others_make, now);
+        // A stream that has clusters of its own has its own order.
+        if !self.make.holds(make, now) && (!others_make || self.is_started(Cluster)) {
             self.owed.clear();
             let kinds = [Listener, Route, VirtualHost];
             self.send(&kinds, Stage::Updates, &snapshot, now, &mut out);
@@ -295,18 +346,24 @@ impl StreamState {
                 unanswered: self.waits(&kinds),
                 queued: kinds.iter().any(|kind| self.queues(*kind, &snapshot, now)),
             };
-            if !self.switch.holds(switch, now) {
+            self.open.switch = switch.unanswered || switch.queued;
+            let others = waiting(self.others.switch, self.fresh || others_make);
+            let others = self.others_switch.holds(others, now);
+            if !self.switch.holds(switch, now) && (!others || self.is_started(Listener)) {
                 let order = [Listener, Route, VirtualHost, Cluster, Endpoint, Secret];
                 self.send(&order, Stage::Removals, &snapshot, now, &mut out);
             }
         }
         self.snapshot = Some(snapshot);
+        self.fresh = false;
         out
     }
 
     /// When [`Self::poll`] may have something to give without a request or a change.
     pub(crate) fn deadline(&self, now: Instant) -> Option<Instant> {
         let gates = self.make.opens().chain(self.switch.opens());
+        let others = self.others_make.opens().chain(self.others_switch.opens());
+        let gates = gates.chain(others);
         let all = self.served.values().chain(self.unknown.values());
         let ends = gates.chain(all.filter_map(Subscription::patience_ends));
         // What lies behind has had its poll.
@@ -353,10 +410,8 @@ impl StreamState {
     }
 
     fn pay(&mut self, snapshot: &Snapshot) {
-        let everything = self
-            .served
-            .get(&ResourceType::Cluster)
-            .is_some_and(Subscription::is_wildcard);
+        // Without clusters of its own they are another stream's, which has everything.
+        let everything = self.has_all_clusters() || !self.is_started(ResourceType::Cluster);
         let Some(endpoints) = self.served.get_mut(&ResourceType::Endpoint) else {
             // A client without EDS on this stream (a per-type stream, or one that has not come so far).
             return;
@@ -390,6 +445,15 @@ fn check_lengths<'a>(mut names: impl Iterator<Item = &'a String>) -> Result<(), 
     match names.find(|name| name.len() > MAX_NAME_BYTES) {
         Some(long) => Err(Refusal::LongName(long.len())),
         None => Ok(()),
+    }
+}
+
+/// For others that have not done a step, whose time begins now if it is `new`.
+const fn waiting(unanswered: bool, new: bool) -> Progress {
+    Progress {
+        sent: new,
+        unanswered,
+        queued: false,
     }
 }
 

@@ -51,6 +51,8 @@ pub(crate) enum Known {
     Held {
         version: Arc<str>,
         resource: Option<Arc<ResourceBytes>>,
+        /// When this version was sent first, if it was on this stream.
+        sent: Option<Instant>,
     },
 }
 
@@ -109,15 +111,30 @@ pub(crate) enum Holding<'a> {
 }
 
 impl<'a> Holding<'a> {
+    /// When that was sent.
+    pub(super) fn sent(&self) -> Option<Instant> {
+        match self {
+            Self::Sent { known, .. } | Self::Refused { known, .. } => match known {
+                Known::Held { sent, .. } => *sent,
+                Known::Absent => None,
+            },
+            Self::NotSent | Self::Absent => None,
+        }
+    }
+
     /// Version and content of what was sent last, as far as they are known.
     pub(super) fn resource(&self) -> (Option<&'a Arc<str>>, Option<&'a Arc<ResourceBytes>>) {
         match self {
             Self::Sent {
-                known: Known::Held { version, resource },
+                known: Known::Held {
+                    version, resource, ..
+                },
                 ..
             }
             | Self::Refused {
-                known: Known::Held { version, resource },
+                known: Known::Held {
+                    version, resource, ..
+                },
                 ..
             } => (Some(version), resource.as_ref()),
             _ => (None, None),
@@ -286,6 +303,7 @@ impl Subscription {
                 let held = Known::Held {
                     version: Arc::clone(&resource.version),
                     resource: Some(Arc::clone(&resource)),
+                    sent: None,
                 };
                 self.known.insert(Arc::clone(&resource.name), held);
             }
@@ -354,13 +372,18 @@ impl Subscription {
     }
 
     /// Notes that the client now holds `resource`.
-    pub(super) fn hold(&mut self, resource: &Arc<ResourceBytes>) {
+    pub(super) fn hold(&mut self, resource: &Arc<ResourceBytes>, now: Instant) {
+        let before = match self.known.get(&resource.name) {
+            Some(Known::Held { version, sent, .. }) if *version == resource.version => *sent,
+            Some(_) | None => None,
+        };
         self.dirty.remove(&resource.name);
         self.forced.remove(&resource.name);
         self.refused.remove(&resource.name);
         let held = Known::Held {
             version: Arc::clone(&resource.version),
             resource: Some(Arc::clone(resource)),
+            sent: before.or(Some(now)),
         };
         self.known.insert(Arc::clone(&resource.name), held);
     }

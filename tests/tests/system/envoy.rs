@@ -142,6 +142,46 @@ async fn an_envoy_of_either_protocol_that_was_away_in_a_swap_loses_no_request() 
     nothing_is_refused(&mesh);
 }
 
+/// Clusters and listeners over a stream each, routes and endpoints over a third one.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_envoy_with_streams_for_each_type_loses_no_request_while_subsets_are_swapped() {
+    let mesh = Mesh::start().await;
+    let (v1, v2) = (TestApp::start("v1").await, TestApp::start("v2").await);
+    mesh.apply(&(service("apart", &[&v1, &v2]) + "---\n" + &subset("apart", "blue", "v1")));
+    let mut envoys = Vec::new();
+    for sotw in [false, true] {
+        let asks = Asks {
+            sotw,
+            apart: true,
+            ..Asks::default()
+        };
+        match Envoy::start_asking(&mesh, "shopper", &[], asks).await {
+            Some(envoy) => envoys.push(envoy),
+            None => return,
+        }
+    }
+    for envoy in &envoys {
+        in_force(envoy, "apart", "v1").await;
+    }
+    let loads: Vec<Load> = envoys
+        .iter()
+        .map(|envoy| Load::get(&envoy.caller(), 300, "apart"))
+        .collect();
+    for step in 1..9 {
+        let (name, version) = (["blue", "green", "red"][step % 3], ["v1", "v2"][step % 2]);
+        mesh.apply(&subset("apart", name, version));
+        for envoy in &envoys {
+            in_force(envoy, "apart", version).await;
+        }
+    }
+    for load in loads {
+        let report = load.finish().await;
+        assert_eq!(report.failed, 0, "{:?}", report.failures);
+        assert!(report.sent > 20, "{} requests", report.sent);
+    }
+    nothing_is_refused(&mesh);
+}
+
 /// Waits until `host` is answered by `version`.
 async fn in_force(envoy: &Envoy, host: &str, version: &str) {
     eventually("the swap is in force", async || {
@@ -179,7 +219,8 @@ async fn an_envoy_of_either_protocol_is_ready_without_waiting_for_a_certificate(
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_envoy_is_sent_a_virtual_host_when_a_request_needs_it_and_reports_its_load() {
+async fn an_envoy_is_sent_virtual_hosts_and_clusters_when_requests_need_them_and_reports_its_load()
+{
     let mesh = Mesh::start().await;
     let (v1, v2) = (TestApp::start("v1").await, TestApp::start("v2").await);
     let services = [
@@ -214,14 +255,31 @@ async fn an_envoy_is_sent_a_virtual_host_when_a_request_needs_it_and_reports_its
         "nobody has called it: {held}"
     );
 
-    mesh.apply(&subset("called", "green", "v2"));
-    eventually("a change of its rules arrives", async || {
-        let reply = caller.get("called", "/").await;
-        (reply.name() == "v2")
-            .then_some(())
-            .ok_or_else(|| format!("{reply:?}"))
+    let clusters = envoy.admin("/clusters").await;
+    assert!(clusters.contains("outbound|80|blue|called"), "{clusters}");
+    assert!(
+        !clusters.contains("other.default") && !clusters.contains("outbound|80||"),
+        "nobody has called them: {clusters}"
+    );
+
+    let load = Load::get(&caller, 50, "called");
+    for (name, version) in [("green", "v2"), ("red", "v1"), ("green", "v2")] {
+        mesh.apply(&subset("called", name, version));
+        in_force(&envoy, "called", version).await;
+    }
+    let report = load.finish().await;
+    assert_eq!(report.failed, 0, "{:?}", report.failures);
+    eventually("a cluster that is gone is gone there", async || {
+        let clusters = envoy.admin("/clusters").await;
+        (!clusters.contains("|blue|")).then_some(()).ok_or(clusters)
     })
     .await;
+    let second = caller.get("other", "/").await;
+    assert_eq!(
+        second.name(),
+        "v1",
+        "another service, at its first request: {second:?}"
+    );
     eventually("its calls are in the registry's view", async || {
         caller.get("called", "/").await;
         let status = mesh.status();

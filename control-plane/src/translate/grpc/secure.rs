@@ -34,7 +34,7 @@ impl Secured {
     ) -> Resources {
         let made = self.known(endpoints).unwrap_or_else(|| {
             let before = before.and_then(|(before, endpoints)| before.known(endpoints));
-            self.remember(endpoints, make(clusters, endpoints, before))
+            self.remember(endpoints, make(clusters, endpoints, before.as_ref()))
         });
         Resources {
             shared: made.shared,
@@ -63,7 +63,7 @@ impl Secured {
     }
 }
 
-fn make(clusters: &TypeMap, endpoints: &TypeMap, before: Option<Clusters>) -> Clusters {
+fn make(clusters: &TypeMap, endpoints: &TypeMap, before: Option<&Clusters>) -> Clusters {
     let (mut resources, mut notes) = (Vec::new(), BTreeMap::new());
     for resource in clusters.iter() {
         let Adapted {
@@ -77,7 +77,7 @@ fn make(clusters: &TypeMap, endpoints: &TypeMap, before: Option<Clusters>) -> Cl
         }
     }
     Clusters {
-        shared: TypeMap::following(before.as_ref().map(|before| &before.shared), resources),
+        shared: TypeMap::following(before.map(|before| &before.shared), resources),
         notes: Arc::new(notes),
     }
 }

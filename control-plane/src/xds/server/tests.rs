@@ -9,12 +9,18 @@ use outrigger_proto::envoy::service::{
 };
 use outrigger_proto::{
     envoy::{
+        config,
         service::status::v3::{
             ClientStatusRequest, ConfigStatus,
             client_status_discovery_service_client::ClientStatusDiscoveryServiceClient,
             client_status_discovery_service_server::ClientStatusDiscoveryServiceServer,
         },
-        r#type::matcher::v3::{NodeMatcher, StringMatcher, string_matcher::MatchPattern},
+        r#type::matcher::v3::{
+            NodeMatcher, StringMatcher, StructMatcher, ValueMatcher,
+            string_matcher::MatchPattern,
+            struct_matcher::{PathSegment, path_segment::Segment},
+            value_matcher,
+        },
     },
     google,
 };
@@ -40,6 +46,7 @@ fn reviews() -> Given {
 /// A control plane's xDS side, for callers of one kind.
 struct Server {
     worlds: watch::Sender<Arc<World>>,
+    pushed: watch::Receiver<Arc<Pushed>>,
     clients: Arc<Clients>,
     metrics: XdsMetrics,
     channel: Channel,
@@ -52,7 +59,7 @@ impl Server {
         let (pushed, push) = push::start(world);
         let clients = Arc::new(Clients::default());
         let metrics = XdsMetrics::new(&Registry::new()).unwrap();
-        let xds = Xds::new(pushed, Arc::clone(&clients), metrics.clone());
+        let xds = Xds::new(pushed.clone(), Arc::clone(&clients), metrics.clone());
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let identify = InterceptorLayer::new(move |mut request: Request<()>| {
@@ -75,6 +82,7 @@ impl Server {
         let channel = channel.connect().await.unwrap();
         Self {
             worlds,
+            pushed,
             clients,
             metrics,
             channel,
@@ -534,8 +542,41 @@ async fn the_operator_reads_what_every_client_holds_and_refuses() {
     let cluster = cluster.unwrap();
     assert_eq!(cluster.config_status(), ConfigStatus::Synced);
     assert!(cluster.xds_config.is_some() && !cluster.version_info.is_empty());
+    let updated = SystemTime::try_from(cluster.last_updated.unwrap()).unwrap();
+    assert!(updated <= SystemTime::now());
     let everybody = client.fetch_client_status(ClientStatusRequest::default());
     assert_eq!(everybody.await.unwrap().get_ref().config.len(), 2);
+
+    let account = StructMatcher {
+        path: vec![PathSegment {
+            segment: Some(Segment::Key("SERVICE_ACCOUNT".into())),
+        }],
+        value: Some(ValueMatcher {
+            match_pattern: Some(value_matcher::MatchPattern::StringMatch(StringMatcher {
+                match_pattern: Some(MatchPattern::Exact("bad".into())),
+                ..StringMatcher::default()
+            })),
+        }),
+    };
+    let by_metadata = ClientStatusRequest {
+        node_matchers: vec![NodeMatcher {
+            node_metadatas: vec![account],
+            ..NodeMatcher::default()
+        }],
+        ..ClientStatusRequest::default()
+    };
+    let status = client.fetch_client_status(by_metadata).await.unwrap();
+    let config = &status.get_ref().config;
+    assert_eq!(config.len(), 1);
+    assert!(config[0].node.as_ref().unwrap().id.contains("~bad."));
+    let unreadable = client.fetch_client_status(ClientStatusRequest {
+        node_matchers: vec![NodeMatcher {
+            node_metadatas: vec![StructMatcher::default()],
+            ..NodeMatcher::default()
+        }],
+        ..ClientStatusRequest::default()
+    });
+    assert_eq!(unreadable.await.unwrap_err().code(), Code::InvalidArgument);
 }
 
 #[tokio::test]
@@ -566,4 +607,70 @@ async fn a_client_that_says_nothing_is_let_go() {
     tokio::time::pause();
     let status = client.answers.message().await.unwrap_err();
     assert_eq!(status.code(), Code::DeadlineExceeded);
+}
+
+#[tokio::test]
+async fn a_node_of_too_many_structs_inside_each_other_ends_the_stream_in_words() {
+    let server = Server::start(&reviews(), Caller::Operator).await;
+    let mut deep = Struct::default();
+    for _ in 0..500 {
+        let inner = Value {
+            kind: Some(Kind::StructValue(deep)),
+        };
+        deep = Struct {
+            fields: [("OUTRIGGER".to_owned(), inner)].into(),
+        };
+    }
+    let refusal = server
+        .refusal(Some(Node {
+            metadata: Some(deep),
+            ..node("default", "frontend")
+        }))
+        .await;
+    assert!(refusal.message().contains("recursion limit"), "{refusal}");
+    // The next one is served.
+    let mut client = server.delta().await;
+    bootstrap(&mut client).await;
+}
+
+/// The clusters of the first answer to a client of the state of the world with this version, and their version.
+async fn all_clusters(server: &Server, version: &str) -> (Vec<String>, String) {
+    let (requests, receiver) = mpsc::channel(1);
+    let request = DiscoveryRequest {
+        node: Some(node("default", "frontend")),
+        type_url: Cluster.url().into(),
+        version_info: version.to_owned(),
+        ..DiscoveryRequest::default()
+    };
+    requests.send(request).await.unwrap();
+    let mut client = AggregatedDiscoveryServiceClient::new(server.channel.clone());
+    let answers = client.stream_aggregated_resources(ReceiverStream::new(receiver));
+    let mut answers = answers.await.unwrap().into_inner();
+    let answer = answers.message().await.unwrap().unwrap();
+    let clusters = answer.resources.iter().map(|one| {
+        let cluster = config::cluster::v3::Cluster::decode(one.value.as_slice()).unwrap();
+        cluster.name
+    });
+    (clusters.collect(), answer.version_info)
+}
+
+#[tokio::test]
+async fn a_client_keeps_what_went_while_the_control_plane_was_restarted() {
+    let before = Server::start(&reviews(), Caller::Operator).await;
+    let (_, version) = all_clusters(&before, "").await;
+    drop(before);
+
+    let mut after = Server::start(&reviews(), Caller::Operator).await;
+    let mut pushed = after.pushed.clone();
+    let ratings = Given::default().instance("ratings", 9080, "v1", "10.0.0.3:15006");
+    after.worlds.send_replace(Arc::new(ratings.world()));
+    pushed.changed().await.unwrap();
+    let ratings = REVIEWS.replace("reviews", "ratings");
+    let (clusters, _) = all_clusters(&after, &version).await;
+    assert_eq!(clusters, [ratings.clone(), REVIEWS.to_owned()]);
+    let (clusters, _) = all_clusters(&after, "of somebody else").await;
+    assert_eq!(clusters, [ratings]);
+    let returns = |set| after.metrics.returns.with_label_values(&[set]).get();
+    assert_eq!((returns("known"), returns("unknown")), (1, 1));
+    after.tasks.shutdown().await;
 }

@@ -42,7 +42,7 @@ fn the_number_of_sets_is_bounded_and_the_least_used_goes_first() {
     let keep = |version: usize| {
         sets.keep(ResourceType::Cluster, &version.to_string(), || {
             all(&TypeMap::empty())
-        })
+        });
     };
     (0..MAX_SETS).for_each(keep);
     assert!(sets.get(ResourceType::Cluster, "0").is_some());

@@ -8,6 +8,7 @@ use super::{
     super::{
         subscription::{Answer, Verdict},
         testing::{Conversation, brief, list, reconnect, subscribe},
+        together::Others,
     },
     Protocol, Refusal,
 };
@@ -394,4 +395,108 @@ fn a_client_with_a_version_that_nobody_knows_is_sent_what_there_is() {
         ..clusters
     };
     assert_eq!(brief(&it.sotw(&back(Cluster, &[], &unknown))), ["CDS +new"]);
+}
+
+/// Lets a stream wait for others of its node.
+fn waiting_for(it: &mut Conversation, make: bool, switch: bool) -> Vec<Answer> {
+    it.state.set_others(Others { make, switch });
+    it.wait(Duration::ZERO)
+}
+
+#[test]
+fn routes_on_a_stream_of_their_own_wait_for_the_clusters_on_another() {
+    let mut it = open(&[(Route, "r", "1")]);
+    let answers = it.subscribe(Route, &["r"]);
+    it.settle(answers);
+    waiting_for(&mut it, true, true);
+    assert_eq!(brief(&it.change(|mesh| mesh.set(Route, "r", "2"))), NOTHING);
+    assert_eq!(it.deadline(), Some(Duration::from_secs(1)));
+    assert_eq!(brief(&waiting_for(&mut it, false, true)), ["RDS +r"]);
+    waiting_for(&mut it, true, true);
+    it.change(|mesh| mesh.set(Route, "r", "3"));
+    assert_eq!(
+        brief(&it.wait(Duration::from_secs(1))),
+        NOTHING,
+        "the one before is not answered"
+    );
+}
+
+#[test]
+fn others_that_never_come_so_far_are_waited_for_a_second_each_time() {
+    let mut it = open(&[(Listener, "l", "1")]);
+    let answers = it.subscribe(Listener, &["*"]);
+    it.settle(answers);
+    waiting_for(&mut it, true, true);
+    for content in ["2", "3"] {
+        assert_eq!(
+            brief(&it.change(|mesh| mesh.set(Listener, "l", content))),
+            NOTHING
+        );
+        assert_eq!(brief(&it.wait(Duration::from_millis(999))), NOTHING);
+        let sent = it.wait(Duration::from_millis(1));
+        assert_eq!(brief(&sent), ["LDS +l"]);
+        it.ack(&sent[0]);
+        it.wait(Duration::from_secs(5));
+    }
+}
+
+#[test]
+fn clusters_on_a_stream_of_their_own_go_when_the_routes_on_another_are_new() {
+    let mut it = open(&[(Cluster, "old", "1")]);
+    let answers = it.subscribe(Cluster, &["*"]);
+    it.settle(answers);
+    waiting_for(&mut it, true, true);
+    let make = it.change(|mesh| {
+        mesh.set(Cluster, "new", "1");
+        mesh.remove(Cluster, "old");
+    });
+    assert_eq!(brief(&make), ["CDS +new"]);
+    assert!(it.state.open().make);
+    assert_eq!(brief(&it.ack(&make[0])), NOTHING);
+    assert!(!it.state.open().make, "the others may go on");
+    assert_eq!(brief(&waiting_for(&mut it, false, false)), ["CDS -old"]);
+}
+
+#[test]
+fn a_stream_with_everything_waits_for_no_other() {
+    let mut it = settled();
+    waiting_for(&mut it, true, true);
+    assert_eq!(
+        brief(&it.change(|mesh| mesh.set(Route, "r", "2"))),
+        ["RDS +r"]
+    );
+}
+
+#[test]
+fn endpoints_on_another_stream_are_sent_again_after_their_cluster_changed() {
+    let mut clusters = open(&[(Cluster, "a", "1"), (Endpoint, "a", "1")]);
+    let answers = clusters.subscribe(Cluster, &["*"]);
+    clusters.settle(answers);
+    assert_eq!(clusters.state.take_owed(), ["a".into()].into());
+    let mut endpoints = open(&[(Endpoint, "a", "1")]);
+    let answers = endpoints.subscribe(Endpoint, &["a"]);
+    endpoints.settle(answers);
+    endpoints
+        .state
+        .owe_too(["a".into(), "not asked for".into()].into());
+    assert_eq!(brief(&endpoints.wait(Duration::ZERO)), ["EDS +a"]);
+    assert!(endpoints.state.take_owed().is_empty());
+}
+
+#[test]
+fn routes_wait_until_the_endpoints_of_another_streams_clusters_are_asked_for() {
+    let mut it = open(&[(Endpoint, "old", "1"), (Route, "r", "1")]);
+    for (kind, name) in [(Endpoint, "old"), (Route, "r")] {
+        let answers = it.subscribe(kind, &[name]);
+        it.settle(answers);
+    }
+    it.state.owe_too(["new".into()].into());
+    let held = it.change(|mesh| {
+        mesh.set(Endpoint, "new", "1");
+        mesh.set(Route, "r", "2");
+    });
+    assert_eq!(brief(&held), NOTHING);
+    let endpoints = it.subscribe(Endpoint, &["new"]);
+    assert_eq!(brief(&endpoints), ["EDS +new"]);
+    assert_eq!(brief(&it.ack(&endpoints[0])), ["RDS +r"]);
 }
