@@ -1,6 +1,6 @@
 //! The tonic services: ADS and one a type, incremental and state of the world.
 //!
-//! A stream is one task: it reads requests, watches for changes, and sends what [`StreamState`] says. It ends
+//! A stream is one task: it reads requests, waits for changes that concern it, and sends what [`StreamState`] says. It ends
 //! with its client, with the server, or when the client reads nothing for [`STUCK`].
 
 use std::{
@@ -19,7 +19,7 @@ use outrigger_proto::envoy::{
     },
 };
 use tokio::{
-    sync::{mpsc, watch},
+    sync::mpsc,
     time::{sleep_until, timeout},
 };
 use tokio_stream::wrappers::ReceiverStream;
@@ -38,7 +38,8 @@ use super::{
 use crate::{
     caller::{Caller, Peer},
     clients::{Client, ClientHandle, Clients, Note},
-    push::Pushed,
+    interests::{Entry, Interest},
+    push::{Pushed, Pushes},
     snapshot::ResourceType,
     spiffe::SpiffeId,
     translate::{Dialect, NodeInfo, NodeResources},
@@ -63,7 +64,7 @@ pub(crate) type Responses<T> = ReceiverStream<Result<T, Status>>;
 /// What all streams share.
 #[derive(Debug)]
 pub(crate) struct Xds {
-    pushed: watch::Receiver<Arc<Pushed>>,
+    pushes: Pushes,
     clients: Arc<Clients>,
     metrics: XdsMetrics,
     /// What clients of the state of the world were sent.
@@ -77,17 +78,17 @@ pub(crate) struct Xds {
 }
 
 impl Xds {
-    /// Streams end when the sender of `pushed` is dropped.
+    /// Streams end when no more pushes will come.
     pub(crate) fn new(
-        pushed: watch::Receiver<Arc<Pushed>>,
+        pushes: Pushes,
         clients: Arc<Clients>,
         metrics: XdsMetrics,
     ) -> Arc<Self> {
         let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
         let epoch = since.unwrap_or_default().as_nanos();
-        let origin = Arc::clone(&pushed.borrow());
+        let origin = newest(&pushes);
         Arc::new(Self {
-            pushed,
+            pushes,
             clients,
             metrics,
             sets: Arc::default(),
@@ -282,10 +283,10 @@ impl Session {
         requests: &mut Streaming<W::Request>,
         sender: &Sender<W>,
     ) -> Result<(), Status> {
-        let mut pushed = self.xds.pushed.clone();
-        stream.look(&latest(&mut pushed));
+        let mut end = self.xds.pushes.end.clone();
         self.read::<W>(stream, first)?;
         loop {
+            stream.look(&self.xds.pushes);
             let now = Instant::now();
             for answer in stream.state.poll(now) {
                 stream.sent(&self.xds.metrics, &answer);
@@ -304,6 +305,8 @@ impl Session {
             }
             stream.settle();
             stream.note();
+            // Held until the next look, it would hold a translation that others have left behind.
+            stream.state.rest();
             let deadline = stream.state.deadline(Instant::now());
             let wait = async {
                 match deadline {
@@ -321,10 +324,10 @@ impl Session {
                         return Ok(());
                     }
                 },
-                changed = pushed.changed() => match changed {
-                    Ok(()) => stream.look(&latest(&mut pushed)),
-                    Err(_stopping) => return Err(Status::unavailable("the control plane is stopping")),
-                },
+                () = stream.entry.rung() => {}
+                _closed = end.changed() => {
+                    return Err(Status::unavailable("the control plane is stopping"));
+                }
                 Some(ask) = stream.asks.recv() => {
                     // Who asked may have gone.
                     let _gone = ask.send(holdings::of(&stream.state));
@@ -414,6 +417,10 @@ impl Session {
             node,
             client,
             asks,
+            entry: self.xds.pushes.interests.enter(),
+            interest: Interest::default(),
+            everything: false,
+            seen: None,
             changed: None,
             revision: 0,
             settled: None,
@@ -423,9 +430,9 @@ impl Session {
     }
 }
 
-/// Does not keep the channel locked: looking at it may take a while.
-fn latest(pushed: &mut watch::Receiver<Arc<Pushed>>) -> Arc<Pushed> {
-    Arc::clone(&pushed.borrow_and_update())
+/// Not to keep the channel locked: looking at it may take a while.
+fn newest(pushes: &Pushes) -> Arc<Pushed> {
+    Arc::clone(&pushes.newest.borrow())
 }
 
 /// One open stream.
@@ -436,6 +443,14 @@ struct Stream {
     client: ClientHandle,
     /// Questions of the operator.
     asks: mpsc::Receiver<Ask>,
+    /// Where it waits.
+    entry: Entry,
+    /// For what.
+    interest: Interest,
+    /// It asked for all clusters or endpoints.
+    everything: bool,
+    /// The last translation that it looked at.
+    seen: Option<Instant>,
     /// When the change was seen that the next response carries.
     changed: Option<Instant>,
     /// Of the policies behind what is to be sent.
@@ -457,9 +472,32 @@ impl Drop for Open {
 }
 
 impl Stream {
-    fn look(&mut self, pushed: &Pushed) {
-        self.changed = Some(pushed.since);
-        self.revision = pushed.shared.revision();
+    /// Takes the newest translation.
+    fn look(&mut self, pushes: &Pushes) {
+        let renamed = self.state.renamed();
+        if let Some(named) = &renamed {
+            self.everything = named.everything;
+            self.interest.named.clone_from(&named.hosts);
+        }
+        let mut pushed = newest(pushes);
+        let all_of = (self.everything).then(|| pushed.shared.hosts_of(&self.node, &self.own));
+        // By their address: there is another set when ports or policies have changed, and each is large.
+        let same = match (&all_of, &self.interest.all_of) {
+            (Some(now), Some(before)) => Arc::ptr_eq(now, before),
+            (None, None) => true,
+            (Some(_), None) | (None, Some(_)) => false,
+        };
+        if renamed.is_some() || !same {
+            self.interest.all_of = all_of;
+            self.entry.waits_for(self.interest.clone());
+            // Anything that came before that has not been rung for.
+            pushed = newest(pushes);
+        }
+        if self.seen != Some(pushed.since) {
+            self.seen = Some(pushed.since);
+            self.changed = Some(pushed.since);
+            self.revision = pushed.shared.revision();
+        }
         self.state
             .set_snapshot(pushed.shared.snapshot(&self.node, &self.own));
     }
