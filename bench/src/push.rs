@@ -235,9 +235,7 @@ impl Bench {
         if protocol == client::Protocol::Delta {
             fleet.hang_up().await?;
             let storm = async || fleet.connect(&self.door, &board, clients as usize).await;
-            let (again, cost) = self
-                .cost(&format!("{name}: all come back"), storm)
-                .await?;
+            let (again, cost) = self.cost(&format!("{name}: all come back"), storm).await?;
             found.storm = Some((again, cost));
         }
         fleet.hang_up().await?;

@@ -79,7 +79,9 @@ impl Interests {
             state.streams.values().for_each(Waiting::ring);
             return state.streams.len();
         };
-        let named = hosts.iter().filter_map(|host| state.by_host.get(host.as_str()));
+        let named = hosts
+            .iter()
+            .filter_map(|host| state.by_host.get(host.as_str()));
         let mut concerned: BTreeSet<u64> = named.flatten().copied().collect();
         concerned.extend(state.wide.iter().filter(|id| {
             let waiting = state.streams.get(id);

@@ -250,7 +250,12 @@ impl TypeMap {
     pub(crate) fn new_bytes(&self) -> usize {
         let size = |one: &Arc<ResourceBytes>| one.any.value.len();
         match self.history.back() {
-            Some(step) => step.names.iter().filter_map(|name| self.get(name)).map(size).sum(),
+            Some(step) => step
+                .names
+                .iter()
+                .filter_map(|name| self.get(name))
+                .map(size)
+                .sum(),
             None => self.iter().map(size).sum(),
         }
     }
@@ -260,7 +265,10 @@ impl TypeMap {
         if generation == self.generation {
             return Some(Vec::new());
         }
-        let at = self.history.iter().rposition(|step| step.from == generation)?;
+        let at = self
+            .history
+            .iter()
+            .rposition(|step| step.from == generation)?;
         let steps = self.history.range(at..);
         let mut names: Vec<_> = steps.flat_map(|step| step.names.iter().cloned()).collect();
         if self.history.len() - at > 1 {
@@ -401,3 +409,6 @@ impl Snapshot {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -298,7 +298,9 @@ mod tests {
                 assert_eq!(map.get(&key), plain.get(&key));
                 let all: std::collections::BTreeSet<_> =
                     plain.keys().chain(before.keys()).copied().collect();
-                let differs = all.into_iter().filter(|key| plain.get(key) != before.get(key));
+                let differs = all
+                    .into_iter()
+                    .filter(|key| plain.get(key) != before.get(key));
                 assert_eq!(
                     map.changed_since(&copy, |a, b| a == b),
                     differs.collect::<Vec<_>>()

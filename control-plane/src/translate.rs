@@ -156,7 +156,7 @@ impl Shared {
             routes: with(scope.routes(node.on_demand), &own.routes),
             virtual_hosts: Resources {
                 view: View::OnDemand(Arc::clone(&scope.virtual_hosts)),
-                ..with(&own.none, &own.none)
+                ..with(scope.routes(true), &own.none)
             },
         };
         match node.dialect {
@@ -278,6 +278,14 @@ impl NodeResources {
             none: TypeMap::empty(),
             key: Mutex::default(),
         }
+    }
+
+    /// Whether what the node's scope sees is kept, for whoever asks next.
+    pub(crate) fn shares_scope(&self) -> bool {
+        let known = self.key.lock().unwrap_or_else(PoisonError::into_inner);
+        known
+            .as_ref()
+            .is_some_and(|(_, key)| Arc::strong_count(key) > 1)
     }
 
     fn scope_key(&self, shared: &Shared, node: &NodeInfo) -> Arc<ScopeKey> {

@@ -137,6 +137,9 @@ mod tests {
         assert_eq!(board.take().len(), 1);
         board.arrived(1, first, second);
         let heard = board.take();
-        assert_eq!(heard.iter().map(|one| one.each.len()).collect::<Vec<_>>(), [2]);
+        assert_eq!(
+            heard.iter().map(|one| one.each.len()).collect::<Vec<_>>(),
+            [2]
+        );
     }
 }

@@ -331,9 +331,7 @@ impl Client {
 fn object<const N: usize>(fields: [(&str, Value); N]) -> Struct {
     let fields = fields.into_iter();
     Struct {
-        fields: fields
-            .map(|(key, value)| (key.to_owned(), value))
-            .collect(),
+        fields: fields.map(|(key, value)| (key.to_owned(), value)).collect(),
     }
 }
 

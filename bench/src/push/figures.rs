@@ -280,7 +280,10 @@ impl Report {
         let mut all = Vec::new();
         for one in &self.protocols {
             let name = one.name;
-            let changes = [("one change", &one.single), ("one that all use", &one.popular)];
+            let changes = [
+                ("one change", &one.single),
+                ("one that all use", &one.popular),
+            ];
             for (what, latencies) in changes {
                 all.push((
                     format!("{name}: p99 of {what} to the last client under {TARGET_MS} ms"),

@@ -136,7 +136,7 @@ impl Fleet {
     pub(super) async fn hang_up(&mut self) -> anyhow::Result<()> {
         for end in self.ends.drain(..) {
             // One that is gone already says why below.
-            drop(end.send(()));
+            end.send(()).unwrap_or_default();
         }
         while let Some(ended) = self.living.join_next().await {
             let (client, ended) = ended?;

@@ -13,9 +13,7 @@ use std::{
 
 use anyhow::Context as _;
 use http::Uri;
-use outrigger_proto::outrigger::v1::{
-    Locality, RegisterRequest, registry_client::RegistryClient,
-};
+use outrigger_proto::outrigger::v1::{Locality, RegisterRequest, registry_client::RegistryClient};
 use tokio::{
     task::JoinSet,
     time::{Instant, MissedTickBehavior, interval},
@@ -187,7 +185,9 @@ pub(super) fn service_of(cluster: &str) -> Option<u32> {
 
 /// The number of the last change in serialised endpoints.
 pub(super) fn change_in(endpoints: &[u8]) -> Option<u32> {
-    let at = endpoints.windows(MARK.len()).position(|part| part == MARK)?;
+    let at = endpoints
+        .windows(MARK.len())
+        .position(|part| part == MARK)?;
     let digits = endpoints.get(at + MARK.len()..)?.get(..8)?;
     std::str::from_utf8(digits).ok()?.parse().ok()
 }

@@ -54,9 +54,8 @@ impl Lazy {
     }
 
     fn get<'t>(&self, tables: impl Iterator<Item = &'t Table>) -> &Arc<TypeMap> {
-        self.made.get_or_init(|| {
-            TypeMap::following(self.previous.as_ref(), tables.map(Table::resource))
-        })
+        self.made
+            .get_or_init(|| TypeMap::following(self.previous.as_ref(), tables.map(Table::resource)))
     }
 }
 
@@ -192,7 +191,8 @@ impl Domains {
     fn of_domain(&self, domain: &str) -> Option<&[Route]> {
         let (name, port) = match domain.rsplit_once(':') {
             Some((name, port)) => match port.parse::<u16>() {
-                Ok(number) if port == number.to_string() => (name, Some(number)),
+                // A lone star takes every port.
+                Ok(number) if name != "*" && port == number.to_string() => (name, Some(number)),
                 Ok(_) | Err(_) => (domain, None),
             },
             None => (domain, None),
@@ -336,7 +336,15 @@ mod tests {
                 })
                 .collect();
             let names = HOSTS.iter().copied().chain([
-                "a", "b", "c", "a.b.shop", "a.b.bank", "x.example", "x.shop", "b.bank", "b.bank.svc",
+                "a",
+                "b",
+                "c",
+                "a.b.shop",
+                "a.b.bank",
+                "x.example",
+                "x.shop",
+                "b.bank",
+                "b.bank.svc",
             ]);
             for name in names {
                 for port in ["", ":80", ":81", ":8080", ":080"] {

@@ -79,11 +79,7 @@ pub(crate) struct Xds {
 
 impl Xds {
     /// Streams end when no more pushes will come.
-    pub(crate) fn new(
-        pushes: Pushes,
-        clients: Arc<Clients>,
-        metrics: XdsMetrics,
-    ) -> Arc<Self> {
+    pub(crate) fn new(pushes: Pushes, clients: Arc<Clients>, metrics: XdsMetrics) -> Arc<Self> {
         let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
         let epoch = since.unwrap_or_default().as_nanos();
         let origin = newest(&pushes);
@@ -305,8 +301,11 @@ impl Session {
             }
             stream.settle();
             stream.note();
-            // Held until the next look, it would hold a translation that others have left behind.
-            stream.state.rest();
+            // Held until the next look, it would hold a translation that others have left behind. Not if it would have to
+            // be made anew each time.
+            if stream.own.shares_scope() {
+                stream.state.rest();
+            }
             let deadline = stream.state.deadline(Instant::now());
             let wait = async {
                 match deadline {
@@ -493,7 +492,11 @@ impl Stream {
             // Anything that came before that has not been rung for.
             pushed = newest(pushes);
         }
-        if self.seen != Some(pushed.since) {
+        let new = self.seen != Some(pushed.since);
+        if !new && self.state.has_snapshot() {
+            return;
+        }
+        if new {
             self.seen = Some(pushed.since);
             self.changed = Some(pushed.since);
             self.revision = pushed.shared.revision();

@@ -165,6 +165,11 @@ impl StreamState {
         self.snapshot = Some(snapshot);
     }
 
+    /// Whether there is one.
+    pub(crate) const fn has_snapshot(&self) -> bool {
+        self.snapshot.is_some()
+    }
+
     /// Lets go of it: another has to be set before the next [`Self::poll`].
     pub(crate) fn rest(&mut self) {
         self.snapshot = None;
