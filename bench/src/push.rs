@@ -108,6 +108,8 @@ struct Bench {
     mesh: Mesh,
     door: Arc<Door>,
     random: fastrand::Rng,
+    /// So far.
+    changes: u32,
     control_plane: Process,
     _dir: tempfile::TempDir,
 }
@@ -147,6 +149,7 @@ impl Bench {
         Ok(Self {
             random: fastrand::Rng::with_seed(options.seed),
             door: Arc::new(door),
+            changes: 0,
             options,
             mesh,
             control_plane,
@@ -199,7 +202,7 @@ impl Bench {
         clients: u32,
     ) -> anyhow::Result<figures::Protocol> {
         let name = protocol.name();
-        let board = Arc::new(Board::new(self.options.services));
+        let board = Arc::new(Board::new(self.options.services, self.changes));
         let mut fleet = Fleet::new(protocol, clients, self, &board);
         let connect = async || fleet.connect(&self.door, &board, fleet::GENTLE).await;
         let (connected, cost) = self
@@ -239,6 +242,7 @@ impl Bench {
             found.storm = Some((again, cost));
         }
         fleet.hang_up().await?;
+        self.changes = board.last();
         Ok(found)
     }
 

@@ -44,8 +44,10 @@ pub(super) struct Board {
 }
 
 impl Board {
-    pub(super) fn new(services: u32) -> Self {
+    /// Changes are counted from behind `last`, which endpoints may still carry.
+    pub(super) fn new(services: u32, last: u32) -> Self {
         let state = State {
+            number: last,
             users: vec![0; services as usize],
             ..State::default()
         };
@@ -99,6 +101,11 @@ impl Board {
         }
     }
 
+    /// The number of the last change.
+    pub(super) fn last(&self) -> u32 {
+        self.lock().number
+    }
+
     /// Waits until everybody has heard of everything.
     pub(super) async fn settled(&self) {
         loop {
@@ -126,7 +133,7 @@ mod tests {
 
     #[test]
     fn a_change_is_heard_when_the_last_user_has_it_or_a_later_one() {
-        let board = Board::new(2);
+        let board = Board::new(2, 0);
         board.uses(1);
         board.uses(1);
         let (first, second) = (board.begin(1), board.begin(1));

@@ -271,7 +271,7 @@ mod tests {
 
     use super::*;
 
-    const HOSTS: [&str; 12] = [
+    const HOSTS: [&str; 11] = [
         "*",
         "*.example",
         "*.shop.svc.cluster.local",
@@ -280,7 +280,6 @@ mod tests {
         "a.b.svc.cluster.local",
         "a.example",
         "a.shop",
-        "a.shop.svc",
         "a.shop.svc.cluster.local",
         "a.svc.cluster.local",
         "b.bank.svc.cluster.local",
