@@ -212,7 +212,7 @@ impl Bench {
         self.quiet().await?;
         found.rss_connected_kib = self.usage()?.rss_kib;
 
-        let used = fleet.used();
+        let used = fleet.used().to_vec();
         let targets: Vec<u32> = (0..self.options.changes)
             .filter_map(|_| self.random.choice(&used).copied())
             .collect();

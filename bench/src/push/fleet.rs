@@ -46,6 +46,7 @@ pub(super) struct Connected {
 }
 
 pub(super) struct Fleet {
+    used: Vec<u32>,
     resting: Vec<Client>,
     living: JoinSet<(Client, anyhow::Result<()>)>,
     ends: Vec<oneshot::Sender<()>>,
@@ -64,22 +65,23 @@ impl Fleet {
             chosen.iter().for_each(|service| board.uses(*service));
             Client::new(number, namespaces, protocol, chosen)
         });
+        let resting: Vec<Client> = all.collect();
+        let used: BTreeSet<u32> = resting.iter().flat_map(Client::uses).collect();
+        let mut used: Vec<u32> = used.into_iter().collect();
+        if used.len() > 1 {
+            used.retain(|service| *service != 0);
+        }
         Self {
-            resting: all.collect(),
+            used,
+            resting,
             living: JoinSet::new(),
             ends: Vec::new(),
         }
     }
 
     /// Services that some client uses, without the one that all do (unless there is no other).
-    pub(super) fn used(&self) -> Vec<u32> {
-        let all = self.resting.iter().flat_map(Client::uses);
-        let all: BTreeSet<u32> = all.filter(|service| *service != 0).collect();
-        if all.is_empty() {
-            vec![0]
-        } else {
-            all.into_iter().collect()
-        }
+    pub(super) fn used(&self) -> &[u32] {
+        &self.used
     }
 
     /// Connects all that are not, so many at a time, and waits until each has what it asks for.
