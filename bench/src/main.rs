@@ -1,5 +1,6 @@
 //! Puts one and the same load on the bare application, on our two sidecars and on two Envoys, and
-//! says what each cost. `README.md` beside this crate says how to run it and how to read it.
+//! says what each cost. `README.md` beside this crate says how to run it and how to read it. `push` has
+//! the control plane alone as its subject.
 //!
 //! ```text
 //! compare (this process): starts, alternates, reads /proc, prints
@@ -16,6 +17,7 @@ mod micro;
 mod outrigger;
 mod pki;
 mod process;
+mod push;
 mod report;
 mod subject;
 
@@ -34,6 +36,8 @@ enum Command {
     Compare(compare::Options),
     /// Nanoseconds of core's operations: route, pick, limits
     Micro(micro::Options),
+    /// A large mesh pushed to many xDS clients: how fast, for how much CPU and memory; under five minutes
+    Push(push::Options),
     /// The load generator
     #[command(hide = true)]
     Load(load::Options),
@@ -50,6 +54,7 @@ fn main() -> anyhow::Result<()> {
     match cli.command {
         Command::Compare(options) => runtime.block_on(compare::run(options)),
         Command::Micro(options) => micro::run(&options),
+        Command::Push(options) => runtime.block_on(push::run(options)),
         Command::Load(options) => runtime.block_on(load::run(options)),
         Command::Backend => runtime.block_on(backend::run()),
     }

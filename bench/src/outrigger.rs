@@ -90,14 +90,14 @@ impl Outrigger {
     }
 }
 
-fn address(ready: &Value, field: &str) -> anyhow::Result<SocketAddr> {
+pub(crate) fn address(ready: &Value, field: &str) -> anyhow::Result<SocketAddr> {
     let text = ready.get(field).and_then(Value::as_str);
     text.and_then(|text| text.parse().ok())
         .with_context(|| format!("no address {field:?} in {ready}"))
 }
 
 /// Brings the release build up to date, and says where it is: beside this program.
-async fn build() -> anyhow::Result<PathBuf> {
+pub(crate) async fn build() -> anyhow::Result<PathBuf> {
     let release = env::current_exe()?
         .parent()
         .context("no directory")?

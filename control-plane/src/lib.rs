@@ -9,6 +9,7 @@ mod ca;
 mod caller;
 mod clients;
 mod config;
+mod interests;
 mod loads;
 mod metrics;
 mod policies;
@@ -20,6 +21,7 @@ mod registry;
 mod run;
 mod server;
 mod snapshot;
+mod sorted;
 mod spiffe;
 mod store;
 #[cfg(test)]

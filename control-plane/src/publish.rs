@@ -43,14 +43,18 @@ impl Publisher {
 
     /// Sends a world after each change. Runs until it is dropped.
     pub(crate) async fn run(self, worlds: watch::Sender<Arc<World>>) {
+        let mut comings = None;
         loop {
             tokio::select! {
                 () = self.registry.changed() => {}
                 () = self.policies.changed() => {}
             }
             tokio::time::sleep(COALESCE).await;
-            let hosts = self.registry.hosts();
-            if hosts != self.policies.in_force().registered {
+            // Before the hosts, so that one that comes in between is seen the next time.
+            let now = Some(self.registry.comings());
+            if comings != now {
+                comings = now;
+                let hosts = self.registry.hosts();
                 let policies = Arc::clone(&self.policies);
                 // A panic in there has been logged; the old mesh stays.
                 drop(tokio::task::spawn_blocking(move || policies.rebuild(hosts)).await);

@@ -21,6 +21,7 @@ use tonic::Code;
 
 use crate::{
     refusal::Refusal,
+    sorted::SortedMap,
     world::{Instance, InstanceHealth, Service},
 };
 
@@ -67,7 +68,7 @@ pub(crate) struct Registry {
 }
 
 /// Services by host, as in [`crate::world::World`].
-pub(crate) type Services = BTreeMap<HostName, Arc<Service>>;
+pub(crate) type Services = SortedMap<HostName, Arc<Service>>;
 
 /// What a registration did.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -83,6 +84,12 @@ pub(crate) enum Registered {
 #[derive(Debug, Default)]
 struct State {
     services: BTreeMap<HostName, Entry>,
+    /// What others see, less what is in `touched`.
+    seen: Services,
+    /// Hosts that have changed since they were seen.
+    touched: BTreeSet<HostName>,
+    /// How often a host has come or gone.
+    comings: u64,
     expiries: BTreeSet<(Instant, HostName, Arc<str>)>,
 }
 
@@ -123,6 +130,9 @@ impl Registry {
         let id: Arc<str> = registration.id.as_str().into();
         let expires = now + registration.ttl;
         state.make_room(host, &self.limits);
+        if !state.services.contains_key(host) {
+            state.comings += 1;
+        }
         let entry = state.services.entry(host.clone()).or_insert_with(|| Entry {
             service: Arc::new(Service {
                 host: host.clone(),
@@ -156,6 +166,9 @@ impl Registry {
                 stored,
             },
         );
+        if result != Registered::Renewed {
+            state.touched.insert(host.clone());
+        }
         self.requeue(&mut state, host, &id, old_expires, expires);
         drop(state);
         if result != Registered::Renewed {
@@ -192,6 +205,9 @@ impl Registry {
                 entry.put(&registration, &self.limits, now);
                 changed = true;
             }
+        }
+        if changed {
+            state.touched.insert(host.clone());
         }
         self.requeue(&mut state, host, &id, Some(old), expires);
         drop(state);
@@ -252,19 +268,32 @@ impl Registry {
         self.changed.notified().await;
     }
 
-    /// What others see.
+    /// What others see. Costs what has changed since the last call.
     pub(crate) fn services(&self) -> Services {
-        let state = self.lock();
-        state
-            .services
-            .iter()
-            .map(|(host, entry)| (host.clone(), Arc::clone(&entry.service)))
-            .collect()
+        let mut state = self.lock();
+        let State {
+            services,
+            seen,
+            touched,
+            ..
+        } = &mut *state;
+        for host in std::mem::take(touched) {
+            match services.get(&host) {
+                Some(entry) => seen.insert(host, Arc::clone(&entry.service)),
+                None => seen.remove(&host),
+            }
+        }
+        seen.clone()
     }
 
     /// The names of [`Self::services`].
     pub(crate) fn hosts(&self) -> BTreeSet<HostName> {
         self.lock().services.keys().cloned().collect()
+    }
+
+    /// How often a host has come or gone: as long as it is the same, so is [`Self::hosts`].
+    pub(crate) fn comings(&self) -> u64 {
+        self.lock().comings
     }
 
     /// Leases in force.
@@ -405,6 +434,8 @@ impl State {
             .map(|(host, _)| host.clone());
         if let Some(oldest) = oldest {
             self.services.remove(&oldest);
+            self.comings += 1;
+            self.touched.insert(oldest);
         }
     }
 
@@ -417,6 +448,7 @@ impl State {
         };
         Arc::make_mut(&mut entry.service).instances.remove(&*id);
         entry.touched = now;
+        self.touched.insert(host.clone());
         self.expiries.remove(&(lease.expires, host.clone(), id));
         true
     }

@@ -30,7 +30,7 @@ use outrigger_proto::{
 use serde::Serialize;
 use time::OffsetDateTime;
 use tokio::{
-    net::TcpListener,
+    net::{TcpListener, TcpSocket},
     signal::unix::{SignalKind, signal},
     sync::watch,
     task::{AbortHandle, JoinSet},
@@ -231,11 +231,11 @@ impl ControlPlane {
         let mut tasks = JoinSet::new();
         tasks.spawn(own.renew());
         let parts = Parts::load(&config, store, authority, metrics, &mut tasks)?;
-        let main = bind(config.grpc, "--grpc", "grpc", &parts.metrics).await?;
-        let http = bind(config.http, "--http", "http", &parts.metrics).await?;
+        let main = bind(config.grpc, "--grpc", "grpc", &parts.metrics)?;
+        let http = bind(config.http, "--http", "http", &parts.metrics)?;
         let plaintext = match config.plaintext {
             None => None,
-            Some(address) => Some(bind(address, "--plaintext", "plaintext", &parts.metrics).await?),
+            Some(address) => Some(bind(address, "--plaintext", "plaintext", &parts.metrics)?),
         };
         let ready = Ready {
             grpc: main.1,
@@ -376,15 +376,15 @@ impl Parts {
         let (worlds, world) = watch::channel(Arc::new(self.publisher.world()));
         tasks.spawn(self.publisher.run(worlds));
         let clients = Arc::new(Clients::default());
-        let (pushed, push) = push::start(world);
+        let (pushes, push) = push::start(world);
         let push = tasks.spawn(push);
         let quota_metrics = QuotaMetrics::new(self.metrics.registry())
             .map_err(|error| start("metrics cannot be registered", error))?;
-        let leases = Leases::new(pushed.clone(), quota_metrics);
+        let leases = Leases::new(pushes.newest.clone(), quota_metrics);
         tasks.spawn(Arc::clone(&leases).run());
         let xds_metrics = xds::metrics::XdsMetrics::new(self.metrics.registry())
             .map_err(|error| start("metrics cannot be registered", error))?;
-        let xds = xds::server::Xds::new(pushed, Arc::clone(&clients), xds_metrics);
+        let xds = xds::server::Xds::new(pushes, Arc::clone(&clients), xds_metrics);
         let identity = IdentityService {
             authority: Arc::clone(&self.authority),
             store: self.registry.store.clone(),
@@ -493,7 +493,21 @@ fn admin_token(data_dir: &Path) -> Result<String, RunError> {
     }
 }
 
-async fn bind(
+/// Connections that wait to be accepted. After a restart all sidecars come at once; one that finds no room tries again
+/// a second later. The system may allow fewer.
+const BACKLOG: u32 = 4096;
+
+fn listen(address: SocketAddr) -> io::Result<TcpListener> {
+    let socket = match address {
+        SocketAddr::V4(_) => TcpSocket::new_v4()?,
+        SocketAddr::V6(_) => TcpSocket::new_v6()?,
+    };
+    socket.set_reuseaddr(true)?;
+    socket.bind(address)?;
+    socket.listen(BACKLOG)
+}
+
+fn bind(
     address: SocketAddr,
     flag: &'static str,
     name: &'static str,
@@ -504,7 +518,7 @@ async fn bind(
         flag,
         source,
     };
-    let socket = TcpListener::bind(address).await.map_err(failed)?;
+    let socket = listen(address).map_err(failed)?;
     let bound = socket.local_addr().map_err(failed)?;
     Ok((
         Listener {

@@ -11,7 +11,7 @@
 mod view;
 
 use std::{
-    collections::BTreeMap,
+    collections::VecDeque,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -22,6 +22,8 @@ use prost::Message;
 use prost_types::Any;
 pub(crate) use view::{Adapted, Dialected, Notes, OnDemand, View};
 use xxhash_rust::xxh64::xxh64;
+
+use crate::sorted::SortedMap;
 
 /// The xDS types that are served.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -121,13 +123,37 @@ impl ResourceBytes {
     }
 }
 
-/// All resources of one type, and what changed since the map before.
+/// All resources of one type, and what changed since the maps before.
 #[derive(Debug)]
 pub(crate) struct TypeMap {
-    entries: BTreeMap<Arc<str>, Arc<ResourceBytes>>,
+    entries: SortedMap<Arc<str>, Arc<ResourceBytes>>,
     generation: u64,
-    previous: u64,
-    changed: Vec<Arc<str>>,
+    history: History,
+}
+
+/// Resources by name.
+type Entries = SortedMap<Arc<str>, Arc<ResourceBytes>>;
+
+/// What changed from one generation to the next.
+#[derive(Debug)]
+struct Step {
+    /// That it was before.
+    from: u64,
+    names: Vec<Arc<str>>,
+}
+
+/// The last steps, the newest last.
+type History = VecDeque<Arc<Step>>;
+
+/// Steps that are remembered. Who has missed more looks at everything that it asks for.
+const MAX_STEPS: usize = 64;
+/// Names of one step that are remembered. A larger one is no easier than looking at everything.
+const MAX_STEP_NAMES: usize = 4096;
+
+/// Generations are compared for equality only; the number itself means nothing.
+pub(crate) fn next_generation() -> u64 {
+    static GENERATION: AtomicU64 = AtomicU64::new(1);
+    GENERATION.fetch_add(1, Ordering::Relaxed)
 }
 
 impl TypeMap {
@@ -136,44 +162,125 @@ impl TypeMap {
         previous: Option<&Arc<Self>>,
         resources: impl IntoIterator<Item = Arc<ResourceBytes>>,
     ) -> Arc<Self> {
-        // Generations are compared for equality only; the number itself means nothing.
-        static GENERATION: AtomicU64 = AtomicU64::new(1);
+        let resources = resources.into_iter().map(|resource| {
+            let known = previous.and_then(|map| map.entries.get(&resource.name));
+            let same = known.filter(|known| known.version == resource.version);
+            let resource = same.map_or(resource, Arc::clone);
+            (Arc::clone(&resource.name), resource)
+        });
+        let entries = resources.collect();
+        Self::after(previous, entries)
+    }
 
-        let mut entries = BTreeMap::new();
-        let mut changed = Vec::new();
+    /// The map that follows `previous` when it has these `resources`, new or in place of others, and is else the same.
+    pub(crate) fn with(
+        previous: &Arc<Self>,
+        resources: impl IntoIterator<Item = Arc<ResourceBytes>>,
+    ) -> Arc<Self> {
+        let mut entries = previous.entries.clone();
+        let mut names = Vec::new();
+        for resource in resources {
+            let known = previous.entries.get(&resource.name);
+            if known.is_none_or(|known| known.version != resource.version) {
+                names.push(Arc::clone(&resource.name));
+                entries.insert(Arc::clone(&resource.name), resource);
+            }
+        }
+        if names.is_empty() {
+            return Arc::clone(previous);
+        }
+        names.sort_unstable();
+        names.dedup();
+        Self::step(previous, entries, names)
+    }
+
+    /// The map that follows `previous` when it is as `base`, but for these resources.
+    pub(crate) fn over(
+        previous: Option<&Arc<Self>>,
+        base: &Self,
+        resources: impl IntoIterator<Item = Arc<ResourceBytes>>,
+    ) -> Arc<Self> {
+        let mut entries = base.entries.clone();
         for resource in resources {
             let known = previous.and_then(|map| map.entries.get(&resource.name));
-            let resource = match known {
-                Some(known) if known.version == resource.version => Arc::clone(known),
-                _ => {
-                    changed.push(Arc::clone(&resource.name));
-                    resource
-                }
-            };
+            let same = known.filter(|known| known.version == resource.version);
+            let resource = same.map_or(resource, Arc::clone);
             entries.insert(Arc::clone(&resource.name), resource);
         }
-        if let Some(previous) = previous {
-            let gone = previous
-                .entries
-                .keys()
-                .filter(|name| !entries.contains_key(*name));
-            changed.extend(gone.cloned());
-            if changed.is_empty() {
-                return Arc::clone(previous);
+        Self::after(previous, entries)
+    }
+
+    fn after(previous: Option<&Arc<Self>>, entries: Entries) -> Arc<Self> {
+        let Some(previous) = previous else {
+            return Arc::new(Self {
+                entries,
+                generation: next_generation(),
+                history: History::new(),
+            });
+        };
+        // Whoever made the entries has kept what is the same.
+        let names = entries.changed_since(&previous.entries, Arc::ptr_eq);
+        if names.is_empty() {
+            return Arc::clone(previous);
+        }
+        Self::step(previous, entries, names)
+    }
+
+    fn step(previous: &Arc<Self>, entries: Entries, names: Vec<Arc<str>>) -> Arc<Self> {
+        let mut history = if names.len() > MAX_STEP_NAMES {
+            History::new()
+        } else {
+            previous.history.clone()
+        };
+        if names.len() <= MAX_STEP_NAMES {
+            if history.len() >= MAX_STEPS {
+                history.pop_front();
             }
+            let from = previous.generation;
+            history.push_back(Arc::new(Step { from, names }));
         }
         Arc::new(Self {
             entries,
-            generation: GENERATION.fetch_add(1, Ordering::Relaxed),
-            previous: previous.map_or(0, |map| map.generation),
-            changed,
+            generation: next_generation(),
+            history,
         })
     }
 
     /// Bytes of the resources that came with it.
     pub(crate) fn new_bytes(&self) -> usize {
-        let new = self.changed.iter().filter_map(|name| self.get(name));
-        new.map(|one| one.any.value.len()).sum()
+        let size = |one: &Arc<ResourceBytes>| one.any.value.len();
+        match self.history.back() {
+            Some(step) => step
+                .names
+                .iter()
+                .filter_map(|name| self.get(name))
+                .map(size)
+                .sum(),
+            None => self.iter().map(size).sum(),
+        }
+    }
+
+    /// The names that may differ from what they were in `generation`; None = any may.
+    fn changed_since(&self, generation: u64) -> Option<Vec<Arc<str>>> {
+        if generation == self.generation {
+            return Some(Vec::new());
+        }
+        let at = self
+            .history
+            .iter()
+            .rposition(|step| step.from == generation)?;
+        let steps = self.history.range(at..);
+        let mut names: Vec<_> = steps.flat_map(|step| step.names.iter().cloned()).collect();
+        if self.history.len() - at > 1 {
+            names.sort_unstable();
+            names.dedup();
+        }
+        Some(names)
+    }
+
+    /// Another for each content.
+    pub(crate) const fn generation(&self) -> u64 {
+        self.generation
     }
 
     /// A map without resources.
@@ -246,30 +353,26 @@ impl Resources {
     }
 
     /// The names that may differ from what `seen` was; None = any may.
-    pub(crate) fn changed_since(&self, seen: Seen) -> Option<&[Arc<str>]> {
+    pub(crate) fn changed_since(&self, seen: Seen) -> Option<Vec<Arc<str>>> {
         if seen.own != self.own.generation {
-            None
-        } else if seen.shared == self.base().generation {
-            Some(&[])
-        } else if seen.shared == self.shared.previous && !matches!(self.view, View::OnDemand(_)) {
-            Some(&self.shared.changed)
-        } else {
-            None
+            return None;
+        }
+        match &self.view {
+            View::OnDemand(made) => (seen.shared == made.generation).then(Vec::new),
+            View::AsIs | View::Noted(_) | View::Adapted(_) => {
+                self.shared.changed_since(seen.shared)
+            }
         }
     }
 
     /// What to hand to [`Self::changed_since`] of a later one.
     pub(crate) fn seen(&self) -> Seen {
         Seen {
-            shared: self.base().generation,
+            shared: match &self.view {
+                View::OnDemand(made) => made.generation,
+                View::AsIs | View::Noted(_) | View::Adapted(_) => self.shared.generation,
+            },
             own: self.own.generation,
-        }
-    }
-
-    fn base(&self) -> &TypeMap {
-        match &self.view {
-            View::OnDemand(made) => &made.from,
-            View::AsIs | View::Noted(_) | View::Adapted(_) => &self.shared,
         }
     }
 }
@@ -306,3 +409,6 @@ impl Snapshot {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

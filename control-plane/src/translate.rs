@@ -6,11 +6,13 @@
 //!       ─► secret ───────────────────────┘         once per World               + its own listeners
 //! ```
 //! Deterministic: the same World gives the same bytes, whatever came before. What is reused from the World
-//! before is found by comparing pointers of services and policies.
+//! before is found by comparing pointers of services and policies: as long as policies and ports are the same, a
+//! change costs the hosts that have changed, and each scope that some node is in a copy of what leads to them.
 
 mod any;
 mod caller;
 mod cluster;
+mod domains;
 mod endpoint;
 mod grpc;
 mod hosts;
@@ -29,14 +31,15 @@ mod tls;
 pub(crate) mod unsupported;
 
 use std::{
-    collections::BTreeMap,
-    sync::{Arc, Mutex, OnceLock, PoisonError},
+    collections::{BTreeMap, BTreeSet},
+    sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError},
 };
 
 use caller::Selectors;
 use grpc::Credentials;
 use hosts::Hosts;
 pub(crate) use node::{Dialect, NodeInfo};
+use outrigger_policy::{HostName, Mesh};
 use route::RouteTable;
 use scope::{Inputs, Scope, ScopeKey};
 
@@ -57,16 +60,23 @@ pub(crate) struct Shared {
     table: Arc<RouteTable>,
     secrets: Arc<TypeMap>,
     /// What documents ask of callers.
-    selectors: Selectors,
-    scopes: Mutex<BTreeMap<ScopeKey, Arc<OnceLock<Arc<Scope>>>>>,
-    before: Option<Before>,
+    selectors: Arc<Selectors>,
+    scopes: Mutex<BTreeMap<Arc<ScopeKey>, Slot>>,
+    /// The scopes of the World before, where these have to be computed anew.
+    before: BTreeMap<Arc<ScopeKey>, Arc<Scope>>,
+    changes: Changes,
 }
 
-/// What is reused of the World before.
+/// Filled by whoever asks first.
+type Slot = Arc<OnceLock<Arc<Scope>>>;
+
+/// What differs from the World before.
 #[derive(Debug)]
-struct Before {
-    mesh_and_table_same: bool,
-    scopes: BTreeMap<ScopeKey, Arc<Scope>>,
+pub(crate) enum Changes {
+    /// Who has clusters or endpoints of these hosts may have others now.
+    Hosts(Vec<HostName>),
+    /// Anything may.
+    Everything,
 }
 
 impl Shared {
@@ -77,26 +87,49 @@ impl Shared {
                 && before.world.trust_domain == world.trust_domain
                 && before.world.domain == world.domain
         });
-        let hosts = hosts::of(&world, same_mesh);
-        let table = match same_mesh {
-            Some(before) if hosts::same_ports(&before.hosts, &hosts) => Arc::clone(&before.table),
-            Some(_) | None => Arc::new(route::table(&world.mesh, &hosts)),
+        let (hosts, changed) = match same_mesh {
+            Some(before) => hosts::following(&world, (&before.world, &before.hosts)),
+            None => {
+                let before = before.map(|before| &before.hosts);
+                (hosts::of(&world, before), Vec::new())
+            }
+        };
+        let same_table =
+            same_mesh.filter(|before| hosts::same_ports(&before.hosts, &hosts, &changed));
+        let table = match same_table {
+            Some(before) => Arc::clone(&before.table),
+            None => Arc::new(route::table(&world.mesh, &hosts)),
         };
         let secrets = secret::root(&world.roots_pem);
         let secrets = TypeMap::following(before.map(|before| &before.secrets), [secrets]);
-        let before = before.map(|before| Before {
-            mesh_and_table_same: same_mesh.is_some() && Arc::ptr_eq(&before.table, &table),
-            scopes: before.computed_scopes(),
+        let same = same_table.filter(|before| {
+            before.world.revision == world.revision && Arc::ptr_eq(&before.secrets, &secrets)
         });
+        let scopes = same_table.map(|before| before.used_scopes(&world, &hosts, &changed));
         Self {
-            selectors: world.mesh.client_selectors(),
+            selectors: match same_mesh {
+                Some(before) => Arc::clone(&before.selectors),
+                None => Arc::new(world.mesh.client_selectors()),
+            },
+            before: match before {
+                Some(before) if scopes.is_none() => before.computed_scopes(),
+                Some(_) | None => BTreeMap::new(),
+            },
+            scopes: Mutex::new(scopes.unwrap_or_default()),
+            changes: match same {
+                Some(_) => Changes::Hosts(changed),
+                None => Changes::Everything,
+            },
             world,
             hosts,
             table,
             secrets,
-            scopes: Mutex::default(),
-            before,
         }
+    }
+
+    /// What differs from the World that was translated before.
+    pub(crate) const fn changes(&self) -> &Changes {
+        &self.changes
     }
 
     /// Store revision of the policies.
@@ -106,11 +139,9 @@ impl Shared {
 
     /// Everything that `node` may be sent. `own` is what [`NodeResources::of`] made of it.
     pub(crate) fn snapshot(&self, node: &NodeInfo, own: &NodeResources) -> Snapshot {
-        let key = ScopeKey::of(&self.world.mesh, &self.selectors, node);
+        let key = own.scope_key(self, node);
         let scope = self.scope(&key);
-        let before = self.before.as_ref();
-        let before = before.and_then(|before| before.scopes.get(&key));
-        let before = before.map(|scope| &**scope);
+        let before = self.before.get(&key).map(|scope| &**scope);
         let endpoints = scope.endpoints(node, before);
         let with = |shared: &Arc<TypeMap>, own: &Arc<TypeMap>| Resources {
             shared: Arc::clone(shared),
@@ -122,10 +153,10 @@ impl Shared {
             endpoints: with(&endpoints, &own.none),
             secrets: with(&self.secrets, &own.none),
             listeners: with(&scope.listeners, &own.listeners),
-            routes: with(&scope.routes, &own.routes),
+            routes: with(scope.routes(node.on_demand), &own.routes),
             virtual_hosts: Resources {
                 view: View::OnDemand(Arc::clone(&scope.virtual_hosts)),
-                ..with(&scope.routes, &own.none)
+                ..with(scope.routes(true), &own.none)
             },
         };
         match node.dialect {
@@ -140,11 +171,29 @@ impl Shared {
         }
     }
 
-    fn scope(&self, key: &ScopeKey) -> Arc<Scope> {
+    /// The hosts that `node` may be told of.
+    pub(crate) fn hosts_of(&self, node: &NodeInfo, own: &NodeResources) -> Arc<BTreeSet<HostName>> {
+        Arc::clone(&self.scope(&own.scope_key(self, node)).hosts)
+    }
+
+    /// The key as others have it already, so that who shares a scope keeps it alive.
+    fn intern(&self, key: ScopeKey) -> Arc<ScopeKey> {
+        let mut scopes = self.lock_scopes();
+        if let Some((known, _)) = scopes.get_key_value(&key) {
+            return Arc::clone(known);
+        }
+        let key = Arc::new(key);
+        if scopes.len() < MAX_SCOPES {
+            scopes.insert(Arc::clone(&key), Slot::default());
+        }
+        key
+    }
+
+    fn scope(&self, key: &Arc<ScopeKey>) -> Arc<Scope> {
         let slot = {
-            let mut scopes = self.scopes.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut scopes = self.lock_scopes();
             if scopes.len() < MAX_SCOPES || scopes.contains_key(key) {
-                Arc::clone(scopes.entry(key.clone()).or_default())
+                Arc::clone(scopes.entry(Arc::clone(key)).or_default())
             } else {
                 Arc::default()
             }
@@ -154,25 +203,42 @@ impl Shared {
     }
 
     fn build_scope(&self, key: &ScopeKey) -> Scope {
-        let before = self
-            .before
-            .as_ref()
-            .and_then(|before| Some((&**before.scopes.get(key)?, before.mesh_and_table_same)));
         let inputs = Inputs {
             world: &self.world,
             hosts: &self.hosts,
             table: &self.table,
-            before,
+            before: self.before.get(key).map(|scope| &**scope),
         };
         Scope::build(key, &inputs)
     }
 
-    fn computed_scopes(&self) -> BTreeMap<ScopeKey, Arc<Scope>> {
-        let scopes = self.scopes.lock().unwrap_or_else(PoisonError::into_inner);
+    fn computed_scopes(&self) -> BTreeMap<Arc<ScopeKey>, Arc<Scope>> {
+        let scopes = self.lock_scopes();
         let computed = scopes
             .iter()
-            .filter_map(|(key, slot)| Some((key.clone(), slot.get()?.clone())));
+            .filter_map(|(key, slot)| Some((Arc::clone(key), Arc::clone(slot.get()?))));
         computed.collect()
+    }
+
+    /// Those that some node asks for, as they are now that `changed` are others.
+    fn used_scopes(
+        &self,
+        world: &World,
+        hosts: &Hosts,
+        changed: &[HostName],
+    ) -> BTreeMap<Arc<ScopeKey>, Slot> {
+        let computed = self.computed_scopes().into_iter();
+        // One more has our map, and one this copy of it.
+        let used = computed.filter(|(key, _)| Arc::strong_count(key) > 2);
+        let following = used.map(|(key, scope)| {
+            let scope = scope.following(&key, world, hosts, changed);
+            (key, Slot::new(OnceLock::from(scope)))
+        });
+        following.collect()
+    }
+
+    fn lock_scopes(&self) -> MutexGuard<'_, BTreeMap<Arc<ScopeKey>, Slot>> {
+        self.scopes.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -183,6 +249,8 @@ pub(crate) struct NodeResources {
     listeners: Arc<TypeMap>,
     routes: Arc<TypeMap>,
     none: Arc<TypeMap>,
+    /// Which scope the node is in under the policies that it saw last.
+    key: Mutex<Option<(Arc<Mesh>, Arc<ScopeKey>)>>,
 }
 
 impl NodeResources {
@@ -208,7 +276,29 @@ impl NodeResources {
             listeners: TypeMap::following(None, listeners),
             routes: TypeMap::following(None, routes),
             none: TypeMap::empty(),
+            key: Mutex::default(),
         }
+    }
+
+    /// Whether what the node's scope sees is kept, for whoever asks next.
+    pub(crate) fn shares_scope(&self) -> bool {
+        let known = self.key.lock().unwrap_or_else(PoisonError::into_inner);
+        known
+            .as_ref()
+            .is_some_and(|(_, key)| Arc::strong_count(key) > 1)
+    }
+
+    fn scope_key(&self, shared: &Shared, node: &NodeInfo) -> Arc<ScopeKey> {
+        let mut known = self.key.lock().unwrap_or_else(PoisonError::into_inner);
+        let mesh = &shared.world.mesh;
+        if let Some((of, key)) = &*known
+            && Arc::ptr_eq(of, mesh)
+        {
+            return Arc::clone(key);
+        }
+        let key = shared.intern(ScopeKey::of(mesh, &shared.selectors, node));
+        *known = Some((Arc::clone(mesh), Arc::clone(&key)));
+        key
     }
 }
 

@@ -11,6 +11,8 @@ use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
 use outrigger_policy::{HostName, Mesh, Protocol};
 use serde::{Deserialize, Serialize};
 
+use crate::sorted::SortedMap;
+
 /// One consistent state of the mesh.
 #[derive(Clone, Debug)]
 pub(crate) struct World {
@@ -19,7 +21,7 @@ pub(crate) struct World {
     /// Policies.
     pub(crate) mesh: Arc<Mesh>,
     /// Registered services (not those of ServiceEntries, which are in `mesh`).
-    pub(crate) services: BTreeMap<HostName, Arc<Service>>,
+    pub(crate) services: SortedMap<HostName, Arc<Service>>,
     /// Trust bundle, PEM.
     pub(crate) roots_pem: Arc<str>,
     /// e.g. `cluster.local`

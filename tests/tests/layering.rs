@@ -27,7 +27,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
         "outrigger-tests",
         &["outrigger-policy", "outrigger-proto", "outrigger-core"],
     ),
-    ("outrigger-bench", &["outrigger-core"]),
+    ("outrigger-bench", &["outrigger-core", "outrigger-proto"]),
 ];
 
 /// Crate → the crates of ours that it depends on, tests and build scripts included.

@@ -9,7 +9,7 @@ use crate::{registry::Services, world::Service};
 /// `nodes` are the ids of the connected clients.
 pub(crate) fn inventory(services: &Services, nodes: &[String]) -> Inventory {
     let mut inventory = Inventory::default();
-    for (host, service) in services {
+    for (host, service) in services.iter() {
         let with_sidecar = service.instances.values();
         let with_sidecar = with_sidecar.filter(|instance| instance.identity.is_some());
         inventory

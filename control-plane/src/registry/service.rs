@@ -166,12 +166,12 @@ impl RegistryService {
         let workload = self.count(caller.may_subscribe().map_err(Refusal::from))?;
         let own = workload
             .map(|id| HostName::canonical(id.service_account(), id.namespace(), &self.domain));
-        let mut services: Vec<_> = self.registry.services().into_values().collect();
-        services.retain(|service| {
+        let services = self.registry.services();
+        let listed = services.values().filter(|service| {
             (namespace.is_empty() || service.namespace == namespace)
                 && own.as_ref().is_none_or(|own| *own == service.host)
         });
-        Ok(services)
+        Ok(listed.cloned().collect())
     }
 
     /// Which service, and whether the caller may speak for it.

@@ -9,7 +9,7 @@ use std::{
     sync::{Arc, Mutex, OnceLock, PoisonError},
 };
 
-use super::{ResourceBytes, TypeMap};
+use super::ResourceBytes;
 
 /// Dialects that have bytes of their own.
 const DIALECTS: usize = 3;
@@ -69,20 +69,20 @@ type Make = dyn Fn(&str) -> Option<Arc<ResourceBytes>> + Send + Sync;
 
 /// Resources whose names are too many to make them all, e.g. a listener for every way to write a host.
 pub(crate) struct OnDemand {
-    /// What they are made from; another generation may give other resources.
-    pub(super) from: Arc<TypeMap>,
+    /// Of what they are made from; another may give other resources.
+    pub(super) generation: u64,
     make: Box<Make>,
     known: Mutex<BTreeMap<Arc<str>, Arc<ResourceBytes>>>,
 }
 
 impl OnDemand {
-    /// `make` is asked for each name, and gives the same as long as there is one `from`.
+    /// `make` is asked for each name, and gives the same as long as it is one `generation`.
     pub(crate) fn new(
-        from: Arc<TypeMap>,
+        generation: u64,
         make: impl Fn(&str) -> Option<Arc<ResourceBytes>> + Send + Sync + 'static,
     ) -> Arc<Self> {
         Arc::new(Self {
-            from,
+            generation,
             make: Box::new(make),
             known: Mutex::default(),
         })

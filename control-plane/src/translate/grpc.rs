@@ -83,7 +83,7 @@ impl GrpcScope {
         let domains = Arc::new(domains);
         let listeners = [Credentials::None, Credentials::Provider].map(|credentials| {
             let domains = Arc::clone(&domains);
-            OnDemand::new(Arc::clone(from), move |name| {
+            OnDemand::new(from.generation(), move |name| {
                 server::of(name, credentials).or_else(|| listener::of(&domains, name))
             })
         });

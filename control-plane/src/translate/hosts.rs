@@ -15,37 +15,30 @@ use std::{
 use outrigger_policy::{HostName, MergedDestinationRule, ObjectKey, Protocol};
 
 use super::{
-    Shared,
     caller::{Caller, is_by_caller},
     cluster::Ruled,
     endpoint::Assignment,
     locality::{Place, Preference},
     model::Host,
 };
-use crate::{
-    snapshot::ResourceBytes,
-    world::{Service, World},
-};
+use crate::{snapshot::ResourceBytes, sorted::SortedMap, world::World};
 
 /// Views and places remembered of one host. Places are claimed by nodes; past this many, what a caller sees is made
 /// for it anew.
 const MAX_REMEMBERED: usize = 256;
 
 /// The callable hosts.
-pub(super) type Hosts = BTreeMap<HostName, Arc<HostResources>>;
+pub(super) type Hosts = SortedMap<HostName, Arc<HostResources>>;
 
 /// What a map of views is keyed by: the documents that a rule was merged from. None = no rule.
 /// And whether further policies of the caller's own namespace hold.
 type RuleKey = (Option<Vec<ObjectKey>>, Option<String>);
 
-/// One host, and what its resources were made from.
+/// One host.
 #[derive(Debug)]
 pub(super) struct HostResources {
     pub(super) ports: BTreeMap<u16, Protocol>,
     views: Views,
-    service: Option<Arc<Service>>,
-    /// A ServiceEntry with a selector looks at every service of its namespace.
-    selects: bool,
 }
 
 #[derive(Debug)]
@@ -76,57 +69,64 @@ struct Placed {
     known: Mutex<BTreeMap<Place, Vec<Arc<ResourceBytes>>>>,
 }
 
-/// Every host of `world`, reusing those of `before`, which has the same policies.
-pub(super) fn of(world: &World, before: Option<&Shared>) -> Hosts {
-    let services_same = before.is_some_and(|before| {
-        let (old, new) = (&before.world.services, &world.services);
-        old.len() == new.len()
-            && old
-                .values()
-                .zip(new.values())
-                .all(|(a, b)| Arc::ptr_eq(a, b))
-    });
+/// Every host of `world`.
+pub(super) fn of(world: &World, before: Option<&Hosts>) -> Hosts {
     let names: BTreeSet<_> = world
         .services
         .keys()
         .chain(world.mesh.service_entries.keys())
         .collect();
     let translated = names.into_iter().filter_map(|name| {
-        let service = world.services.get(name);
-        let known = before
-            .and_then(|before| before.hosts.get(name))
-            .filter(|known| known.is_of(service) && (!known.selects || services_same));
-        let host = match known {
-            Some(known) => Arc::clone(known),
-            None => Arc::new(HostResources::translate(world, name, service.cloned())?),
-        };
-        Some((name.clone(), host))
+        let host = HostResources::translate(world, name)?;
+        let known = before.and_then(|before| before.get(name));
+        Some((name.clone(), Arc::new(host.sharing(known))))
     });
     translated.collect()
 }
 
-/// Whether both have the same hosts with the same ports.
-pub(super) fn same_ports(old: &Hosts, new: &Hosts) -> bool {
-    let same =
-        |((a_name, a), (b_name, b)): ((_, &Arc<HostResources>), (_, &Arc<HostResources>))| {
-            let (a_name, b_name): (&HostName, &HostName) = (a_name, b_name);
-            a_name == b_name && (Arc::ptr_eq(a, b) || a.ports == b.ports)
-        };
-    old.len() == new.len() && old.iter().zip(new).all(same)
+/// Those of `world`, which has the same policies as `before`, and which of them are others now.
+pub(super) fn following(world: &World, before: (&World, &Hosts)) -> (Hosts, Vec<HostName>) {
+    let (old_world, old) = before;
+    let mut changed = world
+        .services
+        .changed_since(&old_world.services, Arc::ptr_eq);
+    if !changed.is_empty() {
+        // They look at services other than their own.
+        let entries = world.mesh.service_entries.iter();
+        let selecting = entries.filter(|(_, entries)| {
+            let mut entries = entries.iter();
+            entries.any(|(_, entry)| entry.workload_selector.is_some())
+        });
+        changed.extend(selecting.map(|(name, _)| name.clone()));
+        changed.sort_unstable();
+        changed.dedup();
+    }
+    let mut hosts = old.clone();
+    for name in &changed {
+        match HostResources::translate(world, name) {
+            Some(host) => hosts.insert(name.clone(), Arc::new(host.sharing(old.get(name)))),
+            None => hosts.remove(name),
+        }
+    }
+    (hosts, changed)
+}
+
+/// Whether these hosts are in both, or in none, and with the same ports.
+pub(super) fn same_ports(old: &Hosts, new: &Hosts, changed: &[HostName]) -> bool {
+    let ports = |hosts: &Hosts, name| hosts.get(name).map(|host| host.ports.clone());
+    changed
+        .iter()
+        .all(|name| ports(old, name) == ports(new, name))
 }
 
 impl HostResources {
-    fn translate(world: &World, name: &HostName, service: Option<Arc<Service>>) -> Option<Self> {
+    fn translate(world: &World, name: &HostName) -> Option<Self> {
         let host = Host::merge(world, name)?;
-        let entries = world.mesh.service_entries.get(name);
-        let mut entries = entries.into_iter().flatten();
         let ports = host.ports.iter();
         Some(Self {
             ports: ports
                 .map(|(&number, port)| (number, port.protocol))
                 .collect(),
-            service,
-            selects: entries.any(|(_, entry)| entry.workload_selector.is_some()),
             views: if is_by_caller(&world.mesh, name) {
                 Views::ByRule {
                     host: Arc::new(host),
@@ -142,12 +142,17 @@ impl HostResources {
         })
     }
 
-    fn is_of(&self, service: Option<&Arc<Service>>) -> bool {
-        match (&self.service, service) {
-            (Some(old), Some(new)) => Arc::ptr_eq(old, new),
-            (None, None) => true,
-            (Some(_), None) | (None, Some(_)) => false,
+    /// With the very resources of `before` where they are the same, so that nobody keeps them twice.
+    fn sharing(mut self, before: Option<&Arc<Self>>) -> Self {
+        let before = before.map(|before| &before.views);
+        if let (Views::Same(view), Some(Views::Same(before))) = (&mut self.views, before)
+            // Nobody else has it so far.
+            && let Some(view) = Arc::get_mut(view)
+        {
+            share(&mut view.clusters, &before.clusters);
+            share(&mut view.endpoints, &before.endpoints);
         }
+        self
     }
 
     /// What `caller` sees of it. `world` has the policies that it was made from.
@@ -169,6 +174,14 @@ impl HostResources {
         remembered(known, &key, || {
             Arc::new(HostView::translate(world, Arc::clone(host), rule, caller))
         })
+    }
+}
+
+fn share(resources: &mut [Arc<ResourceBytes>], before: &[Arc<ResourceBytes>]) {
+    for (resource, before) in resources.iter_mut().zip(before) {
+        if resource.name == before.name && resource.version == before.version {
+            *resource = Arc::clone(before);
+        }
     }
 }
 

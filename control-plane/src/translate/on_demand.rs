@@ -4,33 +4,29 @@
 //! one domain, so that two ways to write a host never claim the same domain twice.
 //! Source: Envoy's "Virtual Host Discovery Service"; Envoy's on-demand filter is what asks.
 
-use std::{
-    collections::BTreeMap,
-    sync::{Arc, OnceLock},
-    time::Duration,
-};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use outrigger_proto::envoy::config::{
     core::v3::ConfigSource,
     route::v3::{RouteConfiguration, Vhds, VirtualHost},
 };
-use prost::Message as _;
 
-use super::any::{ads, duration};
-use crate::snapshot::{OnDemand, ResourceBytes, ResourceType, TypeMap};
+use super::{
+    any::{ads, duration},
+    domains::Tables,
+};
+use crate::snapshot::{OnDemand, ResourceBytes, ResourceType};
 
-/// The virtual hosts of all route configurations of a scope, read when the first is asked for.
-pub(super) fn of(routes: &Arc<TypeMap>) -> Arc<OnDemand> {
-    let (from, tables) = (Arc::clone(routes), OnceLock::new());
-    OnDemand::new(Arc::clone(routes), move |name| {
+/// The virtual hosts of all tables of a scope.
+pub(super) fn of(tables: &Arc<Tables>) -> Arc<OnDemand> {
+    let from = Arc::clone(tables);
+    OnDemand::new(tables.generation(), move |name| {
         let (table, authority) = name.split_once('/')?;
-        let tables = tables.get_or_init(|| from.iter().filter_map(|one| read(one)).collect());
-        let tables: &BTreeMap<String, Table> = tables;
-        let host = tables.get(table)?.host(authority)?;
         let alone = VirtualHost {
             name: authority.to_owned(),
             domains: vec![authority.to_owned()],
-            ..host.clone()
+            routes: from.find(table, authority)?.to_vec(),
+            ..VirtualHost::default()
         };
         Some(ResourceBytes::new(ResourceType::VirtualHost, name, &alone))
     })
@@ -51,34 +47,6 @@ pub(super) fn routes(name: &str) -> Arc<ResourceBytes> {
         ..RouteConfiguration::default()
     };
     ResourceBytes::new(ResourceType::Route, name, &table)
-}
-
-/// Virtual hosts by domain.
-struct Table {
-    hosts: Vec<VirtualHost>,
-    domains: BTreeMap<String, usize>,
-}
-
-fn read(resource: &ResourceBytes) -> Option<(String, Table)> {
-    // Our own bytes.
-    let table = RouteConfiguration::decode(resource.any.value.as_slice()).ok()?;
-    let domains = table.virtual_hosts.iter().enumerate();
-    let domains = domains.flat_map(|(at, host)| {
-        let domains = host.domains.iter();
-        domains.map(move |domain| (domain.clone(), at))
-    });
-    let read = Table {
-        domains: domains.collect(),
-        hosts: table.virtual_hosts,
-    };
-    Some((table.name, read))
-}
-
-impl Table {
-    fn host(&self, authority: &str) -> Option<&VirtualHost> {
-        let at = best(&self.domains, authority)?;
-        self.hosts.get(*at)
-    }
 }
 
 /// The value of an authority: its own, or that of the longest suffix that has one, or that of everything.

@@ -12,10 +12,10 @@ use std::{
 use outrigger_policy::{
     At, EgressHost, EgressListener, HostName, Mesh, ObjectKey, Protocol, Sidecar,
 };
-use outrigger_proto::envoy::config::route::v3::{RouteConfiguration, VirtualHost};
 
 use super::{
     caller::{Caller, Selectors},
+    domains::{Domains, Table, Tables},
     grpc::{GrpcScope, Secured},
     hosts::{HostView, Hosts, remembered},
     layer4::Layer4,
@@ -26,7 +26,8 @@ use super::{
     route::{self, HostRoutes, RouteTable},
 };
 use crate::{
-    snapshot::{OnDemand, ResourceBytes, ResourceType, Resources, TypeMap},
+    snapshot::{OnDemand, ResourceBytes, Resources, TypeMap},
+    sorted::SortedMap,
     world::World,
 };
 
@@ -55,20 +56,22 @@ pub(super) struct Scope {
     endpoints: Arc<TypeMap>,
     placed: Option<Placed>,
     pub(super) listeners: Arc<TypeMap>,
-    pub(super) routes: Arc<TypeMap>,
-    hosts: BTreeSet<HostName>,
+    tables: Arc<Tables>,
+    /// Every host that clusters and endpoints are of.
+    pub(super) hosts: Arc<BTreeSet<HostName>>,
     /// Made when the first gRPC client asks.
     grpc: OnceLock<Arc<GrpcScope>>,
     /// The clusters of those that have certificates.
     secured: Secured,
-    /// The virtual hosts of `routes`, one by one.
+    /// The virtual hosts of `tables`, one by one.
     pub(super) virtual_hosts: Arc<OnDemand>,
 }
 
 /// Some assignments depend on where the caller is.
 #[derive(Debug)]
 struct Placed {
-    views: Vec<Arc<HostView>>,
+    /// The hosts of these assignments.
+    views: SortedMap<HostName, Arc<HostView>>,
     labels: BTreeSet<String>,
     known: Mutex<BTreeMap<Place, Arc<TypeMap>>>,
 }
@@ -78,53 +81,79 @@ pub(super) struct Inputs<'a> {
     pub(super) world: &'a World,
     pub(super) hosts: &'a Hosts,
     pub(super) table: &'a RouteTable,
-    /// The scope as it was, and whether policies and routes are still those.
-    pub(super) before: Option<(&'a Scope, bool)>,
+    /// The scope as it was.
+    pub(super) before: Option<&'a Scope>,
 }
 
 impl Scope {
     pub(super) fn build(key: &ScopeKey, inputs: &Inputs<'_>) -> Self {
-        let before = inputs.before.map(|(scope, _)| scope);
-        let (listeners, routes, hosts) = match inputs.before {
-            Some((scope, true)) => (
-                Arc::clone(&scope.listeners),
-                Arc::clone(&scope.routes),
-                scope.hosts.clone(),
-            ),
-            Some((_, false)) | None => {
-                let sidecar = key
-                    .sidecar
-                    .as_ref()
-                    .and_then(|key| inputs.world.mesh.sidecars.get(key));
-                let view = Egress::of(key, sidecar.map(|(_, sidecar)| sidecar), inputs);
-                (
-                    TypeMap::following(before.map(|scope| &scope.listeners), view.listeners),
-                    TypeMap::following(before.map(|scope| &scope.routes), view.routes),
-                    view.hosts,
-                )
-            }
-        };
-        let visible = hosts.iter().filter_map(|host| inputs.hosts.get(host));
-        let views: Vec<_> = visible
-            .map(|host| host.view(inputs.world, &key.caller))
-            .collect();
-        let clusters = views.iter().flat_map(|view| view.clusters.iter().cloned());
-        let endpoints = views.iter().flat_map(|view| view.endpoints(None));
+        let before = inputs.before;
+        let sidecar = key
+            .sidecar
+            .as_ref()
+            .and_then(|key| inputs.world.mesh.sidecars.get(key));
+        let view = Egress::of(key, sidecar.map(|(_, sidecar)| sidecar), inputs);
+        let visible = view.hosts.iter().filter_map(|name| {
+            let host = inputs.hosts.get(name)?;
+            Some((name.clone(), host.view(inputs.world, &key.caller)))
+        });
+        let views: Vec<_> = visible.collect();
+        let clusters = views.iter().flat_map(|(_, view)| &view.clusters).cloned();
+        let endpoints = views.iter().flat_map(|(_, view)| view.endpoints(None));
+        let tables = Tables::new(view.tables, before.map(|scope| &scope.tables));
         Self {
             clusters: TypeMap::following(before.map(|scope| &scope.clusters), clusters),
             endpoints: TypeMap::following(before.map(|scope| &scope.endpoints), endpoints),
-            placed: Placed::of(views),
-            listeners,
-            virtual_hosts: match before {
-                Some(before) if Arc::ptr_eq(&before.routes, &routes) => {
-                    Arc::clone(&before.virtual_hosts)
-                }
-                Some(_) | None => on_demand::of(&routes),
-            },
-            routes,
-            hosts,
+            placed: Placed::following(None, &views),
+            listeners: TypeMap::following(before.map(|scope| &scope.listeners), view.listeners),
+            virtual_hosts: on_demand::of(&tables),
+            tables,
+            hosts: Arc::new(view.hosts),
             grpc: OnceLock::new(),
             secured: Secured::default(),
+        }
+    }
+
+    /// The same scope when these hosts are others, and policies and ports are the same: then so are the names of all
+    /// resources, and all that is routed.
+    pub(super) fn following(
+        self: &Arc<Self>,
+        key: &ScopeKey,
+        world: &World,
+        hosts: &Hosts,
+        changed: &[HostName],
+    ) -> Arc<Self> {
+        let visible = changed.iter().filter(|name| self.hosts.contains(*name));
+        let views: Vec<_> = visible
+            .filter_map(|name| {
+                let host = hosts.get(name)?;
+                Some((name.clone(), host.view(world, &key.caller)))
+            })
+            .collect();
+        if views.is_empty() {
+            return Arc::clone(self);
+        }
+        let clusters = views.iter().flat_map(|(_, view)| &view.clusters).cloned();
+        let endpoints = views.iter().flat_map(|(_, view)| view.endpoints(None));
+        Arc::new(Self {
+            clusters: TypeMap::with(&self.clusters, clusters),
+            endpoints: TypeMap::with(&self.endpoints, endpoints),
+            placed: Placed::following(self.placed.as_ref(), &views),
+            listeners: Arc::clone(&self.listeners),
+            tables: Arc::clone(&self.tables),
+            hosts: Arc::clone(&self.hosts),
+            grpc: self.grpc.clone(),
+            secured: Secured::default(),
+            virtual_hosts: Arc::clone(&self.virtual_hosts),
+        })
+    }
+
+    /// The route configurations; without that of the HTTP proxy, if its virtual hosts come `on_demand`.
+    pub(super) fn routes(&self, on_demand: bool) -> &Arc<TypeMap> {
+        if on_demand {
+            self.tables.without_proxy()
+        } else {
+            self.tables.all()
         }
     }
 
@@ -132,7 +161,7 @@ impl Scope {
     pub(super) fn grpc(&self, before: Option<&Self>) -> &GrpcScope {
         let before = before.and_then(|before| before.grpc.get());
         self.grpc
-            .get_or_init(|| GrpcScope::of(&self.routes, before))
+            .get_or_init(|| GrpcScope::of(self.tables.all(), before))
     }
 
     /// The clusters for a gRPC library that has certificates and these endpoints, which follow what it had `before`.
@@ -154,10 +183,10 @@ impl Scope {
         };
         let place = placed.place(node);
         remembered(&placed.known, &place, || {
-            let views = placed.views.iter();
+            let views = placed.views.values();
             let endpoints = views.flat_map(|view| view.endpoints(Some(&place)));
             let before = before.map(|before| before.known_endpoints(node));
-            TypeMap::following(before.as_ref(), endpoints)
+            TypeMap::over(before.as_ref(), &self.endpoints, endpoints)
         })
     }
 
@@ -171,16 +200,37 @@ impl Scope {
 }
 
 impl Placed {
-    fn of(views: Vec<Arc<HostView>>) -> Option<Self> {
-        let asking: Vec<_> = views
-            .iter()
-            .filter_map(|view| view.placing_labels())
-            .collect();
-        let labels = (!asking.is_empty()).then(|| asking.into_iter().flatten().cloned().collect());
+    /// What `before` becomes when these hosts are others. None if nobody asks where callers are.
+    fn following(before: Option<&Self>, changed: &[(HostName, Arc<HostView>)]) -> Option<Self> {
+        let old_labels = before.map(|before| &before.labels);
+        let mut labels = old_labels.cloned().unwrap_or_default();
+        let mut views = before.map_or_else(SortedMap::default, |before| before.views.clone());
+        for (host, view) in changed {
+            if let Some(asking) = view.placing_labels() {
+                labels.extend(asking.iter().cloned());
+                views.insert(host.clone(), Arc::clone(view));
+            } else if before.is_some() {
+                views.remove(host);
+            }
+        }
+        if views.is_empty() {
+            return None;
+        }
+        // With other labels a place is another one.
+        let known = before.filter(|before| before.labels == labels);
+        let known = known.map(|before| {
+            let known = before.known.lock().unwrap_or_else(PoisonError::into_inner);
+            let places = known.iter().map(|(place, map)| {
+                let changed = changed.iter();
+                let endpoints = changed.flat_map(|(_, view)| view.endpoints(Some(place)));
+                (place.clone(), TypeMap::with(map, endpoints))
+            });
+            places.collect()
+        });
         Some(Self {
-            labels: labels?,
             views,
-            known: Mutex::default(),
+            labels,
+            known: Mutex::new(known.unwrap_or_default()),
         })
     }
 
@@ -196,11 +246,11 @@ impl Placed {
     }
 }
 
-/// Listeners, route configurations, and every host that one of them leads to.
+/// Listeners, tables of routes, and every host that one of them leads to.
 #[derive(Default)]
 struct Egress {
     listeners: Vec<Arc<ResourceBytes>>,
-    routes: Vec<Arc<ResourceBytes>>,
+    tables: Vec<Table>,
     hosts: BTreeSet<HostName>,
 }
 
@@ -319,118 +369,24 @@ impl Egress {
         });
         // A service without a port of HTTP has no routes; its connections are another listener's.
         let visible = visible.filter(|(_, routes)| !routes.ports.is_empty());
-        let visible: Vec<(&HostName, Arc<HostRoutes>)> = visible.collect();
-        for (host, routes) in &visible {
-            self.hosts.insert((*host).clone());
+        let visible = visible.map(|(host, routes)| (host.clone(), routes));
+        let visible: SortedMap<HostName, Arc<HostRoutes>> = visible.collect();
+        for (host, routes) in visible.iter() {
+            self.hosts.insert(host.clone());
             self.hosts.extend(routes.destinations.iter().cloned());
         }
-        let domains = Domains {
-            namespace: &key.caller.namespace,
-            domain: &inputs.world.domain,
-            port,
-        };
-        let routes = RouteConfiguration {
+        self.tables.push(Table {
             name: name.to_owned(),
-            virtual_hosts: domains.virtual_hosts(&visible),
-            // A route may name a cluster that is on its way: 503 until then, not a refused configuration.
-            validate_clusters: Some(false),
-            ..RouteConfiguration::default()
-        };
-        self.routes
-            .push(ResourceBytes::new(ResourceType::Route, name, &routes));
+            domains: Domains {
+                namespace: key.caller.namespace.clone(),
+                domain: Arc::clone(&inputs.world.domain),
+                port,
+                visible,
+            },
+        });
     }
 }
 
 fn patterns(listener: &EgressListener) -> impl Iterator<Item = EgressHost> {
     listener.hosts.iter().map(|At { value, .. }| value.clone())
-}
-
-/// Which authorities lead to which virtual host, for nodes of one namespace.
-struct Domains<'a> {
-    namespace: &'a str,
-    domain: &'a str,
-    /// The egress listener's port; None for the HTTP proxy.
-    port: Option<u16>,
-}
-
-impl Domains<'_> {
-    /// Each domain is given once (Envoy refuses a table that has one twice): canonical names first, then the
-    /// short forms that are still free.
-    fn virtual_hosts(&self, visible: &[(&HostName, Arc<HostRoutes>)]) -> Vec<VirtualHost> {
-        let mut claimed = BTreeSet::new();
-        let mut hosts = Vec::new();
-        for (host, routes) in visible {
-            // An egress listener's own port, if the service has it; else all of the service.
-            let only = self.port.filter(|port| routes.ports.contains_key(port));
-            let ports = || {
-                routes
-                    .ports
-                    .keys()
-                    .filter(|port| only.is_none_or(|only| only == **port))
-            };
-            let bare = ports()
-                .find(|port| **port == 80)
-                .or_else(|| ports().next())
-                .copied();
-            for &port in ports() {
-                let mut entry = VirtualHost {
-                    name: format!("{host}:{port}"),
-                    routes: routes.ports.get(&port).cloned().unwrap_or_default(),
-                    ..VirtualHost::default()
-                };
-                claim(&mut claimed, &mut entry, host.as_str(), port, bare);
-                hosts.push((*host, port, bare, entry));
-            }
-        }
-        for (host, port, bare, entry) in &mut hosts {
-            for short in self.short_forms(host) {
-                claim(&mut claimed, entry, &short, *port, *bare);
-            }
-        }
-        if let (Some(_), [_]) = (self.port, visible) {
-            let default = hosts
-                .iter_mut()
-                .find(|(_, port, bare, _)| Some(*port) == *bare);
-            if let Some((_, _, _, entry)) = default.filter(|_| claimed.insert("*".to_owned())) {
-                entry.domains.push("*".to_owned());
-            }
-        }
-        // One without a domain would be refused; nobody could call it anyway.
-        let hosts = hosts.into_iter().map(|(_, _, _, entry)| entry);
-        hosts.filter(|entry| !entry.domains.is_empty()).collect()
-    }
-
-    /// `h.<ns>.svc`, `h.<ns>`, and `h` within the namespace, for `h.<ns>.svc.<domain>`.
-    fn short_forms(&self, host: &HostName) -> Vec<String> {
-        let suffix = format!(".svc.{}", self.domain);
-        let Some(name) = host.as_str().strip_suffix(&suffix) else {
-            return Vec::new();
-        };
-        let Some((service, namespace)) = name.rsplit_once('.') else {
-            return Vec::new();
-        };
-        let mut forms = vec![format!("{name}.svc"), name.to_owned()];
-        if namespace == self.namespace {
-            forms.push(service.to_owned());
-        }
-        forms
-    }
-}
-
-/// Gives `name` and `name:port` to `entry` if they are free; the bare one only on the port it belongs to.
-fn claim(
-    claimed: &mut BTreeSet<String>,
-    entry: &mut VirtualHost,
-    name: &str,
-    port: u16,
-    bare: Option<u16>,
-) {
-    let plain = (bare == Some(port)).then(|| name.to_owned());
-    // "*:80" is no domain; a lone star takes every port.
-    let with_port = (name != "*").then(|| format!("{name}:{port}"));
-    for domain in plain.into_iter().chain(with_port) {
-        if claimed.insert(domain.clone()) {
-            entry.domains.push(domain);
-        }
-    }
 }

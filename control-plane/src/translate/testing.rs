@@ -206,7 +206,7 @@ impl Given {
         World {
             revision: self.revision,
             mesh,
-            services: self.services.clone(),
+            services: self.services.clone().into_iter().collect(),
             roots_pem: "-----BEGIN CERTIFICATE-----".into(),
             trust_domain: DOMAIN.into(),
             domain: DOMAIN.into(),

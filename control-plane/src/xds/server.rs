@@ -1,6 +1,6 @@
 //! The tonic services: ADS and one a type, incremental and state of the world.
 //!
-//! A stream is one task: it reads requests, watches for changes, and sends what [`StreamState`] says. It ends
+//! A stream is one task: it reads requests, waits for changes that concern it, and sends what [`StreamState`] says. It ends
 //! with its client, with the server, or when the client reads nothing for [`STUCK`].
 
 use std::{
@@ -21,7 +21,7 @@ use outrigger_proto::envoy::{
 use prost::Message as _;
 use prost_types::Struct;
 use tokio::{
-    sync::{mpsc, watch},
+    sync::mpsc,
     time::{sleep_until, timeout},
 };
 use tokio_stream::wrappers::ReceiverStream;
@@ -41,7 +41,8 @@ use super::{
 use crate::{
     caller::{Caller, Peer},
     clients::{Client, ClientHandle, Clients, Note},
-    push::Pushed,
+    interests::{Entry, Interest},
+    push::{Pushed, Pushes},
     snapshot::ResourceType,
     spiffe::SpiffeId,
     translate::{Dialect, NodeInfo, NodeResources},
@@ -66,7 +67,7 @@ pub(crate) type Responses<T> = ReceiverStream<Result<T, Status>>;
 /// What all streams share.
 #[derive(Debug)]
 pub(crate) struct Xds {
-    pushed: watch::Receiver<Arc<Pushed>>,
+    pushes: Pushes,
     clients: Arc<Clients>,
     metrics: XdsMetrics,
     /// What clients of the state of the world were sent.
@@ -82,17 +83,13 @@ pub(crate) struct Xds {
 }
 
 impl Xds {
-    /// Streams end when the sender of `pushed` is dropped.
-    pub(crate) fn new(
-        pushed: watch::Receiver<Arc<Pushed>>,
-        clients: Arc<Clients>,
-        metrics: XdsMetrics,
-    ) -> Arc<Self> {
+    /// Streams end when no more pushes will come.
+    pub(crate) fn new(pushes: Pushes, clients: Arc<Clients>, metrics: XdsMetrics) -> Arc<Self> {
         let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
         let epoch = since.unwrap_or_default().as_nanos();
-        let origin = Arc::clone(&pushed.borrow());
+        let origin = newest(&pushes);
         Arc::new(Self {
-            pushed,
+            pushes,
             clients,
             metrics,
             sets: Arc::default(),
@@ -292,10 +289,10 @@ impl Session {
         requests: &mut Streaming<W::Request>,
         sender: &Sender<W>,
     ) -> Result<(), Status> {
-        let mut pushed = self.xds.pushed.clone();
-        stream.look(&latest(&mut pushed));
+        let mut end = self.xds.pushes.end.clone();
         self.read::<W>(stream, first)?;
         loop {
+            stream.look(&self.xds.pushes);
             stream.heed_others();
             let now = Instant::now();
             for answer in stream.state.poll(now) {
@@ -316,6 +313,11 @@ impl Session {
             stream.tell_others();
             stream.settle();
             stream.note();
+            // Held until the next look, it would hold a translation that others have left behind. Not if it would have to
+            // be made anew each time.
+            if stream.own.shares_scope() {
+                stream.state.rest();
+            }
             let deadline = stream.state.deadline(Instant::now());
             let wait = async {
                 match deadline {
@@ -333,10 +335,10 @@ impl Session {
                         return Ok(());
                     }
                 },
-                changed = pushed.changed() => match changed {
-                    Ok(()) => stream.look(&latest(&mut pushed)),
-                    Err(_stopping) => return Err(Status::unavailable("the control plane is stopping")),
-                },
+                () = stream.entry.rung() => {}
+                _closed = end.changed() => {
+                    return Err(Status::unavailable("the control plane is stopping"));
+                }
                 Some(ask) = stream.asks.recv() => {
                     // Who asked may have gone.
                     let _gone = ask.send(holdings::of(&stream.state));
@@ -439,7 +441,10 @@ impl Session {
             client,
             asks,
             others: OtherStreams(others),
-            seen: self.xds.started,
+            entry: self.xds.pushes.interests.enter(),
+            interest: Interest::default(),
+            everything: false,
+            seen: None,
             changed: None,
             revision: 0,
             settled: None,
@@ -449,9 +454,9 @@ impl Session {
     }
 }
 
-/// Does not keep the channel locked: looking at it may take a while.
-fn latest(pushed: &mut watch::Receiver<Arc<Pushed>>) -> Arc<Pushed> {
-    Arc::clone(&pushed.borrow_and_update())
+/// Not to keep the channel locked: looking at it may take a while.
+fn newest(pushes: &Pushes) -> Arc<Pushed> {
+    Arc::clone(&pushes.newest.borrow())
 }
 
 /// One open stream.
@@ -463,8 +468,14 @@ struct Stream {
     /// Questions of the operator.
     asks: mpsc::Receiver<Ask>,
     others: OtherStreams,
-    /// When the change was seen that it looked at last.
-    seen: Instant,
+    /// Where it waits.
+    entry: Entry,
+    /// For what.
+    interest: Interest,
+    /// It asked for all clusters or endpoints.
+    everything: bool,
+    /// The last translation that it looked at.
+    seen: Option<Instant>,
     /// When the change was seen that the next response carries.
     changed: Option<Instant>,
     /// Of the policies behind what is to be sent.
@@ -500,33 +511,66 @@ impl Drop for Open {
 impl Stream {
     /// Takes over what the node's other streams leave to this one, and what it has to wait for.
     fn heed_others(&mut self) {
-        if let Some(member) = &mut self.others.0 {
-            self.state.set_others(member.others(self.seen));
+        if let (Some(member), Some(seen)) = (&mut self.others.0, self.seen) {
+            self.state.set_others(member.others(seen));
             if self.state.is_started(ResourceType::Endpoint) {
-                self.state.owe_too(member.take_owed(self.seen));
+                self.state.owe_too(member.take_owed(seen));
             }
         }
     }
 
     /// Says how far this one has got, and what it leaves to the others.
     fn tell_others(&mut self) {
-        if let Some(member) = &self.others.0 {
+        if let (Some(member), Some(seen)) = (&self.others.0, self.seen) {
             if member.has_others() {
                 let owed = self.state.take_owed();
                 if !owed.is_empty() {
-                    member.owe(owed, self.seen);
+                    member.owe(owed, seen);
                 }
             }
-            member.tell(self.seen, self.state.open());
+            member.tell(seen, self.state.open());
         }
     }
 
-    fn look(&mut self, pushed: &Pushed) {
-        self.seen = pushed.since;
-        self.changed = Some(pushed.since);
-        self.revision = pushed.shared.revision();
-        self.state
-            .set_snapshot(pushed.shared.snapshot(&self.node, &self.own));
+    /// Takes the newest translation.
+    fn look(&mut self, pushes: &Pushes) {
+        let renamed = self.state.renamed();
+        if let Some(named) = &renamed {
+            self.everything = named.everything;
+            self.interest.named.clone_from(&named.hosts);
+        }
+        let mut pushed = newest(pushes);
+        // Streams that wait for each other have to see the same changes.
+        let joined = self.others.0.as_ref().is_some_and(Member::has_others);
+        let all_of =
+            (self.everything || joined).then(|| pushed.shared.hosts_of(&self.node, &self.own));
+        // By their address: there is another set when ports or policies have changed, and each is large.
+        let same = match (&all_of, &self.interest.all_of) {
+            (Some(now), Some(before)) => Arc::ptr_eq(now, before),
+            (None, None) => true,
+            (Some(_), None) | (None, Some(_)) => false,
+        };
+        if renamed.is_some() || !same {
+            self.interest.all_of = all_of;
+            self.entry.waits_for(self.interest.clone());
+            // Anything that came before that has not been rung for.
+            pushed = newest(pushes);
+        }
+        let new = self.seen != Some(pushed.since);
+        if !new && self.state.has_snapshot() {
+            return;
+        }
+        if new {
+            self.seen = Some(pushed.since);
+            self.changed = Some(pushed.since);
+            self.revision = pushed.shared.revision();
+        }
+        let snapshot = pushed.shared.snapshot(&self.node, &self.own);
+        if new {
+            self.state.set_snapshot(snapshot);
+        } else {
+            self.state.set_snapshot_again(snapshot);
+        }
     }
 
     /// Shows what a client of a smaller dialect does not do.

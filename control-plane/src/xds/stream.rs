@@ -84,6 +84,16 @@ pub(crate) struct StreamState {
     fresh: bool,
     /// What this one has not done.
     open: Others,
+    /// What it asks for may be other than when it was last said.
+    renamed: bool,
+}
+
+/// The hosts whose clusters or endpoints a client asks for, as far as it names them.
+#[derive(Debug, Default)]
+pub(crate) struct Named {
+    pub(crate) hosts: BTreeSet<Arc<str>>,
+    /// It asks for everything as well.
+    pub(crate) everything: bool,
 }
 
 /// The waiting of one step.
@@ -161,6 +171,7 @@ impl StreamState {
             others_switch: Gate::default(),
             fresh: true,
             open: Others::default(),
+            renamed: false,
         }
     }
 
@@ -168,6 +179,11 @@ impl StreamState {
     pub(crate) fn set_snapshot(&mut self, snapshot: Snapshot) {
         self.snapshot = Some(snapshot);
         self.fresh = true;
+    }
+
+    /// The same that was let go of by [`Self::rest`].
+    pub(crate) fn set_snapshot_again(&mut self, snapshot: Snapshot) {
+        self.snapshot = Some(snapshot);
     }
 
     /// What the node's other streams have not done of what this one may send.
@@ -199,6 +215,37 @@ impl StreamState {
         self.owed.extend(clusters);
     }
 
+    /// Whether there is one.
+    pub(crate) const fn has_snapshot(&self) -> bool {
+        self.snapshot.is_some()
+    }
+
+    /// Lets go of it: another has to be set before the next [`Self::poll`].
+    pub(crate) fn rest(&mut self) {
+        self.snapshot = None;
+    }
+
+    /// What the client asks for, if that may have changed since the last time.
+    pub(crate) fn renamed(&mut self) -> Option<Named> {
+        if !std::mem::take(&mut self.renamed) {
+            return None;
+        }
+        let mut named = Named::default();
+        for kind in [ResourceType::Cluster, ResourceType::Endpoint] {
+            let Some(subscription) = self.served.get(&kind) else {
+                continue;
+            };
+            named.everything |= subscription.is_wildcard();
+            for name in &subscription.names {
+                let host = name.rsplit_once('|').map_or(&**name, |(_, host)| host);
+                if !named.hosts.contains(host) {
+                    named.hosts.insert(host.into());
+                }
+            }
+        }
+        Some(named)
+    }
+
     /// Reads an incremental request.
     pub(crate) fn delta_request(
         &mut self,
@@ -210,7 +257,11 @@ impl StreamState {
         let names = request.resource_names_subscribe.iter();
         check_lengths(names.chain(held))?;
         let subscription = self.subscription(&request.type_url)?;
+        let renamed = !subscription.started
+            || !request.resource_names_subscribe.is_empty()
+            || !request.resource_names_unsubscribe.is_empty();
         let verdict = subscription.delta_request(request, now);
+        self.renamed |= renamed;
         self.check(&request.type_url, verdict)
     }
 
@@ -231,6 +282,8 @@ impl StreamState {
             let held = sets.get(kind, &request.version_info);
             subscription.resume(held.map(Set::into_resources).unwrap_or_default());
         }
+        // Each request repeats all names.
+        self.renamed = true;
         self.check(&request.type_url, verdict)
     }
 

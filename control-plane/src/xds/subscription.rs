@@ -322,8 +322,8 @@ impl Subscription {
         }
         match resources.changed_since(self.seen) {
             Some(changed) => {
-                let concerned = changed.iter().filter(|name| self.concerns(name));
-                let concerned: Vec<_> = concerned.cloned().collect();
+                let concerned = changed.into_iter().filter(|name| self.concerns(name));
+                let concerned: Vec<_> = concerned.collect();
                 self.dirty.extend(concerned);
             }
             None => {

@@ -78,7 +78,8 @@ impl Together {
                 group.members.insert(group.next, Done::default());
                 id = Some(group.next);
             }
-            false
+            // Who was alone looks at every change from now on.
+            id.is_some() && group.members.len() > 1
         });
         Some(Member {
             together: Arc::clone(self),

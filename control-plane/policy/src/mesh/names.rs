@@ -1,6 +1,6 @@
 //! One name for each host, however a document writes it.
 
-use std::{collections::BTreeSet, fmt, sync::Arc};
+use std::{borrow::Borrow, collections::BTreeSet, fmt, sync::Arc};
 
 use super::MeshInput;
 use crate::Spec;
@@ -45,6 +45,13 @@ impl HostName {
         dots.filter_map(|(dot, _)| self.0.get(dot..))
             .map(|suffix| Self(format!("*{suffix}").into()))
             .filter(move |wildcard| wildcard != self)
+    }
+}
+
+/// So that maps by host are asked with text. Order and hash are the text's.
+impl Borrow<str> for HostName {
+    fn borrow(&self) -> &str {
+        &self.0
     }
 }
 

@@ -26,7 +26,7 @@ use outrigger_proto::{
 };
 use prometheus::Registry;
 use prost_types::{Struct, Value, value::Kind};
-use tokio::{net::TcpListener, task::JoinSet};
+use tokio::{net::TcpListener, sync::watch, task::JoinSet};
 use tokio_stream::wrappers::TcpListenerStream;
 use tonic::{
     Code,
@@ -56,10 +56,11 @@ struct Server {
 impl Server {
     async fn start(given: &Given, caller: Caller) -> Self {
         let (worlds, world) = watch::channel(Arc::new(given.world()));
-        let (pushed, push) = push::start(world);
+        let (pushes, push) = push::start(world);
         let clients = Arc::new(Clients::default());
         let metrics = XdsMetrics::new(&Registry::new()).unwrap();
-        let xds = Xds::new(pushed.clone(), Arc::clone(&clients), metrics.clone());
+        let pushed = pushes.newest.clone();
+        let xds = Xds::new(pushes, Arc::clone(&clients), metrics.clone());
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let identify = InterceptorLayer::new(move |mut request: Request<()>| {
