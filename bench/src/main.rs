@@ -17,6 +17,7 @@ mod outrigger;
 mod pki;
 mod process;
 mod report;
+mod scope;
 mod subject;
 
 use clap::{Parser, Subcommand};
@@ -32,6 +33,8 @@ struct Cli {
 enum Command {
     /// Same load on the application alone, our two-hop mTLS path and Envoy's; under three minutes
     Compare(compare::Options),
+    /// What a sidecar holds of a small mesh and of a large one
+    Scope(scope::Options),
     /// Nanoseconds of core's operations: route, pick, limits
     Micro(micro::Options),
     /// The load generator
@@ -49,6 +52,7 @@ fn main() -> anyhow::Result<()> {
         .build()?;
     match cli.command {
         Command::Compare(options) => runtime.block_on(compare::run(options)),
+        Command::Scope(options) => runtime.block_on(scope::run(options)),
         Command::Micro(options) => micro::run(&options),
         Command::Load(options) => runtime.block_on(load::run(options)),
         Command::Backend => runtime.block_on(backend::run()),

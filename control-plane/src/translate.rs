@@ -122,7 +122,10 @@ impl Shared {
             endpoints: with(&endpoints, &own.none),
             secrets: with(&self.secrets, &own.none),
             listeners: with(&scope.listeners, &own.listeners),
-            routes: with(&scope.routes, &own.routes),
+            routes: with(
+                &scope.routes,
+                if scope.pinned { &own.none } else { &own.routes },
+            ),
             virtual_hosts: Resources {
                 view: View::OnDemand(Arc::clone(&scope.virtual_hosts)),
                 ..with(&scope.routes, &own.none)

@@ -11,10 +11,11 @@ use std::{
 };
 
 use outrigger_proto::envoy::config::{
-    core::v3::ConfigSource,
+    core::v3::{ConfigSource, Metadata},
     route::v3::{RouteConfiguration, Vhds, VirtualHost},
 };
 use prost::Message as _;
+use prost_types::{Struct, Value, value::Kind};
 
 use super::any::{ads, duration};
 use crate::snapshot::{OnDemand, ResourceBytes, ResourceType, TypeMap};
@@ -26,10 +27,12 @@ pub(super) fn of(routes: &Arc<TypeMap>) -> Arc<OnDemand> {
         let (table, authority) = name.split_once('/')?;
         let tables = tables.get_or_init(|| from.iter().filter_map(|one| read(one)).collect());
         let tables: &BTreeMap<String, Table> = tables;
-        let host = tables.get(table)?.host(authority)?;
+        let table = tables.get(table)?;
+        let host = table.host(authority)?;
         let alone = VirtualHost {
             name: authority.to_owned(),
             domains: vec![authority.to_owned()],
+            metadata: Some(ports(&table.ports_of(authority))),
             ..host.clone()
         };
         Some(ResourceBytes::new(ResourceType::VirtualHost, name, &alone))
@@ -74,7 +77,38 @@ fn read(resource: &ResourceBytes) -> Option<(String, Table)> {
     Some((table.name, read))
 }
 
+/// What a proxy that has only the virtual hosts it has asked for tells who asks for another port.
+fn ports(of: &[u16]) -> Metadata {
+    let listed: Vec<String> = of.iter().map(u16::to_string).collect();
+    let listed = Value {
+        kind: Some(Kind::StringValue(listed.join(","))),
+    };
+    let ours = Struct {
+        fields: [("ports".to_owned(), listed)].into(),
+    };
+    Metadata {
+        filter_metadata: [("outrigger".to_owned(), ours)].into(),
+        ..Metadata::default()
+    }
+}
+
 impl Table {
+    /// The ports that the host of an authority is known at.
+    fn ports_of(&self, authority: &str) -> Vec<u16> {
+        let host = authority.to_ascii_lowercase();
+        let prefix = match host.rsplit_once(':') {
+            Some((name, port)) if port.parse::<u16>().is_ok() => format!("{name}:"),
+            _ => format!("{host}:"),
+        };
+        let domains = self.domains.range(prefix.clone()..);
+        let domains = domains.take_while(|(domain, _)| domain.starts_with(&prefix));
+        let mut ports: Vec<u16> = domains
+            .filter_map(|(domain, _)| domain.strip_prefix(&prefix)?.parse().ok())
+            .collect();
+        ports.sort_unstable();
+        ports
+    }
+
     fn host(&self, authority: &str) -> Option<&VirtualHost> {
         let at = best(&self.domains, authority)?;
         self.hosts.get(*at)

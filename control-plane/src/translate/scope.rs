@@ -63,6 +63,8 @@ pub(super) struct Scope {
     secured: Secured,
     /// The virtual hosts of `routes`, one by one.
     pub(super) virtual_hosts: Arc<OnDemand>,
+    /// A document says what is called: nothing of the HTTP proxy waits for a request.
+    pub(super) pinned: bool,
 }
 
 /// Some assignments depend on where the caller is.
@@ -85,6 +87,8 @@ pub(super) struct Inputs<'a> {
 impl Scope {
     pub(super) fn build(key: &ScopeKey, inputs: &Inputs<'_>) -> Self {
         let before = inputs.before.map(|(scope, _)| scope);
+        let document = key.sidecar.as_ref();
+        let document = document.and_then(|key| inputs.world.mesh.sidecars.get(key));
         let (listeners, routes, hosts) = match inputs.before {
             Some((scope, true)) => (
                 Arc::clone(&scope.listeners),
@@ -92,11 +96,7 @@ impl Scope {
                 scope.hosts.clone(),
             ),
             Some((_, false)) | None => {
-                let sidecar = key
-                    .sidecar
-                    .as_ref()
-                    .and_then(|key| inputs.world.mesh.sidecars.get(key));
-                let view = Egress::of(key, sidecar.map(|(_, sidecar)| sidecar), inputs);
+                let view = Egress::of(key, document.map(|(_, sidecar)| sidecar), inputs);
                 (
                     TypeMap::following(before.map(|scope| &scope.listeners), view.listeners),
                     TypeMap::following(before.map(|scope| &scope.routes), view.routes),
@@ -125,6 +125,7 @@ impl Scope {
             hosts,
             grpc: OnceLock::new(),
             secured: Secured::default(),
+            pinned: document.is_some_and(|(_, sidecar)| pins(sidecar)),
         }
     }
 
@@ -339,6 +340,13 @@ impl Egress {
         self.routes
             .push(ResourceBytes::new(ResourceType::Route, name, &routes));
     }
+}
+
+/// Whether a document says what the HTTP proxy is for: `*/*` says nothing.
+fn pins(sidecar: &Sidecar) -> bool {
+    let proxied = sidecar.egress.iter().filter(|egress| egress.port.is_none());
+    let mut hosts = proxied.flat_map(patterns);
+    !hosts.any(|egress| egress.namespace == "*" && egress.host == "*")
 }
 
 fn patterns(listener: &EgressListener) -> impl Iterator<Item = EgressHost> {

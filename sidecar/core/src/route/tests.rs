@@ -36,11 +36,8 @@ fn everything() -> PathMatch {
 }
 
 fn host(name: &str, domains: &[&str], routes: Vec<Route>) -> VirtualHost {
-    VirtualHost {
-        name: name.to_owned(),
-        domains: domains.iter().map(|one| (*one).to_owned()).collect(),
-        routes,
-    }
+    let domains = domains.iter().map(|one| (*one).to_owned());
+    VirtualHost::new(name, domains.collect(), routes)
 }
 
 fn headers(pairs: &[(&str, &str)]) -> HeaderMap {
