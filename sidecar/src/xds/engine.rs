@@ -507,7 +507,7 @@ impl Engine {
             Kind::Cluster => self.mesh.remove_cluster(name, now),
             Kind::Listener => self.mesh.remove_listener(name),
             Kind::Endpoint if self.state(kind).wants(name) => {
-                self.mesh.endpoints_missing(name, now)
+                self.mesh.endpoints_missing(name, now);
             }
             Kind::Route => self.mesh.routes_missing(name),
             // The bundle that we hold stays: without one nobody could be verified.
@@ -563,7 +563,7 @@ impl Engine {
             for name in unwanted {
                 self.mesh.remove_cluster(&name, clock);
             }
-            requests.extend(self.state_mut(Kind::Cluster).subscribe(wanted, now));
+            requests.extend(self.state_mut(Kind::Cluster).subscribe(&wanted, now));
         }
         let wanted = [
             (Kind::Endpoint, self.mesh.wanted_endpoints()),
@@ -573,7 +573,7 @@ impl Engine {
         self.mesh.forget_unused();
         let named = wanted.into_iter();
         requests
-            .extend(named.filter_map(|(kind, names)| self.state_mut(kind).subscribe(names, now)));
+            .extend(named.filter_map(|(kind, names)| self.state_mut(kind).subscribe(&names, now)));
         let [new, gone] = self.asked.take_changes();
         requests.extend(self.state_mut(Kind::VirtualHost).change(new, gone, now));
         requests

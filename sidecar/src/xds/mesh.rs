@@ -379,7 +379,8 @@ impl Mesh {
         self.assignments.retain(|name, _| users.contains_key(name));
         let wanted = self.wanted_routes();
         let unused = self.tables.names().filter(|name| !wanted.contains(*name));
-        for name in unused.cloned().collect::<Vec<_>>() {
+        let unused: Vec<String> = unused.cloned().collect();
+        for name in unused {
             self.routes_missing(&name);
         }
     }

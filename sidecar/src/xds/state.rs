@@ -184,11 +184,11 @@ impl TypeState {
     /// Makes `wanted` the subscription; None if nothing changes. Entries that nobody wants are forgotten.
     pub(crate) fn subscribe(
         &mut self,
-        wanted: BTreeSet<String>,
+        wanted: &BTreeSet<String>,
         now: Option<Instant>,
     ) -> Option<DeltaDiscoveryRequest> {
         let added: Vec<String> = wanted.difference(&self.names).cloned().collect();
-        let removed: Vec<String> = self.names.difference(&wanted).cloned().collect();
+        let removed: Vec<String> = self.names.difference(wanted).cloned().collect();
         self.change(added, removed, now)
     }
 

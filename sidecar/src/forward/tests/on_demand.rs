@@ -19,6 +19,7 @@ async fn empty() -> (Sidecar, SocketAddr) {
             direction: Direction::Outbound,
             tls: None,
             routes: RouteSource::Named(slot),
+            settings: None,
         }),
     );
     let address = sidecar.publish("http_proxy").await;
