@@ -149,10 +149,6 @@ fn is_ads(path: &str, source: Option<&ConfigSource>) -> Converted<()> {
     if source.resource_api_version == i32::from(ApiVersion::V2) {
         return refuse(format!("{path}.resource_api_version"), "V2; must be V3");
     }
-    if source.initial_fetch_timeout.is_some() {
-        let message = "not supported yet; what is missing is waited for as long as all resources";
-        return refuse(format!("{path}.initial_fetch_timeout"), message);
-    }
     match source.config_source_specifier {
         Some(
             config_source::ConfigSourceSpecifier::Ads(_)
