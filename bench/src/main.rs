@@ -19,6 +19,7 @@ mod pki;
 mod process;
 mod push;
 mod report;
+mod scope;
 mod subject;
 
 use clap::{Parser, Subcommand};
@@ -34,6 +35,8 @@ struct Cli {
 enum Command {
     /// Same load on the application alone, our two-hop mTLS path and Envoy's; under three minutes
     Compare(compare::Options),
+    /// What a sidecar holds of a small mesh and of a large one
+    Scope(scope::Options),
     /// Nanoseconds of core's operations: route, pick, limits
     Micro(micro::Options),
     /// A large mesh pushed to many xDS clients: how fast, for how much CPU and memory; under five minutes
@@ -53,6 +56,7 @@ fn main() -> anyhow::Result<()> {
         .build()?;
     match cli.command {
         Command::Compare(options) => runtime.block_on(compare::run(options)),
+        Command::Scope(options) => runtime.block_on(scope::run(options)),
         Command::Micro(options) => micro::run(&options),
         Command::Push(options) => runtime.block_on(push::run(options)),
         Command::Load(options) => runtime.block_on(load::run(options)),

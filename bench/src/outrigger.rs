@@ -20,29 +20,70 @@ const ANY_PORT: &str = "127.0.0.1:0";
 
 /// Starts all three in front of `application`.
 pub(crate) async fn start(application: SocketAddr, workers: usize) -> anyhow::Result<Subject> {
-    let outrigger = Outrigger {
-        binary: build().await?,
-        dir: tempfile::tempdir()?,
-    };
-    let mut command = outrigger.command("control-plane");
-    command.args(["--grpc", ANY_PORT, "--http", ANY_PORT]);
-    let (control_plane, ready) = Process::start_ready("the control plane", command).await?;
-    let url = format!("https://{}", address(&ready, "grpc")?);
-
+    let mesh = Mesh::start().await?;
     let application = application.to_string();
     let server = ["--app", &application, "--port", "80"];
-    let (inbound, _) = outrigger.sidecar("server", &url, workers, &server).await?;
-    let (outbound, ready) = outrigger.sidecar("client", &url, workers, &[]).await?;
+    let (inbound, _) = mesh.sidecar("server", workers, &server).await?;
+    let (outbound, entry) = mesh.sidecar("client", workers, &[]).await?;
     let subject = Subject {
         name: "outrigger",
-        entry: address(&ready, "outbound")?,
+        entry,
         host: "server".to_owned(),
         proxies: vec![outbound, inbound],
-        others: vec![control_plane],
-        dir: Some(outrigger.dir),
+        others: vec![mesh.control_plane],
+        dir: Some(mesh.outrigger.dir),
     };
-    reachable(&subject).await?;
+    answers(subject.entry, &subject.host).await?;
     Ok(subject)
+}
+
+/// A control plane, and what starts sidecars of it.
+pub(crate) struct Mesh {
+    outrigger: Outrigger,
+    control_plane: Process,
+    url: String,
+}
+
+impl Mesh {
+    pub(crate) async fn start() -> anyhow::Result<Self> {
+        let outrigger = Outrigger {
+            binary: build().await?,
+            dir: tempfile::tempdir()?,
+        };
+        let mut command = outrigger.command("control-plane");
+        command.args(["--grpc", ANY_PORT, "--http", ANY_PORT]);
+        let (control_plane, ready) = Process::start_ready("the control plane", command).await?;
+        let url = format!("https://{}", address(&ready, "grpc")?);
+        Ok(Self {
+            outrigger,
+            control_plane,
+            url,
+        })
+    }
+
+    /// A sidecar, and its HTTP proxy's address.
+    pub(crate) async fn sidecar(
+        &self,
+        service: &str,
+        workers: usize,
+        more: &[&str],
+    ) -> anyhow::Result<(Process, SocketAddr)> {
+        let sidecar = self.outrigger.sidecar(service, &self.url, workers, more);
+        let (sidecar, ready) = sidecar.await?;
+        Ok((sidecar, address(&ready, "outbound")?))
+    }
+
+    /// Applies documents as an operator would.
+    pub(crate) async fn apply(&self, documents: &str) -> anyhow::Result<()> {
+        let file = self.outrigger.dir.path().join("documents.yaml");
+        std::fs::write(&file, documents)?;
+        let mut command = self.outrigger.command("apply");
+        command.arg("-f").arg(&file);
+        command.args(["--control-plane", &self.url]);
+        let output = command.stderr(Stdio::inherit()).output().await?;
+        anyhow::ensure!(output.status.success(), "apply: {}", output.status);
+        Ok(())
+    }
 }
 
 struct Outrigger {
@@ -119,27 +160,24 @@ pub(crate) async fn build() -> anyhow::Result<PathBuf> {
 }
 
 /// Until the first request got through: both sidecars are ready, the registration may still be on its way.
-async fn reachable(subject: &Subject) -> anyhow::Result<()> {
+pub(crate) async fn answers(proxy: SocketAddr, host: &str) -> anyhow::Result<()> {
     let deadline = Instant::now() + START;
     loop {
-        let answer = first_line(subject).await?;
+        let answer = first_line(proxy, host).await?;
         if answer.starts_with("HTTP/1.1 200") {
             return Ok(());
         }
         anyhow::ensure!(
             Instant::now() < deadline,
-            "the application cannot be reached through the sidecars: {answer:?}"
+            "{host} cannot be reached through the sidecar: {answer:?}"
         );
         tokio::time::sleep(std::time::Duration::from_millis(50)).await;
     }
 }
 
-async fn first_line(subject: &Subject) -> anyhow::Result<String> {
-    let mut stream = TcpStream::connect(subject.entry).await?;
-    let request = format!(
-        "GET / HTTP/1.1\r\nhost: {}\r\nconnection: close\r\n\r\n",
-        subject.host
-    );
+async fn first_line(proxy: SocketAddr, host: &str) -> anyhow::Result<String> {
+    let mut stream = TcpStream::connect(proxy).await?;
+    let request = format!("GET / HTTP/1.1\r\nhost: {host}\r\nconnection: close\r\n\r\n");
     stream.write_all(request.as_bytes()).await?;
     let mut answer = String::new();
     stream.read_to_string(&mut answer).await?;

@@ -11,7 +11,8 @@ use std::{
 use anyhow::{Context as _, bail};
 use clap::Args;
 use outrigger_sidecar::{
-    App, Bootstrap, Config, ControlPlaneError, Readiness, RunError, Workload, XdsProtocol,
+    App, Bootstrap, Config, ControlPlaneError, Discovery, Readiness, RunError, Workload,
+    XdsProtocol,
 };
 
 use crate::{
@@ -61,6 +62,11 @@ struct ControlArgs {
     /// Form of xDS: delta, or sotw for State of the World. Default: api_type of the bootstrap file, else delta.
     #[arg(long, value_name = "FORM", value_parser = protocol, env = "OUTRIGGER_XDS_PROTOCOL")]
     xds_protocol: Option<XdsProtocol>,
+    /// What is held: on-demand, what the application calls, from its first request to each host on (held back until the
+    /// answer is here, 5 s at most), and what a Sidecar document names at once; all, everything that it may call, before
+    /// the first request. Default: on-demand; all with --bootstrap and with --xds-protocol sotw, which has no other.
+    #[arg(long, value_name = "WHAT", value_parser = discovery, env = "OUTRIGGER_DISCOVERY")]
+    discovery: Option<Discovery>,
     /// One-time credential for the first certificate. Prefer the environment: arguments can be seen by others.
     #[arg(
         long,
@@ -271,6 +277,7 @@ fn config(args: SidecarArgs) -> Result<Config, Failure> {
         control_plane: control.control_plane,
         bootstrap,
         xds_protocol: control.xds_protocol,
+        discovery: control.discovery,
         join_token,
         root_ca: control.root_ca,
         workload: Workload {
@@ -341,6 +348,16 @@ pub(crate) fn join_token(
         (Some(token), _) => Ok(Some(token).filter(|token| !token.trim().is_empty())),
         (None, Some(path)) => token(&path).map(Some),
         (None, None) => Ok(None),
+    }
+}
+
+fn discovery(text: &str) -> Result<Discovery, String> {
+    match text {
+        "on-demand" => Ok(Discovery::OnDemand),
+        "all" => Ok(Discovery::All),
+        _ => Err(format!(
+            "\"{text}\" is no way to discover services; write on-demand or all"
+        )),
     }
 }
 

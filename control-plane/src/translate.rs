@@ -153,7 +153,11 @@ impl Shared {
             endpoints: with(&endpoints, &own.none),
             secrets: with(&self.secrets, &own.none),
             listeners: with(&scope.listeners, &own.listeners),
-            routes: with(scope.routes(node.on_demand), &own.routes),
+            // A pinned scope has its table whole, so that no request waits.
+            routes: with(
+                scope.routes(node.on_demand && !scope.pinned),
+                if scope.pinned { &own.none } else { &own.routes },
+            ),
             virtual_hosts: Resources {
                 view: View::OnDemand(Arc::clone(&scope.virtual_hosts)),
                 ..with(scope.routes(true), &own.none)

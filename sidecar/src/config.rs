@@ -19,6 +19,15 @@ pub enum XdsProtocol {
     Sotw,
 }
 
+/// What a sidecar holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Discovery {
+    /// Everything that it may call, before the first request.
+    All,
+    /// What its application calls, from the first request to each host on; what a `Sidecar` document names at once.
+    OnDemand,
+}
+
 /// Settings of one sidecar. Addresses with port 0 pick a free port; the ready line says which.
 #[derive(Clone, Debug)]
 pub struct Config {
@@ -28,6 +37,9 @@ pub struct Config {
     pub bootstrap: Option<Bootstrap>,
     /// Default: as the bootstrap says; without one, delta.
     pub xds_protocol: Option<XdsProtocol>,
+    /// Default: on demand; all from somebody else's management server, and in the State of the World, which has no
+    /// other.
+    pub discovery: Option<Discovery>,
     /// One-time credential, `<secret>.<root SHA-256>`; needed for the first certificate.
     pub join_token: Option<String>,
     /// PEM of the control plane's root; default: the root that the join token pins.
@@ -64,6 +76,24 @@ pub struct Config {
     pub heartbeat_interval: Duration,
     /// How long a drain waits for requests in flight. Default 30 s.
     pub drain_timeout: Duration,
+}
+
+impl Config {
+    /// The form in force.
+    pub(crate) fn xds_protocol(&self) -> XdsProtocol {
+        let of_bootstrap = self.bootstrap.as_ref().map(|bootstrap| bootstrap.protocol);
+        self.xds_protocol.or(of_bootstrap).unwrap_or_default()
+    }
+
+    /// What is held.
+    pub(crate) fn discovery(&self) -> Discovery {
+        let possible = self.bootstrap.is_none() && self.xds_protocol() == XdsProtocol::Delta;
+        self.discovery.unwrap_or(if possible {
+            Discovery::OnDemand
+        } else {
+            Discovery::All
+        })
+    }
 }
 
 /// Who the application is.

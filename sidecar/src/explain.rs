@@ -18,7 +18,7 @@ use outrigger_proto::envoy::{
 use tokio::time::Instant;
 
 use crate::{
-    App, Workload, forward,
+    App, Discovery, Workload, forward,
     http::{
         answer::Code,
         check::{self, Refused},
@@ -48,7 +48,9 @@ impl Reader {
             inbound: None,
         };
         let app: Option<&App> = None;
-        let mut node: Node = node::node(workload, app, std::net::Ipv4Addr::LOCALHOST.into(), ports);
+        let ip = std::net::Ipv4Addr::LOCALHOST.into();
+        // Everything, so that what is said of a host does not depend on whether it was called.
+        let mut node: Node = node::node(workload, app, ip, ports, Discovery::All);
         node.id = node.id.replacen("-15080.", "-why.", 1);
         Self {
             engine: Engine::new(node, true),
@@ -290,7 +292,7 @@ fn route(
             return Ok(());
         }
     };
-    into.virtual_host = Some((host.name.clone(), host.domains.clone()));
+    into.virtual_host = Some((host.name.to_string(), host.domains.to_vec()));
     into.tried = tried
         .iter()
         .map(|tried| Step {

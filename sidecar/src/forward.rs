@@ -35,6 +35,7 @@ pub(crate) mod finish;
 mod head;
 pub(crate) mod hedge;
 mod mirror;
+mod on_demand;
 pub(crate) mod redirect;
 mod steering;
 pub(crate) mod tries;
@@ -91,7 +92,7 @@ async fn handle(
     mut parts: Parts,
     introduction: Option<HeaderValue>,
 ) -> Result<Response<DownBody>, Problem> {
-    let mut authority = check::admit(&mut parts).map_err(|refused| match refused {
+    let authority = check::admit(&mut parts).map_err(|refused| match refused {
         Refused::Bad(message) => Problem::new(Code::BadRequest, message),
         Refused::NotSupported(message) => Problem::new(Code::NotSupported, message),
     })?;
@@ -111,12 +112,23 @@ async fn handle(
             parts.headers.remove(PROXY_AUTHORIZATION);
         }
     }
+    routed(call, parts, authority, steering, false).await
+}
+
+/// From the snapshot on. `asked` if the request has waited for its virtual host.
+async fn routed(
+    call: &Rc<Call>,
+    mut parts: Parts,
+    mut authority: HeaderValue,
+    steering: Option<Steering>,
+    asked: bool,
+) -> Result<Response<DownBody>, Problem> {
     let snapshot = call.worker.snapshot();
     let listener = snapshot
         .listeners
         .get(&call.connection.bound.name)
         .ok_or_else(|| Problem::new(Code::Draining, "this listener is being closed"))?;
-    if let Some(settings) = &listener.settings {
+    if let (Some(settings), false) = (&listener.settings, asked) {
         authority = head::prepare(call, settings.head, &mut parts, authority)?;
     }
     let table = match &listener.routes {
@@ -130,16 +142,25 @@ async fn handle(
             Problem::new(Code::NoRouteHost, message)
         })?,
     };
-    let route = match find(table, &parts, &authority) {
-        Ok(route) => route,
-        Err(problem) => {
+    let (host, route) = match table.find(&view(&parts, &authority)) {
+        Ok(found) => found,
+        Err(NoRoute::Host) if table.on_demand && !asked => {
+            let table = Arc::clone(table);
+            drop(snapshot);
+            // Boxed: the rare path, which comes back here.
+            return Box::pin(demanded(call, table, parts, authority, steering)).await;
+        }
+        Err(no_route) => {
             // Who may not know is not told what there is.
             if let Some(all) = &listener.settings {
                 filters::look(call, all, None, &mut parts, &authority).await?;
             }
-            return Err(problem);
+            return Err(nowhere(table, &parts, &authority, no_route));
         }
     };
+    if let Some(uses) = &host.uses {
+        uses.mark();
+    }
     *call.policy.borrow_mut() = route.position.clone();
     if let Some(features) = &route.features {
         call.features.get_or_init(|| Arc::clone(features));
@@ -233,24 +254,43 @@ pub(crate) fn view<'a>(parts: &'a Parts, authority: &'a HeaderValue) -> RequestV
     }
 }
 
-fn find<'a>(
-    table: &'a Arc<RouteTable>,
+/// A request whose virtual host was not at hand.
+async fn demanded(
+    call: &Rc<Call>,
+    table: Arc<RouteTable>,
+    mut parts: Parts,
+    authority: HeaderValue,
+    steering: Option<Steering>,
+) -> Result<Response<DownBody>, Problem> {
+    if let Err(problem) = on_demand::arrival(call, &table, &authority).await {
+        let snapshot = call.worker.snapshot();
+        let listener = snapshot.listeners.get(&call.connection.bound.name);
+        if let Some(all) = listener.and_then(|listener| listener.settings.as_ref()) {
+            filters::look(call, all, None, &mut parts, &authority).await?;
+        }
+        return Err(problem);
+    }
+    drop(table);
+    routed(call, parts, authority, steering, true).await
+}
+
+fn nowhere(
+    table: &RouteTable,
     parts: &Parts,
     authority: &HeaderValue,
-) -> Result<&'a Route, Problem> {
-    let request = view(parts, authority);
-    let (_, route) = table.find(&request).map_err(|no_route| match no_route {
-        NoRoute::Host => Problem::new(Code::NoRouteHost, unknown_host(table, request.authority)),
+    no_route: NoRoute,
+) -> Problem {
+    let authority = view(parts, authority).authority;
+    match no_route {
+        NoRoute::Host => Problem::new(Code::NoRouteHost, unknown_host(table, authority)),
         NoRoute::Path => Problem::new(
             Code::NoRoutePath,
             format!(
-                "no route of {:?} matches {} and its headers",
-                request.authority,
+                "no route of {authority:?} matches {} and its headers",
                 parts.uri.path()
             ),
         ),
-    })?;
-    Ok(route)
+    }
 }
 
 pub(crate) fn unknown_host(table: &RouteTable, authority: &str) -> String {

@@ -25,7 +25,7 @@ use tokio::{
 };
 
 use crate::{
-    Config,
+    Config, Discovery, XdsProtocol,
     admin::{self, Port, Site},
     control::{Control, ControlPlaneError},
     identity::{IdentityStore, Issuer, chain},
@@ -307,14 +307,23 @@ impl Sidecar {
             inbound: self.addresses.inbound,
         };
         let bootstrap = self.config.bootstrap.as_ref();
+        let protocol = self.config.xds_protocol();
+        let discovery = self.config.discovery();
         let node = match bootstrap {
             Some(bootstrap) => bootstrap.node.clone(),
-            None => node::node(&self.config.workload, self.config.app.as_ref(), ip, ports),
+            None => {
+                let (workload, app) = (&self.config.workload, self.config.app.as_ref());
+                node::node(workload, app, ip, ports, discovery)
+            }
         };
-        let protocol = self.config.xds_protocol;
-        let protocol = protocol.or_else(|| bootstrap.map(|bootstrap| bootstrap.protocol));
         let tls_files = Allowed::new(&self.config.tls_files);
-        let engine = Engine::new(node.clone(), self.control.is_tls()).allowing(tls_files);
+        let mut engine = Engine::new(node.clone(), self.control.is_tls()).allowing(tls_files);
+        if protocol == XdsProtocol::Sotw {
+            engine = engine.whole();
+        }
+        if discovery == Discovery::OnDemand {
+            engine = engine.on_demand();
+        }
         let engine = Arc::new(Mutex::new(engine));
         self.site.engine.get_or_init(|| Arc::clone(&engine));
         self.start_leases(node);
@@ -325,7 +334,8 @@ impl Sidecar {
             shared: Arc::clone(&self.shared),
             store,
             vitals: Arc::clone(&self.vitals),
-            protocol: protocol.unwrap_or_default(),
+            protocol,
+            shares: self.shares.clone(),
             configured: sender,
         };
         self.tasks.spawn(client.run());

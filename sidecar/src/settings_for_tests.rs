@@ -10,6 +10,7 @@ pub(crate) fn config() -> Config {
         control_plane: "http://127.0.0.1:1".to_owned(),
         bootstrap: None,
         xds_protocol: None,
+        discovery: None,
         join_token: None,
         root_ca: None,
         workload: Workload {

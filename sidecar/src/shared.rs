@@ -14,7 +14,7 @@ use tokio::{
     time::Instant,
 };
 
-use crate::forward::chain::Chains;
+use crate::{demand::Demand, forward::chain::Chains};
 
 use crate::tls::files::{Allowed, TlsFiles};
 
@@ -88,6 +88,8 @@ pub(crate) struct Shared {
     pub(crate) app_unreachable: Notify,
     /// What requests of one trace know of each other.
     pub(crate) chains: Chains,
+    /// Hosts whose routes requests wait for.
+    pub(crate) demand: Demand,
     /// This machine's name.
     pub(crate) hostname: String,
     started: Instant,
@@ -103,6 +105,7 @@ impl Shared {
             drain: watch::Sender::new(false),
             app_unreachable: Notify::new(),
             chains: Chains::default(),
+            demand: Demand::default(),
             hostname: hostname(),
             started: Instant::now(),
         })

@@ -10,6 +10,7 @@ use tokio::{
 use crate::Config;
 
 pub(crate) mod breakers;
+pub(crate) mod demand;
 mod export;
 pub(crate) mod filters;
 pub(crate) mod handles;

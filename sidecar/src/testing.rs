@@ -168,6 +168,7 @@ pub(crate) fn config() -> Config {
         control_plane: "http://127.0.0.1:1".to_owned(),
         bootstrap: None,
         xds_protocol: None,
+        discovery: None,
         join_token: None,
         root_ca: None,
         workload: Workload {
@@ -421,11 +422,7 @@ impl Sidecar {
 pub(crate) fn table(name: &str, hosts: Vec<(&str, Vec<Route>)>) -> RouteTable {
     let hosts = hosts
         .into_iter()
-        .map(|(domain, routes)| VirtualHost {
-            name: domain.to_owned(),
-            domains: vec![domain.to_owned()],
-            routes,
-        })
+        .map(|(domain, routes)| VirtualHost::new(domain, vec![domain.to_owned()], routes))
         .collect();
     RouteTable::new(name.to_owned(), hosts)
 }

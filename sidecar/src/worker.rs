@@ -136,6 +136,7 @@ pub(crate) fn start_with(
         })
         .collect();
     crate::telemetry::breakers::register(telemetry, shared);
+    crate::telemetry::demand::register(telemetry, shared);
     let gates = Arc::new(Gates::new(senders.into()));
     let workload = Arc::new(config.workload.clone());
     for (number, commands) in receivers.into_iter().enumerate() {

@@ -8,6 +8,7 @@
 //! `sotw` stands between the stream and the engine where the server speaks that form. `engine`, `mesh`, `dns`, `sotw` and `state` know no socket, and time only as an argument.
 //! Source: the xDS protocol, gRFC A40, A46, A57.
 
+pub(crate) mod asked;
 pub(crate) mod client;
 pub(crate) mod convert;
 mod dns;

@@ -24,6 +24,7 @@ mod specs {
     mod istio_documents;
     mod keep_alive;
     mod membership;
+    mod on_demand;
     mod protocols;
     mod refused_documents;
     mod service_limits;

@@ -69,11 +69,11 @@ pub(super) fn hosts(count: usize) -> Vec<VirtualHost> {
                 host(number),
             ];
             let with_port = spellings.iter().map(|name| format!("{name}:80"));
-            VirtualHost {
-                domains: with_port.chain(spellings.iter().cloned()).collect(),
-                name: format!("{}:80", host(number)),
-                routes: vec![route(anything(), slot(number))],
-            }
+            VirtualHost::new(
+                &format!("{}:80", host(number)),
+                with_port.chain(spellings.iter().cloned()).collect(),
+                vec![route(anything(), slot(number))],
+            )
         })
         .collect()
 }
@@ -83,13 +83,8 @@ pub(super) fn host_with_routes(count: usize) -> VirtualHost {
         path: PathMatch::SeparatedPrefix(format!("/part-{part}")),
         ..anything()
     };
-    VirtualHost {
-        name: "orders:80".to_owned(),
-        domains: vec!["orders".to_owned()],
-        routes: (0..count)
-            .map(|part| route(by_prefix(part), slot(part)))
-            .collect(),
-    }
+    let routes = (0..count).map(|part| route(by_prefix(part), slot(part)));
+    VirtualHost::new("orders:80", vec!["orders".to_owned()], routes.collect())
 }
 
 /// `canary: true` leads to one cluster, everything else to another.
@@ -103,11 +98,8 @@ pub(super) fn canary() -> VirtualHost {
         }],
         ..anything()
     };
-    VirtualHost {
-        name: "orders:80".to_owned(),
-        domains: vec!["orders".to_owned()],
-        routes: vec![route(canary, slot(1)), route(anything(), slot(0))],
-    }
+    let routes = vec![route(canary, slot(1)), route(anything(), slot(0))];
+    VirtualHost::new("orders:80", vec!["orders".to_owned()], routes)
 }
 
 pub(super) fn hashed_by_header(name: &'static str) -> Route {

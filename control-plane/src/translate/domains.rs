@@ -86,10 +86,11 @@ impl Tables {
         self.without_proxy.get(others)
     }
 
-    /// The routes of an authority in a table.
-    pub(super) fn find(&self, table: &str, authority: &str) -> Option<&[Route]> {
+    /// The routes of an authority in a table, and all ports that its host is known at there.
+    pub(super) fn find(&self, table: &str, authority: &str) -> Option<(&[Route], BTreeSet<u16>)> {
         let table = self.list.iter().find(|known| known.name == table)?;
-        table.domains.find(authority)
+        let routes = table.domains.find(authority)?;
+        Some((routes, table.domains.ports_of(authority)))
     }
 }
 
@@ -186,6 +187,18 @@ impl Domains {
         let own = [authority.clone()].into_iter();
         let mut domains = own.chain(suffixes).chain(["*".to_owned()]);
         domains.find_map(|domain| self.of_domain(&domain))
+    }
+
+    /// The ports that the host of an authority is known at.
+    fn ports_of(&self, authority: &str) -> BTreeSet<u16> {
+        let authority = authority.to_ascii_lowercase();
+        let name = match authority.rsplit_once(':') {
+            Some((name, port)) if port.parse::<u16>().is_ok() => name,
+            _ => &authority,
+        };
+        let hosts = self.candidates(name).into_iter();
+        let hosts = hosts.filter_map(|host| self.visible.get(host.as_str()));
+        hosts.flat_map(|routes| self.ports(routes)).collect()
     }
 
     fn of_domain(&self, domain: &str) -> Option<&[Route]> {
@@ -348,6 +361,16 @@ mod tests {
             for name in names {
                 for port in ["", ":80", ":81", ":8080", ":080"] {
                     let authority = format!("{name}{port}");
+                    let known = whole.keys().filter_map(|domain| {
+                        let port = domain.strip_prefix(name)?.strip_prefix(':')?;
+                        port.parse::<u16>().ok()
+                    });
+                    let known: BTreeSet<u16> = known.collect();
+                    assert_eq!(
+                        domains.ports_of(&authority),
+                        known,
+                        "{authority} in {domains:?}"
+                    );
                     let found = domains.find(&authority).and_then(<[Route]>::first);
                     let expected = super::super::on_demand::best(&whole, &authority);
                     assert_eq!(

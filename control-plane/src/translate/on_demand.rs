@@ -4,12 +4,17 @@
 //! one domain, so that two ways to write a host never claim the same domain twice.
 //! Source: Envoy's "Virtual Host Discovery Service"; Envoy's on-demand filter is what asks.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::Duration,
+};
 
 use outrigger_proto::envoy::config::{
-    core::v3::ConfigSource,
+    core::v3::{ConfigSource, Metadata},
     route::v3::{RouteConfiguration, Vhds, VirtualHost},
 };
+use prost_types::{Struct, Value, value::Kind};
 
 use super::{
     any::{ads, duration},
@@ -22,10 +27,12 @@ pub(super) fn of(tables: &Arc<Tables>) -> Arc<OnDemand> {
     let from = Arc::clone(tables);
     OnDemand::new(tables.generation(), move |name| {
         let (table, authority) = name.split_once('/')?;
+        let (routes, known_at) = from.find(table, authority)?;
         let alone = VirtualHost {
             name: authority.to_owned(),
             domains: vec![authority.to_owned()],
-            routes: from.find(table, authority)?.to_vec(),
+            routes: routes.to_vec(),
+            metadata: Some(ports(&known_at)),
             ..VirtualHost::default()
         };
         Some(ResourceBytes::new(ResourceType::VirtualHost, name, &alone))
@@ -47,6 +54,21 @@ pub(super) fn routes(name: &str) -> Arc<ResourceBytes> {
         ..RouteConfiguration::default()
     };
     ResourceBytes::new(ResourceType::Route, name, &table)
+}
+
+/// What a proxy that has only the virtual hosts it has asked for tells who asks for another port.
+fn ports(of: &BTreeSet<u16>) -> Metadata {
+    let listed: Vec<String> = of.iter().map(u16::to_string).collect();
+    let listed = Value {
+        kind: Some(Kind::StringValue(listed.join(","))),
+    };
+    let ours = Struct {
+        fields: [("ports".to_owned(), listed)].into(),
+    };
+    Metadata {
+        filter_metadata: [("outrigger".to_owned(), ours)].into(),
+        ..Metadata::default()
+    }
 }
 
 /// The value of an authority: its own, or that of the longest suffix that has one, or that of everything.

@@ -65,6 +65,8 @@ pub(super) struct Scope {
     secured: Secured,
     /// The virtual hosts of `tables`, one by one.
     pub(super) virtual_hosts: Arc<OnDemand>,
+    /// A document says what is called: nothing of the HTTP proxy waits for a request.
+    pub(super) pinned: bool,
 }
 
 /// Some assignments depend on where the caller is.
@@ -88,11 +90,9 @@ pub(super) struct Inputs<'a> {
 impl Scope {
     pub(super) fn build(key: &ScopeKey, inputs: &Inputs<'_>) -> Self {
         let before = inputs.before;
-        let sidecar = key
-            .sidecar
-            .as_ref()
-            .and_then(|key| inputs.world.mesh.sidecars.get(key));
-        let view = Egress::of(key, sidecar.map(|(_, sidecar)| sidecar), inputs);
+        let document = key.sidecar.as_ref();
+        let document = document.and_then(|key| inputs.world.mesh.sidecars.get(key));
+        let view = Egress::of(key, document.map(|(_, sidecar)| sidecar), inputs);
         let visible = view.hosts.iter().filter_map(|name| {
             let host = inputs.hosts.get(name)?;
             Some((name.clone(), host.view(inputs.world, &key.caller)))
@@ -111,6 +111,7 @@ impl Scope {
             hosts: Arc::new(view.hosts),
             grpc: OnceLock::new(),
             secured: Secured::default(),
+            pinned: document.is_some_and(|(_, sidecar)| pins(sidecar)),
         }
     }
 
@@ -145,6 +146,7 @@ impl Scope {
             grpc: self.grpc.clone(),
             secured: Secured::default(),
             virtual_hosts: Arc::clone(&self.virtual_hosts),
+            pinned: self.pinned,
         })
     }
 
@@ -385,6 +387,13 @@ impl Egress {
             },
         });
     }
+}
+
+/// Whether a document says what the HTTP proxy is for: `*/*` says nothing.
+fn pins(sidecar: &Sidecar) -> bool {
+    let proxied = sidecar.egress.iter().filter(|egress| egress.port.is_none());
+    let mut hosts = proxied.flat_map(patterns);
+    !hosts.any(|egress| egress.namespace == "*" && egress.host == "*")
 }
 
 fn patterns(listener: &EgressListener) -> impl Iterator<Item = EgressHost> {

@@ -50,7 +50,7 @@ pub use route::{
     Abort, Action, ClusterChoice, Cors, CorsVerdict, Edit, Facts, Fault, Features, Format,
     HashCookie, HashPolicy, HeaderEdits, HeaderMatch, Hedge, Mirror, NoRoute, PathMatch, Positions,
     RedirectPath, RequestView, Rewrite, Route, RouteMatch, RouteTable, Share, StringMatch,
-    Substitution, VirtualHost, WeightedCluster,
+    Substitution, Uses, VirtualHost, WeightedCluster,
 };
 pub use snapshot::{
     ClusterSlot, Direction, DownstreamTls, Listener, RouteSlot, RouteSource, Snapshot,

@@ -17,6 +17,7 @@ pub(crate) mod split;
 mod table;
 #[cfg(test)]
 mod tests;
+mod uses;
 
 use std::{
     sync::{Arc, atomic::AtomicU64},
@@ -35,6 +36,7 @@ pub use format::{Facts, Format, FormatError};
 pub use hash::HashCookie;
 pub(crate) use matching::path_of;
 pub use rewrite::{Rewrite, Substitution};
+pub use uses::Uses;
 
 /// What routing looks at.
 #[derive(Clone, Copy, Debug)]
@@ -67,18 +69,24 @@ pub struct RouteTable {
     pub name: String,
     /// In the order given.
     pub virtual_hosts: Vec<VirtualHost>,
+    /// It has only the virtual hosts that were asked for: an authority without one may have one all the same (VHDS).
+    pub on_demand: bool,
     index: table::HostIndex,
 }
 
-/// A named group of domains and their routes.
+/// A named group of domains and their routes. Cheap to clone, so that a table can be made anew when one more comes.
 #[derive(Clone, Debug)]
 pub struct VirtualHost {
     /// Name, e.g. `reviews.default.svc.cluster.local:9080`.
-    pub name: String,
+    pub name: Arc<str>,
     /// `reviews`, `reviews:9080`, `*.example.com`, `*`.
-    pub domains: Vec<String>,
+    pub domains: Arc<[String]>,
     /// First match wins.
-    pub routes: Vec<Route>,
+    pub routes: Arc<[Route]>,
+    /// The ports of its service, for an error's text, where the domains do not tell them. Mostly empty.
+    pub ports: Arc<[u16]>,
+    /// Whether requests use it, for those that are given back when they do not; None = nobody asks.
+    pub uses: Option<Uses>,
 }
 
 /// One route.

@@ -60,11 +60,14 @@ fn entries(engine: &Engine, kind: Option<&str>, part: &str) -> Vec<(Kind, String
 }
 
 fn is_called(kind: Kind, word: &str) -> bool {
+    if kind == Kind::VirtualHost {
+        return matches!(word.trim_end_matches('s'), "virtual_host" | "virtualhost");
+    }
     let name = match kind {
         Kind::Cluster => "cluster",
         Kind::Endpoint => "endpoint",
         Kind::Listener => "listener",
-        Kind::Route => "route",
+        Kind::Route | Kind::VirtualHost => "route",
         Kind::Secret => "secret",
     };
     word.trim_end_matches('s') == name

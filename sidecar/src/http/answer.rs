@@ -20,10 +20,12 @@ use super::{
 pub(crate) enum Code {
     NoRouteHost,
     NoRoutePath,
+    NoRouteYet,
     NoEndpoints,
     NoHealthyEndpoints,
     BreakerOpen,
     ClusterUnknown,
+    OverflowOnDemand,
     OverflowPending,
     OverflowRequests,
     OverflowRetries,
@@ -47,10 +49,12 @@ impl Code {
         match self {
             Self::NoRouteHost => "no_route_host",
             Self::NoRoutePath => "no_route_path",
+            Self::NoRouteYet => "no_route_yet",
             Self::NoEndpoints => "no_endpoints",
             Self::NoHealthyEndpoints => "no_healthy_endpoints",
             Self::BreakerOpen => "breaker_open",
             Self::ClusterUnknown => "cluster_unknown",
+            Self::OverflowOnDemand => "overflow_on_demand",
             Self::OverflowPending => "overflow_pending",
             Self::OverflowRequests => "overflow_requests",
             Self::OverflowRetries => "overflow_retries",
@@ -98,10 +102,11 @@ impl Code {
     /// Envoy's response flag.
     pub(crate) fn flag(self) -> &'static str {
         match self {
-            Self::NoRouteHost | Self::NoRoutePath => "NR",
+            Self::NoRouteHost | Self::NoRoutePath | Self::NoRouteYet => "NR",
             Self::NoEndpoints | Self::NoHealthyEndpoints => "UH",
             Self::ClusterUnknown => "NC",
             Self::BreakerOpen
+            | Self::OverflowOnDemand
             | Self::OverflowPending
             | Self::OverflowRequests
             | Self::OverflowRetries => "UO",

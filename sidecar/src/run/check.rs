@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::RunError;
-use crate::{App, Config, Workload};
+use crate::{App, Config, Discovery, Workload, XdsProtocol};
 
 pub(super) fn check(config: &Config) -> Result<(), RunError> {
     for (flag, address) in [("outbound", config.outbound), ("admin", config.admin)] {
@@ -20,6 +20,14 @@ pub(super) fn check(config: &Config) -> Result<(), RunError> {
         config.heartbeat_interval,
         config.certificate_ttl,
     )?;
+    if config.discovery == Some(Discovery::OnDemand) && config.xds_protocol() == XdsProtocol::Sotw {
+        return Err(RunError::Setting {
+            flag: "discovery",
+            value: "on-demand".to_owned(),
+            expected: "needs the incremental form (--xds-protocol delta): the State of the World has no virtual hosts on \
+                       demand",
+        });
+    }
     let not_absolute = config
         .tls_files
         .iter()

@@ -26,6 +26,7 @@ use crate::{
     backoff::Backoff,
     control::Control,
     identity::{IdentityStore, chain},
+    quota::client::Shares,
     shared::Shared,
     tls::files::READ_WITHIN,
     vitals::Vitals,
@@ -51,6 +52,7 @@ pub(crate) struct Client {
     pub(crate) store: Arc<IdentityStore>,
     pub(crate) vitals: Arc<Vitals>,
     pub(crate) protocol: XdsProtocol,
+    pub(crate) shares: Shares,
     /// True once the first configuration is complete.
     pub(crate) configured: watch::Sender<bool>,
 }
@@ -60,6 +62,7 @@ pub(crate) struct Client {
 struct Wakes {
     stream: Notify,
     names: Notify,
+    shares: Notify,
 }
 
 /// How a stream ended.
@@ -81,7 +84,21 @@ impl Client {
                 XdsProtocol::Sotw => self.streams(Sotw::default(), &wakes).await,
             }
         };
-        tokio::join!(streams, self.look_up(&wakes));
+        tokio::join!(streams, self.look_up(&wakes), self.share_out(&wakes));
+    }
+
+    /// For ever: what leads to a cluster with limits of the service waits until this sidecar has shares of them, or has
+    /// waited long enough for some.
+    async fn share_out(&self, wakes: &Wakes) {
+        loop {
+            wakes.shares.notified().await;
+            let snapshot = self.shared.snapshot.load();
+            self.shares.settled().await;
+            let now = Instant::now();
+            lock(&self.engine).grant(&snapshot, now);
+            self.publish(now, wakes);
+            wakes.stream.notify_one();
+        }
     }
 
     async fn streams<F: Form>(&self, mut form: F, wakes: &Wakes) {
@@ -95,6 +112,7 @@ impl Client {
                 .stream(&mut form, wakes, &mut renewals, &mut was_up)
                 .await;
             self.vitals.set_connected(false);
+            self.shared.demand.set_connected(false);
             lock(&self.engine).disconnected();
             match end {
                 End::Renewed => self.vitals.count_stream("renewed"),
@@ -161,16 +179,18 @@ impl Client {
                             tracing::info!("configuration stream is open");
                             *was_up = Some(true);
                             self.vitals.set_connected(true);
+                            self.shared.demand.set_connected(true);
                         }
                         let answer = form.read(answer, &lock(&self.engine));
-                        let requests = self.take(answer);
+                        let requests = self.take(answer, wakes);
                         wakes.names.notify_one();
                         requests
                     }
                     Err(reason) => return lost(reason, answered),
                 },
-                () = until(deadline) => self.tick(),
-                () = wakes.stream.notified() => self.tick(),
+                () = until(deadline) => self.tick(wakes),
+                () = wakes.stream.notified() => self.tick(wakes),
+                () = self.shared.demand.wanted() => self.ask(wakes),
                 _ = renewals.changed() => return End::Renewed,
             };
             if let Err(reason) = send(&requests, form.next(next)).await {
@@ -179,14 +199,28 @@ impl Client {
         }
     }
 
-    fn tick(&self) -> Vec<DeltaDiscoveryRequest> {
+    fn tick(&self, wakes: &Wakes) -> Vec<DeltaDiscoveryRequest> {
         let now = Instant::now();
-        let requests = lock(&self.engine).tick(now);
-        self.publish(now);
+        let used = self.shared.demand.take_used();
+        let requests = {
+            let mut engine = lock(&self.engine);
+            engine.used(&used, now);
+            engine.tick(now)
+        };
+        self.publish(now, wakes);
         requests
     }
 
-    fn take(&self, answer: DeltaDiscoveryResponse) -> Vec<DeltaDiscoveryRequest> {
+    /// Asks for the virtual hosts that requests wait for.
+    fn ask(&self, wakes: &Wakes) -> Vec<DeltaDiscoveryRequest> {
+        let now = Instant::now();
+        let names = self.shared.demand.take_wanted();
+        let requests = lock(&self.engine).ask(&names, now);
+        self.publish(now, wakes);
+        requests
+    }
+
+    fn take(&self, answer: DeltaDiscoveryResponse, wakes: &Wakes) -> Vec<DeltaDiscoveryRequest> {
         let now = Instant::now();
         tracing::debug!(
             type_url = %answer.type_url,
@@ -200,7 +234,7 @@ impl Client {
                 tracing::warn!(type_url = %request.type_url, reason = %error.message, "configuration refused");
             }
         }
-        self.publish(now);
+        self.publish(now, wakes);
         requests
     }
 
@@ -223,14 +257,19 @@ impl Client {
         }
     }
 
-    fn publish(&self, now: Instant) {
-        let (snapshot, bundle, tallies, is_configured) = {
+    fn publish(&self, now: Instant, wakes: &Wakes) {
+        let (snapshot, bundle, tallies, is_configured, answers, asked) = {
             let mut engine = lock(&self.engine);
+            if engine.awaits_shares() {
+                wakes.shares.notify_one();
+            }
             (
                 engine.take_snapshot(),
                 engine.take_bundle(),
                 engine.take_tallies(),
                 engine.is_configured(now),
+                engine.take_answers(),
+                engine.asked(),
             )
         };
         if let Some(bundle) = bundle {
@@ -240,6 +279,7 @@ impl Client {
             self.read_files(&snapshot);
             self.shared.snapshot.publish(snapshot);
         }
+        self.shared.demand.settle(answers, asked);
         for (kind, tally) in tallies {
             self.vitals.count_resources(kind, tally);
         }

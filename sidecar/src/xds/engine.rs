@@ -2,19 +2,30 @@
 //!
 //! ```text
 //! CDS(*) ─► EDS as clusters name them ─► both settled or 15 s ─► LDS(*) ─► RDS and SDS as listeners name them
+//!
+//! on demand:  LDS(*) ─► RDS, SDS as listeners name them ─► CDS and EDS as they are led to
+//!             a request to a host that is not there ─► VHDS ─► CDS ─► EDS ─► in the snapshot as a whole
 //! ```
+//! A route configuration with `vhds` has its virtual hosts asked for in either order.
 //! An answer is taken resource by resource: good ones are applied, bad ones keep their last good version and are
 //! named in the NACK. Dependent subscriptions go out before the ACK, so that a server that waits for both ACKs of a
 //! stage sees them in order.
 
-use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+    sync::Arc,
+};
 
 use outrigger_core::{Locality, LocalityPolicy, Snapshot};
 use outrigger_proto::{
     envoy::{
         config::{
-            cluster::v3::Cluster, core::v3::Node, endpoint::v3::ClusterLoadAssignment,
-            listener::v3::Listener, route::v3::RouteConfiguration,
+            cluster::v3::Cluster,
+            core::v3::Node,
+            endpoint::v3::ClusterLoadAssignment,
+            listener::v3::Listener,
+            route::v3::{RouteConfiguration, VirtualHost},
         },
         extensions::transport_sockets::tls::v3::Secret,
         service::discovery::v3::{DeltaDiscoveryRequest, DeltaDiscoveryResponse, Resource},
@@ -26,8 +37,9 @@ use rustls_pki_types::CertificateDer;
 use tokio::time::Instant;
 
 use super::{
+    asked::{self, Answer, Asked},
     convert::{self, Converted, FieldError, fields, refuse},
-    mesh::Mesh,
+    mesh::{Clusters, Mesh, Told},
     state::{Kind, Status, TypeState},
 };
 use crate::tls::files::Allowed;
@@ -53,8 +65,13 @@ pub(crate) struct Engine {
     /// their endpoints without it can be called.)
     has_identity: bool,
     connected: bool,
-    types: [TypeState; 5],
+    /// Clusters are asked for as something leads to them.
+    on_demand: bool,
+    /// The server can be asked for virtual hosts one by one.
+    incremental: bool,
+    types: [TypeState; 6],
     mesh: Mesh,
+    asked: Asked,
     bundle: Option<Vec<CertificateDer<'static>>>,
     tls_files: Allowed,
     tallies: BTreeMap<Kind, Tally>,
@@ -66,8 +83,11 @@ impl Engine {
             node,
             has_identity,
             connected: false,
+            on_demand: false,
+            incremental: true,
             types: Kind::ALL.map(TypeState::new),
             mesh: Mesh::default(),
+            asked: Asked::default(),
             bundle: None,
             tls_files: Allowed::default(),
             tallies: BTreeMap::new(),
@@ -79,16 +99,36 @@ impl Engine {
         Self { tls_files, ..self }
     }
 
+    /// Asks for clusters only as something leads to them.
+    pub(crate) fn on_demand(mut self) -> Self {
+        self.on_demand = true;
+        *self.state_mut(Kind::Cluster) = TypeState::by_name(Kind::Cluster);
+        self
+    }
+
+    /// Speaks to a server that knows the State of the World only, which has no virtual hosts on demand.
+    pub(crate) fn whole(self) -> Self {
+        Self {
+            incremental: false,
+            ..self
+        }
+    }
+
     /// First requests of a new stream.
     pub(crate) fn connected(&mut self, now: Instant) -> Vec<DeltaDiscoveryRequest> {
         self.connected = true;
-        let mut requests: Vec<_> = if self.state(Kind::Cluster).is_subscribed() {
+        let head = if self.on_demand {
+            Kind::Listener
+        } else {
+            Kind::Cluster
+        };
+        let mut requests: Vec<_> = if self.state(head).is_subscribed() {
             self.types
                 .iter_mut()
                 .filter_map(|state| state.resume(now))
                 .collect()
         } else {
-            vec![self.state_mut(Kind::Cluster).subscribe_all(now)]
+            vec![self.state_mut(head).subscribe_all(now)]
         };
         if let Some(first) = requests.first_mut() {
             first.node = Some(self.node.clone());
@@ -117,26 +157,44 @@ impl Engine {
         let twice = names_there_twice(&response.resources);
         for resource in response.resources {
             let name = resource.name.clone();
-            // Without a name it cannot be told whether it was asked for.
-            if !name.is_empty() && !self.state(kind).wants(&name) {
+            let of = self.meant(kind, &resource);
+            if of.is_empty() {
+                continue;
+            }
+            if kind == Kind::VirtualHost && resource.resource.is_none() {
+                // "There is none", in Envoy's words.
+                tally.removed += 1;
+                for name in &of {
+                    self.state_mut(kind).remove(name);
+                    self.asked.absent(name);
+                }
                 continue;
             }
             let version = resource.version.clone();
             let taken = if twice.contains(&name) {
                 refuse("", "is in the answer twice")
             } else {
-                self.take(kind, &resource)
+                self.take(kind, &resource, &of, now)
             };
             match taken {
                 Ok(any) => {
                     tally.accepted += 1;
-                    self.state_mut(kind).accept(&name, version, any);
+                    for name in &of {
+                        self.state_mut(kind)
+                            .accept(name, version.clone(), any.clone());
+                    }
                 }
                 Err(error) => {
                     tally.refused += 1;
                     let details = format!("{} {name:?}: {error}", kind.name());
-                    if !name.is_empty() && self.state(kind).entries().len() < MAX_RESOURCES {
-                        self.state_mut(kind).refuse(&name, version, details.clone());
+                    for name in of.iter().filter(|name| !name.is_empty()) {
+                        if self.state(kind).entries().len() < MAX_RESOURCES {
+                            let (version, details) = (version.clone(), details.clone());
+                            self.state_mut(kind).refuse(name, version, details);
+                        }
+                        if kind == Kind::VirtualHost {
+                            self.asked.refused(name, &details);
+                        }
                     }
                     refusals.push(details);
                 }
@@ -145,11 +203,11 @@ impl Engine {
         for name in response.removed_resources {
             tally.removed += 1;
             self.state_mut(kind).remove(&name);
-            self.missing(kind, &name, true);
+            self.missing(kind, &name, (true, now));
         }
         self.state_mut(kind).answered();
         self.count(kind, tally);
-        let mut requests = self.subscribe(now);
+        let mut requests = self.settle(now);
         requests.push(answer(kind.type_url(), response.nonce, &refusals));
         requests.extend(self.start_listeners(now));
         requests
@@ -160,17 +218,62 @@ impl Engine {
         for kind in Kind::ALL {
             for name in self.state_mut(kind).expire(now) {
                 tracing::warn!(kind = kind.name(), %name, "resource did not arrive in time");
-                self.missing(kind, &name, false);
+                self.missing(kind, &name, (false, now));
             }
         }
-        let mut requests = self.subscribe(now);
+        if self.connected && self.asked.sweep_due().is_some_and(|due| due <= now) {
+            let mesh = &self.mesh;
+            self.asked
+                .sweep(now, |routes, host| mesh.host_is_used(routes, host));
+        }
+        let mut requests = self.settle(now);
         requests.extend(self.start_listeners(now));
         requests
     }
 
     /// When [`Self::tick`] is due.
     pub(crate) fn deadline(&self) -> Option<Instant> {
-        self.types.iter().filter_map(TypeState::next_deadline).min()
+        let overdue = self.types.iter().filter_map(TypeState::next_deadline);
+        let held = self.mesh.held_until();
+        overdue.chain(self.asked.sweep_due()).chain(held).min()
+    }
+
+    /// Requests wait for the virtual hosts of these names (`<route configuration>/<authority>`).
+    pub(crate) fn ask(&mut self, names: &[String], now: Instant) -> Vec<DeltaDiscoveryRequest> {
+        for name in names {
+            let mesh = &self.mesh;
+            self.asked
+                .ask(name, now, |routes, host| mesh.host_is_used(routes, host));
+        }
+        self.settle(now)
+    }
+
+    /// Requests were answered from what is remembered of these names.
+    pub(crate) fn used(&mut self, names: &[String], now: Instant) {
+        for name in names {
+            self.asked.used(name, now);
+        }
+    }
+
+    /// What became of names that were asked for. To be passed on after the snapshot was published.
+    pub(crate) fn take_answers(&mut self) -> Vec<(String, Answer)> {
+        self.asked.take_answers()
+    }
+
+    /// Virtual hosts that are held, names that have none, names without an answer.
+    pub(crate) fn asked(&self) -> [usize; 3] {
+        self.asked.counts()
+    }
+
+    /// Shares were given out for the clusters of `snapshot`.
+    pub(crate) fn grant(&mut self, snapshot: &Snapshot, now: Instant) {
+        self.mesh.grant(snapshot);
+        self.warm(now);
+    }
+
+    /// Whether something waits for [`Self::grant`].
+    pub(crate) fn awaits_shares(&self) -> bool {
+        self.on_demand && self.mesh.awaits_shares()
     }
 
     /// The next snapshot, if anything changed.
@@ -185,11 +288,13 @@ impl Engine {
 
     /// The first configuration is complete: all clusters and listeners are here, with everything they name that exists.
     pub(crate) fn is_configured(&self, now: Instant) -> bool {
-        self.state(Kind::Cluster).is_answered()
+        (self.on_demand || self.state(Kind::Cluster).is_answered())
             && self.state(Kind::Listener).is_answered()
-            && [Kind::Endpoint, Kind::Route].map(|kind| self.state(kind).is_settled(now))
-                == [true; 2]
+            && [Kind::Cluster, Kind::Endpoint, Kind::Route]
+                .map(|kind| self.state(kind).is_settled(now))
+                == [true; 3]
             && !self.mesh.is_looking_up()
+            && !self.awaits_shares()
     }
 
     /// Listeners that wait, and for what; for people.
@@ -204,6 +309,11 @@ impl Engine {
                     .map_or("", Status::name);
                 format!("{listener} waits for routes {routes} ({status})")
             })
+            .chain(
+                self.mesh
+                    .waiting_routes()
+                    .map(|name| format!("{name} waits for its clusters")),
+            )
             .collect()
     }
 
@@ -233,6 +343,7 @@ impl Engine {
         now: Instant,
     ) {
         self.mesh.name_found(name, result, now);
+        self.warm(now);
     }
 
     /// Takes what was counted since the last call.
@@ -252,7 +363,13 @@ impl Engine {
     }
 
     /// Validates one resource and applies it.
-    fn take(&mut self, kind: Kind, resource: &Resource) -> Converted<Any> {
+    fn take(
+        &mut self,
+        kind: Kind,
+        resource: &Resource,
+        of: &[String],
+        now: Instant,
+    ) -> Converted<Any> {
         if resource.ttl.is_some() {
             return refuse("ttl", "not supported yet");
         }
@@ -270,13 +387,38 @@ impl Engine {
             return refuse("", format!("is a {:?}", any.type_url));
         }
         fields::check(any)?;
-        self.apply(kind, &resource.name, any)?;
+        self.apply(kind, (&resource.name, of), any, now)?;
         Ok(any.clone())
     }
 
-    fn apply(&mut self, kind: Kind, name: &str, any: &Any) -> Converted<()> {
+    /// The names under which a resource was asked for.
+    fn meant(&self, kind: Kind, resource: &Resource) -> Vec<String> {
+        let name = &resource.name;
+        if kind != Kind::VirtualHost {
+            // Without a name it cannot be told whether it was asked for.
+            let is_meant = name.is_empty() || self.state(kind).wants(name);
+            return is_meant.then(|| name.clone()).into_iter().collect();
+        }
+        let mut of = self.asked.names_of(name);
+        let named = std::iter::once(name).chain(&resource.aliases);
+        of.extend(named.filter(|name| self.state(kind).wants(name)).cloned());
+        of.sort_unstable();
+        of.dedup();
+        of
+    }
+
+    /// `of`: the names that it was asked for by.
+    fn apply(
+        &mut self,
+        kind: Kind,
+        (name, of): (&str, &[String]),
+        any: &Any,
+        now: Instant,
+    ) -> Converted<()> {
         let message = kind.message();
         let mesh = &mut self.mesh;
+        let on_demand = self.on_demand;
+        let mut led = Clusters::new();
         match kind {
             Kind::Cluster => {
                 let cluster: Cluster = convert::unpack(any, message)?;
@@ -296,14 +438,19 @@ impl Engine {
             Kind::Listener => {
                 let listener: Listener = convert::unpack(any, message)?;
                 same_name(name, "name", &listener.name)?;
-                let listener = convert::listener::convert(&listener, &mut |name| mesh.slot(name))?;
+                let listener = convert::listener::convert(&listener, &mut |name| {
+                    if on_demand {
+                        led.insert(name.to_owned());
+                    }
+                    mesh.slot(name)
+                })?;
                 if listener.tls.is_some() && !self.has_identity {
                     return refuse(
                         "filter_chains[0].transport_socket",
                         "TLS needs an identity, and a sidecar on the plain-text port has none",
                     );
                 }
-                mesh.set_listener(listener);
+                mesh.set_listener(listener, led);
             }
             Kind::Route => {
                 let routes: RouteConfiguration = convert::unpack(any, message)?;
@@ -313,13 +460,37 @@ impl Engine {
                     if !mesh.has_cluster(name) {
                         unknown.get_or_insert_with(|| name.to_owned());
                     }
+                    if on_demand {
+                        led.insert(name.to_owned());
+                    }
                     mesh.slot(name)
                 })?;
+                if table.on_demand && !self.incremental {
+                    let message = "virtual hosts on demand need the incremental form of xDS";
+                    return refuse("vhds", message);
+                }
                 if let (Some(true), Some(name)) = (routes.validate_clusters, unknown) {
                     let message = format!("a route leads to cluster {name:?}, which is not there");
                     return refuse("validate_clusters", message);
                 }
-                mesh.set_routes(table);
+                mesh.set_routes(table, led, now);
+            }
+            Kind::VirtualHost => {
+                let host: VirtualHost = convert::unpack(any, message)?;
+                let host = convert::route::convert_alone(&host, &mut |name| {
+                    if on_demand {
+                        led.insert(name.to_owned());
+                    }
+                    mesh.slot(name)
+                })?;
+                let mut routes: Vec<&str> = of.iter().map(|name| asked::split(name).0).collect();
+                routes.dedup();
+                for routes in routes {
+                    mesh.set_host(routes, name, (host.clone(), led.clone()), now);
+                }
+                for asked in of {
+                    self.asked.held(asked, name);
+                }
             }
             Kind::Secret => {
                 let secret: Secret = convert::unpack(any, message)?;
@@ -331,11 +502,13 @@ impl Engine {
     }
 
     /// `name` is not there; `by_word` of the server, not only because it did not come.
-    fn missing(&mut self, kind: Kind, name: &str, by_word: bool) {
+    fn missing(&mut self, kind: Kind, name: &str, (by_word, now): (bool, Instant)) {
         match kind {
-            Kind::Cluster => self.mesh.remove_cluster(name),
+            Kind::Cluster => self.mesh.remove_cluster(name, now),
             Kind::Listener => self.mesh.remove_listener(name),
-            Kind::Endpoint if self.state(kind).wants(name) => self.mesh.endpoints_missing(name),
+            Kind::Endpoint if self.state(kind).wants(name) => {
+                self.mesh.endpoints_missing(name, now);
+            }
             Kind::Route => self.mesh.routes_missing(name),
             // The bundle that we hold stays: without one nobody could be verified.
             Kind::Secret => {
@@ -343,29 +516,73 @@ impl Engine {
                     tracing::warn!(%name, "control plane has no such secret; the trust bundle in force stays");
                 }
             }
-            Kind::Endpoint => {}
+            // By either of its names. One that does not come may come yet, and nothing serves without it.
+            Kind::VirtualHost if by_word => {
+                let mut of: BTreeSet<String> = self.asked.names_of(name).into_iter().collect();
+                of.insert(name.to_owned());
+                for name in &of {
+                    self.state_mut(kind).remove(name);
+                    self.asked.absent(name);
+                }
+            }
+            Kind::Endpoint | Kind::VirtualHost => {}
         }
     }
 
-    /// Brings EDS, RDS and SDS subscriptions up to what is named now.
+    /// Puts into force what can be, and brings subscriptions up to that.
+    fn settle(&mut self, now: Instant) -> Vec<DeltaDiscoveryRequest> {
+        let mesh = &self.mesh;
+        self.asked.keep_tables(|routes| mesh.grows(routes));
+        for (routes, host) in self.asked.take_loose() {
+            self.mesh.remove_host(&routes, &host);
+        }
+        self.warm(now);
+        self.subscribe(now)
+    }
+
+    fn warm(&mut self, now: Instant) {
+        let [clusters, endpoints, ..] = &self.types;
+        let told = self.on_demand.then_some(Told {
+            clusters,
+            endpoints,
+        });
+        self.mesh.warm(told, now);
+        let mesh = &self.mesh;
+        self.asked
+            .tell(|routes, host| mesh.host_serves(routes, host));
+    }
+
+    /// Brings the subscriptions of everything that is asked for by name up to what is named now.
     fn subscribe(&mut self, now: Instant) -> Vec<DeltaDiscoveryRequest> {
-        let now = self.connected.then_some(now);
+        let (clock, now) = (now, self.connected.then_some(now));
+        let mut requests = Vec::new();
+        if self.on_demand {
+            let wanted = self.mesh.wanted_clusters();
+            let held = self.state(Kind::Cluster).entries().keys();
+            let unwanted: Vec<String> = held.filter(|n| !wanted.contains(*n)).cloned().collect();
+            for name in unwanted {
+                self.mesh.remove_cluster(&name, clock);
+            }
+            requests.extend(self.state_mut(Kind::Cluster).subscribe(&wanted, now));
+        }
         let wanted = [
             (Kind::Endpoint, self.mesh.wanted_endpoints()),
             (Kind::Route, self.mesh.wanted_routes()),
             (Kind::Secret, self.mesh.wanted_secrets()),
         ];
         self.mesh.forget_unused();
-        wanted
-            .into_iter()
-            .filter_map(|(kind, names)| self.state_mut(kind).subscribe(names, now))
-            .collect()
+        let named = wanted.into_iter();
+        requests
+            .extend(named.filter_map(|(kind, names)| self.state_mut(kind).subscribe(&names, now)));
+        let [new, gone] = self.asked.take_changes();
+        requests.extend(self.state_mut(Kind::VirtualHost).change(new, gone, now));
+        requests
     }
 
     fn start_listeners(&mut self, now: Instant) -> Option<DeltaDiscoveryRequest> {
         let is_due = self.connected
             && !self.state(Kind::Listener).is_subscribed()
-            && self.state(Kind::Cluster).is_settled(now)
+            && (self.on_demand || self.state(Kind::Cluster).is_settled(now))
             && self.state(Kind::Endpoint).is_settled(now)
             && !self.mesh.is_looking_up();
         is_due.then(|| self.state_mut(Kind::Listener).subscribe_all(now))

@@ -3,8 +3,13 @@
 //!
 //! ```text
 //! cluster  ── has its endpoints, or there are none; its names were looked up once ──► in the snapshot     (a change uses the endpoints at hand)
+//! routes   ── their clusters have settled ───────────► in the snapshot     (until then their old form serves, and keeps its clusters)
 //! listener ── has its routes ────────────────────────► in the snapshot     (until then its old form serves)
 //! ```
+//! Where the server is asked for all clusters, it has them come before the routes that lead to them; nothing waits for
+//! them here then.
+
+mod tables;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -13,8 +18,8 @@ use std::{
 };
 
 use outrigger_core::{
-    ClusterConfig, ClusterSlot, EndpointConfig, Listener, RouteSource, RouteTable, Snapshot,
-    SnapshotBuilder,
+    ClusterConfig, ClusterSlot, EndpointConfig, LimitsScope, Listener, RouteSource, RouteTable,
+    Snapshot, SnapshotBuilder, VirtualHost,
 };
 
 use tokio::time::Instant;
@@ -26,7 +31,10 @@ use super::{
         tls::BUNDLE,
     },
     dns::{Names, Pace},
+    state::{Status, TypeState},
 };
+pub(crate) use tables::Clusters;
+use tables::{HOLD, Look, Standing, Tables};
 
 /// What is known of an assignment.
 #[derive(Debug)]
@@ -46,12 +54,32 @@ pub(crate) struct Mesh {
     /// Clusters whose endpoints are names.
     named: BTreeSet<String>,
     names: Names,
+    /// Removed, but something that serves still leads there: until when they stay.
+    leaving: BTreeMap<String, Instant>,
+    /// The same of clusters whose assignment was removed: until when they keep their endpoints.
+    stale: BTreeMap<String, Instant>,
+    /// Clusters with limits of the service of which this sidecar has been given its shares.
+    granted: BTreeSet<String>,
     /// Accepted, whether serving or not.
     listeners: BTreeMap<String, Accepted>,
-    /// RDS names that serving listeners use, by listener.
-    serving: BTreeMap<String, Option<String>>,
-    routes: BTreeSet<String>,
+    serving: BTreeMap<String, Serving>,
+    tables: Tables,
     changed: bool,
+}
+
+/// What a listener that serves makes use of.
+#[derive(Debug)]
+struct Serving {
+    /// RDS name; None = inline.
+    routes: Option<String>,
+    clusters: Clusters,
+}
+
+/// What is known of the names that were asked for.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Told<'a> {
+    pub(crate) clusters: &'a TypeState,
+    pub(crate) endpoints: &'a TypeState,
 }
 
 /// An accepted listener, ready to be put into a snapshot.
@@ -60,6 +88,8 @@ struct Accepted {
     listener: Listener,
     /// RDS name; None = inline.
     routes: Option<String>,
+    /// Of inline routes.
+    clusters: Clusters,
     warming: bool,
 }
 
@@ -75,6 +105,8 @@ impl Mesh {
             return;
         }
         self.forget_user(&name);
+        self.leaving.remove(&name);
+        self.stale.remove(&name);
         let is_named = matches!(cluster.source, EndpointSource::Dns(_));
         if let EndpointSource::Eds(eds) = &cluster.source {
             self.users
@@ -138,11 +170,47 @@ impl Mesh {
         self.names.want(&wanted);
     }
 
-    pub(crate) fn remove_cluster(&mut self, name: &str) {
+    /// What something leads to outlives the server's word by [`HOLD`] at most: where clusters are asked for by name, the
+    /// word may come before that of what replaces them.
+    pub(crate) fn remove_cluster(&mut self, name: &str, now: Instant) {
         self.forget_user(name);
-        if self.clusters.remove(name).is_some() {
-            self.builder.set_cluster(name, None);
-            self.changed = true;
+        if self.clusters.remove(name).is_none() {
+            return;
+        }
+        if self.is_led_to(name) {
+            self.leaving.insert(name.to_owned(), now + HOLD);
+        } else {
+            self.end_cluster(name);
+        }
+    }
+
+    fn end_cluster(&mut self, name: &str) {
+        self.granted.remove(name);
+        self.leaving.remove(name);
+        self.stale.remove(name);
+        self.builder.set_cluster(name, None);
+        self.changed = true;
+    }
+
+    /// Whether something that serves leads there, as far as that is kept.
+    fn is_led_to(&self, cluster: &str) -> bool {
+        let mut listeners = self.serving.values();
+        listeners.any(|serving| serving.clusters.contains(cluster)) || self.tables.lead_to(cluster)
+    }
+
+    /// Lets go of what was kept for long enough, or for nobody.
+    fn let_go(&mut self, now: Instant) {
+        let over = |(name, until): (&String, &Instant)| {
+            (*until <= now || !self.is_led_to(name)).then(|| name.clone())
+        };
+        let left: Vec<String> = self.leaving.iter().filter_map(over).collect();
+        let stale: Vec<String> = self.stale.iter().filter_map(over).collect();
+        for name in left {
+            self.end_cluster(&name);
+        }
+        for name in stale {
+            self.stale.remove(&name);
+            self.rebuild(&name);
         }
     }
 
@@ -154,33 +222,82 @@ impl Mesh {
         }
         self.assignments
             .insert(name.to_owned(), Assignment::Known(endpoints));
+        for cluster in self.users.get(name).into_iter().flatten() {
+            self.stale.remove(cluster);
+        }
         self.rebuild_users(name);
     }
 
     /// There is no such assignment.
-    pub(crate) fn endpoints_missing(&mut self, name: &str) {
+    pub(crate) fn endpoints_missing(&mut self, name: &str, now: Instant) {
         self.assignments
             .insert(name.to_owned(), Assignment::Missing);
-        self.rebuild_users(name);
+        for cluster in self.users.get(name).cloned().unwrap_or_default() {
+            if self.is_led_to(&cluster) && self.builder.cluster(&cluster).is_some() {
+                self.stale.entry(cluster).or_insert(now + HOLD);
+            } else {
+                self.rebuild(&cluster);
+            }
+        }
     }
 
-    pub(crate) fn set_routes(&mut self, table: RouteTable) {
-        let name = table.name.clone();
-        self.routes.insert(name.clone());
-        self.builder.set_routes(&name, Some(Arc::new(table)));
-        self.changed = true;
-        self.warm_listeners();
+    pub(crate) fn set_routes(&mut self, table: RouteTable, to: Clusters, now: Instant) {
+        self.tables.set(table, to, now);
     }
 
     /// There is no such route configuration: a listener that serves with it answers 404, a new one stays closed.
     pub(crate) fn routes_missing(&mut self, name: &str) {
-        if self.routes.remove(name) {
+        if self.tables.remove(name) {
             self.builder.set_routes(name, None);
             self.changed = true;
         }
     }
 
-    pub(crate) fn set_listener(&mut self, parsed: ParsedListener) {
+    /// Whether a route configuration has its virtual hosts come as they are asked for.
+    pub(crate) fn grows(&self, routes: &str) -> bool {
+        self.tables.grows(routes)
+    }
+
+    /// A virtual host by its resource name, for the route configuration `routes`.
+    pub(crate) fn set_host(
+        &mut self,
+        routes: &str,
+        name: &str,
+        led: (VirtualHost, Clusters),
+        now: Instant,
+    ) {
+        self.tables.set_host(routes, name, led, now);
+    }
+
+    /// When [`Self::warm`] has more to do than a word of the server's brings about.
+    pub(crate) fn held_until(&self) -> Option<Instant> {
+        let kept = self.leaving.values().chain(self.stale.values()).copied();
+        kept.chain(self.tables.held_until()).min()
+    }
+
+    pub(crate) fn remove_host(&mut self, routes: &str, name: &str) {
+        self.tables.remove_host(routes, name);
+    }
+
+    pub(crate) fn host_serves(&self, routes: &str, name: &str) -> bool {
+        let host = self.tables.host(routes, name);
+        host.is_some_and(|host| host.serving().is_some())
+    }
+
+    /// Whether requests used it since the last call, or are under way to its clusters.
+    pub(crate) fn host_is_used(&self, routes: &str, name: &str) -> bool {
+        let Some(form) = self.tables.host(routes, name) else {
+            return false;
+        };
+        let uses = form.serving().and_then(|host| host.uses.as_ref());
+        let was_used = uses.is_some_and(outrigger_core::Uses::take);
+        let mut clusters = form
+            .clusters()
+            .filter_map(|name| self.builder.cluster(name));
+        was_used || form.is_waiting() || clusters.any(|cluster| cluster.limits.requests.used() > 0)
+    }
+
+    pub(crate) fn set_listener(&mut self, parsed: ParsedListener, clusters: Clusters) {
         let (source, routes) = match parsed.routes {
             ParsedRoutes::Named(name) => (
                 RouteSource::Named(self.builder.route_slot(&name)),
@@ -202,10 +319,10 @@ impl Mesh {
             Accepted {
                 listener,
                 routes,
+                clusters,
                 warming: true,
             },
         );
-        self.warm_listeners();
     }
 
     pub(crate) fn remove_listener(&mut self, name: &str) {
@@ -224,9 +341,23 @@ impl Mesh {
     /// RDS names in use: of accepted listeners, and of old forms that still serve.
     pub(crate) fn wanted_routes(&self) -> BTreeSet<String> {
         let accepted = self.listeners.values().filter_map(|l| l.routes.clone());
-        accepted
-            .chain(self.serving.values().flatten().cloned())
-            .collect()
+        let serving = self.serving.values().filter_map(|s| s.routes.clone());
+        accepted.chain(serving).collect()
+    }
+
+    /// Clusters that something leads to.
+    pub(crate) fn wanted_clusters(&self) -> BTreeSet<String> {
+        let accepted = self.listeners.values().flat_map(|l| &l.clusters);
+        let serving = self.serving.values().flat_map(|s| &s.clusters);
+        let members = self.clusters.values().flat_map(|cluster| {
+            let members: &[String] = match &cluster.source {
+                EndpointSource::Aggregate(members) => members,
+                _ => &[],
+            };
+            members
+        });
+        let listeners = accepted.chain(serving).chain(members);
+        listeners.chain(self.tables.clusters()).cloned().collect()
     }
 
     /// SDS names in use. Our own certificate is never asked for.
@@ -247,7 +378,8 @@ impl Mesh {
         let users = &self.users;
         self.assignments.retain(|name, _| users.contains_key(name));
         let wanted = self.wanted_routes();
-        let unused = &self.routes - &wanted;
+        let unused = self.tables.names().filter(|name| !wanted.contains(*name));
+        let unused: Vec<String> = unused.cloned().collect();
         for name in unused {
             self.routes_missing(&name);
         }
@@ -261,25 +393,86 @@ impl Mesh {
             .map(|(name, accepted)| (name.as_str(), accepted.routes.as_deref()))
     }
 
+    /// Route configurations and virtual hosts whose newest form waits for its clusters.
+    pub(crate) fn waiting_routes(&self) -> impl Iterator<Item = &str> {
+        self.tables.waiting()
+    }
+
+    /// Shares were given out for the clusters of `snapshot`.
+    pub(crate) fn grant(&mut self, snapshot: &Snapshot) {
+        let shared = snapshot.clusters().map(|(_, cluster)| &cluster.config);
+        let shared = shared.filter(|config| config.limits_scope == LimitsScope::Service);
+        self.granted = shared.map(|config| config.name.clone()).collect();
+    }
+
+    /// Whether a cluster is in the snapshot and waits for its shares.
+    pub(crate) fn awaits_shares(&self) -> bool {
+        self.clusters.values().any(|cluster| {
+            let name = &cluster.config.name;
+            cluster.config.limits_scope == LimitsScope::Service
+                && !self.granted.contains(name)
+                && self.builder.cluster(name).is_some()
+        })
+    }
+
     /// The next snapshot, if anything changed since the last.
     pub(crate) fn take_snapshot(&mut self) -> Option<Arc<Snapshot>> {
         std::mem::take(&mut self.changed).then(|| self.builder.build())
     }
 
-    fn warm_listeners(&mut self) {
+    /// Puts into the snapshot what has become complete. `told` where clusters are asked for by name: what leads to them
+    /// waits until they have settled.
+    pub(crate) fn warm(&mut self, told: Option<Told<'_>>, now: Instant) {
+        let (clusters, builder) = (&self.clusters, &self.builder);
+        let (granted, leaving) = (&self.granted, &self.leaving);
+        let standing = |name: &str| {
+            let Some(told) = told else {
+                return Standing::Ready;
+            };
+            if leaving.contains_key(name) {
+                return Standing::Leaving;
+            }
+            let cluster = clusters.get(name);
+            if builder.cluster(name).is_none() {
+                return told.standing(name, cluster);
+            }
+            let shared = cluster.filter(|c| c.config.limits_scope == LimitsScope::Service);
+            if shared.is_some() && !granted.contains(name) {
+                return Standing::Pending;
+            }
+            if cluster.is_some_and(|cluster| told.has_no_endpoints(cluster)) {
+                return Standing::Absent;
+            }
+            Standing::Ready
+        };
+        let look = Look { of: standing, now };
+        let changed = self.tables.advance(&look);
+        let mut ready = Vec::new();
         for (name, accepted) in &mut self.listeners {
-            let is_ready = accepted
+            let has_routes = accepted
                 .routes
                 .as_ref()
-                .is_none_or(|rds| self.routes.contains(rds));
-            if accepted.warming && is_ready {
+                .is_none_or(|rds| self.tables.serves(rds));
+            let mut clusters = accepted.clusters.iter();
+            let has_clusters = clusters.all(|name| (look.of)(name) != Standing::Pending);
+            if accepted.warming && has_routes && has_clusters {
                 accepted.warming = false;
-                self.builder
-                    .set_listener(name, Some(accepted.listener.clone()));
-                self.serving.insert(name.clone(), accepted.routes.clone());
-                self.changed = true;
+                let serving = Serving {
+                    routes: accepted.routes.clone(),
+                    clusters: accepted.clusters.clone(),
+                };
+                self.serving.insert(name.clone(), serving);
+                ready.push((name.clone(), accepted.listener.clone()));
             }
         }
+        self.changed |= !changed.is_empty() || !ready.is_empty();
+        for (name, table) in changed {
+            self.builder.set_routes(&name, Some(table));
+        }
+        for (name, listener) in ready {
+            self.builder.set_listener(&name, Some(listener));
+        }
+        self.let_go(now);
     }
 
     fn rebuild_users(&mut self, eds: &str) {
@@ -341,5 +534,31 @@ impl Mesh {
                 self.users.remove(eds);
             }
         }
+    }
+}
+
+impl Told<'_> {
+    /// How a cluster stands that is not in the snapshot.
+    fn standing(self, name: &str, cluster: Option<&ParsedCluster>) -> Standing {
+        let status = match cluster.map(|cluster| &cluster.source) {
+            None => self.clusters.status(name),
+            Some(EndpointSource::Eds(eds)) => self.endpoints.status(eds),
+            // It is being looked up.
+            Some(EndpointSource::Static(_) | EndpointSource::Dns(_)) => None,
+            Some(EndpointSource::Aggregate(_)) => None,
+        };
+        match status {
+            None | Some(Status::Requested) => Standing::Pending,
+            Some(_) => Standing::Absent,
+        }
+    }
+
+    /// Whether the server has a cluster, and no assignment for it: not even an empty one.
+    fn has_no_endpoints(self, cluster: &ParsedCluster) -> bool {
+        let EndpointSource::Eds(eds) = &cluster.source else {
+            return false;
+        };
+        let status = self.endpoints.status(eds);
+        matches!(status, Some(Status::DoesNotExist | Status::Timeout))
     }
 }

@@ -8,7 +8,7 @@ use std::{
 use outrigger_proto::envoy::config::core::v3::{Locality, Node, node::UserAgentVersionType};
 use prost_types::{Struct, Value, value::Kind};
 
-use crate::{App, Workload};
+use crate::{App, Discovery, Workload};
 
 /// Domain of a service that is named without one.
 const DEFAULT_DOMAIN: &str = "cluster.local";
@@ -21,13 +21,22 @@ pub(crate) struct Ports {
     pub(crate) inbound: Option<SocketAddr>,
 }
 
-pub(crate) fn node(workload: &Workload, app: Option<&App>, ip: IpAddr, ports: Ports) -> Node {
+pub(crate) fn node(
+    workload: &Workload,
+    app: Option<&App>,
+    ip: IpAddr,
+    ports: Ports,
+    discovery: Discovery,
+) -> Node {
     let namespace = &workload.namespace;
     let (service, domain) = short_name(&workload.service, namespace);
     let mut ours = BTreeMap::from([
         ("HTTP_PROXY".to_owned(), text(&ports.outbound)),
         ("SERVICE".to_owned(), text(&workload.service)),
     ]);
+    if discovery == Discovery::OnDemand {
+        ours.insert("ON_DEMAND".to_owned(), value(Kind::BoolValue(true)));
+    }
     if let Some(inbound) = ports.inbound {
         ours.insert("INBOUND".to_owned(), text(&inbound));
     }
@@ -109,7 +118,8 @@ mod tests {
                 outbound: outbound.parse().unwrap(),
                 inbound: inbound.map(|address| address.parse().unwrap()),
             };
-            node(&workload, None, IpAddr::from([10, 0, 0, 1]), ports).id
+            let ip = IpAddr::from([10, 0, 0, 1]);
+            node(&workload, None, ip, ports, Discovery::OnDemand).id
         };
         let first = id("127.0.0.1:15080", Some("0.0.0.0:15006"));
         assert_eq!(

@@ -19,15 +19,17 @@ pub(crate) enum Kind {
     Endpoint,
     Listener,
     Route,
+    VirtualHost,
     Secret,
 }
 
 impl Kind {
-    pub(crate) const ALL: [Self; 5] = [
+    pub(crate) const ALL: [Self; 6] = [
         Self::Cluster,
         Self::Endpoint,
         Self::Listener,
         Self::Route,
+        Self::VirtualHost,
         Self::Secret,
     ];
 
@@ -38,6 +40,7 @@ impl Kind {
             Self::Endpoint => "envoy.config.endpoint.v3.ClusterLoadAssignment",
             Self::Listener => "envoy.config.listener.v3.Listener",
             Self::Route => "envoy.config.route.v3.RouteConfiguration",
+            Self::VirtualHost => "envoy.config.route.v3.VirtualHost",
             Self::Secret => "envoy.extensions.transport_sockets.tls.v3.Secret",
         }
     }
@@ -110,7 +113,9 @@ pub(crate) struct Entry {
 #[derive(Debug)]
 pub(crate) struct TypeState {
     kind: Kind,
-    /// Asked for on every stream. Wildcard types ask for `*`, others for `names`.
+    /// It is asked for as `*`, and not by names.
+    wildcard: bool,
+    /// Asked for on every stream.
     subscribed: bool,
     /// An answer came, on this stream or an earlier one.
     answered: bool,
@@ -124,6 +129,7 @@ impl TypeState {
     pub(crate) fn new(kind: Kind) -> Self {
         Self {
             kind,
+            wildcard: matches!(kind, Kind::Cluster | Kind::Listener),
             subscribed: false,
             answered: false,
             names: BTreeSet::new(),
@@ -132,8 +138,12 @@ impl TypeState {
         }
     }
 
-    fn is_wildcard(&self) -> bool {
-        matches!(self.kind, Kind::Cluster | Kind::Listener)
+    /// Asked for by names, whatever the type.
+    pub(crate) fn by_name(kind: Kind) -> Self {
+        Self {
+            wildcard: false,
+            ..Self::new(kind)
+        }
     }
 
     pub(crate) fn is_subscribed(&self) -> bool {
@@ -146,14 +156,14 @@ impl TypeState {
 
     /// Answered, or waited for long enough.
     pub(crate) fn is_settled(&self, now: Instant) -> bool {
-        let head = !self.is_wildcard()
+        let head = !self.wildcard
             || self.answered
             || self.deadline.is_some_and(|deadline| deadline <= now);
         head && self.entries.values().all(|e| e.status != Status::Requested)
     }
 
     pub(crate) fn wants(&self, name: &str) -> bool {
-        self.is_wildcard() || self.names.contains(name)
+        self.wildcard || self.names.contains(name)
     }
 
     pub(crate) fn entries(&self) -> &BTreeMap<String, Entry> {
@@ -174,23 +184,34 @@ impl TypeState {
     /// Makes `wanted` the subscription; None if nothing changes. Entries that nobody wants are forgotten.
     pub(crate) fn subscribe(
         &mut self,
-        wanted: BTreeSet<String>,
+        wanted: &BTreeSet<String>,
         now: Option<Instant>,
     ) -> Option<DeltaDiscoveryRequest> {
         let added: Vec<String> = wanted.difference(&self.names).cloned().collect();
-        let removed: Vec<String> = self.names.difference(&wanted).cloned().collect();
+        let removed: Vec<String> = self.names.difference(wanted).cloned().collect();
+        self.change(added, removed, now)
+    }
+
+    /// The same, by what changes.
+    pub(crate) fn change(
+        &mut self,
+        added: Vec<String>,
+        removed: Vec<String>,
+        now: Option<Instant>,
+    ) -> Option<DeltaDiscoveryRequest> {
         if added.is_empty() && removed.is_empty() {
             return None;
         }
         for name in &removed {
             self.entries.remove(name);
+            self.names.remove(name);
         }
         for name in &added {
             let deadline = now.map(|now| now + MISSING_AFTER);
             self.entries
                 .insert(name.clone(), Entry::requested(deadline));
+            self.names.insert(name.clone());
         }
-        self.names = wanted;
         self.subscribed = true;
         // Without a stream the names go out with the next first request.
         now.map(|_| self.request(added, removed))
@@ -202,7 +223,7 @@ impl TypeState {
             return None;
         }
         let mut names: Vec<String> = self.names.iter().cloned().collect();
-        if self.is_wildcard() {
+        if self.wildcard {
             names.push("*".to_owned());
             if !self.answered {
                 self.deadline = Some(now + MISSING_AFTER);

@@ -20,6 +20,7 @@ mod converge;
 mod fuzz;
 mod istio;
 mod names;
+mod on_demand;
 mod sotw;
 mod stream;
 
@@ -43,8 +44,12 @@ impl Story {
     }
 
     fn of(node: Node) -> Self {
+        Self::with(Engine::new(node, true))
+    }
+
+    fn with(engine: Engine) -> Self {
         let mut story = Self {
-            engine: Engine::new(node, true),
+            engine,
             now: Instant::now(),
             nonce: 0,
             sent: Vec::new(),
@@ -174,6 +179,7 @@ fn short(kind: Kind) -> &'static str {
         Kind::Endpoint => "EDS",
         Kind::Listener => "LDS",
         Kind::Route => "RDS",
+        Kind::VirtualHost => "VHDS",
         Kind::Secret => "SDS",
     }
 }

@@ -331,7 +331,14 @@ spec:
     .await;
 
     // A sidecar whose operator has not said so reads no file, and says which field it refuses.
-    let _careful = mesh.service("careful").start().await;
+    let careful = mesh.service("careful").start().await;
+    let refused = careful.caller().get("pay.example.com", "/").await;
+    assert_eq!(
+        refused.reason(),
+        Some("cluster_unknown"),
+        "{}",
+        refused.text()
+    );
     eventually("the refusal is in the status", async || {
         let status = mesh.status().to_string();
         if status.contains("--tls-files") && status.contains("trusted_ca") {

@@ -209,6 +209,19 @@ fn row(mesh: &Mesh, name: &str) -> Option<(u64, u64)> {
     Some((row["sidecars"].as_u64()?, row["shares"].as_u64()?))
 }
 
+/// A sidecar has shares of what its application calls.
+async fn all_have_called(sidecars: &[Sidecar]) {
+    let called = sidecars.iter().map(async |sidecar| {
+        let reply = sidecar.caller().get("orders", "/").await;
+        assert!(
+            reply.status == 200 || reply.status == 503,
+            "{}",
+            reply.text()
+        );
+    });
+    join_all(called).await;
+}
+
 async fn all_share(mesh: &Mesh, name: &str) {
     eventually("all sidecars share the limit", async || {
         match row(mesh, name) {
@@ -247,6 +260,7 @@ async fn twenty_sidecars_have_100_requests_in_flight_together_with_and_without_t
     let sidecars = sidecars(&mesh).await;
     mesh.apply(&documents(address, "http: { http2MaxRequests: 100 }"));
     mesh.synced().await;
+    all_have_called(&sidecars).await;
     all_share(&mesh, "http2MaxRequests").await;
     assert!((90..=LIMIT as u64).contains(&sum_of_shares(&sidecars, "requests").await));
 
@@ -307,6 +321,7 @@ async fn twenty_sidecars_have_100_connections_together() {
     let sidecars = sidecars(&mesh).await;
     mesh.apply(&documents(address, "tcp: { maxConnections: 100 }"));
     mesh.synced().await;
+    all_have_called(&sidecars).await;
     all_share(&mesh, "maxConnections").await;
 
     let everybody = Clients::of(&sidecars, CLIENTS);

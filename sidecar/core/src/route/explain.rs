@@ -30,7 +30,7 @@ impl RouteTable {
         let host = self.virtual_host(request.authority).ok_or(NoRoute::Host)?;
         let (path, _) = split_path(request.path_and_query);
         let mut tried = Vec::new();
-        for route in &host.routes {
+        for route in &*host.routes {
             let failed = route
                 .matches
                 .failing(request, path)

@@ -1,7 +1,7 @@
 //! From an authority to its virtual host. Built once, read without allocation (an authority with upper
 //! case longer than any DNS name excepted).
 
-use std::{borrow::Cow, collections::BTreeSet};
+use std::{borrow::Cow, collections::BTreeSet, sync::Arc};
 
 use super::{NoRoute, RequestView, Route, RouteTable, VirtualHost, matching::split_path};
 
@@ -30,14 +30,11 @@ struct ByLength(Vec<(usize, HostMap)>);
 impl RouteTable {
     /// Compiles the host index. Duplicate domains: the first virtual host keeps it.
     #[must_use]
-    pub fn new(name: String, mut virtual_hosts: Vec<VirtualHost>) -> Self {
+    pub fn new(name: String, virtual_hosts: Vec<VirtualHost>) -> Self {
         let mut index = HostIndex::default();
-        for (place, host) in virtual_hosts.iter_mut().enumerate() {
-            for domain in &host.domains {
+        for (place, host) in virtual_hosts.iter().enumerate() {
+            for domain in &*host.domains {
                 index.insert(&domain.to_ascii_lowercase(), place);
-            }
-            for route in &mut host.routes {
-                route.matches.anchor();
             }
         }
         index.suffixes.sort();
@@ -45,7 +42,17 @@ impl RouteTable {
         Self {
             name,
             virtual_hosts,
+            on_demand: false,
             index,
+        }
+    }
+
+    /// The same, with virtual hosts that come as they are asked for.
+    #[must_use]
+    pub fn growing(name: String, virtual_hosts: Vec<VirtualHost>) -> Self {
+        Self {
+            on_demand: true,
+            ..Self::new(name, virtual_hosts)
         }
     }
 
@@ -83,8 +90,31 @@ impl RouteTable {
             let (name, port) = host_and_port(domain);
             port.filter(|_| name.eq_ignore_ascii_case(host))
         };
-        let domains = self.virtual_hosts.iter().flat_map(|each| &each.domains);
-        domains.take(LOOKED_AT).filter_map(of_host).collect()
+        let domains = self.virtual_hosts.iter().flat_map(|each| &*each.domains);
+        let mut ports: BTreeSet<u16> = domains.take(LOOKED_AT).filter_map(of_host).collect();
+        if self.on_demand
+            && let Some(bare) = self.virtual_host(host)
+        {
+            ports.extend(&*bare.ports);
+        }
+        ports
+    }
+}
+
+impl VirtualHost {
+    /// Compiles what is left to compile of its routes.
+    #[must_use]
+    pub fn new(name: &str, domains: Vec<String>, mut routes: Vec<Route>) -> Self {
+        for route in &mut routes {
+            route.matches.anchor();
+        }
+        Self {
+            name: name.into(),
+            domains: domains.into(),
+            routes: routes.into(),
+            ports: Arc::default(),
+            uses: None,
+        }
     }
 }
 

@@ -7,10 +7,12 @@ use super::Code;
 const ALL: &[Code] = &[
     Code::NoRouteHost,
     Code::NoRoutePath,
+    Code::NoRouteYet,
     Code::NoEndpoints,
     Code::NoHealthyEndpoints,
     Code::BreakerOpen,
     Code::ClusterUnknown,
+    Code::OverflowOnDemand,
     Code::OverflowPending,
     Code::OverflowRequests,
     Code::OverflowRetries,

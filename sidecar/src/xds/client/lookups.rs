@@ -34,7 +34,7 @@ impl Client {
                     let now = Instant::now();
                     self.vitals.count_lookup(result.is_ok());
                     lock(&self.engine).name_found(&name, result, now);
-                    self.publish(now);
+                    self.publish(now, wakes);
                     // Listeners are asked for once every cluster is complete.
                     wakes.stream.notify_one();
                 }

@@ -89,8 +89,11 @@ const READ: &[(&str, &[&str])] = &[
     ("envoy.extensions.transport_sockets.tls.v3.Secret", &["name", "validation_context"]),
     // Route
     ("envoy.config.route.v3.RouteConfiguration", &["name", "virtual_hosts", "validate_clusters", "metadata",
-        "typed_per_filter_config"]),
+        "typed_per_filter_config", "vhds"]),
+    ("envoy.config.route.v3.Vhds", &["config_source"]),
     ("envoy.config.route.v3.FilterConfig", &["config", "is_optional", "disabled"]),
+    // Clusters on demand (`odcds`) are asked for otherwise here.
+    ("envoy.extensions.filters.http.on_demand.v3.OnDemand", &[]),
     ("envoy.config.route.v3.VirtualHost", &["name", "domains", "routes", "metadata", "include_request_attempt_count",
         "include_attempt_count_in_response", "typed_per_filter_config"]),
     ("envoy.config.route.v3.Route", &["name", "match", "route", "redirect", "direct_response", "metadata",

@@ -34,6 +34,8 @@ pub(super) use rbac::of_connections;
 
 const CORS: &str = "envoy.extensions.filters.http.cors.v3.Cors";
 const FAULT: &str = "envoy.extensions.filters.http.fault.v3.HTTPFault";
+/// What a route configuration with `vhds` does here anyway.
+const ON_DEMAND: &str = "envoy.extensions.filters.http.on_demand.v3.OnDemand";
 const RBAC: &str = "envoy.extensions.filters.http.rbac.v3.RBAC";
 const RBAC_OF_ROUTE: &str = "envoy.extensions.filters.http.rbac.v3.RBACPerRoute";
 const LIMIT: &str = "envoy.extensions.filters.http.local_ratelimit.v3.LocalRateLimit";
@@ -79,6 +81,7 @@ pub(super) fn of_listener(from: &[hcm::HttpFilter]) -> Converted<Vec<HttpFilter>
             }
             None if filter.is_optional
                 || filter.disabled
+                || type_name == ON_DEMAND
                 || any.is_some_and(fields::is_only_among_istio) => {}
             None => {
                 let message = format!(

@@ -182,6 +182,10 @@ fn connection_manager(
             let path = "route_config.validate_clusters";
             // It would be asked once, when the listener comes; clusters go and come later.
             must_be_false(path, config.validate_clusters.unwrap_or(false))?;
+            if config.vhds.is_some() {
+                let message = "only a RouteConfiguration that comes by RDS may have it";
+                return refuse("route_config.vhds", message);
+            }
             route::convert(config, slots)
                 .map(ParsedRoutes::Inline)
                 .map_err(|error| error.under("route_config"))

@@ -5,11 +5,11 @@ use std::{collections::BTreeSet, sync::Arc, time::Duration};
 use http::{HeaderName, HeaderValue};
 use outrigger_core::{
     Action, ClusterChoice, ClusterSlot, Features, HashPolicy, HeaderEdits, RedirectPath, Rewrite,
-    Route, RouteTable, Substitution, VirtualHost, WeightedCluster,
+    Route, RouteTable, Substitution, Uses, VirtualHost, WeightedCluster,
 };
 use outrigger_proto::envoy::{
     config::{
-        core::v3::{DataSource, data_source},
+        core::v3::{ConfigSource, DataSource, Metadata, data_source},
         route::v3::{
             self as proto,
             redirect_action::{PathRewriteSpecifier, RedirectResponseCode, SchemeRewriteSpecifier},
@@ -23,9 +23,11 @@ use outrigger_proto::envoy::{
     r#type::matcher::v3::RegexMatchAndSubstitute,
 };
 
+use prost_types::value;
+
 use super::{
-    Converted, FieldError, duration, features, filters::Levels, matches, ours, refuse, retry,
-    unsupported,
+    Converted, FieldError, duration, features, filters::Levels, matches, must_be_ads, ours, refuse,
+    retry, unsupported,
 };
 
 /// What xDS says of a route without `timeout`; `0s` switches it off.
@@ -48,7 +50,45 @@ pub(crate) fn convert(
             .map_err(|error| error.under(format!("virtual_hosts[{index}]({:?})", host.name)))?;
         hosts.push(host);
     }
-    Ok(RouteTable::new(from.name.clone(), hosts))
+    let Some(vhds) = &from.vhds else {
+        return Ok(RouteTable::new(from.name.clone(), hosts));
+    };
+    if !from.typed_per_filter_config.is_empty() {
+        let message = "not supported yet beside vhds; say it in each virtual host";
+        return refuse("typed_per_filter_config", message);
+    }
+    // Nothing is waited for before the first request, however long that may be.
+    let source = vhds.config_source.clone().map(|source| ConfigSource {
+        initial_fetch_timeout: None,
+        ..source
+    });
+    must_be_ads("vhds.config_source", source.as_ref())?;
+    Ok(RouteTable::growing(from.name.clone(), hosts))
+}
+
+/// A virtual host that came by itself.
+pub(crate) fn convert_alone(
+    from: &proto::VirtualHost,
+    slots: &mut Slots<'_>,
+) -> Converted<VirtualHost> {
+    Ok(VirtualHost {
+        ports: ports(from.metadata.as_ref()),
+        uses: Some(Uses::default()),
+        ..virtual_host(from, &Levels::default(), &mut BTreeSet::new(), slots)?
+    })
+}
+
+/// `ports` of our metadata: those of the service, wherever its virtual host stands.
+fn ports(metadata: Option<&Metadata>) -> Arc<[u16]> {
+    let ours = metadata.and_then(|metadata| metadata.filter_metadata.get("outrigger"));
+    let listed = match ours.and_then(|ours| ours.fields.get("ports")?.kind.as_ref()) {
+        Some(value::Kind::StringValue(listed)) => listed.as_str(),
+        _ => "",
+    };
+    listed
+        .split(',')
+        .filter_map(|port| port.parse().ok())
+        .collect()
 }
 
 fn virtual_host(
@@ -90,11 +130,7 @@ fn virtual_host(
             ..route
         });
     }
-    Ok(VirtualHost {
-        name: from.name.clone(),
-        domains: from.domains.clone(),
-        routes,
-    })
+    Ok(VirtualHost::new(&from.name, from.domains.clone(), routes))
 }
 
 fn convert_route(from: &proto::Route, around: &Levels, slots: &mut Slots<'_>) -> Converted<Route> {

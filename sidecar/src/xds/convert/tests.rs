@@ -788,7 +788,7 @@ fn routes_are_refused_by_the_name_of_the_field() {
     let table: [(Change, &str); 13] = [
         (
             |r| r.vhds = Some(Default::default()),
-            "vhds: not supported yet",
+            "vhds.config_source: missing; must be `ads`",
         ),
         (
             |r| r.virtual_hosts[0].domains.clear(),

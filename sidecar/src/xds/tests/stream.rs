@@ -141,6 +141,7 @@ impl Rig {
             store: Arc::new(IdentityStore::new(Arc::clone(&shared))),
             vitals: Arc::new(Vitals::new(&prometheus::Registry::new(), false, false)),
             protocol: crate::XdsProtocol::Delta,
+            shares: crate::quota::client::Shares::new(&shared),
             shared: Arc::clone(&shared),
             configured,
         };

@@ -22,8 +22,8 @@ fn route_of(fields: &Value) -> Converted<Route> {
     let descriptor = fields::POOL.get_message_by_name(name).unwrap();
     let message = DynamicMessage::deserialize(descriptor, config).unwrap();
     let message: rds::RouteConfiguration = message.transcode_to().unwrap();
-    let mut table = routes_of(&message)?;
-    Ok(table.virtual_hosts.remove(0).routes.remove(0))
+    let table = routes_of(&message)?;
+    Ok(table.virtual_hosts[0].routes[0].clone())
 }
 
 fn forward(fields: &Value) -> Value {
