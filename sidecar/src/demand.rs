@@ -102,7 +102,6 @@ struct Place<'a> {
     name: &'a str,
     entry: Arc<Entry>,
     until: Instant,
-    away: bool,
 }
 
 impl Default for Demand {
@@ -181,7 +180,6 @@ impl Demand {
             name,
             entry,
             until: patience.min(now + most),
-            away: inner.lost.is_some(),
         })
     }
 
@@ -269,7 +267,7 @@ impl Place<'_> {
                 Some(Answer::Forgotten) => return Err(Denied::Late(began.elapsed())),
             }
             if timeout_at(self.until, settled).await.is_err() {
-                return Err(if self.away && self.demand.lock().lost.is_some() {
+                return Err(if self.demand.lock().lost.is_some() {
                     Denied::Away
                 } else {
                     Denied::Late(began.elapsed())

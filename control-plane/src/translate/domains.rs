@@ -196,7 +196,13 @@ impl Domains {
             Some((name, port)) if port.parse::<u16>().is_ok() => name,
             _ => &authority,
         };
-        let hosts = self.candidates(name).into_iter();
+        // A lone star takes every port.
+        let names = if name == "*" {
+            Vec::new()
+        } else {
+            self.candidates(name)
+        };
+        let hosts = names.into_iter();
         let hosts = hosts.filter_map(|host| self.visible.get(host.as_str()));
         hosts.flat_map(|routes| self.ports(routes)).collect()
     }
