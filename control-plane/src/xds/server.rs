@@ -3,6 +3,8 @@
 //! A stream is one task: it reads requests, waits for changes that concern it, and sends what [`StreamState`] says. It ends
 //! with its client, with the server, or when the client reads nothing for [`STUCK`].
 
+mod wire;
+
 use std::{
     net::SocketAddr,
     sync::{
@@ -12,12 +14,6 @@ use std::{
     time::{Duration, Instant, SystemTime},
 };
 
-use outrigger_proto::envoy::{
-    config::core::v3::Node,
-    service::discovery::v3::{
-        DeltaDiscoveryRequest, DeltaDiscoveryResponse, DiscoveryRequest, DiscoveryResponse,
-    },
-};
 use prost::Message as _;
 use prost_types::Struct;
 use tokio::{
@@ -28,13 +24,14 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 use tracing::{debug, info, warn};
 
+pub(super) use wire::{Delta, Sotw, Wire};
+
 use super::{
-    claim, delta,
+    claim,
     holdings::{self, Ask},
     metrics::{XdsMetrics, label},
     sets::Sets,
-    sotw,
-    stream::{Protocol, Refusal, StreamState},
+    stream::{Protocol, StreamState},
     subscription::{Answer, MAX_NAME_BYTES, Verdict},
     together::{Member, Together},
 };
@@ -153,93 +150,6 @@ impl Xds {
             self.epoch,
             self.streams.fetch_add(1, Ordering::Relaxed)
         )
-    }
-}
-
-/// One of the two protocols on the wire.
-pub(super) trait Wire: 'static {
-    type Request: Send + 'static;
-    type Response: Send + 'static;
-    const PROTOCOL: Protocol;
-
-    fn node(request: &Self::Request) -> Option<&Node>;
-    fn type_url(request: &mut Self::Request) -> &mut String;
-    /// The version that a client has which was connected before, and the names that it asks for; if it is told so that
-    /// nothing else is.
-    fn comes_back_with(request: &Self::Request) -> Option<(&str, &[String])>;
-    fn read(
-        state: &mut StreamState,
-        request: &Self::Request,
-        now: Instant,
-    ) -> Result<Option<Verdict>, Refusal>;
-    fn response(answer: Answer) -> Self::Response;
-}
-
-/// Incremental.
-pub(super) struct Delta;
-
-impl Wire for Delta {
-    type Request = DeltaDiscoveryRequest;
-    type Response = DeltaDiscoveryResponse;
-    const PROTOCOL: Protocol = Protocol::Delta;
-
-    fn node(request: &Self::Request) -> Option<&Node> {
-        request.node.as_ref()
-    }
-
-    fn type_url(request: &mut Self::Request) -> &mut String {
-        &mut request.type_url
-    }
-
-    fn comes_back_with(_: &Self::Request) -> Option<(&str, &[String])> {
-        // It says of each resource what it holds.
-        None
-    }
-
-    fn read(
-        state: &mut StreamState,
-        request: &Self::Request,
-        now: Instant,
-    ) -> Result<Option<Verdict>, Refusal> {
-        state.delta_request(request, now)
-    }
-
-    fn response(answer: Answer) -> Self::Response {
-        delta::response(answer)
-    }
-}
-
-/// State of the world.
-pub(super) struct Sotw;
-
-impl Wire for Sotw {
-    type Request = DiscoveryRequest;
-    type Response = DiscoveryResponse;
-    const PROTOCOL: Protocol = Protocol::Sotw;
-
-    fn node(request: &Self::Request) -> Option<&Node> {
-        request.node.as_ref()
-    }
-
-    fn type_url(request: &mut Self::Request) -> &mut String {
-        &mut request.type_url
-    }
-
-    fn comes_back_with(request: &Self::Request) -> Option<(&str, &[String])> {
-        let known = request.response_nonce.is_empty() && !request.version_info.is_empty();
-        known.then_some((&request.version_info, &request.resource_names))
-    }
-
-    fn read(
-        state: &mut StreamState,
-        request: &Self::Request,
-        now: Instant,
-    ) -> Result<Option<Verdict>, Refusal> {
-        state.sotw_request(request, now)
-    }
-
-    fn response(answer: Answer) -> Self::Response {
-        sotw::response(answer)
     }
 }
 

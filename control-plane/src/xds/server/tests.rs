@@ -4,12 +4,15 @@ use std::collections::BTreeMap;
 
 use outrigger_proto::envoy::service::{
     cluster::v3::cluster_discovery_service_client::ClusterDiscoveryServiceClient,
-    discovery::v3::aggregated_discovery_service_client::AggregatedDiscoveryServiceClient,
+    discovery::v3::{
+        DeltaDiscoveryRequest, DeltaDiscoveryResponse, DiscoveryRequest,
+        aggregated_discovery_service_client::AggregatedDiscoveryServiceClient,
+    },
     route::v3::virtual_host_discovery_service_client::VirtualHostDiscoveryServiceClient,
 };
 use outrigger_proto::{
     envoy::{
-        config,
+        config::{self, core::v3::Node},
         service::status::v3::{
             ClientStatusRequest, ConfigStatus,
             client_status_discovery_service_client::ClientStatusDiscoveryServiceClient,
