@@ -285,7 +285,9 @@ pub(super) async fn what_it_does_not_do(mesh: &Mesh, peer: &mut GrpcPeer) {
 }
 
 pub(super) async fn its_load_is_known(mesh: &Mesh, peer: &mut GrpcPeer) {
-    eventually("its calls are in the registry's view", async || {
+    // Streams of load reports come back on their own, with a backoff of their own.
+    let time = Duration::from_secs(90);
+    within(time, "its calls are in the registry's view", async || {
         peer.call(json!({ "target": TARGET, "timeout_s": 1 })).await;
         let status = mesh.status();
         let services = status["services"].as_array().into_iter().flatten();
