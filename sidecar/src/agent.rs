@@ -24,7 +24,7 @@ use std::{
     time::Duration,
 };
 
-use outrigger_proto::outrigger::v1::{Locality, RegisterRequest};
+use outrigger_proto::outrigger::v1::RegisterRequest;
 use prometheus::Registry;
 use tokio::{
     signal::unix::SignalKind,
@@ -38,8 +38,8 @@ use crate::{
     control::{Control, First, pinned_root},
     identity::{IdentityStore, Issued, Issuer, chain, verify::sha256},
     readiness::{self, AppHealth},
-    register::{Registered, Registrar},
-    run::{CONTROL_THREADS, SETTLE, Signals},
+    register::{self, Registered, Registrar},
+    run::{CONTROL_THREADS, SETTLE, Signals, bind},
     shared::Shared,
     tls::files::Allowed,
     vitals::Vitals,
@@ -202,18 +202,6 @@ struct Sockets {
 
 impl Sockets {
     fn bind(config: &AgentConfig) -> Result<Self, RunError> {
-        let bind = |flag, address| {
-            TcpListener::bind(address)
-                .and_then(|listener| {
-                    listener.set_nonblocking(true)?;
-                    Ok(listener)
-                })
-                .map_err(|source| RunError::Bind {
-                    address,
-                    flag,
-                    source,
-                })
-        };
         let relay = config.xds_relay;
         Ok(Self {
             sites: [
@@ -483,28 +471,10 @@ impl Agent {
 
 /// The application as others reach it: at its own port.
 fn registration(config: &AgentConfig, app: &App, ip: IpAddr) -> RegisterRequest {
-    let workload = &config.workload;
-    let [region, zone, sub_zone] = workload.locality.clone();
     let address = SocketAddr::new(ip, app.address.port());
     RegisterRequest {
-        service: workload.service.clone(),
-        namespace: workload.namespace.clone(),
-        // Chosen here, so that we can leave even if the answer to our registration got lost.
-        instance_id: address.to_string(),
-        address: ip.to_string(),
-        port: app.port.into(),
-        target_port: address.port().into(),
-        protocol: app.protocol.clone(),
-        labels: workload.labels.clone(),
-        locality: Some(Locality {
-            region,
-            zone,
-            sub_zone,
-        }),
-        weight: workload.weight,
-        ttl: prost_types::Duration::try_from(config.lease_ttl).ok(),
-        health: String::new(),
         mtls: config.mtls,
+        ..register::instance(&config.workload, app, address, config.lease_ttl)
     }
 }
 

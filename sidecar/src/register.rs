@@ -19,8 +19,8 @@ use tokio::sync::{oneshot, watch};
 use tonic::{Code, Status, transport::Channel};
 
 use crate::{
-    App, Config, backoff::Backoff, control::Control, identity::chain, readiness::AppHealth,
-    vitals::Vitals,
+    App, Config, Workload, backoff::Backoff, control::Control, identity::chain,
+    readiness::AppHealth, vitals::Vitals,
 };
 
 const CALL_TIMEOUT: Duration = Duration::from_secs(5);
@@ -38,23 +38,36 @@ pub(crate) struct Registrar {
     pub(crate) known: bool,
 }
 
-/// What is registered: the application as others reach it, at our inbound port.
+/// What a sidecar registers: the application as others reach it, at our inbound port.
 pub(crate) fn registration(
     config: &Config,
     app: &App,
     ip: IpAddr,
     inbound: SocketAddr,
 ) -> RegisterRequest {
-    let workload = &config.workload;
+    let address = SocketAddr::new(ip, inbound.port());
+    RegisterRequest {
+        mtls: true,
+        ..instance(&config.workload, app, address, config.lease_ttl)
+    }
+}
+
+/// An instance of the application that others reach at `address`, in plain text.
+pub(crate) fn instance(
+    workload: &Workload,
+    app: &App,
+    address: SocketAddr,
+    lease_ttl: Duration,
+) -> RegisterRequest {
     let [region, zone, sub_zone] = workload.locality.clone();
     RegisterRequest {
         service: workload.service.clone(),
         namespace: workload.namespace.clone(),
         // Chosen here, so that we can leave even if the answer to our registration got lost.
-        instance_id: SocketAddr::new(ip, inbound.port()).to_string(),
-        address: ip.to_string(),
+        instance_id: address.to_string(),
+        address: address.ip().to_string(),
         port: app.port.into(),
-        target_port: inbound.port().into(),
+        target_port: address.port().into(),
         protocol: app.protocol.clone(),
         labels: workload.labels.clone(),
         locality: Some(Locality {
@@ -63,9 +76,9 @@ pub(crate) fn registration(
             sub_zone,
         }),
         weight: workload.weight,
-        ttl: prost_types::Duration::try_from(config.lease_ttl).ok(),
+        ttl: prost_types::Duration::try_from(lease_ttl).ok(),
         health: String::new(),
-        mtls: true,
+        mtls: false,
     }
 }
 

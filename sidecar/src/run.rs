@@ -44,6 +44,7 @@ use crate::{
     },
 };
 
+pub(crate) use sockets::bind;
 use sockets::{Addresses, Sockets};
 
 /// Threads for xDS, identity, registration, admin and export; the workers have their own.

@@ -232,6 +232,18 @@ impl Call {
             &route.request_headers,
             &route.response_headers,
         ];
+        Facts {
+            cluster: &weighted.name,
+            route: &route.name,
+            started: edits
+                .iter()
+                .any(|edits| edits.reads_time())
+                .then(|| self.began()),
+            ..self.facts_of_connection()
+        }
+    }
+
+    fn facts_of_connection(&self) -> Facts<'_> {
         let connection = &self.connection;
         Facts {
             remote: Some(connection.remote),
@@ -241,15 +253,14 @@ impl Call {
                 true => "HTTP/2",
                 false => "HTTP/1.1",
             },
-            cluster: &weighted.name,
-            route: &route.name,
-            started: edits
-                .iter()
-                .any(|edits| edits.reads_time())
-                .then(|| SystemTime::now() - self.started.elapsed()),
             hostname: &self.worker.shared.hostname,
             ..Facts::default()
         }
+    }
+
+    /// By the clock of the day.
+    fn began(&self) -> SystemTime {
+        SystemTime::now() - self.started.elapsed()
     }
 
     /// Makes the receiver of `headers` a child of this request: of its SERVER span inbound, of a new CLIENT span, which is
@@ -282,19 +293,10 @@ impl Call {
 
     /// What a filter makes headers of, but for the request's own head.
     pub(super) fn facts_of_filters(&self) -> Facts<'_> {
-        let connection = &self.connection;
         Facts {
-            remote: Some(connection.remote),
-            local: connection.local,
-            peer_uri: connection.peer.as_ref().map(|peer| &*peer.svid.id),
-            protocol: match self.http2 {
-                true => "HTTP/2",
-                false => "HTTP/1.1",
-            },
             method: self.method.as_str(),
-            started: Some(SystemTime::now() - self.started.elapsed()),
-            hostname: &self.worker.shared.hostname,
-            ..Facts::default()
+            started: Some(self.began()),
+            ..self.facts_of_connection()
         }
     }
 

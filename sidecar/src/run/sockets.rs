@@ -19,20 +19,22 @@ pub(super) struct Sockets {
     pub(super) readiness: TcpListener,
 }
 
+/// Binds the port that `flag` names.
+pub(crate) fn bind(flag: &'static str, address: SocketAddr) -> Result<TcpListener, RunError> {
+    TcpListener::bind(address)
+        .and_then(|listener| {
+            listener.set_nonblocking(true)?;
+            Ok(listener)
+        })
+        .map_err(|source| RunError::Bind {
+            address,
+            flag,
+            source,
+        })
+}
+
 impl Sockets {
     pub(super) fn bind(config: &Config, has_inbound: bool) -> Result<Self, RunError> {
-        let bind = |flag, address| {
-            TcpListener::bind(address)
-                .and_then(|listener| {
-                    listener.set_nonblocking(true)?;
-                    Ok(listener)
-                })
-                .map_err(|source| RunError::Bind {
-                    address,
-                    flag,
-                    source,
-                })
-        };
         Ok(Self {
             outbound: bind("outbound", config.outbound)?,
             inbound: if has_inbound {
