@@ -7,15 +7,15 @@ use std::{
 };
 
 use clap::{ArgAction, Args};
-use outrigger_sidecar::{AgentConfig, AgentError, App, Readiness, Workload, run_agent};
+use outrigger_sidecar::{AgentConfig, AgentError, App, run_agent};
 
 use crate::{
     client::DEFAULT_ADDRESS,
     duration,
     failure::Failure,
     life::LifeArgs,
-    open_files,
-    sidecar::{self, label, locality},
+    member::{CredentialArgs, InstanceArgs, LeaseArgs, ReadinessArgs, SiteArgs},
+    open_files, sidecar,
 };
 
 /// Make an application a member of the mesh without a sidecar: for gRPC libraries with xDS, or any server with mutual TLS.
@@ -57,25 +57,8 @@ struct ControlArgs {
     /// --mtls false).
     #[arg(long, default_value = DEFAULT_ADDRESS, value_name = "URL", env = "OUTRIGGER_CONTROL_PLANE")]
     control_plane: String,
-    /// One-time credential for the first certificate. Prefer the environment: arguments can be seen by others.
-    #[arg(
-        long,
-        value_name = "TOKEN",
-        env = "OUTRIGGER_JOIN_TOKEN",
-        hide_env_values = true
-    )]
-    join_token: Option<String>,
-    /// File that holds the join token.
-    #[arg(
-        long,
-        value_name = "FILE",
-        env = "OUTRIGGER_JOIN_TOKEN_FILE",
-        conflicts_with = "join_token"
-    )]
-    join_token_file: Option<PathBuf>,
-    /// Root certificate (PEM) that the control plane must prove. Default: the root that the join token pins.
-    #[arg(long, value_name = "FILE", env = "OUTRIGGER_ROOT_CA")]
-    root_ca: Option<PathBuf>,
+    #[command(flatten)]
+    credential: CredentialArgs,
 }
 
 #[derive(Args, Debug)]
@@ -84,21 +67,8 @@ struct WorkloadArgs {
     /// Service that the application is, e.g. `reviews`.
     #[arg(long, env = "OUTRIGGER_SERVICE")]
     service: String,
-    /// The service's namespace.
-    #[arg(short, long, default_value = "default", env = "OUTRIGGER_NAMESPACE")]
-    namespace: String,
-    /// Account in the identity. Default: the service's first label.
-    #[arg(long, value_name = "NAME", env = "OUTRIGGER_SERVICE_ACCOUNT")]
-    service_account: Option<String>,
-    /// Label of this instance, e.g. `version=v2`; may be given several times.
-    #[arg(long = "label", value_name = "NAME=VALUE", value_parser = label, value_delimiter = ',', env = "OUTRIGGER_LABELS")]
-    labels: Vec<(String, String)>,
-    /// Where it runs: `region`, `region/zone` or `region/zone/sub-zone`.
-    #[arg(long, default_value = "", hide_default_value = true, value_parser = locality, env = "OUTRIGGER_LOCALITY")]
-    locality: [String; 3],
-    /// Share of the service's traffic, 1 or more, relative to the other instances.
-    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..), env = "OUTRIGGER_WEIGHT")]
-    weight: u32,
+    #[command(flatten)]
+    instance: InstanceArgs,
     /// Address that others reach the application at. Default: that of --app, or the local address of the connection to
     /// the control plane.
     #[arg(long, value_name = "IP", env = "OUTRIGGER_ADVERTISE_ADDRESS")]
@@ -113,7 +83,7 @@ struct WorkloadArgs {
 #[command(next_help_heading = "Application")]
 struct AppArgs {
     /// Where the application listens for others, e.g. `0.0.0.0:50051`. Default: none; it only calls others and is not
-    /// registered.
+    /// registered. It is ready while it takes TCP connections.
     #[arg(long, value_name = "ADDR", env = "OUTRIGGER_APP")]
     app: Option<SocketAddr>,
     /// The service's port as clients name it. Default: the port of --app.
@@ -122,18 +92,8 @@ struct AppArgs {
     /// What the application speaks: grpc, http2, http, or tcp for anything else.
     #[arg(long, default_value = "grpc", value_parser = ["grpc", "http2", "http", "tcp"], env = "OUTRIGGER_PROTOCOL")]
     protocol: String,
-    /// Time between two readiness checks: the application is ready while it takes TCP connections.
-    #[arg(long, default_value = "10s", value_parser = duration::parse, env = "OUTRIGGER_READY_INTERVAL")]
-    ready_interval: Duration,
-    /// How long a readiness check may take.
-    #[arg(long, default_value = "5s", value_parser = duration::parse, env = "OUTRIGGER_READY_TIMEOUT")]
-    ready_timeout: Duration,
-    /// Failed checks in a row after which it is not ready.
-    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..), env = "OUTRIGGER_UNHEALTHY_THRESHOLD")]
-    unhealthy_threshold: u32,
-    /// Good checks in a row after which it is ready again.
-    #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..), env = "OUTRIGGER_HEALTHY_THRESHOLD")]
-    healthy_threshold: u32,
+    #[command(flatten)]
+    checks: ReadinessArgs,
 }
 
 #[derive(Args, Debug)]
@@ -147,22 +107,8 @@ struct ListenArgs {
         env = "OUTRIGGER_ADMIN"
     )]
     admin: SocketAddr,
-    /// Prometheus metrics.
-    #[arg(
-        long,
-        default_value = "0.0.0.0:15020",
-        value_name = "ADDR",
-        env = "OUTRIGGER_METRICS"
-    )]
-    metrics: SocketAddr,
-    /// Readiness for orchestrators: /healthz/ready.
-    #[arg(
-        long,
-        default_value = "0.0.0.0:15021",
-        value_name = "ADDR",
-        env = "OUTRIGGER_READINESS"
-    )]
-    readiness: SocketAddr,
+    #[command(flatten)]
+    site: SiteArgs,
     /// xDS in plain text for a library that has no TLS towards its xDS server (Node.js), passed on with this workload's
     /// certificate; loopback only. A fixed port lets the agent start again under a running application. Default: off.
     #[arg(long, value_name = "ADDR", env = "OUTRIGGER_XDS_RELAY")]
@@ -180,12 +126,8 @@ struct TuningArgs {
     /// (1s to 600s).
     #[arg(long, default_value = "1h", value_parser = duration::parse, env = "OUTRIGGER_CERTIFICATE_TTL")]
     certificate_ttl: Duration,
-    /// How long the registration lasts without a heartbeat.
-    #[arg(long, default_value = "30s", value_parser = duration::parse, env = "OUTRIGGER_LEASE_TTL")]
-    lease_ttl: Duration,
-    /// Time between two heartbeats.
-    #[arg(long, default_value = "10s", value_parser = duration::parse, env = "OUTRIGGER_HEARTBEAT_INTERVAL")]
-    heartbeat_interval: Duration,
+    #[command(flatten)]
+    lease: LeaseArgs,
     /// How long COMMAND may take to end when it is asked to; then it is killed.
     #[arg(long, default_value = "30s", value_parser = duration::parse, env = "OUTRIGGER_DRAIN_TIMEOUT")]
     drain_timeout: Duration,
@@ -211,7 +153,7 @@ fn failure(error: AgentError) -> Failure {
 
 fn config(args: AgentArgs) -> Result<AgentConfig, Failure> {
     let AgentArgs {
-        control,
+        mut control,
         workload,
         app,
         listen,
@@ -219,43 +161,27 @@ fn config(args: AgentArgs) -> Result<AgentConfig, Failure> {
         life: _,
         command,
     } = args;
-    let service = workload.service;
     Ok(AgentConfig {
-        join_token: sidecar::join_token(control.join_token, control.join_token_file)?,
+        join_token: control.credential.take_join_token()?,
         control_plane: control.control_plane,
-        root_ca: control.root_ca,
-        workload: Workload {
-            service_account: workload
-                .service_account
-                .unwrap_or_else(|| service.split('.').next().unwrap_or_default().to_owned()),
-            service,
-            namespace: workload.namespace,
-            labels: workload.labels.into_iter().collect(),
-            locality: workload.locality,
-            weight: workload.weight,
-        },
+        root_ca: control.credential.root_ca,
+        workload: workload.instance.workload(workload.service),
         app: app.app.map(|address| App {
             address,
             port: app.port.unwrap_or_else(|| address.port()),
             protocol: app.protocol,
-            readiness: Readiness {
-                http_path: None,
-                interval: app.ready_interval,
-                timeout: app.ready_timeout,
-                unhealthy_threshold: app.unhealthy_threshold,
-                healthy_threshold: app.healthy_threshold,
-            },
+            readiness: app.checks.readiness(None),
         }),
         advertise_address: workload.advertise_address,
         mtls: workload.mtls,
         dir: tuning.dir,
         admin: listen.admin,
-        metrics: listen.metrics,
-        readiness: listen.readiness,
+        metrics: listen.site.metrics,
+        readiness: listen.site.readiness,
         xds_relay: listen.xds_relay,
         certificate_ttl: tuning.certificate_ttl,
-        lease_ttl: tuning.lease_ttl,
-        heartbeat_interval: tuning.heartbeat_interval,
+        lease_ttl: tuning.lease.lease_ttl,
+        heartbeat_interval: tuning.lease.heartbeat_interval,
         drain_timeout: tuning.drain_timeout,
         command,
     })

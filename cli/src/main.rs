@@ -18,6 +18,7 @@ mod get;
 mod kind;
 mod life;
 mod logging;
+mod member;
 mod open_files;
 mod otlp;
 mod output;

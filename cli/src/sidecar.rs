@@ -1,7 +1,6 @@
 //! `outrigger sidecar`: flags and environment to a [`Config`].
 
 use std::{
-    collections::BTreeMap,
     fs,
     net::{IpAddr, SocketAddr},
     path::{Path, PathBuf},
@@ -11,12 +10,16 @@ use std::{
 use anyhow::{Context as _, bail};
 use clap::Args;
 use outrigger_sidecar::{
-    App, Bootstrap, Config, ControlPlaneError, Discovery, Readiness, RunError, Workload,
-    XdsProtocol,
+    App, Bootstrap, Config, ControlPlaneError, Discovery, RunError, XdsProtocol,
 };
 
 use crate::{
-    client::DEFAULT_ADDRESS, duration, failure::Failure, life::LifeArgs, open_files, otlp,
+    client::DEFAULT_ADDRESS,
+    duration,
+    failure::Failure,
+    life::LifeArgs,
+    member::{CredentialArgs, InstanceArgs, LeaseArgs, ReadinessArgs, SiteArgs},
+    open_files, otlp,
 };
 
 /// Run the sidecar of one application: its calls go out through it, others reach it over mutual TLS.
@@ -67,25 +70,8 @@ struct ControlArgs {
     /// the first request. Default: on-demand; all with --bootstrap and with --xds-protocol sotw, which has no other.
     #[arg(long, value_name = "WHAT", value_parser = discovery, env = "OUTRIGGER_DISCOVERY")]
     discovery: Option<Discovery>,
-    /// One-time credential for the first certificate. Prefer the environment: arguments can be seen by others.
-    #[arg(
-        long,
-        value_name = "TOKEN",
-        env = "OUTRIGGER_JOIN_TOKEN",
-        hide_env_values = true
-    )]
-    join_token: Option<String>,
-    /// File that holds the join token.
-    #[arg(
-        long,
-        value_name = "FILE",
-        env = "OUTRIGGER_JOIN_TOKEN_FILE",
-        conflicts_with = "join_token"
-    )]
-    join_token_file: Option<PathBuf>,
-    /// Root certificate (PEM) that the control plane must prove. Default: the root that the join token pins.
-    #[arg(long, value_name = "FILE", env = "OUTRIGGER_ROOT_CA")]
-    root_ca: Option<PathBuf>,
+    #[command(flatten)]
+    credential: CredentialArgs,
 }
 
 #[derive(Args, Debug)]
@@ -94,21 +80,8 @@ struct WorkloadArgs {
     /// Service that the application is, e.g. `reviews`. Default with --bootstrap: the cluster of its node.
     #[arg(long, required_unless_present = "bootstrap", env = "OUTRIGGER_SERVICE")]
     service: Option<String>,
-    /// The service's namespace.
-    #[arg(short, long, default_value = "default", env = "OUTRIGGER_NAMESPACE")]
-    namespace: String,
-    /// Account in the identity. Default: the service's first label.
-    #[arg(long, value_name = "NAME", env = "OUTRIGGER_SERVICE_ACCOUNT")]
-    service_account: Option<String>,
-    /// Label of this instance, e.g. `version=v2`; may be given several times.
-    #[arg(long = "label", value_name = "NAME=VALUE", value_parser = label, value_delimiter = ',', env = "OUTRIGGER_LABELS")]
-    labels: Vec<(String, String)>,
-    /// Where it runs: `region`, `region/zone` or `region/zone/sub-zone`.
-    #[arg(long, default_value = "", hide_default_value = true, value_parser = locality, env = "OUTRIGGER_LOCALITY")]
-    locality: [String; 3],
-    /// Share of the service's traffic, 1 or more, relative to the other instances.
-    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..), env = "OUTRIGGER_WEIGHT")]
-    weight: u32,
+    #[command(flatten)]
+    instance: InstanceArgs,
     /// Address that others reach us at. Default: the local address of the connection to the control plane.
     #[arg(long, value_name = "IP", env = "OUTRIGGER_ADVERTISE_ADDRESS")]
     advertise_address: Option<IpAddr>,
@@ -134,18 +107,8 @@ struct AppArgs {
         env = "OUTRIGGER_READY_PATH"
     )]
     ready_path: Option<String>,
-    /// Time between two readiness checks.
-    #[arg(long, default_value = "10s", value_parser = duration::parse, env = "OUTRIGGER_READY_INTERVAL")]
-    ready_interval: Duration,
-    /// How long a readiness check may take.
-    #[arg(long, default_value = "5s", value_parser = duration::parse, env = "OUTRIGGER_READY_TIMEOUT")]
-    ready_timeout: Duration,
-    /// Failed checks in a row after which it is not ready.
-    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..), env = "OUTRIGGER_UNHEALTHY_THRESHOLD")]
-    unhealthy_threshold: u32,
-    /// Good checks in a row after which it is ready again.
-    #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..), env = "OUTRIGGER_HEALTHY_THRESHOLD")]
-    healthy_threshold: u32,
+    #[command(flatten)]
+    checks: ReadinessArgs,
 }
 
 #[derive(Args, Debug)]
@@ -175,22 +138,8 @@ struct ListenArgs {
         env = "OUTRIGGER_ADMIN"
     )]
     admin: SocketAddr,
-    /// Prometheus metrics.
-    #[arg(
-        long,
-        default_value = "0.0.0.0:15020",
-        value_name = "ADDR",
-        env = "OUTRIGGER_METRICS"
-    )]
-    metrics: SocketAddr,
-    /// Readiness for orchestrators: /healthz/ready.
-    #[arg(
-        long,
-        default_value = "0.0.0.0:15021",
-        value_name = "ADDR",
-        env = "OUTRIGGER_READINESS"
-    )]
-    readiness: SocketAddr,
+    #[command(flatten)]
+    site: SiteArgs,
 }
 
 #[derive(Args, Debug)]
@@ -218,12 +167,8 @@ struct TuningArgs {
     /// Lifetime of certificates; at most 24h.
     #[arg(long, default_value = "1h", value_parser = duration::parse, env = "OUTRIGGER_CERTIFICATE_TTL")]
     certificate_ttl: Duration,
-    /// How long the registration lasts without a heartbeat.
-    #[arg(long, default_value = "30s", value_parser = duration::parse, env = "OUTRIGGER_LEASE_TTL")]
-    lease_ttl: Duration,
-    /// Time between two heartbeats.
-    #[arg(long, default_value = "10s", value_parser = duration::parse, env = "OUTRIGGER_HEARTBEAT_INTERVAL")]
-    heartbeat_interval: Duration,
+    #[command(flatten)]
+    lease: LeaseArgs,
     /// How long a drain waits for requests in flight.
     #[arg(long, default_value = "30s", value_parser = duration::parse, env = "OUTRIGGER_DRAIN_TIMEOUT")]
     drain_timeout: Duration,
@@ -251,70 +196,56 @@ pub(crate) fn failure(error: RunError) -> Failure {
 
 fn config(args: SidecarArgs) -> Result<Config, Failure> {
     let SidecarArgs {
-        control,
+        mut control,
         workload,
         app,
         listen,
         tuning,
         life: _,
     } = args;
-    if tuning.heartbeat_interval >= tuning.lease_ttl {
+    if tuning.lease.heartbeat_interval >= tuning.lease.lease_ttl {
         return Err(Failure::Misused(format!(
             "--heartbeat-interval {:?} must be shorter than --lease-ttl {:?}; a third of it is usual",
-            tuning.heartbeat_interval, tuning.lease_ttl
+            tuning.lease.heartbeat_interval, tuning.lease.lease_ttl
         )));
     }
-    let join_token = join_token(control.join_token, control.join_token_file)?;
+    let join_token = control.credential.take_join_token()?;
     let bootstrap = control.bootstrap.map(|file| Bootstrap::read(&file));
     let bootstrap = bootstrap
         .transpose()
         .map_err(|error| Failure::Misused(format!("{:#}", anyhow::Error::new(error))))?;
     let service = service(workload.service, bootstrap.as_ref());
-    let locality = bootstrap
-        .as_ref()
-        .map_or(workload.locality, Bootstrap::locality);
+    let mut member = workload.instance.workload(service);
+    if let Some(bootstrap) = &bootstrap {
+        member.locality = bootstrap.locality();
+    }
     Ok(Config {
         control_plane: control.control_plane,
         bootstrap,
         xds_protocol: control.xds_protocol,
         discovery: control.discovery,
         join_token,
-        root_ca: control.root_ca,
-        workload: Workload {
-            service_account: workload
-                .service_account
-                .unwrap_or_else(|| service.split('.').next().unwrap_or_default().to_owned()),
-            service,
-            namespace: workload.namespace,
-            labels: workload.labels.into_iter().collect::<BTreeMap<_, _>>(),
-            locality,
-            weight: workload.weight,
-        },
+        root_ca: control.credential.root_ca,
+        workload: member,
         app: app.app.map(|address| App {
             address,
             port: app.port.unwrap_or_else(|| address.port()),
             protocol: app.protocol,
-            readiness: Readiness {
-                http_path: app.ready_path,
-                interval: app.ready_interval,
-                timeout: app.ready_timeout,
-                unhealthy_threshold: app.unhealthy_threshold,
-                healthy_threshold: app.healthy_threshold,
-            },
+            readiness: app.checks.readiness(app.ready_path),
         }),
         advertise_address: workload.advertise_address,
         outbound: listen.outbound,
         inbound: listen.inbound,
         admin: listen.admin,
-        metrics: listen.metrics,
-        readiness: listen.readiness,
+        metrics: listen.site.metrics,
+        readiness: listen.site.readiness,
         tls_files: tuning.tls_files,
         workers: tuning.workers,
         otlp_endpoint: otlp::endpoint(tuning.otlp_endpoint)?,
         trace_sampling: tuning.trace_sampling,
         certificate_ttl: tuning.certificate_ttl,
-        lease_ttl: tuning.lease_ttl,
-        heartbeat_interval: tuning.heartbeat_interval,
+        lease_ttl: tuning.lease.lease_ttl,
+        heartbeat_interval: tuning.lease.heartbeat_interval,
         drain_timeout: tuning.drain_timeout,
     })
 }
