@@ -41,6 +41,9 @@ pub(crate) struct AnalyzeArgs {
     /// DNS domain of the mesh.
     #[arg(long, default_value = "cluster.local", value_name = "DOMAIN")]
     domain: String,
+    /// Namespace whose security documents are for the whole mesh.
+    #[arg(long, default_value = "istio-system", value_name = "NAME")]
+    root_namespace: String,
     /// Look at them together with the documents in force and the services that run, as the control plane knows them.
     #[arg(long)]
     with_cluster: bool,
@@ -80,7 +83,8 @@ pub(crate) fn run(args: &AnalyzeArgs) -> Result<(), Failure> {
     } else {
         None
     };
-    let found = findings(&files, &args.namespace, &args.domain, cluster);
+    let names = (args.domain.as_str(), args.root_namespace.as_str());
+    let found = findings(&files, &args.namespace, names, cluster);
     if args.output.output == Output::Json {
         let all: Vec<_> = found
             .iter()
@@ -120,7 +124,7 @@ fn summary(found: &[Diagnostic], with_cluster: bool) -> String {
 fn findings(
     files: &[SourceFile],
     namespace: &str,
-    domain: &str,
+    (domain, root_namespace): (&str, &str),
     cluster: Option<cluster::Cluster>,
 ) -> Vec<Diagnostic> {
     let mut found = Vec::new();
@@ -149,6 +153,7 @@ fn findings(
     let input = MeshInput {
         objects: &objects,
         domain,
+        root_namespace,
         registered: &registered,
     };
     let (mesh, remarks) = Mesh::build(&input);
@@ -213,7 +218,7 @@ mod tests {
     }
 
     fn codes(files: &[SourceFile]) -> Vec<String> {
-        findings(files, "default", "cluster.local", None)
+        findings(files, "default", ("cluster.local", "istio-system"), None)
             .iter()
             .map(|one| one.code.to_string())
             .collect()

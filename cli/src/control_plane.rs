@@ -58,6 +58,14 @@ pub(crate) struct ControlPlaneArgs {
         env = "OUTRIGGER_DOMAIN"
     )]
     domain: String,
+    /// Namespace whose PeerAuthentication, AuthorizationPolicy and RequestAuthentication are for the whole mesh.
+    #[arg(
+        long,
+        default_value = "istio-system",
+        value_name = "NAME",
+        env = "OUTRIGGER_ROOT_NAMESPACE"
+    )]
+    root_namespace: String,
     /// Root certificate (PEM) to sign with, instead of one made at first start.
     #[arg(
         long,
@@ -115,6 +123,7 @@ pub(crate) fn run(args: ControlPlaneArgs) -> Result<(), Failure> {
         data_dir,
         trust_domain: args.trust_domain,
         domain: args.domain,
+        root_namespace: args.root_namespace,
         root_cert: args.root_cert,
         root_key: args.root_key,
         lease_ttl: args.lease_ttl,
@@ -143,6 +152,7 @@ mod tests {
             ("--heartbeat-interval", "1m"),
             ("--trust-domain", "Not/One"),
             ("--domain", "a b"),
+            ("--root-namespace", "a b"),
         ] {
             let mut args = ["outrigger", "control-plane", "--data-dir"]
                 .map(std::ffi::OsString::from)

@@ -37,6 +37,8 @@ const fn short(kind: Kind) -> &'static str {
         Kind::ServiceEntry => "se",
         Kind::WorkloadEntry => "we",
         Kind::Sidecar => "sc",
+        Kind::PeerAuthentication => "pa",
+        Kind::AuthorizationPolicy => "ap",
     }
 }
 

@@ -17,6 +17,8 @@ pub struct Config {
     pub trust_domain: String,
     /// DNS domain of short names. Default `cluster.local`.
     pub domain: String,
+    /// Namespace whose security documents without a selector are for the whole mesh. Default `istio-system` (Istio's).
+    pub root_namespace: String,
     /// Root certificate (PEM) to use instead of one made at first start. Needs `root_key`.
     pub root_cert: Option<PathBuf>,
     /// Private key (PEM, PKCS#8) of `root_cert`.

@@ -46,7 +46,7 @@ pub(crate) const MAX_TEXT_BYTES: usize = 64 << 20;
 #[derive(Debug)]
 pub(crate) struct Policies {
     store: Store,
-    domain: Arc<str>,
+    names: MeshNames,
     in_force: ArcSwap<InForce>,
     /// Held while one call reads, checks, writes and replaces.
     writing: Mutex<()>,
@@ -65,6 +65,25 @@ pub(crate) struct InForce {
     pub(crate) remarks: Vec<Diagnostic>,
     /// Registered hosts that the mesh was built with.
     pub(crate) registered: BTreeSet<HostName>,
+}
+
+/// What names in documents are read with.
+#[derive(Clone, Debug)]
+pub(crate) struct MeshNames {
+    /// e.g. `cluster.local`
+    pub(crate) domain: Arc<str>,
+    /// Whose security documents are for the whole mesh.
+    pub(crate) root_namespace: Arc<str>,
+}
+
+#[cfg(test)]
+impl MeshNames {
+    pub(crate) fn for_tests() -> Self {
+        Self {
+            domain: "cluster.local".into(),
+            root_namespace: "istio-system".into(),
+        }
+    }
 }
 
 /// One object, and where it comes from.
@@ -87,7 +106,7 @@ impl Policies {
     /// Reads the store. Blocks.
     pub(crate) fn load(
         store: Store,
-        domain: &Arc<str>,
+        names: &MeshNames,
         registered: BTreeSet<HostName>,
     ) -> Result<Self, StoreError> {
         let (revision, records) = stored::load(&store)?;
@@ -107,13 +126,13 @@ impl Policies {
                 }
             }
         }
-        let in_force = InForce::build(revision, objects, refused, registered, domain);
+        let in_force = InForce::build(revision, objects, refused, registered, names);
         for remark in &in_force.remarks {
             tracing::warn!(%remark, "stored policy");
         }
         Ok(Self {
             store,
-            domain: Arc::clone(domain),
+            names: names.clone(),
             in_force: ArcSwap::from_pointee(in_force),
             writing: Mutex::const_new(()),
             changed: Notify::new(),
@@ -149,8 +168,8 @@ impl Policies {
         let objects = plan.objects(&before, next, &request.author, now_ms);
         let refused = plan.refused(&before);
         let touched = plan.in_force();
-        let known = before.errors_with(&registered, &self.domain);
-        let after = InForce::build(next, objects, refused, registered, &self.domain);
+        let known = before.errors_with(&registered, &self.names);
+        let after = InForce::build(next, objects, refused, registered, &self.names);
         let mut diagnostics = after.diagnostics_for(&touched, &known);
         plan.blame(&before, &mut diagnostics);
         let findings = after.findings(&touched, who);
@@ -200,7 +219,7 @@ impl Policies {
             before.objects.clone(),
             before.refused.clone(),
             registered,
-            &self.domain,
+            &self.names,
         );
         for remark in &after.remarks {
             if remark.severity == Severity::Error && !before.remarks.contains(remark) {
@@ -217,7 +236,7 @@ impl InForce {
         objects: BTreeMap<ObjectKey, Held>,
         refused: BTreeMap<String, Arc<Refused>>,
         registered: BTreeSet<HostName>,
-        domain: &str,
+        names: &MeshNames,
     ) -> Self {
         // Oldest first, so that of two documents that contradict each other the newer one is refused.
         let mut by_age: Vec<&Held> = objects.values().collect();
@@ -225,7 +244,8 @@ impl InForce {
         let list: Vec<Arc<Object>> = by_age.iter().map(|held| Arc::clone(&held.object)).collect();
         let input = MeshInput {
             objects: &list,
-            domain,
+            domain: &names.domain,
+            root_namespace: &names.root_namespace,
             registered: &registered,
         };
         let (mesh, remarks) = Mesh::build(&input);
@@ -240,12 +260,12 @@ impl InForce {
     }
 
     /// What is wrong already, without any change, once `registered` are.
-    fn errors_with(&self, registered: &BTreeSet<HostName>, domain: &str) -> Vec<Diagnostic> {
+    fn errors_with(&self, registered: &BTreeSet<HostName>, names: &MeshNames) -> Vec<Diagnostic> {
         let mut remarks = if self.registered == *registered {
             self.remarks.clone()
         } else {
             let (objects, refused) = (self.objects.clone(), self.refused.clone());
-            Self::build(self.revision, objects, refused, registered.clone(), domain).remarks
+            Self::build(self.revision, objects, refused, registered.clone(), names).remarks
         };
         remarks.retain(|remark| remark.severity == Severity::Error);
         remarks

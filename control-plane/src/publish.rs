@@ -91,6 +91,7 @@ mod tests {
             domain: "cluster.local".into(),
             root_cert: None,
             root_key: None,
+            root_namespace: "istio-system".into(),
             lease_ttl: Duration::from_secs(30),
             heartbeat_interval: Duration::from_secs(10),
             server_names: Vec::new(),
@@ -99,7 +100,7 @@ mod tests {
         let (store, _writer) =
             Store::open(dir.path(), metrics.store_write_seconds.clone()).unwrap();
         let domain: Arc<str> = "cluster.local".into();
-        let policies = Policies::load(store, &domain, std::collections::BTreeSet::new()).unwrap();
+        let policies = Policies::load(store, &crate::policies::MeshNames::for_tests(), std::collections::BTreeSet::new()).unwrap();
         let authority = root::load(&config, time::OffsetDateTime::now_utc()).unwrap();
         Publisher {
             policies: Arc::new(policies),

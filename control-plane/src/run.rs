@@ -48,7 +48,7 @@ use crate::{
     config::Config,
     loads::{self, LoadService, Loads},
     metrics::Metrics,
-    policies::Policies,
+    policies::{MeshNames, Policies},
     publish::Publisher,
     push,
     quota::{
@@ -334,7 +334,11 @@ impl Parts {
         metrics
             .leases
             .set(i64::try_from(registry.leases()).unwrap_or(i64::MAX));
-        let policies = Policies::load(store.clone(), &domain, registry.hosts())
+        let names = MeshNames {
+            domain: Arc::clone(&domain),
+            root_namespace: config.root_namespace.as_str().into(),
+        };
+        let policies = Policies::load(store.clone(), &names, registry.hosts())
             .map_err(|error| start("the policies cannot be read", error))?;
         let policies = Arc::new(policies);
         let revision = policies.in_force().revision;
@@ -419,6 +423,7 @@ impl Parts {
 fn check(config: &Config) -> Result<(), RunError> {
     let wrong = |text: String| Err(RunError::Setting(text));
     spiffe::check_trust_domain(&config.trust_domain).map_err(RunError::Setting)?;
+    spiffe::check_label("--root-namespace", &config.root_namespace).map_err(RunError::Setting)?;
     for label in config.domain.split('.') {
         spiffe::check_label("--domain", label).map_err(RunError::Setting)?;
     }

@@ -10,10 +10,13 @@
 //! change costs the hosts that have changed, and each scope that some node is in a copy of what leads to them.
 
 mod any;
+mod authn;
+mod authz;
 mod caller;
 mod cluster;
 mod domains;
 mod endpoint;
+mod ext_authz;
 mod grpc;
 mod hosts;
 mod layer4;
@@ -35,6 +38,7 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError},
 };
 
+use authz::Workload;
 use caller::Selectors;
 use grpc::Credentials;
 use hosts::Hosts;
@@ -44,7 +48,7 @@ use route::RouteTable;
 use scope::{Inputs, Scope, ScopeKey};
 
 use crate::{
-    snapshot::{Resources, Snapshot, TypeMap, View},
+    snapshot::{ResourceBytes, Resources, Snapshot, TypeMap, View},
     world::World,
 };
 
@@ -152,7 +156,7 @@ impl Shared {
             clusters: with(&scope.clusters, &own.clusters),
             endpoints: with(&endpoints, &own.none),
             secrets: with(&self.secrets, &own.none),
-            listeners: with(&scope.listeners, &own.listeners),
+            listeners: with(&scope.listeners, &own.listeners(self, node)),
             // A pinned scope has its table whole, so that no request waits.
             routes: with(
                 scope.routes(node.on_demand && !scope.pinned),
@@ -246,11 +250,14 @@ impl Shared {
     }
 }
 
-/// What depends on the node alone: made once a stream.
+/// What is the node's own: made once a stream, but for its inbound port, which follows the policies.
 #[derive(Debug)]
 pub(crate) struct NodeResources {
     clusters: Arc<TypeMap>,
-    listeners: Arc<TypeMap>,
+    /// The HTTP proxy's port.
+    proxy: Option<Arc<ResourceBytes>>,
+    /// All of its ports, under the policies that it saw last.
+    listeners: Mutex<Option<(Arc<Mesh>, Arc<TypeMap>)>>,
     routes: Arc<TypeMap>,
     none: Arc<TypeMap>,
     /// Which scope the node is in under the policies that it saw last.
@@ -258,8 +265,7 @@ pub(crate) struct NodeResources {
 }
 
 impl NodeResources {
-    /// The proxy port and its routes, if these come on demand, the inbound port and the application's cluster, as far
-    /// as `node` has them.
+    /// The proxy port and its routes, if these come on demand, and the application's cluster, as far as `node` has them.
     pub(crate) fn of(node: &NodeInfo) -> Self {
         let name = listener::HTTP_PROXY;
         let proxy = node.http_proxy.map(|listen| {
@@ -273,15 +279,32 @@ impl NodeResources {
         });
         let routes = node.on_demand.then(|| on_demand::routes(name));
         let inbound = node.inbound.as_ref();
-        let listeners = proxy.into_iter().chain(inbound.map(listener::inbound));
         let app = inbound.map(|inbound| cluster::inbound(inbound, node.service.as_deref()));
         Self {
             clusters: TypeMap::following(None, app),
-            listeners: TypeMap::following(None, listeners),
+            proxy,
+            listeners: Mutex::default(),
             routes: TypeMap::following(None, routes),
             none: TypeMap::empty(),
             key: Mutex::default(),
         }
+    }
+
+    /// The proxy port, and the inbound port as the policies want it.
+    fn listeners(&self, shared: &Shared, node: &NodeInfo) -> Arc<TypeMap> {
+        let mesh = &shared.world.mesh;
+        let mut known = self.listeners.lock().unwrap_or_else(PoisonError::into_inner);
+        let before = known.as_ref().map(|(of, map)| (Arc::ptr_eq(of, mesh), map));
+        if let Some((true, map)) = before {
+            return Arc::clone(map);
+        }
+        let workload = Workload::of(mesh, &shared.world.trust_domain, node);
+        let inbound = node.inbound.as_ref().zip(workload);
+        let inbound = inbound.map(|(inbound, workload)| listener::inbound(inbound, &workload));
+        let all = self.proxy.iter().cloned().chain(inbound);
+        let map = TypeMap::following(before.map(|(_, map)| map), all);
+        *known = Some((Arc::clone(mesh), Arc::clone(&map)));
+        map
     }
 
     /// Whether what the node's scope sees is kept, for whoever asks next.

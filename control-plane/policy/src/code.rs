@@ -132,6 +132,7 @@ codes! {
     DelegateMatchesNothing = "OUT0421", Error, "a delegate whose matches leave nothing";
     ServerNameInTwo = "OUT0422", Error, "one server name in two documents";
     NotCompared = "OUT0423", Info, "rules that were not compared with those before them";
+    PeerAuthenticationShadowed = "OUT0424", Warning, "a PeerAuthentication that an older one shadows";
     RetriedWrites = "OUT0501", Warning, "retries that may do a write twice";
     RetriesPastTimeout = "OUT0502", Warning, "tries that do not fit into the timeout";
     RetriesMultiply = "OUT0503", Info, "retries on several hops multiply";

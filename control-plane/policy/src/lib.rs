@@ -30,7 +30,7 @@ pub use code::{Code, Example, Story, UnknownCode};
 pub use diagnostic::{Diagnostic, Position, Severity};
 pub use mesh::{
     Client, HostName, MergedDestinationRule, MergedVirtualService, Mesh, MeshInput,
-    NamespacePolicies, NamespaceRules,
+    NamespacePolicies, NamespaceRules, PeerMode, WorkloadView,
 };
 pub use object::{Kind, Object, ObjectKey};
 pub use parse::{ParseLimits, parse, parse_again, parse_bytes};

@@ -11,6 +11,7 @@ mod clients;
 mod delegate;
 mod merge;
 mod names;
+mod security;
 mod select;
 #[cfg(test)]
 mod tests;
@@ -20,8 +21,13 @@ use std::{
     sync::Arc,
 };
 
-use self::names::Names;
-pub use self::{merge::NamespaceRules, names::HostName};
+use self::{names::Names, security::Security};
+pub(crate) use self::security::{DRY_RUN, ISTIO_DRY_RUN};
+pub use self::{
+    merge::NamespaceRules,
+    names::HostName,
+    security::{PeerMode, WorkloadView},
+};
 use crate::{
     DestinationPolicy, DestinationRule, Diagnostic, HttpRoute, Object, ObjectKey, ServiceEntry,
     Sidecar, TcpRoute, TlsRoute, WorkloadEntry,
@@ -35,6 +41,8 @@ pub struct MeshInput<'a> {
     pub objects: &'a [Arc<Object>],
     /// DNS domain of the mesh, e.g. `cluster.local`.
     pub domain: &'a str,
+    /// Namespace whose security documents are for the whole mesh, e.g. `istio-system`.
+    pub root_namespace: &'a str,
     /// Canonical hosts that the registry knows (self-registered services).
     pub registered: &'a BTreeSet<HostName>,
 }
@@ -85,6 +93,9 @@ pub struct Mesh {
     pub destination_policies: BTreeMap<(HostName, String), NamespacePolicies>,
     /// What each delegating rule came to.
     pub(crate) delegated: Vec<Delegated>,
+    /// Who may call whom.
+    pub(crate) security: Security,
+    root_namespace: String,
     names: Names,
 }
 

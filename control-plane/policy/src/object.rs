@@ -19,17 +19,23 @@ pub enum Kind {
     WorkloadEntry,
     /// What a group of workloads may call, and on which local ports.
     Sidecar,
+    /// Whether connections to a workload are mutual TLS.
+    PeerAuthentication,
+    /// Who may call a workload, and how.
+    AuthorizationPolicy,
 }
 
 impl Kind {
     /// Every kind, in the order in which messages list them.
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 8] = [
         Self::VirtualService,
         Self::DestinationRule,
         Self::DestinationPolicy,
         Self::ServiceEntry,
         Self::WorkloadEntry,
         Self::Sidecar,
+        Self::PeerAuthentication,
+        Self::AuthorizationPolicy,
     ];
 
     /// As written under `kind:`.
@@ -42,6 +48,8 @@ impl Kind {
             Self::ServiceEntry => "ServiceEntry",
             Self::WorkloadEntry => "WorkloadEntry",
             Self::Sidecar => "Sidecar",
+            Self::PeerAuthentication => "PeerAuthentication",
+            Self::AuthorizationPolicy => "AuthorizationPolicy",
         }
     }
 }

@@ -7,6 +7,7 @@
 //! Knows Istio's fields: those that work here, those that do not yet, and so what is a typing error.
 //! Whether documents fit each other is `mesh`'s business.
 
+mod authorization_policy;
 mod client_tls;
 mod connection_pool;
 mod consistent_hash;
@@ -25,6 +26,8 @@ mod http_route;
 mod layer4;
 mod load_balancer;
 mod outlier_detection;
+mod peer_authentication;
+mod selector;
 mod service_entry;
 mod share;
 mod sidecar;

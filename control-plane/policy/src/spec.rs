@@ -5,6 +5,7 @@ mod destination;
 mod destination_policy;
 mod http;
 mod layer4;
+mod security;
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -12,6 +13,7 @@ pub use destination::*;
 pub use destination_policy::*;
 pub use http::*;
 pub use layer4::*;
+pub use security::*;
 
 use crate::Position;
 
@@ -38,6 +40,8 @@ pub enum Spec {
     ServiceEntry(ServiceEntry),
     WorkloadEntry(WorkloadEntry),
     Sidecar(Sidecar),
+    PeerAuthentication(PeerAuthentication),
+    AuthorizationPolicy(AuthorizationPolicy),
 }
 
 /// `exportTo`: the namespaces whose workloads a document is for.

@@ -44,7 +44,7 @@ spec:
 fn open(dir: &TempDir) -> Policies {
     let seconds = Histogram::with_opts(HistogramOpts::new("write_seconds", "test")).unwrap();
     let (store, _writer) = Store::open(dir.path(), seconds).unwrap();
-    Policies::load(store, &"cluster.local".into(), BTreeSet::new()).unwrap()
+    Policies::load(store, &MeshNames::for_tests(), BTreeSet::new()).unwrap()
 }
 
 fn policies() -> Policies {
@@ -341,7 +341,7 @@ fn after_a_restart_positions_are_those_of_the_operators_file() {
     let dir = tempfile::tempdir().unwrap();
     let seconds = Histogram::with_opts(HistogramOpts::new("write_seconds", "test")).unwrap();
     let (store, writer) = Store::open(dir.path(), seconds).unwrap();
-    let policies = Policies::load(store, &"cluster.local".into(), BTreeSet::new()).unwrap();
+    let policies = Policies::load(store, &MeshNames::for_tests(), BTreeSet::new()).unwrap();
     apply(
         &policies,
         &[(
@@ -397,7 +397,7 @@ fn after_a_downgrade(dir: &TempDir) -> Policies {
     store
         .write_blocking(move |txn| stored::commit(txn, 2, &[record]))
         .unwrap();
-    Policies::load(store, &"cluster.local".into(), BTreeSet::new()).unwrap()
+    Policies::load(store, &MeshNames::for_tests(), BTreeSet::new()).unwrap()
 }
 
 #[test]

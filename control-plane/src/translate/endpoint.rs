@@ -120,6 +120,7 @@ fn endpoint(socket: SocketAddr, endpoint: &Endpoint) -> LbEndpoint {
     let tls = endpoint
         .identity
         .as_ref()
+        .filter(|_| !endpoint.plain)
         .map(|_| object([("tlsMode", text("istio"))]));
     let tls = tls.map(|tls| ("envoy.transport_socket_match", tls));
     LbEndpoint {

@@ -4,11 +4,13 @@
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
-use outrigger_policy::Protocol;
+use outrigger_policy::{MtlsMode, Protocol};
 use outrigger_proto::envoy::{
     config::{
-        core::v3::{Http1ProtocolOptions, TrafficDirection, TransportSocket},
-        listener::v3::{Filter, FilterChain, Listener, ListenerFilter, filter, listener_filter},
+        core::v3::{Http1ProtocolOptions, TrafficDirection},
+        listener::v3::{
+            Filter, FilterChain, FilterChainMatch, Listener, ListenerFilter, filter, listener_filter,
+        },
         route::v3::{
             Route, RouteAction, RouteConfiguration, VirtualHost, route::Action,
             route_action::ClusterSpecifier,
@@ -36,6 +38,7 @@ use prost_types::Any;
 
 use super::{
     any::{address, ads, any, duration},
+    authz::{self, Workload},
     cluster::inbound_name,
     layer4,
     matching::everything,
@@ -108,7 +111,7 @@ fn outbound_with(
         route_specifier: Some(RouteSpecifier::Rds(rds)),
         ..manager(first.into_iter().chain(before))
     };
-    listener(name, listen, TrafficDirection::Outbound, &manager, None)
+    listener(name, listen, TrafficDirection::Outbound, &manager)
 }
 
 /// A port for the application's outgoing connections that are not HTTP, or not to be seen as such.
@@ -143,14 +146,73 @@ fn tls_inspector() -> ListenerFilter {
     }
 }
 
-/// The port for calls from other sidecars. Only a certificate of the mesh gets in.
-pub(super) fn inbound(inbound: &Inbound) -> Arc<ResourceBytes> {
+/// The port for calls from other sidecars: by default only a certificate of the mesh gets in.
+pub(super) fn inbound(inbound: &Inbound, workload: &Workload<'_>) -> Arc<ResourceBytes> {
     let name = inbound_name(inbound.port);
-    if !inbound.protocol.is_http() {
-        return inbound_connections(inbound, &name);
+    let is_http = inbound.protocol.is_http();
+    let (filters, alpn) = if is_http {
+        let manager = inbound_manager(&name, workload);
+        (vec![connection_manager(&manager)], &tls::ALPN_HTTP[..])
+    } else {
+        let mut filters = authz::network_filters(workload);
+        filters.push(layer4::inbound(&name));
+        (filters, &[tls::ALPN_ISTIO][..])
+    };
+    let chain = FilterChain {
+        filters,
+        metadata: authz::chain_metadata(workload),
+        ..FilterChain::default()
+    };
+    let mut listener = Listener {
+        name: INBOUND.to_owned(),
+        address: Some(address(inbound.listen)),
+        metadata: authz::listener_metadata(workload),
+        traffic_direction: TrafficDirection::Inbound as i32,
+        ..Listener::default()
+    };
+    let mtls = |chain: FilterChain| FilterChain {
+        transport_socket: Some(tls::downstream(alpn)),
+        ..chain
+    };
+    match workload.mode().mode {
+        MtlsMode::Strict => listener.filter_chains = vec![mtls(chain)],
+        MtlsMode::Disable => listener.filter_chains = vec![chain],
+        MtlsMode::Permissive => {
+            listener.listener_filters = vec![tls_inspector()];
+            listener.listener_filters_timeout = Some(duration(CLIENT_HELLO_TIMEOUT));
+            // A server may be the one to speak first: then the client says nothing, and is let through as it is.
+            listener.continue_on_listener_filters_timeout = !is_http;
+            let named = |name: &str, transport: &str, alpn: &[&str]| FilterChain {
+                name: name.to_owned(),
+                filter_chain_match: Some(FilterChainMatch {
+                    transport_protocol: transport.to_owned(),
+                    application_protocols: alpn.iter().map(|name| (*name).to_owned()).collect(),
+                    ..FilterChainMatch::default()
+                }),
+                ..chain.clone()
+            };
+            // What is not HTTP may have TLS of its own, which is passed through as the bytes that it is.
+            let (only, other) = match is_http {
+                true => (&[][..], None),
+                false => (
+                    alpn,
+                    Some(FilterChain {
+                        name: "passthrough".to_owned(),
+                        ..chain.clone()
+                    }),
+                ),
+            };
+            let chains = [mtls(named("mtls", "tls", only)), named("plain", "raw_buffer", &[])];
+            listener.filter_chains = chains.into_iter().chain(other).collect();
+        }
     }
+    ResourceBytes::new(ResourceType::Listener, INBOUND, &listener)
+}
+
+/// Everything to the application.
+fn inbound_manager(name: &str, workload: &Workload<'_>) -> HttpConnectionManager {
     let action = RouteAction {
-        cluster_specifier: Some(ClusterSpecifier::Cluster(name.clone())),
+        cluster_specifier: Some(ClusterSpecifier::Cluster(name.to_owned())),
         // 0 = no limit: the caller's side has the timeout.
         timeout: Some(prost_types::Duration::default()),
         ..RouteAction::default()
@@ -162,52 +224,27 @@ pub(super) fn inbound(inbound: &Inbound) -> Arc<ResourceBytes> {
         ..Route::default()
     };
     let host = VirtualHost {
-        name: name.clone(),
+        name: name.to_owned(),
         domains: vec!["*".to_owned()],
         routes: vec![route],
         ..VirtualHost::default()
     };
     let routes = RouteConfiguration {
-        name: name.clone(),
+        name: name.to_owned(),
         virtual_hosts: vec![host],
         validate_clusters: Some(false),
         ..RouteConfiguration::default()
     };
-    let manager = HttpConnectionManager {
-        stat_prefix: name,
+    HttpConnectionManager {
+        stat_prefix: name.to_owned(),
         route_specifier: Some(RouteSpecifier::RouteConfig(routes)),
         forward_client_cert_details: ForwardClientCertDetails::SanitizeSet as i32,
         set_current_client_cert_details: Some(SetCurrentClientCertDetails {
             uri: true,
             ..SetCurrentClientCertDetails::default()
         }),
-        ..manager([])
-    };
-    let tls = tls::downstream(&tls::ALPN_HTTP);
-    listener(
-        INBOUND,
-        inbound.listen,
-        TrafficDirection::Inbound,
-        &manager,
-        Some(tls),
-    )
-}
-
-/// The same for an application that speaks anything else: mTLS in, bytes out.
-fn inbound_connections(inbound: &Inbound, cluster: &str) -> Arc<ResourceBytes> {
-    let chain = FilterChain {
-        filters: vec![layer4::inbound(cluster)],
-        transport_socket: Some(tls::downstream(&[tls::ALPN_ISTIO])),
-        ..FilterChain::default()
-    };
-    let listener = Listener {
-        name: INBOUND.to_owned(),
-        address: Some(address(inbound.listen)),
-        filter_chains: vec![chain],
-        traffic_direction: TrafficDirection::Inbound as i32,
-        ..Listener::default()
-    };
-    ResourceBytes::new(ResourceType::Listener, INBOUND, &listener)
+        ..manager(authz::http_filters(workload))
+    }
 }
 
 pub(super) fn filter(name: &str, config: Any) -> HttpFilter {
@@ -241,23 +278,15 @@ fn manager(before: impl IntoIterator<Item = HttpFilter>) -> HttpConnectionManage
     }
 }
 
+/// A port of HTTP for the application itself, without TLS.
 fn listener(
     name: &str,
     listen: SocketAddr,
     direction: TrafficDirection,
     manager: &HttpConnectionManager,
-    transport_socket: Option<TransportSocket>,
 ) -> Arc<ResourceBytes> {
-    let filter = Filter {
-        name: CONNECTION_MANAGER.to_owned(),
-        config_type: Some(filter::ConfigType::TypedConfig(any(
-            "envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager",
-            manager,
-        ))),
-    };
     let chain = FilterChain {
-        filters: vec![filter],
-        transport_socket,
+        filters: vec![connection_manager(manager)],
         ..FilterChain::default()
     };
     let listener = Listener {
@@ -268,4 +297,14 @@ fn listener(
         ..Listener::default()
     };
     ResourceBytes::new(ResourceType::Listener, name, &listener)
+}
+
+fn connection_manager(manager: &HttpConnectionManager) -> Filter {
+    Filter {
+        name: CONNECTION_MANAGER.to_owned(),
+        config_type: Some(filter::ConfigType::TypedConfig(any(
+            "envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager",
+            manager,
+        ))),
+    }
 }

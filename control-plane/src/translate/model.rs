@@ -7,7 +7,9 @@ use std::{
     sync::Arc,
 };
 
-use outrigger_policy::{HostName, Object, Protocol, ServiceEntry, ServicePort, WorkloadEntry};
+use outrigger_policy::{
+    HostName, MtlsMode, Object, Protocol, ServiceEntry, ServicePort, WorkloadEntry, WorkloadView,
+};
 
 use crate::world::{Instance, InstanceHealth, World};
 
@@ -34,8 +36,10 @@ pub(super) struct Endpoint {
     pub(super) locality: [String; 3],
     pub(super) weight: u32,
     pub(super) health: InstanceHealth,
-    /// SPIFFE id; None = plain text.
+    /// SPIFFE id of who answers; None = it has none, and is spoken to in plain text.
     pub(super) identity: Option<Arc<str>>,
+    /// A document says that it is spoken to in plain text all the same.
+    pub(super) plain: bool,
 }
 
 impl Host {
@@ -73,7 +77,8 @@ impl Host {
                 );
             }
             for instance in service.instances.values() {
-                host.join(instance.port, instance.target_port, instance);
+                let plain = is_plain(world, &service.namespace, &instance.labels, instance.port);
+                host.join(instance.port, instance.target_port, instance, plain);
             }
         }
         for (object, entry) in entries {
@@ -113,18 +118,19 @@ impl Host {
                 .iter()
                 .filter(|port| serves(instance, port, entry))
             {
-                self.join(port.number, instance.target_port, instance);
+                let plain = is_plain(world, namespace, &instance.labels, instance.port);
+                self.join(port.number, instance.target_port, instance, plain);
             }
         }
     }
 
-    fn join(&mut self, number: u16, target_port: u16, instance: &Instance) {
+    fn join(&mut self, number: u16, target_port: u16, instance: &Instance, plain: bool) {
         let Some(port) = self.ports.get_mut(&number) else {
             return;
         };
         port.endpoints
             .entry(SocketAddr::new(instance.address, target_port))
-            .or_insert_with(|| Endpoint::registered(instance));
+            .or_insert_with(|| Endpoint::registered(instance, plain));
     }
 
     fn join_workload(
@@ -165,13 +171,14 @@ impl Host {
                         )
                         .into()
                     }),
+                    plain: is_plain(world, namespace, &workload.labels, target),
                 });
         }
     }
 }
 
 impl Endpoint {
-    fn registered(instance: &Instance) -> Self {
+    fn registered(instance: &Instance, plain: bool) -> Self {
         Self {
             id: instance.id.clone(),
             labels: instance.labels.clone(),
@@ -179,8 +186,21 @@ impl Endpoint {
             weight: instance.weight.max(1),
             health: instance.health,
             identity: instance.identity.clone(),
+            plain,
         }
     }
+}
+
+/// Whether a document says that calls to this port of a workload are plain text: the port that it is registered with, or
+/// that its WorkloadEntry names.
+fn is_plain(
+    world: &World,
+    namespace: &str,
+    labels: &BTreeMap<String, String>,
+    port: u16,
+) -> bool {
+    let workload = WorkloadView { namespace, labels };
+    world.mesh.disables_mtls() && world.mesh.peer_mode(workload, port).mode == MtlsMode::Disable
 }
 
 /// A registered instance listens on its own target port only. It serves the entry's port of the same

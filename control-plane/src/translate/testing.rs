@@ -19,6 +19,7 @@ use crate::{
 };
 
 pub(crate) const DOMAIN: &str = "cluster.local";
+pub(crate) const ROOT_NAMESPACE: &str = "istio-system";
 
 /// Builds a [`World`].
 #[derive(Clone, Default)]
@@ -218,6 +219,7 @@ impl Given {
         let input = MeshInput {
             objects: &self.objects,
             domain: DOMAIN,
+            root_namespace: ROOT_NAMESPACE,
             registered: &registered,
         };
         let (mesh, diagnostics) = Mesh::build(&input);

@@ -67,10 +67,10 @@ impl Example {
 /// `VirtualService shop/reviews`, as the first lines of a document.
 fn head(text: &mut String, heading: &str) {
     let (kind, name) = heading.trim().split_once(' ').unwrap_or((heading, "a"));
-    let group = if kind == "DestinationPolicy" {
-        "outrigger.dev"
-    } else {
-        "networking.istio.io"
+    let group = match kind {
+        "DestinationPolicy" => "outrigger.dev",
+        "PeerAuthentication" | "AuthorizationPolicy" => "security.istio.io",
+        _ => "networking.istio.io",
     };
     if !text.is_empty() {
         text.push_str("---\n");

@@ -1,6 +1,7 @@
 //! Whether what the documents refer to is there: subsets, hosts, ports, workloads.
 
 mod effects;
+mod security;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -32,6 +33,8 @@ pub(super) fn check(mesh: &Mesh, input: &MeshInput<'_>, found: &mut Found) {
             Spec::DestinationRule(spec) => checker.destination_rule(object, spec),
             Spec::DestinationPolicy(spec) => checker.destination_policy(object, spec),
             Spec::Sidecar(spec) => checker.sidecar(object, spec),
+            Spec::PeerAuthentication(spec) => checker.peer_authentication(object, spec),
+            Spec::AuthorizationPolicy(spec) => checker.authorization_policy(object, spec),
             Spec::ServiceEntry(_) | Spec::WorkloadEntry(_) => {}
         }
     }

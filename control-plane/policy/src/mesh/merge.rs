@@ -163,6 +163,8 @@ pub(super) fn merge(input: &MeshInput<'_>) -> (Mesh, Found) {
                 let entry = (Arc::clone(object), spec.clone());
                 mesh.workload_entries.insert(object.key.clone(), entry);
             }
+            // In the order of their age, below.
+            Spec::PeerAuthentication(_) | Spec::AuthorizationPolicy(_) => {}
             Spec::Sidecar(spec) => {
                 let entry = (Arc::clone(object), spec.clone());
                 mesh.sidecars.insert(object.key.clone(), entry);
@@ -205,6 +207,20 @@ pub(super) fn merge(input: &MeshInput<'_>) -> (Mesh, Found) {
         entries::compare(host, entries, &mut found);
     }
     mesh.names = names;
+    input.root_namespace.clone_into(&mut mesh.root_namespace);
+    for object in input.objects {
+        match &object.spec {
+            Spec::PeerAuthentication(spec) => {
+                let entry = (Arc::clone(object), spec.clone());
+                mesh.security.peers.push(entry);
+            }
+            Spec::AuthorizationPolicy(spec) => {
+                let entry = (Arc::clone(object), spec.clone());
+                mesh.security.rules.push(entry);
+            }
+            _ => {}
+        }
+    }
     (mesh, found)
 }
 

@@ -28,10 +28,10 @@ impl World {
     /// A short document: kind, namespace/name and spec, of which the latter starts at 4:7.
     fn apply(self, file: &str, kind: &str, name: &str, spec: &str) -> Self {
         let (namespace, name) = name.split_once('/').unwrap_or(("shop", name));
-        let version = if kind == "DestinationPolicy" {
-            "outrigger.dev/v1"
-        } else {
-            "networking.istio.io/v1"
+        let version = match kind {
+            "DestinationPolicy" => "outrigger.dev/v1",
+            "PeerAuthentication" | "AuthorizationPolicy" => "security.istio.io/v1",
+            _ => "networking.istio.io/v1",
         };
         let text = format!(
             "apiVersion: {version}\nkind: {kind}\n\
@@ -49,6 +49,7 @@ impl World {
         let (mesh, diagnostics) = Mesh::build(&MeshInput {
             objects: &self.objects,
             domain: "cluster.local",
+            root_namespace: "istio-system",
             registered: &self.registered,
         });
         let drawn = diagnostics.iter().map(|d| format!("{:?} {d}", d.severity));

@@ -2,13 +2,17 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use super::{destination_policy, destination_rule, service_entry, sidecar, virtual_service};
+use super::{
+    authorization_policy, destination_policy, destination_rule, peer_authentication, service_entry,
+    sidecar, virtual_service,
+};
 use crate::{
     Kind, Object, ObjectKey, Position, Spec,
     decode::{
-        Decoder, Fields, Item, Shape, dns_label, label_key_fault, label_map, map, object_name,
+        Decoder, Fields, Item, Key, Shape, dns_label, label_key_fault, label_map, map, object_name,
         text, unknown_word,
     },
+    mesh::{DRY_RUN, ISTIO_DRY_RUN},
     suggest::nearest,
     yaml::quoted,
 };
@@ -47,11 +51,13 @@ const ISTIO: [&str; 3] = [
     "networking.istio.io/v1beta1",
     "networking.istio.io/v1alpha3",
 ];
+const ISTIO_SECURITY: [&str; 2] = ["security.istio.io/v1", "security.istio.io/v1beta1"];
 const OURS: [&str; 1] = ["outrigger.dev/v1"];
 
 const fn api_versions(kind: Kind) -> &'static [&'static str] {
     match kind {
         Kind::DestinationPolicy => &OURS,
+        Kind::PeerAuthentication | Kind::AuthorizationPolicy => &ISTIO_SECURITY,
         Kind::VirtualService
         | Kind::DestinationRule
         | Kind::ServiceEntry
@@ -61,8 +67,7 @@ const fn api_versions(kind: Kind) -> &'static [&'static str] {
 }
 
 /// Kinds that operators of Istio and Kubernetes have in the same files.
-const OTHER_KINDS: [&str; 42] = [
-    "AuthorizationPolicy",
+const OTHER_KINDS: [&str; 40] = [
     "BackendTLSPolicy",
     "ClusterRole",
     "ClusterRoleBinding",
@@ -85,7 +90,6 @@ const OTHER_KINDS: [&str; 42] = [
     "List",
     "Namespace",
     "NetworkPolicy",
-    "PeerAuthentication",
     "PersistentVolumeClaim",
     "Pod",
     "PodDisruptionBudget",
@@ -191,6 +195,12 @@ pub(super) fn object(
             Kind::ServiceEntry => service_entry::decode(d, item).map(Spec::ServiceEntry),
             Kind::WorkloadEntry => service_entry::workload(d, item, None).map(Spec::WorkloadEntry),
             Kind::Sidecar => sidecar::decode(d, item).map(Spec::Sidecar),
+            Kind::PeerAuthentication => {
+                peer_authentication::decode(d, item).map(Spec::PeerAuthentication)
+            }
+            Kind::AuthorizationPolicy => {
+                authorization_policy::decode(d, item, namespace).map(Spec::AuthorizationPolicy)
+            }
         });
     Some(Object {
         key: header.key?,
@@ -265,7 +275,9 @@ fn metadata(
                 if let Some(fault) = label_key_fault(key.text) {
                     key.refuse(d, format!("{} is no annotation: {fault}", quoted(key.text)));
                 }
-                Some((key.text.to_owned(), text(d, value)?))
+                let found = text(d, value)?;
+                dry_run(d, kind, key, value, &found);
+                Some((key.text.to_owned(), found))
             },
         )
     });
@@ -275,4 +287,25 @@ fn metadata(
         name,
     });
     Some((key, labels, annotations.unwrap_or_default()))
+}
+
+/// Refuses an annotation for dry runs that would not make one.
+fn dry_run(d: &mut Decoder, kind: Kind, key: Key<'_>, value: Item<'_>, found: &str) {
+    let can = matches!(kind, Kind::PeerAuthentication | Kind::AuthorizationPolicy);
+    match key.text {
+        DRY_RUN if can => {}
+        ISTIO_DRY_RUN if kind == Kind::AuthorizationPolicy => {}
+        ISTIO_DRY_RUN if can => {
+            key.refuse(d, format!("has no effect on a {}; write {DRY_RUN}", kind.as_str()));
+        }
+        DRY_RUN => key.refuse(
+            d,
+            format!("has no effect on a {}, which cannot be a dry run", kind.as_str()),
+        ),
+        _ => return,
+    }
+    if !matches!(found, "true" | "false") {
+        let message = format!("found {}, want \"true\" or \"false\"", quoted(found));
+        d.refuse(value, message);
+    }
 }

@@ -33,10 +33,10 @@ fn document(kind: &str, spec: &str) -> String {
 }
 
 fn api_version(kind: &str) -> &'static str {
-    if kind == "DestinationPolicy" {
-        "outrigger.dev/v1"
-    } else {
-        "networking.istio.io/v1"
+    match kind {
+        "DestinationPolicy" => "outrigger.dev/v1",
+        "PeerAuthentication" | "AuthorizationPolicy" => "security.istio.io/v1",
+        _ => "networking.istio.io/v1",
     }
 }
 
