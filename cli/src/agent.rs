@@ -7,7 +7,7 @@ use std::{
 };
 
 use clap::{ArgAction, Args};
-use outrigger_sidecar::{AgentConfig, AgentError, App, run_agent};
+use outrigger_sidecar::{AgentConfig, AgentError, App, EnvoyListeners, run_agent};
 
 use crate::{
     client::DEFAULT_ADDRESS,
@@ -25,12 +25,14 @@ use crate::{
 /// it then, passes signals on, and ends with its exit code.
 #[derive(Args, Debug)]
 #[command(
-    after_help = "Files in --dir: cert.pem (chain), key.pem (0600), root.pem, bootstrap.json. They are switched together when the
+    after_help = "Files in --dir: cert.pem (chain), key.pem (0600), root.pem, bootstrap.json; with --envoy
+envoy.json and the socket sds.sock (0600). They are switched together when the
 certificate is renewed, at half of its life; an agent that is started again goes on with them and needs no new token.
 
 Examples:
   outrigger agent --service reviews --app 0.0.0.0:50051 --dir /run/reviews --join-token-file reviews.token -- ./reviews
-  OUTRIGGER_JOIN_TOKEN=$(outrigger token create shopper) outrigger agent --service shopper --dir /run/shopper"
+  OUTRIGGER_JOIN_TOKEN=$(outrigger token create shopper) outrigger agent --service shopper --dir /run/shopper
+  outrigger agent --envoy --service reviews --app 127.0.0.1:9080 --dir /run/reviews -- envoy -c {bootstrap}"
 )]
 pub(crate) struct AgentArgs {
     #[command(flatten)]
@@ -39,6 +41,8 @@ pub(crate) struct AgentArgs {
     workload: WorkloadArgs,
     #[command(flatten)]
     app: AppArgs,
+    #[command(flatten)]
+    envoy: EnvoyArgs,
     #[command(flatten)]
     listen: ListenArgs,
     #[command(flatten)]
@@ -89,11 +93,47 @@ struct AppArgs {
     /// The service's port as clients name it. Default: the port of --app.
     #[arg(long, requires = "app", value_parser = clap::value_parser!(u16).range(1..), env = "OUTRIGGER_PORT")]
     port: Option<u16>,
-    /// What the application speaks: grpc, http2, http, or tcp for anything else.
-    #[arg(long, default_value = "grpc", value_parser = ["grpc", "http2", "http", "tcp"], env = "OUTRIGGER_PROTOCOL")]
-    protocol: String,
+    /// What the application speaks: grpc, http2, http, or tcp for anything else. Default: grpc; http with --envoy.
+    #[arg(long, value_parser = ["grpc", "http2", "http", "tcp"], env = "OUTRIGGER_PROTOCOL")]
+    protocol: Option<String>,
     #[command(flatten)]
     checks: ReadinessArgs,
+}
+
+#[derive(Args, Debug)]
+#[command(next_help_heading = "Envoy as the sidecar")]
+struct EnvoyArgs {
+    /// COMMAND is an Envoy, the sidecar of the application: `{bootstrap}` in it is the path of a bootstrap file that
+    /// leads to the control plane, and to a Unix socket in --dir where Envoy has its key and roots from (SDS).
+    #[arg(long, conflicts_with = "xds_relay", env = "OUTRIGGER_ENVOY")]
+    envoy: bool,
+    /// Envoy's HTTP proxy for the application's calls; loopback only.
+    #[arg(
+        long,
+        requires = "envoy",
+        default_value = "127.0.0.1:15080",
+        value_name = "ADDR",
+        env = "OUTRIGGER_OUTBOUND"
+    )]
+    outbound: SocketAddr,
+    /// Envoy's mutual TLS for others.
+    #[arg(
+        long,
+        requires = "envoy",
+        default_value = "0.0.0.0:15006",
+        value_name = "ADDR",
+        env = "OUTRIGGER_INBOUND"
+    )]
+    inbound: SocketAddr,
+    /// Envoy's own admin side; loopback only.
+    #[arg(
+        long,
+        requires = "envoy",
+        default_value = "127.0.0.1:15004",
+        value_name = "ADDR",
+        env = "OUTRIGGER_ENVOY_ADMIN"
+    )]
+    envoy_admin: SocketAddr,
 }
 
 #[derive(Args, Debug)]
@@ -147,7 +187,9 @@ fn failure(error: AgentError) -> Failure {
     match error {
         AgentError::Run(error) => sidecar::failure(error),
         error @ AgentError::NoCommand => Failure::Misused(error.to_string()),
-        error @ (AgentError::Files(_) | AgentError::Command { .. }) => error.into(),
+        error @ (AgentError::Files(_) | AgentError::Command { .. } | AgentError::Socket { .. }) => {
+            error.into()
+        }
     }
 }
 
@@ -156,6 +198,7 @@ fn config(args: AgentArgs) -> Result<AgentConfig, Failure> {
         mut control,
         workload,
         app,
+        envoy,
         listen,
         tuning,
         life: _,
@@ -164,12 +207,16 @@ fn config(args: AgentArgs) -> Result<AgentConfig, Failure> {
     Ok(AgentConfig {
         join_token: control.credential.take_join_token()?,
         control_plane: control.control_plane,
+        token_file: control.credential.token_file,
         root_ca: control.credential.root_ca,
         workload: workload.instance.workload(workload.service),
         app: app.app.map(|address| App {
             address,
             port: app.port.unwrap_or_else(|| address.port()),
-            protocol: app.protocol,
+            protocol: app.protocol.unwrap_or_else(|| {
+                let usual = if envoy.envoy { "http" } else { "grpc" };
+                usual.to_owned()
+            }),
             readiness: app.checks.readiness(None),
         }),
         advertise_address: workload.advertise_address,
@@ -179,6 +226,11 @@ fn config(args: AgentArgs) -> Result<AgentConfig, Failure> {
         metrics: listen.site.metrics,
         readiness: listen.site.readiness,
         xds_relay: listen.xds_relay,
+        envoy: envoy.envoy.then_some(EnvoyListeners {
+            outbound: envoy.outbound,
+            inbound: envoy.inbound,
+            admin: envoy.envoy_admin,
+        }),
         certificate_ttl: tuning.certificate_ttl,
         lease_ttl: tuning.lease.lease_ttl,
         heartbeat_interval: tuning.lease.heartbeat_interval,

@@ -9,6 +9,7 @@ use crate::{
     client::DataDirArgs,
     duration,
     failure::Failure,
+    kubernetes::KubernetesArgs,
     life::{self, LifeArgs},
     open_files,
 };
@@ -96,6 +97,8 @@ pub(crate) struct ControlPlaneArgs {
         env = "OUTRIGGER_SERVER_NAMES"
     )]
     server_names: Vec<String>,
+    #[command(flatten)]
+    kubernetes: KubernetesArgs,
     /// End when the data directory is removed.
     #[arg(long, hide = true)]
     exit_without_data_dir: bool,
@@ -129,6 +132,7 @@ pub(crate) fn run(args: ControlPlaneArgs) -> Result<(), Failure> {
         lease_ttl: args.lease_ttl,
         heartbeat_interval: args.heartbeat_interval,
         server_names: args.server_names,
+        kubernetes: args.kubernetes.config()?,
     };
     outrigger_control_plane::run(config).map_err(|error| match error {
         RunError::Setting(message) => Failure::Misused(message),

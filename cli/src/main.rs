@@ -16,6 +16,7 @@ mod explain;
 mod failure;
 mod get;
 mod kind;
+mod kubernetes;
 mod life;
 mod logging;
 mod member;

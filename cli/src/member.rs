@@ -30,6 +30,15 @@ pub(crate) struct CredentialArgs {
         conflicts_with = "join_token"
     )]
     join_token_file: Option<PathBuf>,
+    /// File of a token that shows who the pod is (Kubernetes: a projected service-account token of audience outrigger-ca or
+    /// istio-ca), in place of a join token. Read anew whenever it is needed. Needs --root-ca.
+    #[arg(
+        long,
+        value_name = "FILE",
+        env = "OUTRIGGER_TOKEN_FILE",
+        conflicts_with_all = ["join_token", "join_token_file"]
+    )]
+    pub(crate) token_file: Option<PathBuf>,
     /// Root certificate (PEM) that the control plane must prove. Default: the root that the join token pins.
     #[arg(long, value_name = "FILE", env = "OUTRIGGER_ROOT_CA")]
     pub(crate) root_ca: Option<PathBuf>,

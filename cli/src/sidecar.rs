@@ -58,7 +58,7 @@ struct ControlArgs {
         long,
         value_name = "FILE",
         env = "OUTRIGGER_BOOTSTRAP",
-        conflicts_with_all = ["control_plane", "join_token", "join_token_file", "root_ca", "app", "labels", "locality",
+        conflicts_with_all = ["control_plane", "join_token", "join_token_file", "token_file", "root_ca", "app", "labels", "locality",
             "weight", "advertise_address"]
     )]
     bootstrap: Option<PathBuf>,
@@ -188,6 +188,7 @@ pub(crate) fn failure(error: RunError) -> Failure {
             ControlPlaneError::Url(_)
             | ControlPlaneError::PlainText(_)
             | ControlPlaneError::NoToken
+            | ControlPlaneError::NoRoot
             | ControlPlaneError::Token,
         ) => Failure::Misused(error.to_string()),
         other => other.into(),
@@ -225,6 +226,7 @@ fn config(args: SidecarArgs) -> Result<Config, Failure> {
         xds_protocol: control.xds_protocol,
         discovery: control.discovery,
         join_token,
+        token_file: control.credential.token_file,
         root_ca: control.credential.root_ca,
         workload: member,
         app: app.app.map(|address| App {

@@ -22,6 +22,7 @@ use crate::{refusal::Refusal, spiffe::SpiffeId};
 
 pub(crate) mod csr;
 pub(crate) mod grpc;
+pub(crate) mod kubernetes;
 pub(crate) mod limit;
 pub(crate) mod root;
 pub(crate) mod server_cert;

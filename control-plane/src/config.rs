@@ -29,4 +29,32 @@ pub struct Config {
     pub heartbeat_interval: Duration,
     /// Names (DNS or IP) in the server certificate beside `localhost` and the loopback addresses.
     pub server_names: Vec<String>,
+    /// Whether Kubernetes' projected tokens buy certificates, and how they are checked. Default: they do not.
+    pub kubernetes: Option<Kubernetes>,
+}
+
+/// How projected service-account tokens are checked.
+#[derive(Clone, Debug)]
+pub struct Kubernetes {
+    /// By keys or by the API server.
+    pub check: KubernetesCheck,
+    /// What `iss` has to be. None = not looked at; only for a review, which knows.
+    pub issuer: Option<String>,
+    /// One of these has to be among the token's. Default `outrigger-ca`, `istio-ca`.
+    pub audiences: Vec<String>,
+    /// Roots (PEM) of the API server. Default: those that a pod has.
+    pub ca: Option<PathBuf>,
+    /// Our own token for the API server, read for each call. Default: that of our pod.
+    pub token_file: Option<PathBuf>,
+}
+
+/// Who knows whose a token is.
+#[derive(Clone, Debug)]
+pub enum KubernetesCheck {
+    /// A file with the cluster's keys (JWKS).
+    KeysFile(PathBuf),
+    /// Where the cluster's keys are served, e.g. `https://kubernetes.default.svc/openid/v1/jwks`.
+    KeysUrl(String),
+    /// The API server, asked to review each token, e.g. `https://kubernetes.default.svc`.
+    Review(String),
 }

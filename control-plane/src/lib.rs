@@ -9,6 +9,7 @@ mod ca;
 mod caller;
 mod clients;
 mod config;
+mod fetch;
 mod interests;
 mod loads;
 mod metrics;
@@ -30,5 +31,5 @@ mod translate;
 mod world;
 mod xds;
 
-pub use config::Config;
+pub use config::{Config, Kubernetes, KubernetesCheck};
 pub use run::{ControlPlane, Ready, RunError, run};

@@ -32,6 +32,8 @@ pub(crate) struct Metrics {
     pub(crate) certificates: IntCounterVec,
     /// By `event`: created, redeemed, reused, expired, unknown.
     pub(crate) join_tokens: IntCounterVec,
+    /// By `event`: accepted, or the rule that was broken.
+    pub(crate) kubernetes_tokens: IntCounterVec,
     /// Calls without the right to make them, by `service`: admin. (The others count their refusals.)
     pub(crate) denied: IntCounterVec,
     /// Open connections by `listener`: grpc, plaintext, http.
@@ -83,6 +85,11 @@ impl Metrics {
                 &["result"],
             )?,
             join_tokens: make.counters("outrigger_join_tokens_total", "Join tokens", &["event"])?,
+            kubernetes_tokens: make.counters(
+                "outrigger_kubernetes_tokens_total",
+                "Kubernetes tokens shown for a certificate",
+                &["event"],
+            )?,
             denied: make.counters(
                 "outrigger_denied_total",
                 "Calls refused for want of a right",

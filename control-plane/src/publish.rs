@@ -95,6 +95,7 @@ mod tests {
             lease_ttl: Duration::from_secs(30),
             heartbeat_interval: Duration::from_secs(10),
             server_names: Vec::new(),
+            kubernetes: None,
         };
         let metrics = Arc::new(Metrics::new().unwrap());
         let (store, _writer) =

@@ -42,7 +42,8 @@ use tonic::service::Routes;
 use crate::{
     admin::AdminService,
     ca::{
-        self, Authority, limit::IssueLimit, root, server_cert::ServerCert, service::IdentityService,
+        self, Authority, kubernetes::KubernetesTokens, limit::IssueLimit, root,
+        server_cert::ServerCert, service::IdentityService,
     },
     clients::Clients,
     config::Config,
@@ -317,6 +318,7 @@ struct Parts {
     registry: RegistryService,
     policies: Arc<Policies>,
     publisher: Publisher,
+    kubernetes: Option<Arc<KubernetesTokens>>,
 }
 
 impl Parts {
@@ -366,7 +368,12 @@ impl Parts {
             heartbeat_interval: config.heartbeat_interval,
         };
         tasks.spawn(registry.clone().sweep());
+        let kubernetes = config.kubernetes.as_ref().map(KubernetesTokens::new);
+        let kubernetes = kubernetes
+            .transpose()
+            .map_err(|error| RunError::Setting(error.to_string()))?;
         Ok(Self {
+            kubernetes: kubernetes.map(Arc::new),
             authority,
             metrics,
             registry,
@@ -394,6 +401,7 @@ impl Parts {
             store: self.registry.store.clone(),
             metrics: Arc::clone(&self.metrics),
             limit: Arc::new(IssueLimit::default()),
+            kubernetes: self.kubernetes,
         };
         let loads = Arc::new(Loads::default());
         let holdings = ClientStatusDiscoveryServiceServer::new(StatusService(Arc::clone(&clients)));

@@ -29,6 +29,7 @@ mod on_demand;
 mod policy;
 mod route;
 mod scope;
+mod sds_cluster;
 mod secret;
 mod tls;
 pub(crate) mod unsupported;
@@ -168,6 +169,7 @@ impl Shared {
             },
         };
         match node.dialect {
+            Dialect::Outrigger | Dialect::Envoy if node.sds_cluster => sds_cluster::snapshot(plain),
             Dialect::Outrigger | Dialect::Envoy => plain,
             Dialect::Grpc(credentials) => {
                 let secured = match credentials {

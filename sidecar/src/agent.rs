@@ -5,14 +5,18 @@
 //! check settings ─► bind ports ─► certificate ─► files, bootstrap file ─► ready line, command ─► register
 //!                                    └─(half of its life)─► files    SIGTERM, SIGINT, POST /drain ─► say so ─► command ─► end
 //! ```
-//! No request passes through it, and it is no client of xDS: a trust bundle comes with each certificate.
+//! No request passes through it, and of xDS it asks for the trust bundle only. The application may also be an Envoy, the
+//! sidecar of yet another one: that has its key over a socket.
 
 mod bootstrap;
+mod bundle;
 mod check;
 mod command;
+mod envoy;
 pub(crate) mod files;
 mod pages;
 mod relay;
+mod sds;
 #[cfg(test)]
 mod testing;
 
@@ -36,7 +40,7 @@ use crate::{
     App, RunError, Workload,
     admin::{self, Port},
     control::{Control, First, pinned_root},
-    identity::{IdentityStore, Issued, Issuer, chain, verify::sha256},
+    identity::{Credential, IdentityStore, Issued, Issuer, chain, verify::sha256},
     readiness::{self, AppHealth},
     register::{self, Registered, Registrar},
     run::{CONTROL_THREADS, SETTLE, Signals, bind},
@@ -46,11 +50,14 @@ use crate::{
 };
 
 use bootstrap::Place;
+use bundle::Roots;
 use command::Command;
+pub use envoy::EnvoyListeners;
 use files::CertificateFiles;
 pub use files::FilesError;
 use pages::AgentSite;
 use relay::Relay;
+use sds::Secrets;
 
 /// Settings of one agent. Addresses with port 0 pick a free port; the ready line says which.
 #[derive(Clone, Debug)]
@@ -59,6 +66,9 @@ pub struct AgentConfig {
     pub control_plane: String,
     /// One-time credential, `<secret>.<root SHA-256>`; needed if `dir` holds no certificate that is still valid.
     pub join_token: Option<String>,
+    /// File of the pod's token (Kubernetes projects it), instead of `join_token`; read whenever it is needed. Needs
+    /// `root_ca`.
+    pub token_file: Option<PathBuf>,
     /// PEM of the control plane's root; default: the root that the join token pins.
     pub root_ca: Option<PathBuf>,
     /// Who the application is.
@@ -69,6 +79,9 @@ pub struct AgentConfig {
     pub advertise_address: Option<IpAddr>,
     /// Whether the application uses its certificates: calls of others come over mTLS, and go out so. Default true.
     pub mtls: bool,
+    /// The command is an Envoy, the sidecar of the application, which listens there. It has its key over a socket in
+    /// `dir`. None = the application speaks xDS itself.
+    pub envoy: Option<EnvoyListeners>,
     /// Where certificate, key, roots and the bootstrap file are written.
     pub dir: PathBuf,
     /// Admin. Default `127.0.0.1:15000`. Loopback only.
@@ -110,6 +123,15 @@ pub enum AgentError {
         #[source]
         source: io::Error,
     },
+    /// The socket that an Envoy has its key from.
+    #[error("the socket of secrets {} cannot be had", path.display())]
+    Socket {
+        /// Which.
+        path: PathBuf,
+        /// Cause.
+        #[source]
+        source: io::Error,
+    },
     /// There is no program in it.
     #[error("the command is empty; give a program after --")]
     NoCommand,
@@ -132,6 +154,7 @@ pub fn run(config: AgentConfig) -> Result<u8, AgentError> {
     }
     let first = First {
         join_token: config.join_token.as_deref(),
+        token_file: config.token_file.is_some(),
         root_ca: config.root_ca.as_deref(),
     };
     let control = Control::ours(&config.control_plane, first, Arc::clone(&shared))
@@ -175,6 +198,7 @@ fn resume(config: &AgentConfig, files: &CertificateFiles, store: &IdentityStore)
         Some(Ok(kept)) if kept.spiffe_id.ends_with(&ours) => {
             tracing::info!(id = %kept.spiffe_id, not_after = kept.not_after, "going on with the certificate that is there");
             store.install(kept);
+            files.go_on();
         }
         Some(Ok(kept)) => {
             tracing::warn!(id = %kept.spiffe_id, "the certificate that is there is somebody else's, a new one is asked for");
@@ -256,6 +280,7 @@ async fn supervise(parts: Parts, sockets: Sockets) -> Result<u8, AgentError> {
         tasks.spawn(admin::serve(listener, port, Arc::clone(&site)));
     }
     let mut agent = Agent {
+        site: Arc::clone(&site),
         config,
         shared,
         store,
@@ -290,6 +315,7 @@ enum End {
 
 /// Everything that runs.
 struct Agent {
+    site: Arc<AgentSite>,
     config: AgentConfig,
     shared: Arc<Shared>,
     store: Arc<IdentityStore>,
@@ -316,24 +342,20 @@ impl Agent {
         }
         let ip = self.advertised_ip().await?;
         let target = self.control.target();
-        let relayed = self.relayed.map(|address| address.to_string());
-        let place = Place {
-            server: relayed.as_deref().unwrap_or(&target),
-            is_plain: self.relayed.is_some() || !is_tls,
-            ip,
-            admin: self.address(0),
+        self.follow_roots(ip);
+        let (file, command) = match self.config.envoy {
+            None => (
+                self.write_bootstrap(&target, ip)?,
+                self.config.command.clone(),
+            ),
+            Some(listeners) => self.prepare_envoy(&listeners, &target, ip)?,
         };
-        let files = is_tls.then_some(&*self.files);
-        let text = bootstrap::bootstrap(&self.config, &place, files);
-        let file = self
-            .files
-            .write_beside(bootstrap::FILE, &format!("{text:#}\n"))?;
         self.vitals.configured.store(true, Ordering::Relaxed);
-        if self.config.command.is_empty() {
+        if command.is_empty() {
             self.say_ready(&file, ip).map_err(RunError::Start)?;
         } else {
             tracing::info!(bootstrap = %file.display(), "starting the command");
-            self.command = Some(Command::start(&self.config.command, &file)?);
+            self.command = Some(Command::start(&command, &file)?);
         }
         let health = self.watch_app();
         self.start_registration(ip, health);
@@ -341,6 +363,64 @@ impl Agent {
             Some(command) => Ok(command.ended().await.map_err(RunError::Start)?),
             None => std::future::pending().await,
         }
+    }
+
+    /// For a gRPC library.
+    fn write_bootstrap(&self, target: &str, ip: IpAddr) -> Result<PathBuf, AgentError> {
+        let is_tls = self.control.is_tls();
+        let relayed = self.relayed.map(|address| address.to_string());
+        let place = Place {
+            server: relayed.as_deref().unwrap_or(target),
+            is_plain: self.relayed.is_some() || !is_tls,
+            ip,
+            admin: self.address(0),
+        };
+        let files = is_tls.then_some(&*self.files);
+        let text = bootstrap::bootstrap(&self.config, &place, files);
+        Ok(self
+            .files
+            .write_beside(bootstrap::FILE, &format!("{text:#}\n"))?)
+    }
+
+    /// The socket of secrets, the bootstrap file, and the command with its path.
+    fn prepare_envoy(
+        &mut self,
+        listeners: &EnvoyListeners,
+        target: &str,
+        ip: IpAddr,
+    ) -> Result<(PathBuf, Vec<String>), AgentError> {
+        let path = self.files.path(sds::SOCKET);
+        let listener =
+            sds::bind(&path).map_err(|(path, source)| AgentError::Socket { path, source })?;
+        let secrets = Secrets::new(self.files.current(), &self.site.registry);
+        self.tasks.spawn(secrets.serve(listener));
+        let identity = self.shared.identity.load_full();
+        let place = envoy::Place {
+            server: target,
+            ip,
+            socket: &path,
+            spiffe_id: identity.as_deref().map_or("", |own| &own.spiffe_id),
+        };
+        let text = envoy::bootstrap(&self.config, listeners, &place);
+        let file = self
+            .files
+            .write_beside(envoy::FILE, &format!("{text:#}\n"))?;
+        let command = envoy::with_path(&self.config.command, &file);
+        Ok((file, command))
+    }
+
+    /// Without certificates there are no roots.
+    fn follow_roots(&mut self, ip: IpAddr) {
+        if !self.control.is_tls() {
+            return;
+        }
+        let roots = Roots {
+            control: Arc::clone(&self.control),
+            store: Arc::clone(&self.store),
+            files: Arc::clone(&self.files),
+            node: bundle::node(&self.config.workload, ip, self.address(0).port()),
+        };
+        self.tasks.spawn(roots.follow());
     }
 
     fn address(&self, n: usize) -> SocketAddr {
@@ -352,7 +432,10 @@ impl Agent {
             control: Arc::clone(&self.control),
             store: Arc::clone(&self.store),
             vitals: Arc::clone(&self.vitals),
-            join_token: self.config.join_token.clone().unwrap_or_default(),
+            credential: Credential {
+                join_token: self.config.join_token.clone(),
+                token_file: self.config.token_file.clone(),
+            },
             workload: self.config.workload.clone(),
             ttl: self.config.certificate_ttl,
         };
@@ -372,7 +455,10 @@ impl Agent {
         if let Some(ip) = self.config.advertise_address {
             return Ok(ip);
         }
-        let listens = self.config.app.as_ref().map(|app| app.address.ip());
+        let listens = match (&self.config.app, &self.config.envoy) {
+            (Some(_), Some(envoy)) => Some(envoy.inbound.ip()),
+            (app, _) => app.as_ref().map(|app| app.address.ip()),
+        };
         if let Some(ip) = listens.filter(|ip| !ip.is_unspecified() && !ip.is_loopback()) {
             return Ok(ip);
         }
@@ -390,7 +476,7 @@ impl Agent {
 
     fn say_ready(&self, bootstrap: &std::path::Path, ip: IpAddr) -> io::Result<()> {
         let app = self.config.app.as_ref();
-        let app = app.map(|app| SocketAddr::new(ip, app.address.port()).to_string());
+        let app = app.map(|app| SocketAddr::new(ip, self.port_of(app)).to_string());
         let [admin, metrics, readiness] = [0, 1, 2].map(|n| self.address(n).to_string());
         let line = serde_json::json!({
             "bootstrap": bootstrap,
@@ -399,6 +485,7 @@ impl Agent {
             "metrics": metrics,
             "readiness": readiness,
             "xds_relay": self.relayed.map(|address| address.to_string()),
+            "sds": self.config.envoy.map(|_| self.files.path(sds::SOCKET)),
         });
         let mut stdout = io::stdout().lock();
         writeln!(stdout, "ready {line}")?;
@@ -417,9 +504,22 @@ impl Agent {
         }
         let (sender, receiver) = watch::channel(AppHealth::Unknown);
         let (shared, vitals) = (Arc::clone(&self.shared), Arc::clone(&self.vitals));
+        let every = app.readiness.interval;
         self.tasks
             .spawn(readiness::watch(app, shared, vitals, sender));
-        Some(receiver)
+        let Some(listeners) = self.config.envoy else {
+            return Some(receiver);
+        };
+        let (seen, through) = watch::channel(AppHealth::Unknown);
+        self.tasks
+            .spawn(envoy::gate(listeners.inbound, receiver, seen, every));
+        Some(through)
+    }
+
+    /// Where others connect to: the application, or the Envoy before it.
+    fn port_of(&self, app: &App) -> u16 {
+        let listens = self.config.envoy.map(|envoy| envoy.inbound);
+        listens.unwrap_or(app.address).port()
     }
 
     fn start_registration(&mut self, ip: IpAddr, health: Option<watch::Receiver<AppHealth>>) {
@@ -429,7 +529,7 @@ impl Agent {
         let registrar = Registrar {
             control: Arc::clone(&self.control),
             vitals: Arc::clone(&self.vitals),
-            registration: registration(&self.config, app, ip),
+            registration: registration(&self.config, app, SocketAddr::new(ip, self.port_of(app))),
             heartbeat_interval: self.config.heartbeat_interval,
             known: false,
         };
@@ -452,6 +552,9 @@ impl Agent {
             }
         }
         self.shared.draining.store(true, Ordering::Release);
+        if let (End::Asked(_), Some(_), Some(envoy)) = (end, &self.command, self.config.envoy) {
+            envoy::drain(envoy.admin, self.config.drain_timeout).await;
+        }
         let code = match (end, &mut self.command) {
             (End::Command(code), _) => code,
             (End::Asked(signal), Some(command)) => command
@@ -469,9 +572,8 @@ impl Agent {
     }
 }
 
-/// The application as others reach it: at its own port.
-fn registration(config: &AgentConfig, app: &App, ip: IpAddr) -> RegisterRequest {
-    let address = SocketAddr::new(ip, app.address.port());
+/// The application as others reach it.
+fn registration(config: &AgentConfig, app: &App, address: SocketAddr) -> RegisterRequest {
     RegisterRequest {
         mtls: config.mtls,
         ..register::instance(&config.workload, app, address, config.lease_ttl)

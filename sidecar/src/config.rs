@@ -42,6 +42,9 @@ pub struct Config {
     pub discovery: Option<Discovery>,
     /// One-time credential, `<secret>.<root SHA-256>`; needed for the first certificate.
     pub join_token: Option<String>,
+    /// File of the pod's token (Kubernetes projects it), instead of `join_token`; read whenever it is needed. Needs
+    /// `root_ca`.
+    pub token_file: Option<PathBuf>,
     /// PEM of the control plane's root; default: the root that the join token pins.
     pub root_ca: Option<PathBuf>,
     /// Who the application is.

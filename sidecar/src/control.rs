@@ -29,7 +29,10 @@ use tonic::{
 use crate::{
     Bootstrap, Config,
     bootstrap::Place,
-    identity::verify::{ControlPlaneVerifier, Trust},
+    identity::{
+        unix_now,
+        verify::{ControlPlaneVerifier, Trust},
+    },
     shared::{Identity, Shared},
     tls::{
         files::{Allowed, TlsFiles},
@@ -54,9 +57,14 @@ pub enum ControlPlaneError {
     PlainText(String),
     /// No way to get a first certificate.
     #[error(
-        "a join token is needed for the first certificate (create one with `outrigger token create`)"
+        "a join token is needed for the first certificate (create one with `outrigger token create`), or --token-file"
     )]
     NoToken,
+    /// A pod's token does not say which root to trust.
+    #[error(
+        "a token file needs --root-ca: the root certificate (PEM) that the control plane must prove"
+    )]
+    NoRoot,
     /// The token does not say which root to trust.
     #[error(
         "the join token must be <secret>.<SHA-256 of the root, 64 hex digits>, or a root certificate must be given"
@@ -94,6 +102,7 @@ impl Control {
         }
         let first = First {
             join_token: config.join_token.as_deref(),
+            token_file: config.token_file.is_some(),
             root_ca: config.root_ca.as_deref(),
         };
         Self::ours(&config.control_plane, first, shared)
@@ -258,8 +267,10 @@ impl Control {
             .keep_alive_while_idle(true);
         let ours = self.first_trust.clone().map(|first| {
             let trust = identity.as_deref().map_or(first, bundle);
+            // One that has ended would be refused, and nobody let in without it.
             let key = identity
                 .as_ref()
+                .filter(|identity| identity.not_after > unix_now())
                 .map(|identity| Arc::clone(&identity.certified_key));
             Tls::Ours(Arc::new(client_config(trust, key)))
         });
@@ -281,12 +292,16 @@ fn is_loopback(host: &str) -> bool {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct First<'a> {
     pub(crate) join_token: Option<&'a str>,
+    /// A pod's token is there instead.
+    pub(crate) token_file: bool,
     pub(crate) root_ca: Option<&'a Path>,
 }
 
 impl First<'_> {
     fn trust(self) -> Result<Trust, ControlPlaneError> {
-        let token = self.join_token.ok_or(ControlPlaneError::NoToken)?;
+        if self.join_token.is_none() && !self.token_file {
+            return Err(ControlPlaneError::NoToken);
+        }
         if let Some(path) = self.root_ca {
             let pem = std::fs::read(path)
                 .map_err(|error| ControlPlaneError::Root(path.to_owned(), error))?;
@@ -297,6 +312,7 @@ impl First<'_> {
             }
             return Ok(Trust::Roots(Arc::new(roots)));
         }
+        let token = self.join_token.ok_or(ControlPlaneError::NoRoot)?;
         pinned_root(token)
             .map(Trust::Pinned)
             .ok_or(ControlPlaneError::Token)

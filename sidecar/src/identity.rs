@@ -1,13 +1,14 @@
 //! Our certificate: made here, signed by the control plane, renewed at half of its life.
 //!
 //! ```text
-//! join token ─► first certificate ─(50 % ± 5 %)─► renewal with the current certificate ─► ...
+//! a token ───► first certificate ─(50 % ± 5 %)─► renewal with the current certificate ─► ...
 //!                                        └─ failed: again, with backoff; from 80 % on readiness warns; serves to the end
 //! ```
 //! The key is made in this process and new with every certificate. It never leaves memory, unless to write it into files
 //! is what the process is for (`outrigger agent`).
 //! Source: SPIFFE X.509-SVID; Istio's renewal at half life.
 
+mod credential;
 mod key;
 pub(crate) mod verify;
 
@@ -31,6 +32,7 @@ use crate::{
     vitals::Vitals,
 };
 
+pub(crate) use credential::Credential;
 use key::Key;
 pub(crate) use key::{Issued, checked};
 
@@ -46,9 +48,15 @@ pub(crate) enum IssueError {
     /// The control plane refused us for good.
     #[error("control plane refused the credential")]
     Refused(#[source] Box<tonic::Status>),
+    /// The file that Kubernetes puts our token into.
+    #[error("token file {}: {why}", path.display())]
+    TokenFile {
+        path: std::path::PathBuf,
+        why: String,
+    },
     /// The token is another workload's.
     #[error(
-        "the join token is for {issued}, and this sidecar was started as service account {service_account} of namespace {namespace}; start it with that one's --service, or create a token for this one"
+        "the token is for {issued}, and this sidecar was started as service account {service_account} of namespace {namespace}; start it with that one's --service, or create a token for this one"
     )]
     NotOurs {
         issued: Arc<str>,
@@ -164,7 +172,7 @@ pub(crate) struct Issuer {
     pub(crate) control: Arc<Control>,
     pub(crate) store: Arc<IdentityStore>,
     pub(crate) vitals: Arc<Vitals>,
-    pub(crate) join_token: String,
+    pub(crate) credential: Credential,
     pub(crate) workload: Workload,
     pub(crate) ttl: Duration,
 }
@@ -180,15 +188,15 @@ impl Issuer {
         let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(10));
         let mut is_reported = false;
         loop {
-            match self.issue(&key, Some(&self.join_token)).await {
+            match self.newcomer(&key).await {
                 Ok(issued) => {
                     self.check_ours(&issued)?;
                     return self.take(&key, issued).await;
                 }
-                Err(IssueError::Call(status)) => {
+                Err(error) if self.may_pass(&error) => {
                     self.vitals.count_renewal_failure();
                     if !std::mem::replace(&mut is_reported, true) {
-                        tracing::warn!(error = %chain(&status), "no certificate yet, trying again until there is one");
+                        tracing::warn!(error = %chain(&error), "no certificate yet, trying again until there is one");
                     }
                     tokio::time::sleep(backoff.next()).await;
                 }
@@ -247,8 +255,32 @@ impl Issuer {
         })
     }
 
+    /// Asks with a token.
+    async fn newcomer(&self, key: &Key) -> Result<Issued, IssueError> {
+        let bearer = self.credential.bearer().await?;
+        self.issue(key, Some(&bearer)).await
+    }
+
+    /// Whether asking again may help. What is wrong with a pod's token today may be right with the next.
+    fn may_pass(&self, error: &IssueError) -> bool {
+        match error {
+            IssueError::Call(_) | IssueError::TokenFile { .. } => true,
+            IssueError::Refused(status) => {
+                self.credential.is_renewed() && status.code() == Code::Unauthenticated
+            }
+            IssueError::NotOurs { .. } | IssueError::Unusable(_) | IssueError::Files(_) => false,
+        }
+    }
+
+    /// By the certificate in force; where that has ended, a pod's token begins anew.
     async fn again(&self, key: &Key) -> Result<(), IssueError> {
-        let issued = self.issue(key, None).await?;
+        let is_over = self.remaining().is_none_or(|(_, left)| left.is_zero());
+        let issued = if is_over && self.credential.is_renewed() {
+            self.newcomer(key).await?
+        } else {
+            self.issue(key, None).await?
+        };
+        self.check_ours(&issued)?;
         self.take(key, issued).await
     }
 
@@ -288,7 +320,7 @@ impl Issuer {
         if let Some(token) = token {
             let bearer = format!("Bearer {token}").parse().map_err(|_error| {
                 IssueError::Unusable(
-                    "the join token has characters that a header cannot carry".to_owned(),
+                    "the token has characters that a header cannot carry".to_owned(),
                 )
             })?;
             request.metadata_mut().insert("authorization", bearer);

@@ -37,7 +37,7 @@ mod worker;
 mod xds;
 
 pub use admin::{LogControl, set_log_control};
-pub use agent::{AgentConfig, AgentError, FilesError, run as run_agent};
+pub use agent::{AgentConfig, AgentError, EnvoyListeners, FilesError, run as run_agent};
 pub use bootstrap::{Bootstrap, BootstrapError};
 pub use config::{App, Config, Discovery, Readiness, Workload, XdsProtocol};
 pub use control::ControlPlaneError;

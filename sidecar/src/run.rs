@@ -28,7 +28,7 @@ use crate::{
     Config, Discovery, XdsProtocol,
     admin::{self, Port, Site},
     control::{Control, ControlPlaneError},
-    identity::{IdentityStore, Issuer, chain},
+    identity::{Credential, IdentityStore, Issuer, chain},
     quota::{self, client::Shares},
     readiness::{self, AppHealth},
     register::{self, Registered, Registrar},
@@ -282,7 +282,10 @@ impl Sidecar {
             control: Arc::clone(&self.control),
             store: Arc::clone(store),
             vitals: Arc::clone(&self.vitals),
-            join_token: self.config.join_token.clone().unwrap_or_default(),
+            credential: Credential {
+                join_token: self.config.join_token.clone(),
+                token_file: self.config.token_file.clone(),
+            },
             workload: self.config.workload.clone(),
             ttl: self.config.certificate_ttl,
         };

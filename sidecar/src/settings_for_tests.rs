@@ -12,6 +12,7 @@ pub(crate) fn config() -> Config {
         xds_protocol: None,
         discovery: None,
         join_token: None,
+        token_file: None,
         root_ca: None,
         workload: Workload {
             service: "reviews".to_owned(),

@@ -57,6 +57,13 @@ impl<'a> AgentBuilder<'a> {
         self
     }
 
+    /// A flag without a value.
+    #[must_use]
+    pub fn switch(mut self, flag: &str) -> Self {
+        self.args.push(flag.to_owned());
+        self
+    }
+
     /// Begins with what another agent has left, and without a token.
     #[must_use]
     pub fn resuming(mut self, before: &Agent) -> Self {

@@ -115,6 +115,13 @@ async fn listening(admin_file: &Path) -> Result<(SocketAddr, SocketAddr), String
         .trim()
         .parse()
         .map_err(|error| format!("{admin:?}: {error}"))?;
+    Ok((admin, ready(admin).await?))
+}
+
+/// Where its HTTP proxy listens, once it does.
+pub(crate) async fn ready(admin: SocketAddr) -> Result<SocketAddr, String> {
+    let there = tokio::net::TcpStream::connect(admin).await;
+    there.map_err(|error| error.to_string())?;
     let ready = Caller::through(admin).get("admin", "/ready").await;
     if ready.status != 200 {
         return Err(String::from_utf8_lossy(&ready.body).into_owned());
@@ -125,12 +132,12 @@ async fn listening(admin_file: &Path) -> Result<(SocketAddr, SocketAddr), String
         .lines()
         .find_map(|line| line.strip_prefix("http_proxy::"))
         .and_then(|address| address.trim().parse().ok());
-    Ok((admin, proxy.ok_or_else(|| format!("listeners: {text}"))?))
+    proxy.ok_or_else(|| format!("listeners: {text}"))
 }
 
 /// Where `bench/setup.sh` puts it, or `ENVOY_BIN`. The executable inside the wheel: its launcher in `bin/` would be a
 /// Python process in between.
-fn program() -> Option<PathBuf> {
+pub(crate) fn program() -> Option<PathBuf> {
     if let Some(path) = std::env::var_os("ENVOY_BIN") {
         return Some(PathBuf::from(path));
     }

@@ -25,6 +25,7 @@ mod binary;
 mod bytes;
 mod caller;
 mod envoy;
+mod envoy_member;
 mod eventually;
 mod foreign;
 mod grpc;
@@ -49,6 +50,7 @@ pub use bytes::{
 };
 pub use caller::{Caller, Reply};
 pub use envoy::{Asks, Envoy};
+pub use envoy_member::EnvoyMember;
 pub use eventually::{eventually, within};
 pub use foreign::{Conversation, ForeignServer, Heard, XdsForm, packed};
 pub use grpc::{GrpcPeer, Outcomes};

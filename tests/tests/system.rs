@@ -21,6 +21,7 @@ mod system {
     mod connections;
     mod differential;
     mod envoy;
+    mod envoy_mtls;
     mod grpc;
     mod observed;
 }

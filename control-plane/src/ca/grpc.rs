@@ -12,9 +12,13 @@ use outrigger_proto::{
 };
 use rustls_pki_types::{CertificateSigningRequestDer, pem::PemObject as _};
 use tonic::{Request, Response, Status};
+use tracing::Instrument as _;
 
 use super::{csr::MAX_CSR_BYTES, service::IdentityService};
-use crate::{caller::Caller, refusal::Refusal};
+use crate::{
+    caller::{Caller, Peer},
+    refusal::Refusal,
+};
 
 #[tonic::async_trait]
 impl Identity for IdentityService {
@@ -23,9 +27,13 @@ impl Identity for IdentityService {
         request: Request<api::IssueCertificateRequest>,
     ) -> Result<Response<api::IssueCertificateResponse>, Status> {
         let caller = Caller::of(request.extensions());
+        let span = from(request.extensions());
         let request = request.into_inner();
         let ttl = request.ttl.map(duration).transpose()?;
-        let (id, issued) = self.issue(&caller, &request.csr_der, ttl).await?;
+        let (id, issued) = self
+            .issue(&caller, &request.csr_der, ttl)
+            .instrument(span)
+            .await?;
         Ok(Response::new(api::IssueCertificateResponse {
             chain_der: vec![issued.leaf.to_vec()],
             roots_der: vec![self.authority.root().to_vec()],
@@ -42,6 +50,7 @@ impl IstioCertificateService for IdentityService {
         request: Request<IstioCertificateRequest>,
     ) -> Result<Response<IstioCertificateResponse>, Status> {
         let caller = Caller::of(request.extensions());
+        let span = from(request.extensions());
         let request = request.into_inner();
         // PEM is a third larger than DER, and has lines.
         if request.csr.len() > 2 * MAX_CSR_BYTES {
@@ -56,7 +65,10 @@ impl IstioCertificateService for IdentityService {
                 return Err(Refusal::invalid("validity_duration", "is negative").into());
             }
         };
-        let (_, issued) = self.issue(&caller, &csr, Some(ttl)).await?;
+        let (_, issued) = self
+            .issue(&caller, &csr, Some(ttl))
+            .instrument(span)
+            .await?;
         let leaf = format!(
             "-----BEGIN CERTIFICATE-----\n{}\n-----END CERTIFICATE-----\n",
             BASE64_STANDARD.encode(&issued.leaf)
@@ -66,6 +78,12 @@ impl IstioCertificateService for IdentityService {
             cert_chain: vec![leaf, root],
         }))
     }
+}
+
+/// What is logged of a call says where it came from: who used a token is who may have stolen it.
+fn from(extensions: &http::Extensions) -> tracing::Span {
+    let peer = extensions.get::<Peer>().map(|peer| peer.0);
+    tracing::info_span!("certificate", peer = peer.map(tracing::field::display))
 }
 
 /// Negative is refused, not cut.

@@ -1,4 +1,4 @@
-//! Who gets a certificate: a workload by its current one, a newcomer by a join token.
+//! Who gets a certificate: a workload by its current one, a newcomer by a join token or by a token of its pod.
 
 use std::{
     sync::Arc,
@@ -10,7 +10,12 @@ use time::OffsetDateTime;
 use tokio::time::Instant;
 use tonic::Code;
 
-use super::{Authority, Issued, csr, limit::IssueLimit, tokens};
+use super::{
+    Authority, Issued, csr,
+    kubernetes::{KubernetesTokens, is_jwt},
+    limit::IssueLimit,
+    tokens,
+};
 use crate::{
     caller::Caller,
     metrics::Metrics,
@@ -35,6 +40,8 @@ pub(crate) struct IdentityService {
     pub(crate) store: Store,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) limit: Arc<IssueLimit>,
+    /// None = tokens of pods are not taken.
+    pub(crate) kubernetes: Option<Arc<KubernetesTokens>>,
 }
 
 /// A token as its creator gets it.
@@ -74,6 +81,13 @@ impl IdentityService {
                 self.take(id)?;
                 id.clone()
             }
+            Caller::Bearer(token) if is_jwt(&token.0) => {
+                csr::public_key(csr_der)?;
+                super::checked_ttl(ttl)?;
+                let id = self.pod(&token.0).await?;
+                self.take(&id)?;
+                id
+            }
             Caller::Bearer(token) => {
                 // The cheap checks first: anybody may try.
                 let hash = self.known(&token.0).await?;
@@ -91,7 +105,7 @@ impl IdentityService {
             Caller::Anonymous => {
                 return Err(Refusal::new(
                     Code::Unauthenticated,
-                    "a certificate needs a join token (`authorization: Bearer <token>`) or the current certificate",
+                    "a certificate needs a join token or a token of the pod (`authorization: Bearer <token>`), or the current certificate",
                 ));
             }
         };
@@ -112,6 +126,34 @@ impl IdentityService {
                 ),
             )
         })
+    }
+
+    /// Whom a token of Kubernetes is for.
+    async fn pod(&self, token: &str) -> Result<SpiffeId, Refusal> {
+        let count = |event: &str| {
+            let tokens = &self.metrics.kubernetes_tokens;
+            tokens.with_label_values(&[event]).inc();
+        };
+        let Some(kubernetes) = &self.kubernetes else {
+            count("off");
+            return Err(Refusal::new(
+                Code::Unauthenticated,
+                "Kubernetes tokens are not taken here; start the control plane with --kubernetes-jwks or --kubernetes-token-review",
+            ));
+        };
+        match kubernetes.account(token).await {
+            Ok(account) => {
+                let id = self.identity(&account.namespace, &account.name)?;
+                count("accepted");
+                tracing::info!(%id, pod = account.pod, "certificate asked for with a Kubernetes token");
+                Ok(id)
+            }
+            Err(rejection) => {
+                count(rejection.reason);
+                tracing::info!(reason = rejection.reason, "Kubernetes token refused");
+                Err(rejection.into())
+            }
+        }
     }
 
     /// The hash of a token that was made here.
@@ -149,7 +191,9 @@ impl IdentityService {
         match redeemed {
             Redeemed::Valid(token) => {
                 self.count("redeemed");
-                self.identity(&token.namespace, &token.service_account)
+                let id = self.identity(&token.namespace, &token.service_account)?;
+                tracing::info!(%id, "join token used");
+                Ok(id)
             }
             Redeemed::Again(token) => {
                 let id = self.identity(&token.namespace, &token.service_account)?;

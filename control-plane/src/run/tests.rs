@@ -47,6 +47,7 @@ fn config(dir: &TempDir) -> Config {
         lease_ttl: Duration::from_secs(30),
         heartbeat_interval: Duration::from_secs(10),
         server_names: Vec::new(),
+        kubernetes: None,
     }
 }
 

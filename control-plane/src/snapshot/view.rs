@@ -12,7 +12,7 @@ use std::{
 use super::ResourceBytes;
 
 /// Dialects that have bytes of their own.
-const DIALECTS: usize = 3;
+const DIALECTS: usize = 4;
 /// Resources made on demand that are remembered of one [`OnDemand`]. Past that, each is made for its client anew.
 const MAX_REMEMBERED: usize = 16_384;
 

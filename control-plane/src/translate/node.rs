@@ -7,7 +7,10 @@ use outrigger_policy::{HostName, Protocol};
 use outrigger_proto::envoy::config::core::v3::{Locality, Node};
 use prost_types::{Struct, Value, value::Kind};
 
-use super::grpc::{Credentials, PROVIDER};
+use super::{
+    grpc::{Credentials, PROVIDER},
+    sds_cluster,
+};
 
 /// What kind of client it is; each understands a different part of xDS.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -49,6 +52,8 @@ pub(crate) struct NodeInfo {
     pub(crate) http_proxy: Option<SocketAddr>,
     /// Its HTTP proxy asks for virtual hosts as requests need them (VHDS).
     pub(crate) on_demand: bool,
+    /// Its keys and roots come from an SDS server of its own.
+    pub(crate) sds_cluster: bool,
     /// Its inbound side, if it has one.
     pub(crate) inbound: Option<Inbound>,
 }
@@ -92,6 +97,7 @@ impl NodeInfo {
             locality: node.locality.as_ref().and_then(locality),
             http_proxy: socket(own, "HTTP_PROXY")?,
             on_demand: on_demand(own)?,
+            sds_cluster: sds_cluster(own)?,
             inbound: inbound(own)?,
         })
     }
@@ -127,6 +133,17 @@ fn on_demand(own: &Struct) -> Result<bool, String> {
         None => Ok(false),
         Some(Some(Kind::BoolValue(on))) => Ok(*on),
         Some(_) => Err("node.metadata.OUTRIGGER.ON_DEMAND is not true or false".to_owned()),
+    }
+}
+
+fn sds_cluster(own: &Struct) -> Result<bool, String> {
+    match string(own, "SDS_CLUSTER") {
+        None => Ok(false),
+        Some(sds_cluster::NAME) => Ok(true),
+        Some(other) => Err(format!(
+            "node.metadata.OUTRIGGER.SDS_CLUSTER is {other:?}; call the cluster {:?}",
+            sds_cluster::NAME
+        )),
     }
 }
 

@@ -253,6 +253,7 @@ pub(crate) fn node() -> NodeInfo {
         locality: None,
         http_proxy: Some("127.0.0.1:15080".parse().unwrap()),
         on_demand: false,
+        sds_cluster: false,
         inbound: None,
     }
 }

@@ -53,9 +53,10 @@ impl Xds {
 type DeltaStream = Responses<DeltaDiscoveryResponse>;
 type SotwStream = Responses<DiscoveryResponse>;
 
-/// One service: its trait, its two methods with their stream types, and its type (None = all).
+/// One service: its trait, its two methods with their stream types, its type (None = all), and a unary method that is
+/// not served.
 macro_rules! service {
-    ($trait:path, $delta:ident $Delta:ident, $sotw:ident $Sotw:ident, $only:expr) => {
+    ($trait:path, $delta:ident $Delta:ident, $sotw:ident $Sotw:ident, $only:expr $(, $fetch:ident)?) => {
         #[tonic::async_trait]
         impl $trait for Services {
             type $Delta = DeltaStream;
@@ -74,6 +75,13 @@ macro_rules! service {
             ) -> Result<Response<SotwStream>, Status> {
                 self.0.open::<Sotw>(request, $only)
             }
+
+            $(async fn $fetch(
+                &self,
+                _request: Request<DiscoveryRequest>,
+            ) -> Result<Response<DiscoveryResponse>, Status> {
+                Err(Status::unimplemented("resources are served over streams only"))
+            })?
         }
     };
 }
@@ -112,7 +120,8 @@ service!(
     sds::SecretDiscoveryService,
     delta_secrets DeltaSecretsStream,
     stream_secrets StreamSecretsStream,
-    Some(ResourceType::Secret)
+    Some(ResourceType::Secret),
+    fetch_secrets
 );
 
 #[tonic::async_trait]

@@ -24,6 +24,22 @@ pub(super) fn check(config: &AgentConfig) -> Result<(), RunError> {
         let expected = "must be a loopback address, e.g. 127.0.0.1:15013";
         return bad("xds-relay", relay.to_string(), expected);
     }
+    if let Some(envoy) = &config.envoy {
+        for (flag, address) in [("outbound", envoy.outbound), ("envoy-admin", envoy.admin)] {
+            if !address.ip().is_loopback() {
+                let expected = "must be a loopback address, e.g. 127.0.0.1";
+                return bad(flag, address.to_string(), expected);
+            }
+        }
+        if config.app.is_some() && envoy.inbound.port() == 0 {
+            let expected = "needs a port: others have to be told where Envoy listens";
+            return bad("inbound", envoy.inbound.to_string(), expected);
+        }
+        if !config.mtls || config.control_plane.starts_with("http://") {
+            let expected = "needs certificates: a control plane over https:// and no --mtls false";
+            return bad("envoy", "true".to_owned(), expected);
+        }
+    }
     if config.mtls && config.control_plane.starts_with("http://") {
         let expected =
             "must be false with a control plane in plain text, which gives no certificates";

@@ -15,11 +15,12 @@ use std::{
     io::{self, Write as _},
     os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, symlink},
     path::{Path, PathBuf},
-    sync::{Mutex, PoisonError},
+    sync::{Arc, Mutex, PoisonError},
 };
 
 use base64::prelude::{BASE64_STANDARD, Engine as _};
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject as _};
+use tokio::sync::watch;
 
 use crate::{
     identity::{Issued, checked, unix_now},
@@ -70,10 +71,17 @@ impl FilesError {
 }
 
 /// What of an issue goes into files, as PEM.
+#[derive(Clone, PartialEq, Eq)]
 pub(crate) struct Material {
-    certificate: String,
-    key: String,
-    roots: String,
+    pub(super) certificate: String,
+    pub(super) key: String,
+    pub(super) roots: String,
+}
+
+impl std::fmt::Debug for Material {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Material").finish_non_exhaustive()
+    }
 }
 
 impl Material {
@@ -82,13 +90,16 @@ impl Material {
         key: String,
         roots: &[CertificateDer<'_>],
     ) -> Self {
-        let pem = |ders: &[CertificateDer<'_>]| ders.iter().map(|der| certificate(der)).collect();
         Self {
             certificate: pem(chain),
             key,
             roots: pem(roots),
         }
     }
+}
+
+fn pem(ders: &[CertificateDer<'_>]) -> String {
+    ders.iter().map(|der| certificate(der)).collect()
 }
 
 /// The directory.
@@ -98,6 +109,8 @@ pub(crate) struct CertificateFiles {
     dir: PathBuf,
     /// Numbers the directories of this process.
     written: Mutex<u64>,
+    /// What is in the files: for those who are told rather than look.
+    current: watch::Sender<Option<Arc<Material>>>,
 }
 
 impl CertificateFiles {
@@ -128,6 +141,7 @@ impl CertificateFiles {
         Ok(Self {
             dir,
             written: Mutex::new(0),
+            current: watch::Sender::new(None),
         })
     }
 
@@ -141,6 +155,35 @@ impl CertificateFiles {
     /// [`FilesError::Write`].
     pub(crate) fn write(&self, material: &Material) -> Result<(), FilesError> {
         let mut written = self.written.lock().unwrap_or_else(PoisonError::into_inner);
+        self.write_locked(&mut written, material)
+    }
+
+    /// The same certificate and key with other roots. Nothing happens if they are the same, or there is no certificate.
+    ///
+    /// # Errors
+    /// [`FilesError::Write`].
+    pub(crate) fn write_roots(&self, roots: &[CertificateDer<'_>]) -> Result<(), FilesError> {
+        let mut written = self.written.lock().unwrap_or_else(PoisonError::into_inner);
+        let current = self.current.borrow().clone();
+        let Some(current) = current else {
+            return Ok(());
+        };
+        let next = Material {
+            roots: pem(roots),
+            ..Material::clone(&current)
+        };
+        if next == *current {
+            return Ok(());
+        }
+        self.write_locked(&mut written, &next)
+    }
+
+    /// What is in the files, and what will be.
+    pub(super) fn current(&self) -> watch::Receiver<Option<Arc<Material>>> {
+        self.current.subscribe()
+    }
+
+    fn write_locked(&self, written: &mut u64, material: &Material) -> Result<(), FilesError> {
         *written += 1;
         let name = format!("..{}-{}-{written}", unix_now(), std::process::id());
         let before = fs::read_link(self.dir.join(DATA)).ok();
@@ -150,6 +193,7 @@ impl CertificateFiles {
             return result;
         }
         self.remove_all_but(&name, before.as_deref());
+        self.current.send_replace(Some(Arc::new(material.clone())));
         result
     }
 
@@ -244,6 +288,23 @@ impl CertificateFiles {
             .map_err(|error| format!("{KEY} holds no private key: {error}"))?;
         let roots = certificates(&file(ROOTS)?);
         checked(chain, roots, &key, &svid.id, svid.not_after).map_err(|error| error.to_string())
+    }
+
+    /// Goes on with what [`Self::kept`] has found.
+    pub(crate) fn go_on(&self) {
+        let file = |name: &str| {
+            let bytes = read(&self.path(name)).ok()?;
+            String::from_utf8(bytes).ok()
+        };
+        if let (Some(certificate), Some(key), Some(roots)) =
+            (file(CERTIFICATE), file(KEY), file(ROOTS))
+        {
+            self.current.send_replace(Some(Arc::new(Material {
+                certificate,
+                key,
+                roots,
+            })));
+        }
     }
 }
 

@@ -13,6 +13,7 @@ pub(super) fn config() -> AgentConfig {
     AgentConfig {
         control_plane: "https://127.0.0.1:1".to_owned(),
         join_token: None,
+        token_file: None,
         root_ca: None,
         workload,
         app: Some(App {
@@ -28,6 +29,7 @@ pub(super) fn config() -> AgentConfig {
         metrics: free,
         readiness: free,
         xds_relay: None,
+        envoy: None,
         certificate_ttl: sidecar.certificate_ttl,
         lease_ttl: sidecar.lease_ttl,
         heartbeat_interval: sidecar.heartbeat_interval,

@@ -199,7 +199,10 @@ fn issuer(url: String, join_token: String) -> (Issuer, Arc<Shared>) {
         control: Arc::new(Control::new(&config, Arc::clone(&shared)).unwrap()),
         store: Arc::new(IdentityStore::new(Arc::clone(&shared))),
         vitals: Arc::new(Vitals::new(&prometheus::Registry::new(), false, true)),
-        join_token,
+        credential: Credential {
+            join_token: Some(join_token),
+            token_file: None,
+        },
         workload: config.workload,
         ttl: config.certificate_ttl,
     };
@@ -250,6 +253,7 @@ async fn who_hands_certificates_over_can_go_on_with_them_without_a_token() {
     store.install(kept);
     let nothing = crate::control::First {
         join_token: None,
+        token_file: false,
         root_ca: None,
     };
     issuer.control = Arc::new(Control::ours(&url, nothing, Arc::clone(&later)).unwrap());

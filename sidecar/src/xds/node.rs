@@ -84,6 +84,19 @@ pub(crate) fn node(
     }
 }
 
+/// Who a client is, if it is nothing else.
+pub(crate) fn identity_metadata(workload: &Workload) -> Struct {
+    Struct {
+        fields: BTreeMap::from([
+            ("NAMESPACE".to_owned(), text(&workload.namespace)),
+            (
+                "SERVICE_ACCOUNT".to_owned(),
+                text(&workload.service_account),
+            ),
+        ]),
+    }
+}
+
 /// `reviews` and the domain, of `reviews`, `reviews.default` or `reviews.default.svc.example.org`.
 pub(crate) fn short_name(service: &str, namespace: &str) -> (String, String) {
     let (name, domain) = service

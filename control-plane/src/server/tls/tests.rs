@@ -147,6 +147,7 @@ fn sessions_are_never_resumed() {
         lease_ttl: Duration::from_secs(30),
         heartbeat_interval: Duration::from_secs(10),
         server_names: Vec::new(),
+        kubernetes: None,
     };
     let authority = crate::ca::root::load(&config, OffsetDateTime::now_utc()).unwrap();
     let config = server_config(
