@@ -10,7 +10,7 @@ use std::{
 use anyhow::{Context as _, bail};
 use clap::Args;
 use outrigger_sidecar::{
-    App, Bootstrap, Config, ControlPlaneError, Discovery, RunError, XdsProtocol,
+    App, Bootstrap, Config, ControlPlaneError, Discovery, PolicyHeader, RunError, XdsProtocol,
 };
 
 use crate::{
@@ -169,6 +169,10 @@ struct TuningArgs {
     certificate_ttl: Duration,
     #[command(flatten)]
     lease: LeaseArgs,
+    /// Who is told which policy denied a request, in x-outrigger-policy: mesh, callers with a verified identity;
+    /// always, everybody; never, nobody. The log and the span always say it.
+    #[arg(long, default_value = "mesh", value_name = "WHOM", value_parser = policy_header, env = "OUTRIGGER_POLICY_HEADER")]
+    policy_header: PolicyHeader,
     /// How long a drain waits for requests in flight.
     #[arg(long, default_value = "30s", value_parser = duration::parse, env = "OUTRIGGER_DRAIN_TIMEOUT")]
     drain_timeout: Duration,
@@ -248,6 +252,7 @@ fn config(args: SidecarArgs) -> Result<Config, Failure> {
         certificate_ttl: tuning.certificate_ttl,
         lease_ttl: tuning.lease.lease_ttl,
         heartbeat_interval: tuning.lease.heartbeat_interval,
+        policy_header: tuning.policy_header,
         drain_timeout: tuning.drain_timeout,
     })
 }
@@ -261,6 +266,15 @@ fn service(said: Option<String>, bootstrap: Option<&Bootstrap>) -> String {
             .map(|c| if plain(c) { c } else { '-' })
             .collect()
     })
+}
+
+fn policy_header(text: &str) -> Result<PolicyHeader, String> {
+    match text {
+        "mesh" => Ok(PolicyHeader::Mesh),
+        "always" => Ok(PolicyHeader::Always),
+        "never" => Ok(PolicyHeader::Never),
+        _ => Err(format!("\"{text}\" is nobody; write mesh, always or never")),
+    }
 }
 
 fn protocol(text: &str) -> Result<XdsProtocol, String> {

@@ -28,6 +28,30 @@ pub enum Discovery {
     OnDemand,
 }
 
+/// Whom a refusal tells which policy, and which line of which document, decided: the header `x-outrigger-policy`, and
+/// `policy` in a body of ours. The application that this sidecar belongs to is always told.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum PolicyHeader {
+    /// Callers with a verified identity.
+    #[default]
+    Mesh,
+    /// Everybody.
+    Always,
+    /// Nobody; the log and the span still say it.
+    Never,
+}
+
+impl PolicyHeader {
+    /// Whether such a caller is told.
+    pub(crate) fn tells(self, is_own_application: bool, has_identity: bool) -> bool {
+        match self {
+            Self::Mesh => is_own_application || has_identity,
+            Self::Always => true,
+            Self::Never => is_own_application,
+        }
+    }
+}
+
 /// Settings of one sidecar. Addresses with port 0 pick a free port; the ready line says which.
 #[derive(Clone, Debug)]
 pub struct Config {
@@ -77,6 +101,8 @@ pub struct Config {
     pub lease_ttl: Duration,
     /// Renewal of the registration. Default 10 s.
     pub heartbeat_interval: Duration,
+    /// Who is told which policy denied a request. Default: callers with a verified identity.
+    pub policy_header: PolicyHeader,
     /// How long a drain waits for requests in flight. Default 30 s.
     pub drain_timeout: Duration,
 }

@@ -223,10 +223,10 @@ fn explain(snapshot: &Snapshot, question: &Question) -> Result<Explanation, Stri
         return Ok(explanation);
     };
     explanation.listener = Some((listener.name.clone(), listener.address));
-    let table = match &listener.routes {
-        RouteSource::Inline(table) => Some(table),
-        RouteSource::Named(slot) => snapshot.routes(*slot),
-        RouteSource::Connections(_) => {
+    let table = match listener.chains.only().map(|chain| &chain.routes) {
+        Some(RouteSource::Inline(table)) => Some(table),
+        Some(RouteSource::Named(slot)) => snapshot.routes(*slot),
+        Some(RouteSource::Connection(_)) | None => {
             let message = "this port takes connections, not requests: bytes are passed on, and no rule looks at them";
             explanation.outcome = Outcome::Answer(OwnAnswer::new(Code::NotSupported, message));
             return Ok(explanation);

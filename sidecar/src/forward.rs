@@ -128,12 +128,16 @@ async fn routed(
         .listeners
         .get(&call.connection.bound.name)
         .ok_or_else(|| Problem::new(Code::Draining, "this listener is being closed"))?;
-    if let (Some(settings), false) = (&listener.settings, asked) {
+    let chain = call.connection.chain(&listener.chains).ok_or_else(|| {
+        let message = "a changed policy does not let this connection in any more";
+        Problem::new(Code::Draining, message)
+    })?;
+    if let (Some(settings), false) = (&chain.settings, asked) {
         authority = head::prepare(call, settings.head, &mut parts, authority)?;
     }
-    let table = match &listener.routes {
+    let table = match &chain.routes {
         RouteSource::Inline(table) => table,
-        RouteSource::Connections(_) => {
+        RouteSource::Connection(_) => {
             let message = "this listener takes connections of another protocol now";
             return Err(Problem::new(Code::Draining, message));
         }
@@ -152,8 +156,8 @@ async fn routed(
         }
         Err(no_route) => {
             // Who may not know is not told what there is.
-            if let Some(all) = &listener.settings {
-                filters::look(call, all, None, &mut parts, &authority).await?;
+            if let Some(all) = &chain.settings {
+                filters::look(call, all, chain, None, &mut parts, &authority).await?;
             }
             return Err(nowhere(table, &parts, &authority, no_route));
         }
@@ -165,8 +169,10 @@ async fn routed(
     if let Some(features) = &route.features {
         call.features.get_or_init(|| Arc::clone(features));
     }
-    let early = match (&listener.settings, &route.features) {
-        (Some(all), _) => filters::look(call, all, Some(route), &mut parts, &authority).await?,
+    let early = match (&chain.settings, &route.features) {
+        (Some(all), _) => {
+            filters::look(call, all, chain, Some(route), &mut parts, &authority).await?
+        }
         (None, Some(features)) => before::look(call, features, &parts, &authority).await?,
         (None, None) => None,
     };
@@ -265,8 +271,10 @@ async fn demanded(
     if let Err(problem) = on_demand::arrival(call, &table, &authority).await {
         let snapshot = call.worker.snapshot();
         let listener = snapshot.listeners.get(&call.connection.bound.name);
-        if let Some(all) = listener.and_then(|listener| listener.settings.as_ref()) {
-            filters::look(call, all, None, &mut parts, &authority).await?;
+        let chain = listener.and_then(|listener| call.connection.chain(&listener.chains));
+        if let Some((chain, all)) = chain.and_then(|chain| Some((chain, chain.settings.as_ref()?)))
+        {
+            filters::look(call, all, chain, None, &mut parts, &authority).await?;
         }
         return Err(problem);
     }

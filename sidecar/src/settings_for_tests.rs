@@ -36,6 +36,7 @@ pub(crate) fn config() -> Config {
         certificate_ttl: Duration::from_secs(3600),
         lease_ttl: Duration::from_secs(30),
         heartbeat_interval: Duration::from_secs(10),
+        policy_header: crate::PolicyHeader::Mesh,
         drain_timeout: Duration::from_secs(1),
     }
 }

@@ -1,19 +1,19 @@
 //! A connection that is not HTTP, from its first byte to its last.
 //!
 //! ```text
-//! peek (TLS port: the server name) ─► core: route, cluster ─► upstream (pick, connect, another) ─► copy both ways
-//!        └──────────────── refused ───────┴──── refused ─────────┘  one line of the log, one counter, a close
+//! access rules ─► core: cluster ─► upstream (pick, connect, another) ─► copy both ways
+//!     └─── refused ───┴──── refused ─────────┘  one line of the log, one counter, a close
 //! ```
 //! Bytes are passed on as they come; nothing is read that cannot be passed on, and nothing is sent twice.
 
 use std::{cell::Cell, net::SocketAddr, rc::Rc, sync::Arc, time::Duration};
 
-use outrigger_core::{Cluster, ClusterSlot, ConnectionRoute, ConnectionRoutes, Direction, Subject};
+use outrigger_core::{
+    Cluster, ClusterSlot, ConnectionRoute, Direction, PolicyPositions, Rbac, Subject,
+};
 use tokio::time::Instant;
 
 pub(crate) mod copy;
-mod hello;
-mod peek;
 mod refusal;
 mod upstream;
 
@@ -22,7 +22,8 @@ use refusal::{About, Code, Refused};
 use upstream::Target;
 
 use crate::{
-    http::io::{Io, Transport},
+    hello::peek::NoHello,
+    http::io::Io,
     telemetry::Handles,
     worker::{
         Worker,
@@ -35,86 +36,88 @@ use crate::{
 pub(crate) async fn serve(
     worker: &Rc<Worker>,
     connection: &Rc<Connection>,
-    transport: Transport,
-    routes: &ConnectionRoutes,
+    mut down: Io,
+    route: &Arc<ConnectionRoute>,
+    policies: &PolicyPositions,
 ) {
     // HTTP's clock looks for idle connections and slow heads: neither means anything here.
     let _busy = connection.begin();
-    let mut down = Io::new(transport);
-    let mut server_name = None;
-    if let Some(within) = routes.hello_timeout() {
-        let found = tokio::select! {
-            biased;
-            found = peek::server_name(&mut down, within) => found,
-            // Told to end before it has begun.
-            _order = connection.ordered(Order::Serve) => return,
-        };
-        match found {
-            Ok((name, first)) => {
-                server_name = name;
-                down = down.before(first);
-            }
-            Err(why) => {
-                if let Some(refused) = Refused::no_hello(&why) {
-                    let session = Session::new(worker, connection, None);
-                    session.refuse(&refused, None, None);
-                }
-                return;
-            }
-        }
-    }
-    let session = Session::new(worker, connection, server_name.as_deref());
-    let Some(route) = routes.find(server_name.as_deref()) else {
-        session.refuse(&Refused::no_route(server_name.as_deref()), None, None);
-        return;
-    };
-    if let Some(refused) = session.denied(route) {
+    connection.is_bytes.set(true);
+    let session = Session { worker, connection };
+    if let Some(refused) = session.denied(route, policies) {
         session.refuse(&refused, Some(route), None);
         return;
     }
-    session.lead(down, route).await;
+    session.lead(&mut down, route).await;
 }
 
-/// A connection whose server name is known, if it has one.
-struct Session<'a> {
-    worker: &'a Rc<Worker>,
-    connection: &'a Rc<Connection>,
-    server_name: Option<&'a str>,
-}
-
-impl<'a> Session<'a> {
-    fn new(
-        worker: &'a Rc<Worker>,
-        connection: &'a Rc<Connection>,
-        server_name: Option<&'a str>,
-    ) -> Self {
-        Self {
-            worker,
-            connection,
-            server_name,
-        }
+/// Nobody knows what the connection is.
+pub(crate) fn refuse_greeting(worker: &Worker, connection: &Connection, why: &NoHello) {
+    if let Some(refused) = Refused::no_hello(why) {
+        Session { worker, connection }.refuse(&refused, None, None);
     }
+}
 
+/// No filter chain is for such a connection.
+pub(crate) fn refuse_unmatched(worker: &Worker, connection: &Connection) {
+    let refused = Refused::unmatched(connection);
+    Session { worker, connection }.refuse(&refused, None, None);
+}
+
+/// Whether the access rules of `route`, which may have come later than the connection, would still let it in. Only a
+/// denial is counted.
+pub(crate) fn is_denied_now(
+    worker: &Worker,
+    connection: &Connection,
+    route: &ConnectionRoute,
+    policies: &PolicyPositions,
+) -> bool {
+    let subject = subject(connection);
+    let denies = |rbac: &Rbac| {
+        let rules = rbac.rules.as_ref();
+        rules.is_some_and(|rules| !rules.judge(&subject).allowed)
+    };
+    if !route.rbac.iter().any(denies) {
+        return false;
+    }
+    let session = Session { worker, connection };
+    if let Some(refused) = session.denied(route, policies) {
+        session.log(&refused, Some(route), None);
+    }
+    true
+}
+
+fn subject(connection: &Connection) -> Subject<'_> {
+    Subject {
+        caller: connection.caller(),
+        request: None,
+        believes: false,
+        trusted_hops: 0,
+    }
+}
+
+/// A connection, and whose it is.
+struct Session<'a> {
+    worker: &'a Worker,
+    connection: &'a Connection,
+}
+
+impl Session<'_> {
     /// What the access rules of the route say.
-    fn denied(&self, route: &ConnectionRoute) -> Option<Refused> {
+    fn denied(&self, route: &ConnectionRoute, policies: &PolicyPositions) -> Option<Refused> {
         if route.rbac.is_empty() {
             return None;
         }
-        let subject = Subject {
-            caller: self.connection.caller(self.server_name),
-            request: None,
-            believes: false,
-            trusted_hops: 0,
-        };
+        let subject = subject(self.connection);
         let counters = self.worker.handles.filters();
         let direction = self.connection.bound.direction;
         route.rbac.iter().find_map(|rbac| {
-            let (rules, judgement) = counters.judge(direction, rbac, &subject)?;
-            Some(Refused::denied(rules, &judgement))
+            let (rules, judgement) = counters.judge(direction, rbac, &subject, policies)?;
+            Some(Refused::denied(rules, &judgement, policies))
         })
     }
 
-    async fn lead(&self, mut down: Io, route: &Arc<ConnectionRoute>) {
+    async fn lead(&self, down: &mut Io, route: &Arc<ConnectionRoute>) {
         let snapshot = self.worker.snapshot();
         let Some(weighted) = route.clusters.choose(&mut self.worker.rng.borrow_mut()) else {
             let refused = Refused::new(Code::ClusterUnknown, "the route names no cluster");
@@ -171,7 +174,7 @@ impl<'a> Session<'a> {
             .check_server(self.connection, upstream.under.generation);
         drop(cluster);
         let ends = Ends {
-            down: &mut down,
+            down,
             up: &mut upstream.io,
         };
         let tell = || report.tell();
@@ -207,6 +210,18 @@ impl<'a> Session<'a> {
         }
     }
 
+    /// Says why.
+    fn log(&self, refused: &Refused, route: Option<&ConnectionRoute>, cluster: Option<&Cluster>) {
+        let about = About {
+            connection: self.connection,
+            cluster,
+            policy: route.and_then(|route| route.position.as_ref()),
+        };
+        about.log(refused);
+        let handles = &self.worker.handles;
+        handles.count_refusal(about.hop(), refused.code.as_str());
+    }
+
     /// Says why, and counts. The caller sees a close.
     fn refuse(
         &self,
@@ -214,15 +229,8 @@ impl<'a> Session<'a> {
         route: Option<&ConnectionRoute>,
         cluster: Option<(ClusterSlot, &Cluster)>,
     ) {
-        let about = About {
-            connection: self.connection,
-            server_name: self.server_name,
-            cluster: cluster.map(|(_, cluster)| cluster),
-            policy: route.and_then(|route| route.position.as_ref()),
-        };
-        about.log(refused);
+        self.log(refused, route, cluster.map(|(_, cluster)| cluster));
         let handles = &self.worker.handles;
-        handles.count_refusal(about.hop(), refused.code.as_str());
         let peer = self.connection.peer.as_ref().map(|peer| &peer.svid.id);
         let handles = match (cluster, self.connection.bound.direction) {
             (Some((slot, cluster)), _) => self.handles(slot, cluster, None),

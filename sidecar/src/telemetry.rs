@@ -9,6 +9,7 @@ use tokio::{
 
 use crate::Config;
 
+mod authorization;
 pub(crate) mod breakers;
 pub(crate) mod demand;
 mod export;
@@ -19,6 +20,7 @@ pub(crate) mod propagate;
 pub(crate) mod span;
 mod tcp;
 
+pub(crate) use authorization::Decided;
 pub(crate) use handles::{Ended, HandleCache, Handles};
 pub(crate) use metrics::Metrics;
 pub(crate) use span::{Span, SpanSink, Trace};

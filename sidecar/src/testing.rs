@@ -11,9 +11,10 @@ use std::{
 };
 
 use outrigger_core::{
-    Action, ClusterChoice, ClusterConfig, Direction, DownstreamTls, EndpointConfig, HeaderEdits,
-    Health, LbPolicy, Listener, Locality, PathMatch, Route, RouteMatch, RouteSource, RouteTable,
-    SnapshotBuilder, UpstreamTls, VirtualHost, WeightedCluster,
+    Action, ClusterChoice, ClusterConfig, Direction, DownstreamTls, EndpointConfig, FilterChain,
+    FilterChains, HeaderEdits, Health, LbPolicy, Listener, Locality, PathMatch, PolicyPositions,
+    Route, RouteMatch, RouteSource, RouteTable, SnapshotBuilder, UpstreamTls, VirtualHost,
+    WeightedCluster,
 };
 use rcgen::{
     BasicConstraints, CertificateParams, CertificateRevocationListParams, CertifiedIssuer,
@@ -194,6 +195,7 @@ pub(crate) fn config() -> Config {
         certificate_ttl: Duration::from_secs(3600),
         lease_ttl: Duration::from_secs(30),
         heartbeat_interval: Duration::from_secs(10),
+        policy_header: crate::PolicyHeader::Mesh,
         drain_timeout: Duration::from_secs(5),
     }
 }
@@ -340,13 +342,17 @@ impl Sidecar {
                 name: "virtualInbound".to_owned(),
                 address: "127.0.0.1:0".parse().unwrap(),
                 direction: Direction::Inbound,
-                tls: Some(DownstreamTls {
-                    certificate: "default".to_owned(),
-                    validation: "ROOTCA".to_owned(),
-                    alpn: vec!["h2".to_owned(), "http/1.1".to_owned()],
+                chains: FilterChains::one(FilterChain {
+                    tls: Some(DownstreamTls {
+                        certificate: "default".to_owned(),
+                        validation: "ROOTCA".to_owned(),
+                        alpn: vec!["h2".to_owned(), "http/1.1".to_owned()],
+                    }),
+                    routes: RouteSource::Inline(Arc::new(table)),
+                    settings: None,
+                    policies: PolicyPositions::default(),
                 }),
-                routes: RouteSource::Inline(Arc::new(table)),
-                settings: None,
+                dry_run: None,
             }),
         );
         this.publish("virtualInbound").await
@@ -374,9 +380,13 @@ impl Sidecar {
                 name: "http_proxy".to_owned(),
                 address: "127.0.0.1:0".parse().unwrap(),
                 direction: Direction::Outbound,
-                tls: None,
-                routes: RouteSource::Named(slot),
-                settings: None,
+                chains: FilterChains::one(FilterChain {
+                    tls: None,
+                    routes: RouteSource::Named(slot),
+                    settings: None,
+                    policies: PolicyPositions::default(),
+                }),
+                dry_run: None,
             }),
         );
         let address = this.publish("http_proxy").await;

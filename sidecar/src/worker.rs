@@ -30,7 +30,7 @@ use tokio::{
 
 use crate::{
     Config,
-    config::Workload,
+    config::{PolicyHeader, Workload},
     listen::{
         Accepted, Acceptor, Seat,
         caps::{Caps, Handshakes},
@@ -44,6 +44,7 @@ use crate::{
 
 pub(crate) mod connection;
 mod downstream;
+mod policy;
 
 use connection::{Connection, Order};
 
@@ -148,6 +149,7 @@ pub(crate) fn start_with(
             workload: Arc::clone(&workload),
             handshakes: caps.handshakes(count),
             drain_timeout: config.drain_timeout,
+            policy_header: config.policy_header,
         };
         let runtime = runtime::Builder::new_current_thread()
             .enable_all()
@@ -253,6 +255,7 @@ struct WorkerSeed {
     workload: Arc<Workload>,
     handshakes: u32,
     drain_timeout: Duration,
+    policy_header: PolicyHeader,
 }
 
 /// A worker's own reference to the snapshot.
@@ -280,6 +283,7 @@ pub(crate) struct Worker {
     pub(crate) scratch: RefCell<Box<[u8]>>,
     /// How long a connection without requests may go on after it was told to end.
     pub(crate) drain_timeout: Duration,
+    pub(crate) policy_header: PolicyHeader,
     /// Copies of requests in flight.
     pub(crate) mirrors: Rc<Cell<u32>>,
     handshakes: Handshakes,
@@ -307,6 +311,7 @@ impl Worker {
             tls: ServerTls::default(),
             scratch: RefCell::new(vec![0; SCRATCH].into()),
             drain_timeout: seed.drain_timeout,
+            policy_header: seed.policy_header,
             mirrors: Rc::default(),
             handshakes: Handshakes::new(seed.handshakes),
             snapshot: RefCell::new(Rc::new(View(seed.shared.snapshot.load()))),
@@ -327,7 +332,8 @@ impl Worker {
             let next = Rc::new(View(self.shared.snapshot.load()));
             self.pools.follow(&next);
             self.handles.forget(None);
-            *self.snapshot.borrow_mut() = next;
+            let before = self.snapshot.replace(Rc::clone(&next));
+            policy::follow(self, &before, &next);
         }
         Rc::clone(&self.snapshot.borrow())
     }

@@ -13,6 +13,7 @@ mod aggregate;
 pub mod balance;
 pub mod breaker;
 pub mod bucket;
+pub mod chain;
 pub mod cluster;
 pub mod connection;
 pub mod filter;
@@ -28,12 +29,16 @@ pub mod snapshot;
 
 pub use balance::{LbPolicy, SlowStart};
 pub use breaker::{Breaker, BreakerConfig, BreakerState, Breakers};
+pub use chain::{
+    ChainLookup, ChainMatch, FilterChain, FilterChains, Greeting, Inspect, MatchedTwice,
+    PolicyPositions,
+};
 pub use cluster::{
     Cluster, ClusterConfig, Endpoint, EndpointConfig, EndpointId, EndpointState, Health, InFlight,
     Locality, LocalityPolicy, NoEndpoint, OutsideTls, PickContext, Picked, RetryShare,
     TcpKeepalive, UpstreamProtocol, UpstreamTls, Verdict,
 };
-pub use connection::{ConnectionRoute, ConnectionRoutes, NameTwice};
+pub use connection::ConnectionRoute;
 pub use filter::{
     ConnectionSettings, EscapedSlashes, Filter, HeadSettings, HeaderMutation, HttpFilter,
     HttpSettings, InForce, LocalRateLimit, Mutation, Override, Overrides, Put, RateVerdict,
@@ -53,7 +58,7 @@ pub use route::{
     Substitution, Uses, VirtualHost, WeightedCluster,
 };
 pub use snapshot::{
-    ClusterSlot, Direction, DownstreamTls, Listener, RouteSlot, RouteSource, Snapshot,
+    ClusterSlot, Direction, DownstreamTls, DryRun, Listener, RouteSlot, RouteSource, Snapshot,
     SnapshotBuilder,
 };
 

@@ -6,7 +6,7 @@
 use std::{collections::BTreeMap, net::SocketAddr, sync::Arc};
 
 use crate::{
-    Cluster, ClusterConfig, ConnectionRoutes, EndpointConfig, HttpSettings, RouteTable,
+    Cluster, ClusterConfig, ConnectionRoute, EndpointConfig, FilterChains, RouteTable,
     cluster::Kept,
 };
 
@@ -38,15 +38,15 @@ pub struct DownstreamTls {
     pub alpn: Vec<String>,
 }
 
-/// Where a listener's routes come from.
+/// Where a filter chain's routes come from.
 #[derive(Clone, Debug)]
 pub enum RouteSource {
     /// RDS by name; absent from the snapshot until it arrives.
     Named(RouteSlot),
     /// Inline in the listener.
     Inline(Arc<RouteTable>),
-    /// No requests: its connections are led as a whole.
-    Connections(Arc<ConnectionRoutes>),
+    /// No requests: connections are led as a whole.
+    Connection(Arc<ConnectionRoute>),
 }
 
 /// A port to accept on.
@@ -58,12 +58,21 @@ pub struct Listener {
     pub address: SocketAddr,
     /// Direction.
     pub direction: Direction,
-    /// None = plain text.
-    pub tls: Option<DownstreamTls>,
-    /// Its routes.
-    pub routes: RouteSource,
-    /// What is done to requests; None = CORS and faults, as routes say.
-    pub settings: Option<Arc<HttpSettings>>,
+    /// What is done with its connections.
+    pub chains: FilterChains,
+    /// What a document would do that is only tried.
+    pub dry_run: Option<DryRun>,
+}
+
+/// Who would be let in by a document that is not in force.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DryRun {
+    /// Connections in plain text would be.
+    pub plain_text: bool,
+    /// Connections under mutual TLS would be.
+    pub mutual_tls: bool,
+    /// Its line of YAML.
+    pub position: Option<Arc<str>>,
 }
 
 /// Immutable; a request keeps one `Arc<Snapshot>` from start to end.

@@ -317,6 +317,10 @@ impl Call {
         self.answered_here.set(true);
         let destination = self.destination.borrow();
         let policy = self.policy.borrow();
+        let tells = self.worker.policy_header.tells(
+            self.direction == Direction::Outbound,
+            self.connection.peer.is_some(),
+        );
         let line = self
             .features
             .get()
@@ -327,7 +331,7 @@ impl Call {
                 direction: self.direction,
                 grpc: self.grpc,
                 service: destination.as_ref().map(|(_, c)| c.config.service.as_str()),
-                policy: line.or(policy.as_ref()),
+                policy: line.or(policy.as_ref()).filter(|_| tells),
             },
         );
         let code = problem.code;

@@ -11,14 +11,17 @@ use http::{
     request::Parts,
 };
 use outrigger_core::{
-    Facts, Features, HeaderMutation, HttpSettings, InForce, LocalRateLimit, Mutation, Overrides,
-    RateVerdict, Rbac, Route, Subject,
+    Facts, Features, FilterChain, HeaderMutation, HttpSettings, InForce, LocalRateLimit, Mutation,
+    Overrides, PolicyPositions, RateVerdict, Rbac, Route, Subject,
 };
 
 use super::{before, call::Call, view};
-use crate::http::{
-    answer::{Code, Instead, Problem},
-    body::DownBody,
+use crate::{
+    http::{
+        answer::{Code, Instead, Problem},
+        body::DownBody,
+    },
+    telemetry::Decided,
 };
 
 const LIMIT: HeaderName = HeaderName::from_static("x-ratelimit-limit");
@@ -48,6 +51,7 @@ struct Asked {
 pub(crate) async fn look(
     call: &Rc<Call>,
     all: &Arc<HttpSettings>,
+    chain: &FilterChain,
     route: Option<&Route>,
     parts: &mut Parts,
     authority: &HeaderValue,
@@ -72,7 +76,7 @@ pub(crate) async fn look(
                     before::inject(call, fault, parts, authority).await?;
                 }
             }
-            InForce::Rbac(rbac) => authorize(call, rbac, all, parts, authority)?,
+            InForce::Rbac(rbac) => authorize(call, rbac, all, &chain.policies, parts, authority)?,
             InForce::LocalRateLimit(limit) => {
                 let refused = take(call, limit, route, parts, authority);
                 if let Some(filtered) = call.filtered.get() {
@@ -94,23 +98,32 @@ fn authorize(
     call: &Call,
     rbac: &Rbac,
     settings: &HttpSettings,
+    policies: &PolicyPositions,
     parts: &Parts,
     authority: &HeaderValue,
 ) -> Result<(), Problem> {
     let request = view(parts, authority);
     let subject = Subject {
-        caller: call.connection.caller(None),
+        caller: call.connection.caller(),
         request: Some(&request),
         believes: !settings.own_address,
         trusted_hops: settings.trusted_hops,
     };
     let counters = call.worker.handles.filters();
-    let Some((rules, judgement)) = counters.judge(call.direction, rbac, &subject) else {
+    let Some((rules, judgement)) = counters.judge(call.direction, rbac, &subject, policies) else {
         return Ok(());
     };
     let why = rules.why(&judgement);
-    let policy = judgement.policy.map_or_else(|| "none".into(), Arc::clone);
-    tracing::debug!(remote = %call.connection.remote, %policy, %why, "access denied");
+    let policy = Decided::of(&judgement, policies).told();
+    tracing::info!(
+        remote = %call.connection.remote,
+        peer = call.connection.peer.as_ref().map(|peer| &*peer.svid.id),
+        method = %call.method,
+        path = %request.path_and_query.escape_debug(),
+        %policy,
+        %why,
+        "access denied"
+    );
     *call.policy.borrow_mut() = Some(policy);
     Err(Problem::new(Code::RbacDenied, why).saying("RBAC: access denied"))
 }

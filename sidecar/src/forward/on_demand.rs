@@ -78,8 +78,8 @@ async fn unknown(call: &Rc<Call>, table: &RouteTable, authority: &str) -> Proble
     }
     let snapshot = call.worker.snapshot();
     let newest = match snapshot.listeners.get(&call.connection.bound.name) {
-        Some(listener) => match &listener.routes {
-            outrigger_core::RouteSource::Named(slot) => snapshot.routes(*slot),
+        Some(listener) => match listener.chains.only().map(|chain| &chain.routes) {
+            Some(outrigger_core::RouteSource::Named(slot)) => snapshot.routes(*slot),
             _ => None,
         },
         None => None,

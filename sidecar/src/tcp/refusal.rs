@@ -3,10 +3,11 @@
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
-use outrigger_core::{Cluster, Direction, Judgement, NoEndpoint, Rules};
+use outrigger_core::{Cluster, Direction, Judgement, NoEndpoint, PolicyPositions, Rules};
 
-use super::peek::NoHello;
-use crate::{connect::ConnectError, worker::connection::Connection};
+use crate::{
+    connect::ConnectError, hello::peek::NoHello, telemetry::Decided, worker::connection::Connection,
+};
 
 /// What went wrong, as operators search for it. A closed set; the names are those of requests where there is such a one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -85,7 +86,7 @@ impl Refused {
             NoHello::Late(within) => Some(Self::late(*within)),
             NoHello::Not(rule) => Some(Self::new(
                 Code::ClientHelloInvalid,
-                format!("this port takes TLS only: {rule}"),
+                format!("it begins as TLS does, and is none: {rule}"),
             )),
         }
     }
@@ -96,19 +97,45 @@ impl Refused {
         Self::new(Code::ClientHelloTimeout, message)
     }
 
-    pub(super) fn no_route(server_name: Option<&str>) -> Self {
-        let message = match server_name {
-            Some(name) => format!("nothing on this port has the server name {name:?}"),
-            None => "the connection names no server, and every route of this port asks for one"
-                .to_owned(),
+    /// No filter chain is for it.
+    pub(super) fn unmatched(connection: &Connection) -> Self {
+        let is_tls = connection
+            .greeting
+            .as_ref()
+            .is_some_and(|greeting| greeting.tls);
+        let (code, message) = match (&connection.server_name, connection.bound.direction) {
+            _ if !is_tls => (
+                Code::ClientHelloInvalid,
+                "this port takes TLS only: the first byte is not that of a TLS handshake"
+                    .to_owned(),
+            ),
+            (_, Direction::Inbound) => (
+                Code::NoRouteConnection,
+                "this port takes no TLS with such a server name and such application protocols"
+                    .to_owned(),
+            ),
+            (Some(name), _) => (
+                Code::NoRouteConnection,
+                format!("nothing on this port has the server name {name:?}"),
+            ),
+            (None, _) => (
+                Code::NoRouteConnection,
+                "the connection names no server, and every route of this port asks for one"
+                    .to_owned(),
+            ),
         };
-        Self::new(Code::NoRouteConnection, message)
+        Self::new(code, message)
     }
 
     /// Access rules do not let it through.
-    pub(super) fn denied(rules: &Rules, judgement: &Judgement<'_>) -> Self {
+    pub(super) fn denied(
+        rules: &Rules,
+        judgement: &Judgement<'_>,
+        policies: &PolicyPositions,
+    ) -> Self {
+        let decided = Decided::of(judgement, policies);
         Self {
-            policy: Some(judgement.policy.map_or_else(|| "none".into(), Arc::clone)),
+            policy: Some(decided.told()),
             ..Self::new(Code::RbacDenied, rules.why(judgement))
         }
     }
@@ -169,7 +196,6 @@ impl Refused {
 #[derive(Clone, Copy, Debug)]
 pub(super) struct About<'a> {
     pub(super) connection: &'a Connection,
-    pub(super) server_name: Option<&'a str>,
     pub(super) cluster: Option<&'a Cluster>,
     pub(super) policy: Option<&'a Arc<str>>,
 }
@@ -197,7 +223,7 @@ impl About<'_> {
             listener = %self.connection.bound.name,
             remote = %self.connection.remote,
             peer = peer.map(|peer| &*peer.svid.id),
-            server_name = self.server_name,
+            server_name = self.connection.server_name.as_deref(),
             service,
             endpoint = refused.endpoint.map(|endpoint| endpoint.to_string()),
             attempts = refused.attempts,

@@ -9,8 +9,9 @@ use std::{
 };
 
 use outrigger_core::{
-    ClusterChoice, ClusterConfig, ConnectionRoute, ConnectionRoutes, Direction, DownstreamTls,
-    EndpointConfig, LbPolicy, Listener, OutlierConfig, RouteSource, Thresholds, WeightedCluster,
+    ChainLookup, ChainMatch, ClusterChoice, ClusterConfig, ConnectionRoute, Direction,
+    DownstreamTls, EndpointConfig, FilterChain, FilterChains, Inspect, LbPolicy, Listener,
+    OutlierConfig, PolicyPositions, RouteSource, Thresholds, WeightedCluster,
 };
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -91,23 +92,27 @@ fn route(sidecar: &mut Sidecar, shares: &[(&str, u32)]) -> ConnectionRoute {
     }
 }
 
-fn listener(
-    direction: Direction,
-    tls: Option<DownstreamTls>,
-    routes: ConnectionRoutes,
-) -> Listener {
+fn chain(tls: Option<DownstreamTls>, route: ConnectionRoute) -> FilterChain {
+    FilterChain {
+        tls,
+        routes: RouteSource::Connection(Arc::new(route)),
+        settings: None,
+        policies: PolicyPositions::default(),
+    }
+}
+
+fn listener(direction: Direction, tls: Option<DownstreamTls>, route: ConnectionRoute) -> Listener {
     Listener {
         name: "db".to_owned(),
         address: "127.0.0.1:0".parse().unwrap(),
         direction,
-        tls,
-        routes: RouteSource::Connections(Arc::new(routes)),
-        settings: None,
+        chains: FilterChains::one(chain(tls, route)),
+        dry_run: None,
     }
 }
 
-async fn open(sidecar: &mut Sidecar, routes: ConnectionRoutes) -> SocketAddr {
-    let listener = listener(Direction::Outbound, None, routes);
+async fn open(sidecar: &mut Sidecar, route: ConnectionRoute) -> SocketAddr {
+    let listener = listener(Direction::Outbound, None, route);
     sidecar.builder.set_listener("db", Some(listener));
     sidecar.publish("db").await
 }
@@ -136,7 +141,7 @@ async fn draining_within(
     sidecar.set_cluster(config_of_db, endpoints);
     let mut route = route(&mut sidecar, &[("db", 1)]);
     change(&mut route);
-    let address = open(&mut sidecar, ConnectionRoutes::one(route)).await;
+    let address = open(&mut sidecar, route).await;
     (sidecar, address)
 }
 
@@ -225,8 +230,7 @@ async fn inbound(identity: Identity, app: SocketAddr) -> (Sidecar, SocketAddr) {
         validation: "ROOTCA".to_owned(),
         alpn: vec!["istio".to_owned()],
     };
-    let routes = ConnectionRoutes::one(route);
-    let listener = listener(Direction::Inbound, Some(tls), routes);
+    let listener = listener(Direction::Inbound, Some(tls), route);
     sidecar.builder.set_listener("db", Some(listener));
     let address = sidecar.publish("db").await;
     (sidecar, address)
@@ -283,12 +287,26 @@ async fn by_name(hello_timeout: Duration) -> (Sidecar, SocketAddr) {
     sidecar.set_cluster(bytes("b", |_| ()), plain(&[b]));
     let to_a = route(&mut sidecar, &[("a", 1)]);
     let to_b = route(&mut sidecar, &[("b", 1)]);
-    let named = vec![
-        (vec!["*.a.example".to_owned()], to_a),
-        (vec!["b.example".to_owned()], to_b),
-    ];
-    let routes = ConnectionRoutes::by_server_name(named, hello_timeout).unwrap();
-    let address = open(&mut sidecar, routes).await;
+    let named = |name: &str| ChainMatch {
+        server_names: vec![name.to_owned()],
+        tls: Some(true),
+        ..ChainMatch::default()
+    };
+    let inspect = Inspect {
+        within: hello_timeout,
+        silence_is_plain: false,
+    };
+    let lookup = ChainLookup::new(&[named("*.a.example"), named("b.example")], inspect).unwrap();
+    let chains = vec![chain(None, to_a), chain(None, to_b)];
+    let listener = Listener {
+        name: "db".to_owned(),
+        address: "127.0.0.1:0".parse().unwrap(),
+        direction: Direction::Outbound,
+        chains: FilterChains::new(chains, Some(lookup)),
+        dry_run: None,
+    };
+    sidecar.builder.set_listener("db", Some(listener));
+    let address = sidecar.publish("db").await;
     (sidecar, address)
 }
 
@@ -357,7 +375,7 @@ async fn each_reason_for_a_refusal_has_its_code() {
             sidecar.set_cluster(bytes("db", |_| ()), plain(endpoints));
         }
         let route = route(&mut sidecar, &[("db", 1)]);
-        let port = open(&mut sidecar, ConnectionRoutes::one(route)).await;
+        let port = open(&mut sidecar, route).await;
         assert_eq!(tell(port, b"x").await.unwrap_or_default(), "", "{code}");
         refused(&sidecar, code, 1.0).await;
     }
@@ -597,7 +615,7 @@ async fn shares_are_kept_and_one_source_stays_where_it_is() {
     sidecar.set_cluster(bytes("a", |_| ()), plain(&[a]));
     sidecar.set_cluster(bytes("b", |_| ()), plain(&[b]));
     let shares = route(&mut sidecar, &[("a", 80), ("b", 20)]);
-    let port = open(&mut sidecar, ConnectionRoutes::one(shares)).await;
+    let port = open(&mut sidecar, shares).await;
     let mut heard: BTreeMap<String, u32> = BTreeMap::new();
     for _ in 0..256 {
         *heard.entry(tell(port, b"").await.unwrap()).or_default() += 1;

@@ -3,25 +3,18 @@
 
 use std::{cell::OnceCell, sync::Arc};
 
-use outrigger_core::{Direction, Judgement, RateVerdict, Rbac, RbacAction, Rules, Subject};
+use outrigger_core::{Direction, Judgement, PolicyPositions, RateVerdict, Rbac, Rules, Subject};
 use prometheus::{IntCounter, IntCounterVec};
 
-use super::Telemetry;
+use super::{Telemetry, authorization::Authorization};
 
-const RBAC: [&str; 5] = [
-    "allowed",
-    "denied",
-    "logged",
-    "shadow_allowed",
-    "shadow_denied",
-];
 const LIMITS: [&str; 3] = ["allowed", "spared", "refused"];
 
 /// A worker's counters.
 #[derive(Debug)]
 pub(crate) struct FilterCounters {
     telemetry: Arc<Telemetry>,
-    rbac: [Row<5>; 2],
+    authorization: Authorization,
     limits: [Row<3>; 2],
 }
 
@@ -32,7 +25,7 @@ impl FilterCounters {
     pub(crate) fn new(telemetry: &Arc<Telemetry>) -> Self {
         Self {
             telemetry: Arc::clone(telemetry),
-            rbac: Default::default(),
+            authorization: Authorization::new(telemetry),
             limits: Default::default(),
         }
     }
@@ -43,23 +36,18 @@ impl FilterCounters {
         direction: Direction,
         rbac: &'a Rbac,
         subject: &Subject<'_>,
+        policies: &PolicyPositions,
     ) -> Option<(&'a Rules, Judgement<'a>)> {
-        let count = |verdict| {
-            let family = &self.telemetry.metrics.rbac;
-            count(&self.rbac, direction, &RBAC, verdict, family);
-        };
-        if let Some(shadow) = &rbac.shadow {
-            count(if shadow.judge(subject).allowed { 3 } else { 4 });
+        self.authorization.judge(direction, rbac, subject, policies)
+    }
+
+    /// What a PeerAuthentication in dry run would say of a connection.
+    pub(crate) fn dry_run_of_mtls(&self, allowed: bool) {
+        let verdict = if allowed { "allowed" } else { "denied" };
+        let family = &self.telemetry.metrics.mtls_dry_run;
+        if let Ok(counter) = family.get_metric_with_label_values(&[verdict]) {
+            counter.inc();
         }
-        let rules = rbac.rules.as_ref()?;
-        let judgement = rules.judge(subject);
-        let is_logged = rules.action() == RbacAction::Log && judgement.policy.is_some();
-        count(match judgement.allowed {
-            true if is_logged => 2,
-            true => 0,
-            false => 1,
-        });
-        (!judgement.allowed).then_some((rules, judgement))
     }
 
     /// What a limit said.

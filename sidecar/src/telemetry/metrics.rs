@@ -3,6 +3,11 @@
 //! Full labels are on counters; histograms, which multiply by their buckets, carry few. What strangers could multiply
 //! (series) is capped: beyond [`MAX_SERIES`] requests count under the label `other`.
 
+use std::{
+    collections::BTreeSet,
+    sync::{Mutex, PoisonError},
+};
+
 use prometheus::{
     HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, Opts, Registry,
     core::Collector,
@@ -10,6 +15,9 @@ use prometheus::{
 
 /// Label sets of requests.
 pub(crate) const MAX_SERIES: usize = 4000;
+
+/// Names of policies that have a label of their own.
+const MAX_POLICIES: usize = 2000;
 
 /// Labels of `istio_requests_total`, in order; the last four vary by response.
 pub(crate) const REQUEST_LABELS: [&str; 26] = [
@@ -114,8 +122,14 @@ pub(crate) struct Metrics {
     pub(crate) tcp_received_bytes: IntCounterVec,
     /// Own answers and connections refused, by code and hop.
     pub(crate) refusals: IntCounterVec,
-    /// What access rules said, by hop and verdict.
-    pub(crate) rbac: IntCounterVec,
+    /// What access rules said, by hop, action, verdict and policy.
+    authorization: IntCounterVec,
+    /// Policies that have a label of their own.
+    policies: Mutex<BTreeSet<String>>,
+    /// What a PeerAuthentication in dry run would say of connections, by verdict.
+    pub(crate) mtls_dry_run: IntCounterVec,
+    /// Open connections that a changed policy ended, by reason.
+    ended_by_policy: IntCounterVec,
     /// What local limits on requests said, by hop and verdict.
     pub(crate) rate_limits: IntCounterVec,
     /// TLS handshakes that were refused, by reason and side.
@@ -196,10 +210,21 @@ impl Metrics {
                 "Requests answered by the sidecar itself, and connections that it closed for the same reasons.",
                 &["hop", "code"],
             ),
-            rbac: counters(
-                "outrigger_rbac_total",
-                "What access rules said of requests and connections; shadow: rules that are only counted.",
-                &["hop", "verdict"],
+            authorization: counters(
+                "outrigger_authorization_total",
+                "What access rules said of requests and connections, and the policy that decided.",
+                &["hop", "action", "verdict", "policy"],
+            ),
+            policies: Mutex::default(),
+            mtls_dry_run: counters(
+                "outrigger_peer_authentication_dry_run_total",
+                "Inbound connections that a PeerAuthentication in dry run would let in, or not.",
+                &["verdict"],
+            ),
+            ended_by_policy: counters(
+                "outrigger_connections_ended_by_policy_total",
+                "Open connections that a changed policy ended.",
+                &["reason"],
             ),
             rate_limits: counters(
                 "outrigger_local_rate_limit_total",
@@ -263,6 +288,33 @@ impl Metrics {
                 "Spans the collector did not take.",
             ),
             registry,
+        }
+    }
+
+    /// The counter of what access rules say. Policies come and go over the life of a process: beyond
+    /// [`MAX_POLICIES`] names, they are counted in one.
+    pub(crate) fn authorization(
+        &self,
+        hop: &str,
+        action: &str,
+        verdict: &str,
+        policy: &str,
+    ) -> Option<IntCounter> {
+        let mut known = self.policies.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_named = known.contains(policy)
+            || (known.len() < MAX_POLICIES && known.insert(policy.to_owned()));
+        let policy = if is_named { policy } else { "other" };
+        let labels = [hop, action, verdict, policy];
+        self.authorization
+            .get_metric_with_label_values(&labels)
+            .ok()
+    }
+
+    /// An open connection would not be let in any more: `not_admitted` (PeerAuthentication), `denied` (access rules),
+    /// or it would be read as `another_protocol`.
+    pub(crate) fn ended_by_policy(&self, reason: &'static str) {
+        if let Ok(counter) = self.ended_by_policy.get_metric_with_label_values(&[reason]) {
+            counter.inc();
         }
     }
 

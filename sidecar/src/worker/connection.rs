@@ -13,7 +13,9 @@ use std::{
     time::Duration,
 };
 
-use outrigger_core::{Caller, ConnectionSettings, Moment, PeerNames};
+use outrigger_core::{
+    Caller, ConnectionSettings, FilterChain, FilterChains, Greeting, Moment, PeerNames,
+};
 use rustls_pki_types::CertificateDer;
 use tokio::sync::Notify;
 
@@ -63,8 +65,12 @@ pub(crate) struct Connection {
     /// Where it was accepted.
     pub(crate) local: Option<std::net::SocketAddr>,
     pub(crate) peer: Option<Peer>,
-    /// What its TLS asked for.
+    /// What its TLS asked for, wherever that ends.
     pub(crate) server_name: Option<Box<str>>,
+    /// What its first bytes were; None = they were not looked at.
+    pub(crate) greeting: Option<Greeting>,
+    /// It carries bytes, not requests.
+    pub(crate) is_bytes: Cell<bool>,
     /// Our own SPIFFE id on this connection.
     pub(crate) own_id: Option<Arc<str>>,
     /// Unix seconds of the earlier end of both certificates.
@@ -73,6 +79,8 @@ pub(crate) struct Connection {
     pub(crate) server: RefCell<Option<Server>>,
     order: Cell<Order>,
     changed: Notify,
+    /// When it ends even if something is still under way.
+    cut_at: Cell<Option<Moment>>,
     active: Cell<u32>,
     now: Rc<Cell<Moment>>,
     idle_since: Cell<Moment>,
@@ -98,11 +106,14 @@ impl Connection {
             local: None,
             peer: None,
             server_name: None,
+            greeting: None,
+            is_bytes: Cell::new(false),
             own_id: None,
             expires: None,
             server: RefCell::new(None),
             order: Cell::new(Order::Serve),
             changed: Notify::new(),
+            cut_at: Cell::new(None),
             active: Cell::new(0),
             idle_since: Cell::new(now.get()),
             opened: now.get(),
@@ -114,8 +125,8 @@ impl Connection {
         }
     }
 
-    /// Who is at the other end, for access rules; `server_name` where it was read without ending TLS.
-    pub(crate) fn caller<'a>(&'a self, server_name: Option<&'a str>) -> Caller<'a> {
+    /// Who is at the other end, for access rules.
+    pub(crate) fn caller(&self) -> Caller<'_> {
         Caller {
             remote: self.remote.ip(),
             local: self.local,
@@ -124,10 +135,31 @@ impl Connection {
                 dns: &peer.svid.dns,
                 subject: &peer.svid.subject,
             }),
-            server_name: server_name
-                .or(self.server_name.as_deref())
-                .unwrap_or_default(),
+            server_name: self.server_name.as_deref().unwrap_or_default(),
         }
+    }
+
+    /// The chain that it has, or would have, among `chains`, which may be others than when it came; None = it would
+    /// not be let in, or not without the certificate that it has not shown.
+    pub(crate) fn chain<'a>(&self, chains: &'a FilterChains) -> Option<&'a FilterChain> {
+        let has_tls = self.peer.is_some();
+        let chain = match (chains.only(), &self.greeting) {
+            (Some(only), _) => only,
+            (None, Some(greeting)) => chains.find(greeting)?,
+            // From before first bytes were looked at.
+            (None, None) => chains.find(&Greeting {
+                tls: has_tls,
+                server_name: self.server_name.clone(),
+                ..Greeting::default()
+            })?,
+        };
+        (chain.tls.is_some() == has_tls).then_some(chain)
+    }
+
+    /// Ends after what is under way, which has until `at`.
+    pub(crate) fn end_by(&self, at: Moment) {
+        self.cut_at.set(Some(at));
+        self.order(Order::EndGracefully);
     }
 
     pub(crate) fn speaks_http2(&self) {
@@ -191,6 +223,9 @@ impl Connection {
             || self.bound.is_closing()
         {
             self.order(Order::EndGracefully);
+        }
+        if self.cut_at.get().is_some_and(|at| now >= at) {
+            self.order(Order::Cut);
         }
         // A stream that never ends must not carry an identity beyond its time.
         if self

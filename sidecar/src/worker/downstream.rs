@@ -1,8 +1,11 @@
-//! A downstream connection's life: TLS where the listener has it, detection, HTTP.
+//! A downstream connection's life: its first bytes, where the listener has several filter chains; TLS where the chain
+//! has it; detection, HTTP.
 
 use std::{io, rc::Rc, sync::Arc, time::Duration};
 
-use outrigger_core::{DownstreamTls, RouteSource, TcpKeepalive};
+use bytes::Bytes;
+use outrigger_core::{DownstreamTls, Greeting, Listener, RouteSource, TcpKeepalive};
+use rustls::ServerConnection;
 use tokio::{net::TcpStream, time::timeout};
 use tokio_rustls::{TlsAcceptor, TlsStream};
 
@@ -13,6 +16,7 @@ use super::{
 use crate::{
     connect::tune,
     detect::{self, Wire},
+    hello::peek,
     http::{
         io::{Io, Transport},
         serve,
@@ -43,45 +47,74 @@ pub(super) async fn serve(worker: Rc<Worker>, accepted: Accepted) {
         }
     };
     tune(&stream, &TcpKeepalive::default());
-    let snapshot = worker.snapshot();
-    let Some(listener) = snapshot.listeners.get(&bound.name) else {
-        return;
-    };
     let mut connection = Connection::new(bound, remote, Rc::clone(&worker.now));
     connection.local = stream.local_addr().ok();
-    if let Some(settings) = &listener.settings {
+    let Some((stream, first)) = look(&worker, &mut connection, stream).await else {
+        return;
+    };
+    // As it is now: looking may have taken a while.
+    let snapshot = worker.snapshot();
+    let Some(listener) = snapshot.listeners.get(&connection.bound.name) else {
+        return;
+    };
+    let found = match &connection.greeting {
+        Some(greeting) => listener.chains.find(greeting),
+        None => listener.chains.only(),
+    };
+    let Some(chain) = found else {
+        tcp::refuse_unmatched(&worker, &connection);
+        count_dry_run(&worker, listener, &connection, false);
+        return;
+    };
+    if let Some(settings) = &chain.settings {
         connection.settings = settings.connection;
     }
-    let (transport, alpn) = match &listener.tls {
-        None => (Transport::Plain(stream), None),
+    let (transport, alpn) = match &chain.tls {
+        None => (Io::new(Transport::Plain(stream)).before(first), None),
         Some(tls) => {
             let Some(_going_on) = worker.handshakes.begin() else {
                 too_many_handshakes(&worker, &connection);
                 return;
             };
-            match handshake(&worker, tls, stream, &mut connection).await {
-                Ok((transport, alpn)) => (transport, alpn),
+            match handshake(&worker, tls, stream, first, &mut connection).await {
+                Ok((transport, alpn)) => (Io::new(transport), alpn),
                 Err(refusal) => {
+                    if refusal == Refusal::Plaintext {
+                        count_dry_run(&worker, listener, &connection, false);
+                    }
                     refused(&worker, &connection, &refusal);
                     return;
                 }
             }
         }
     };
-    let connections = match &listener.routes {
-        RouteSource::Connections(routes) => Some(Arc::clone(routes)),
-        RouteSource::Named(_) | RouteSource::Inline(_) => None,
-    };
+    count_dry_run(&worker, listener, &connection, true);
     drop(snapshot);
     let connection = Rc::new(connection);
     let _watched = worker.watch(&connection);
-    if let Some(routes) = connections {
+    // As it is now: a handshake takes a while, too, and whoever looks at connections did not see this one yet.
+    let snapshot = worker.snapshot();
+    let listener = snapshot.listeners.get(&connection.bound.name);
+    let Some(chain) = listener.and_then(|listener| connection.chain(&listener.chains)) else {
+        return;
+    };
+    if let RouteSource::Connection(route) = &chain.routes {
+        let (route, policies) = (Arc::clone(route), chain.policies.clone());
+        drop(snapshot);
         // Boxed, as below.
-        Box::pin(tcp::serve(&worker, &connection, transport, &routes)).await;
+        Box::pin(tcp::serve(
+            &worker,
+            &connection,
+            transport,
+            &route,
+            &policies,
+        ))
+        .await;
         drop(load);
         return;
     }
-    let mut stream = Io::new(transport);
+    drop(snapshot);
+    let mut stream = transport;
     let first = tokio::select! {
         biased;
         first = timeout(FIRST_BYTES_TIMEOUT, detect::detect(&mut stream)) => first,
@@ -102,6 +135,73 @@ pub(super) async fn serve(worker: Rc<Worker>, accepted: Accepted) {
     // Boxed: the task's future would be as large as both servers together from its first moment.
     Box::pin(serve::serve(&worker, &connection, io, wire)).await;
     drop(load);
+}
+
+/// What its first bytes say, where its listener has to know that: in `connection`, with the bytes beside the stream.
+/// None = it has come to its end.
+async fn look(
+    worker: &Worker,
+    connection: &mut Connection,
+    mut stream: TcpStream,
+) -> Option<(TcpStream, Bytes)> {
+    let inspect = {
+        let snapshot = worker.snapshot();
+        snapshot
+            .listeners
+            .get(&connection.bound.name)?
+            .chains
+            .inspect()
+    };
+    let Some(inspect) = inspect else {
+        return Some((stream, Bytes::new()));
+    };
+    let Some(_going_on) = worker.handshakes.begin() else {
+        too_many_handshakes(worker, connection);
+        return None;
+    };
+    let mut drain = worker.shared.drain.subscribe();
+    let found = tokio::select! {
+        biased;
+        found = peek::greeting(&mut stream, inspect) => found,
+        // Told to end before it has begun.
+        _draining = drain.wait_for(|draining| *draining) => return None,
+    };
+    match found {
+        Ok((greeting, first)) => {
+            connection.server_name.clone_from(&greeting.server_name);
+            connection.greeting = Some(greeting);
+            Some((stream, first))
+        }
+        Err(why) => {
+            tcp::refuse_greeting(worker, connection, &why);
+            None
+        }
+    }
+}
+
+/// What a PeerAuthentication that is only tried would say.
+fn count_dry_run(worker: &Worker, listener: &Listener, connection: &Connection, let_in: bool) {
+    let Some(dry_run) = &listener.dry_run else {
+        return;
+    };
+    let has_tls = connection.peer.is_some();
+    let allowed = if has_tls {
+        dry_run.mutual_tls
+    } else {
+        dry_run.plain_text
+    };
+    worker.handles.filters().dry_run_of_mtls(allowed);
+    if allowed != let_in {
+        tracing::debug!(
+            listener = %connection.bound.name,
+            remote = %connection.remote,
+            mutual_tls = has_tls,
+            let_in,
+            would_be_let_in = allowed,
+            policy = dry_run.position.as_deref(),
+            "a PeerAuthentication in dry run would decide otherwise"
+        );
+    }
 }
 
 fn too_many_handshakes(worker: &Worker, connection: &Connection) {
@@ -125,6 +225,7 @@ async fn handshake(
     worker: &Worker,
     wanted: &DownstreamTls,
     stream: TcpStream,
+    first: Bytes,
     connection: &mut Connection,
 ) -> Result<(Transport, Option<Wire>), Refusal> {
     let identity = worker
@@ -133,7 +234,8 @@ async fn handshake(
         .load_full()
         .ok_or(Refusal::NoIdentity)?;
     let config = worker.tls.config(&identity, &wanted.alpn)?;
-    let stream = timeout(HANDSHAKE_TIMEOUT, TlsAcceptor::from(config).accept(stream))
+    let accept = TlsAcceptor::from(config).accept_with(stream, |session| feed(session, &first));
+    let stream = timeout(HANDSHAKE_TIMEOUT, accept)
         .await
         .map_err(|_elapsed| Refusal::Timeout)?
         .map_err(|error| Refusal::of(&error))?;
@@ -152,8 +254,24 @@ async fn handshake(
     }
     let alpn = session.alpn_protocol().map(Wire::of_alpn);
     connection.server_name = session.server_name().map(Box::from);
+    // Whichever chains there are later, it stays what it is.
+    connection.greeting = Some(Greeting {
+        tls: true,
+        server_name: connection.server_name.clone(),
+        alpn: session.alpn_protocol().map(Box::from).into_iter().collect(),
+    });
     connection.own_id = Some(Arc::clone(&identity.spiffe_id));
     connection.expires = Some(identity.not_after.min(svid.not_after));
     connection.peer = Some(Peer { svid, chain });
     Ok((Transport::Tls(Box::new(TlsStream::Server(stream))), alpn))
+}
+
+/// Gives TLS the bytes that were read before it. What is wrong with them, it says once it runs.
+fn feed(session: &mut ServerConnection, mut first: &[u8]) {
+    while !first.is_empty() {
+        let read = session.read_tls(&mut first);
+        if !matches!(read, Ok(1..)) || session.process_new_packets().is_err() {
+            return;
+        }
+    }
 }

@@ -2,7 +2,9 @@
 
 use std::{io::Read, sync::Arc, time::Duration};
 
-use outrigger_core::{Direction, Listener, RouteSource};
+use outrigger_core::{
+    Direction, FilterChain, FilterChains, Listener, PolicyPositions, RouteSource,
+};
 use rustls_pki_types::ServerName;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -123,9 +125,13 @@ async fn the_proxys_port_is_not_taken_by_a_document_that_names_it() {
                 name: name.to_owned(),
                 address,
                 direction: Direction::Outbound,
-                tls: None,
-                routes: RouteSource::Named(slot),
-                settings: None,
+                chains: FilterChains::one(FilterChain {
+                    tls: None,
+                    routes: RouteSource::Named(slot),
+                    settings: None,
+                    policies: PolicyPositions::default(),
+                }),
+                dry_run: None,
             }),
         );
     }
@@ -149,9 +155,13 @@ async fn a_listener_takes_over_the_socket_that_was_bound_before() {
             name: "http_proxy".to_owned(),
             address,
             direction: Direction::Outbound,
-            tls: None,
-            routes: RouteSource::Named(slot),
-            settings: None,
+            chains: FilterChains::one(FilterChain {
+                tls: None,
+                routes: RouteSource::Named(slot),
+                settings: None,
+                policies: PolicyPositions::default(),
+            }),
+            dry_run: None,
         }),
     );
     assert_eq!(sidecar.publish("http_proxy").await, address);
@@ -275,9 +285,13 @@ async fn connections_beyond_their_number_are_closed_at_once() {
             name: "http_proxy".to_owned(),
             address: proxy,
             direction: Direction::Outbound,
-            tls: None,
-            routes: RouteSource::Named(slot),
-            settings: None,
+            chains: FilterChains::one(FilterChain {
+                tls: None,
+                routes: RouteSource::Named(slot),
+                settings: None,
+                policies: PolicyPositions::default(),
+            }),
+            dry_run: None,
         }),
     );
     sidecar.publish("http_proxy").await;
@@ -340,3 +354,5 @@ async fn a_peer_that_the_trust_bundle_left_during_its_handshake_is_refused() {
     let line = "outrigger_tls_refusals_total{reason=\"chain\",side=\"inbound\"}";
     server.until_metric(line, 1.0).await;
 }
+
+mod chains;

@@ -8,6 +8,7 @@
 mod aggregate;
 mod balancing;
 mod beyond;
+mod chains;
 pub(crate) mod cluster;
 mod connections;
 mod dns;

@@ -296,12 +296,12 @@ impl Engine {
         self.mesh
             .warming()
             .map(|(listener, routes)| {
-                let routes = routes.unwrap_or_default();
-                let status = self
-                    .state(Kind::Route)
-                    .status(routes)
-                    .map_or("", Status::name);
-                format!("{listener} waits for routes {routes} ({status})")
+                let status = |name: &String| {
+                    let status = self.state(Kind::Route).status(name);
+                    format!("{name} ({})", status.map_or("", Status::name))
+                };
+                let routes: Vec<String> = routes.iter().map(status).collect();
+                format!("{listener} waits for routes {}", routes.join(", "))
             })
             .chain(
                 self.mesh

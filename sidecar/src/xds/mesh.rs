@@ -18,8 +18,8 @@ use std::{
 };
 
 use outrigger_core::{
-    ClusterConfig, ClusterSlot, EndpointConfig, LimitsScope, Listener, RouteSource, RouteTable,
-    Snapshot, SnapshotBuilder, VirtualHost,
+    ClusterConfig, ClusterSlot, EndpointConfig, FilterChain, FilterChains, LimitsScope, Listener,
+    RouteSource, RouteTable, Snapshot, SnapshotBuilder, VirtualHost,
 };
 
 use tokio::time::Instant;
@@ -70,8 +70,8 @@ pub(crate) struct Mesh {
 /// What a listener that serves makes use of.
 #[derive(Debug)]
 struct Serving {
-    /// RDS name; None = inline.
-    routes: Option<String>,
+    /// RDS names; those that are inline have none.
+    routes: Vec<String>,
     clusters: Clusters,
 }
 
@@ -86,8 +86,8 @@ pub(crate) struct Told<'a> {
 #[derive(Debug)]
 struct Accepted {
     listener: Listener,
-    /// RDS name; None = inline.
-    routes: Option<String>,
+    /// RDS names; those that are inline have none.
+    routes: Vec<String>,
     /// Of inline routes.
     clusters: Clusters,
     warming: bool,
@@ -298,27 +298,39 @@ impl Mesh {
     }
 
     pub(crate) fn set_listener(&mut self, parsed: ParsedListener, clusters: Clusters) {
-        let (source, routes) = match parsed.routes {
-            ParsedRoutes::Named(name) => (
-                RouteSource::Named(self.builder.route_slot(&name)),
-                Some(name),
-            ),
-            ParsedRoutes::Inline(table) => (RouteSource::Inline(Arc::new(table)), None),
-            ParsedRoutes::Connections(routes) => (RouteSource::Connections(Arc::new(routes)), None),
-        };
+        let mut names = Vec::new();
+        let mut chains = Vec::with_capacity(parsed.chains.len());
+        for chain in parsed.chains {
+            let routes = match chain.routes {
+                ParsedRoutes::Named(name) => {
+                    let slot = self.builder.route_slot(&name);
+                    if !names.contains(&name) {
+                        names.push(name);
+                    }
+                    RouteSource::Named(slot)
+                }
+                ParsedRoutes::Inline(table) => RouteSource::Inline(Arc::new(table)),
+                ParsedRoutes::Connection(route) => RouteSource::Connection(Arc::new(route)),
+            };
+            chains.push(FilterChain {
+                tls: chain.tls,
+                routes,
+                settings: chain.settings,
+                policies: chain.policies,
+            });
+        }
         let listener = Listener {
             name: parsed.name.clone(),
             address: parsed.address,
             direction: parsed.direction,
-            tls: parsed.tls,
-            routes: source,
-            settings: parsed.settings,
+            chains: FilterChains::new(chains, parsed.lookup),
+            dry_run: parsed.dry_run,
         };
         self.listeners.insert(
             parsed.name,
             Accepted {
                 listener,
-                routes,
+                routes: names,
                 clusters,
                 warming: true,
             },
@@ -340,8 +352,8 @@ impl Mesh {
 
     /// RDS names in use: of accepted listeners, and of old forms that still serve.
     pub(crate) fn wanted_routes(&self) -> BTreeSet<String> {
-        let accepted = self.listeners.values().filter_map(|l| l.routes.clone());
-        let serving = self.serving.values().filter_map(|s| s.routes.clone());
+        let accepted = self.listeners.values().flat_map(|l| l.routes.clone());
+        let serving = self.serving.values().flat_map(|s| s.routes.clone());
         accepted.chain(serving).collect()
     }
 
@@ -365,7 +377,8 @@ impl Mesh {
         let used = self
             .listeners
             .values()
-            .any(|accepted| accepted.listener.tls.is_some())
+            .flat_map(|accepted| accepted.listener.chains.iter())
+            .any(|chain| chain.tls.is_some())
             || self
                 .clusters
                 .values()
@@ -385,12 +398,12 @@ impl Mesh {
         }
     }
 
-    /// Accepted listeners that do not serve yet, with the RDS name they wait for.
-    pub(crate) fn warming(&self) -> impl Iterator<Item = (&str, Option<&str>)> {
+    /// Accepted listeners that do not serve yet, with the RDS names they wait for.
+    pub(crate) fn warming(&self) -> impl Iterator<Item = (&str, &[String])> {
         self.listeners
             .iter()
             .filter(|(_, accepted)| accepted.warming)
-            .map(|(name, accepted)| (name.as_str(), accepted.routes.as_deref()))
+            .map(|(name, accepted)| (name.as_str(), accepted.routes.as_slice()))
     }
 
     /// Route configurations and virtual hosts whose newest form waits for its clusters.
@@ -449,10 +462,7 @@ impl Mesh {
         let changed = self.tables.advance(&look);
         let mut ready = Vec::new();
         for (name, accepted) in &mut self.listeners {
-            let has_routes = accepted
-                .routes
-                .as_ref()
-                .is_none_or(|rds| self.tables.serves(rds));
+            let has_routes = accepted.routes.iter().all(|rds| self.tables.serves(rds));
             let mut clusters = accepted.clusters.iter();
             let has_clusters = clusters.all(|name| (look.of)(name) != Standing::Pending);
             if accepted.warming && has_routes && has_clusters {

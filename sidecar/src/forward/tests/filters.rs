@@ -3,9 +3,9 @@
 use std::sync::Arc;
 
 use outrigger_core::{
-    Condition, Edit, Features, Filter, HeadSettings, HeaderMutation, HttpFilter, HttpSettings,
-    LocalRateLimit, Mutation, Override, Overrides, Policy, Put, Rbac, RbacAction, Rules, Settings,
-    Share, StringMatch, StripPort, bucket::TokenBucket,
+    Condition, Edit, Features, Filter, FilterChain, FilterChains, HeadSettings, HeaderMutation,
+    HttpFilter, HttpSettings, LocalRateLimit, Mutation, Override, Overrides, Policy, Put, Rbac,
+    RbacAction, Rules, Settings, Share, StringMatch, StripPort, bucket::TokenBucket,
 };
 
 use super::*;
@@ -14,7 +14,10 @@ use crate::testing::spiffe;
 /// Gives a listener that is open these settings.
 async fn set(sidecar: &mut Sidecar, listener: &str, settings: HttpSettings) {
     let mut changed = (*sidecar.shared.snapshot.load().listeners[listener]).clone();
-    changed.settings = Some(Arc::new(settings));
+    changed.chains = FilterChains::one(FilterChain {
+        settings: Some(Arc::new(settings)),
+        ..changed.chains.only().unwrap().clone()
+    });
     sidecar.builder.set_listener(listener, Some(changed));
     sidecar.publish(listener).await;
 }
@@ -56,9 +59,15 @@ async fn filtering(
     (sidecar, proxy)
 }
 
+/// Of rules that deny.
 fn rbac_metric(sidecar: &Sidecar, hop: &str, verdict: &str) -> f64 {
+    let policy = if verdict.ends_with("denied") {
+        "p"
+    } else {
+        "none"
+    };
     sidecar.metric(&format!(
-        "outrigger_rbac_total{{hop=\"{hop}\",verdict=\"{verdict}\"}}"
+        "outrigger_authorization_total{{action=\"deny\",hop=\"{hop}\",policy=\"{policy}\",verdict=\"{verdict}\"}}"
     ))
 }
 
@@ -106,8 +115,8 @@ async fn rules_that_are_only_counted_let_everything_through() {
         assert_eq!(get(proxy, path).await.status, 200);
     }
     for (verdict, count) in [
-        ("shadow_denied", 1.0),
-        ("shadow_allowed", 1.0),
+        ("dry_run_denied", 1.0),
+        ("dry_run_allowed", 1.0),
         ("allowed", 0.0),
     ] {
         assert_eq!(
@@ -171,8 +180,12 @@ async fn a_caller_is_known_by_its_certificate() {
             denied.then_some("none")
         );
     }
-    assert_eq!(rbac_metric(&server, "inbound", "allowed"), 1.0);
-    assert_eq!(rbac_metric(&server, "inbound", "denied"), 1.0);
+    for (policy, verdict) in [("p", "allowed"), ("none", "denied")] {
+        let line = format!(
+            "outrigger_authorization_total{{action=\"allow\",hop=\"inbound\",policy=\"{policy}\",verdict=\"{verdict}\"}}"
+        );
+        assert_eq!(server.metric(&line), 1.0, "{verdict}");
+    }
 }
 
 fn limit(enforced: Share) -> LocalRateLimit {

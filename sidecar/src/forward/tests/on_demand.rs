@@ -1,6 +1,9 @@
 //! A request to a host whose routes are not here waits for them, and goes on or is answered.
 
-use outrigger_core::{Direction, Listener, RouteSource, RouteTable, Uses, VirtualHost};
+use outrigger_core::{
+    Direction, FilterChain, FilterChains, Listener, PolicyPositions, RouteSource, RouteTable, Uses,
+    VirtualHost,
+};
 
 use super::*;
 use crate::{testing::route, xds::asked::Answer};
@@ -17,9 +20,13 @@ async fn empty() -> (Sidecar, SocketAddr) {
             name: "http_proxy".to_owned(),
             address: "127.0.0.1:0".parse().unwrap(),
             direction: Direction::Outbound,
-            tls: None,
-            routes: RouteSource::Named(slot),
-            settings: None,
+            chains: FilterChains::one(FilterChain {
+                tls: None,
+                routes: RouteSource::Named(slot),
+                settings: None,
+                policies: PolicyPositions::default(),
+            }),
+            dry_run: None,
         }),
     );
     let address = sidecar.publish("http_proxy").await;

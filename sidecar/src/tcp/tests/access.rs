@@ -19,11 +19,11 @@ async fn a_connection_that_rules_deny_is_closed_and_counted() {
     for (rules, shadow, verdicts, denied) in [
         (Some(from("127.0.0.1")), None, ["denied"].as_slice(), true),
         (Some(from("10.0.0.1")), None, &["allowed"], false),
-        (None, Some(from("127.0.0.1")), &["shadow_denied"], false),
+        (None, Some(from("127.0.0.1")), &["dry_run_denied"], false),
         (
             Some(from("10.0.0.1")),
             Some(from("10.0.0.1")),
-            &["shadow_allowed", "allowed"],
+            &["dry_run_allowed", "allowed"],
             false,
         ),
     ] {
@@ -41,7 +41,14 @@ async fn a_connection_that_rules_deny_is_closed_and_counted() {
             assert!(heard.is_some_and(|heard| !heard.is_empty()));
         }
         for verdict in verdicts {
-            let line = format!("outrigger_rbac_total{{hop=\"outbound\",verdict=\"{verdict}\"}}");
+            let policy = if verdict.ends_with("denied") {
+                "ns[db]"
+            } else {
+                "none"
+            };
+            let line = format!(
+                "outrigger_authorization_total{{action=\"deny\",hop=\"outbound\",policy=\"{policy}\",verdict=\"{verdict}\"}}"
+            );
             assert_eq!(sidecar.metric(&line), 1.0, "{verdict}");
         }
     }

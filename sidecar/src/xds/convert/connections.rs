@@ -1,39 +1,27 @@
-//! The filter chains of a listener whose connections are led as a whole: one TCP proxy each, chosen by server name.
+//! A filter chain whose connections are led as a whole: access rules and a TCP proxy.
 
 use std::time::Duration;
 
-use outrigger_core::{
-    ClusterChoice, ConnectionRoute, ConnectionRoutes, DownstreamTls, NameTwice, WeightedCluster,
-};
+use outrigger_core::{ClusterChoice, ConnectionRoute, WeightedCluster};
 use outrigger_proto::envoy::{
-    config::listener::v3::{self as proto, filter, listener_filter},
-    extensions::filters::{
-        listener::tls_inspector::v3::TlsInspector,
-        network::tcp_proxy::v3::{TcpProxy, tcp_proxy::ClusterSpecifier},
-    },
+    config::listener::v3::{self as proto, filter},
+    extensions::filters::network::tcp_proxy::v3::{TcpProxy, tcp_proxy::ClusterSpecifier},
     r#type::v3::{HashPolicy, hash_policy::PolicySpecifier},
 };
 use prost_types::Any;
 
-use super::{
-    Converted, duration, fields, filters, ours, positive, refuse, route, tls, unpack, unsupported,
-};
+use super::{Converted, duration, fields, filters, ours, refuse, route, unpack, unsupported};
 
 const TCP_PROXY: &str = "envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy";
 const RBAC: &str = "envoy.extensions.filters.network.rbac.v3.RBAC";
-const TLS_INSPECTOR: &str = "envoy.extensions.filters.listener.tls_inspector.v3.TlsInspector";
-/// For a connection to say its server name. Envoy's default is 15 s, which is also the most here: who says nothing
-/// holds a connection.
-const HELLO_TIMEOUT: Duration = Duration::from_secs(5);
-const LONGEST_HELLO: Duration = Duration::from_secs(15);
 /// Envoy's default.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(3600);
 /// Tries to connect: more would keep a caller waiting for longer than it waits.
 const MOST_ATTEMPTS: u32 = 16;
 
-/// Whether a listener has a TCP proxy anywhere; then all of its chains must.
-pub(super) fn is_meant(from: &proto::Listener) -> bool {
-    let mut filters = from.filter_chains.iter().flat_map(|chain| &chain.filters);
+/// Whether a chain has a TCP proxy anywhere.
+pub(super) fn is_meant(chain: &proto::FilterChain) -> bool {
+    let mut filters = chain.filters.iter();
     filters.any(
         |filter| matches!(config(filter), Ok(any) if fields::type_name(&any.type_url) == TCP_PROXY),
     )
@@ -47,135 +35,8 @@ fn config(filter: &proto::Filter) -> Converted<&Any> {
     }
 }
 
+/// Access rules and a TCP proxy.
 pub(super) fn convert(
-    from: &proto::Listener,
-    slots: &mut route::Slots<'_>,
-) -> Converted<(Option<DownstreamTls>, ConnectionRoutes)> {
-    let Some(hello_timeout) = inspector(from)? else {
-        let [chain] = from.filter_chains.as_slice() else {
-            return refuse(
-                "filter_chains",
-                format!(
-                    "has {} entries; without a TLS inspector exactly one is supported yet",
-                    from.filter_chains.len()
-                ),
-            );
-        };
-        return only(chain, slots).map_err(|error| error.under("filter_chains[0]"));
-    };
-    let mut named = Vec::with_capacity(from.filter_chains.len());
-    for (index, chain) in from.filter_chains.iter().enumerate() {
-        let found = by_name(chain, slots);
-        named.push(found.map_err(|error| error.under(format!("filter_chains[{index}]")))?);
-    }
-    let routes = ConnectionRoutes::by_server_name(named, hello_timeout);
-    match routes {
-        Ok(routes) => Ok((None, routes)),
-        Err(NameTwice(index, name)) => refuse(
-            format!("filter_chains[{index}].filter_chain_match.server_names"),
-            format!("{name:?} is another chain's already"),
-        ),
-    }
-}
-
-/// How long a connection may take to say its server name; None = it is not looked at.
-fn inspector(from: &proto::Listener) -> Converted<Option<Duration>> {
-    let filter = match from.listener_filters.as_slice() {
-        [] if from.listener_filters_timeout.is_some() => {
-            return refuse(
-                "listener_filters_timeout",
-                "has no effect without listener_filters",
-            );
-        }
-        [] => return Ok(None),
-        [one] => one,
-        several => {
-            let message = format!(
-                "has {} entries; at most one, the TLS inspector, is supported yet",
-                several.len()
-            );
-            return refuse("listener_filters", message);
-        }
-    };
-    match &filter.config_type {
-        Some(listener_filter::ConfigType::TypedConfig(any)) => {
-            let _inspector: TlsInspector = unpack(any, TLS_INSPECTOR)
-                .map_err(|error| error.under("listener_filters[0].typed_config"))?;
-        }
-        Some(listener_filter::ConfigType::ConfigDiscovery(_)) => {
-            return unsupported("listener_filters[0].config_discovery");
-        }
-        None => return refuse("listener_filters[0].typed_config", "missing"),
-    }
-    let path = "listener_filters_timeout";
-    let timeout = positive(path, from.listener_filters_timeout.as_ref(), HELLO_TIMEOUT)?;
-    if timeout > LONGEST_HELLO {
-        return refuse(path, format!("{timeout:?}; at most {LONGEST_HELLO:?}"));
-    }
-    Ok(Some(timeout))
-}
-
-/// The chain of a listener that takes every connection.
-fn only(
-    chain: &proto::FilterChain,
-    slots: &mut route::Slots<'_>,
-) -> Converted<(Option<DownstreamTls>, ConnectionRoutes)> {
-    if let Some(found) = &chain.filter_chain_match {
-        if !found.server_names.is_empty() {
-            return refuse(
-                "filter_chain_match.server_names",
-                "can only match with a TLS inspector among the listener_filters",
-            );
-        }
-        if !found.transport_protocol.is_empty() {
-            return refuse(
-                "filter_chain_match.transport_protocol",
-                "can only match with a TLS inspector among the listener_filters",
-            );
-        }
-    }
-    let tls = match &chain.transport_socket {
-        Some(socket) => tls::downstream(socket).map_err(|error| error.under("transport_socket"))?,
-        None => None,
-    };
-    Ok((tls, ConnectionRoutes::one(route_of(chain, slots)?)))
-}
-
-/// The server names of a chain, and where they lead.
-fn by_name(
-    chain: &proto::FilterChain,
-    slots: &mut route::Slots<'_>,
-) -> Converted<(Vec<String>, ConnectionRoute)> {
-    let wanted = chain.filter_chain_match.clone().unwrap_or_default();
-    if wanted.transport_protocol != "tls" {
-        return refuse(
-            "filter_chain_match.transport_protocol",
-            format!(
-                "{:?}; must be \"tls\" beside a TLS inspector",
-                wanted.transport_protocol
-            ),
-        );
-    }
-    if chain.transport_socket.is_some() {
-        return refuse(
-            "transport_socket",
-            "not supported yet beside a TLS inspector: TLS is passed through",
-        );
-    }
-    for (index, name) in wanted.server_names.iter().enumerate() {
-        let plain = name.strip_prefix("*.").unwrap_or(name);
-        if plain.is_empty() || plain.contains('*') || plain.bytes().any(|b| b.is_ascii_uppercase())
-        {
-            return refuse(
-                format!("filter_chain_match.server_names[{index}]"),
-                format!("{name:?}; must be a name in lower case, or *.suffix"),
-            );
-        }
-    }
-    Ok((wanted.server_names, route_of(chain, slots)?))
-}
-
-fn route_of(
     chain: &proto::FilterChain,
     slots: &mut route::Slots<'_>,
 ) -> Converted<ConnectionRoute> {

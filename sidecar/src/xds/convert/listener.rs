@@ -1,10 +1,14 @@
-//! `Listener` with its one HTTP connection manager, or with TCP proxies (`connections`) → [`ParsedListener`].
+//! `Listener` with its filter chains (`chains` tells them apart), each with an HTTP connection manager or a TCP proxy
+//! (`connections`) → [`ParsedListener`].
 
 use std::{net::SocketAddr, sync::Arc};
 
-use outrigger_core::{ConnectionRoutes, Direction, DownstreamTls, HttpSettings, RouteTable};
+use outrigger_core::{
+    ChainLookup, ChainMatch, ConnectionRoute, Direction, DownstreamTls, DryRun, HttpSettings,
+    PolicyPositions, RouteTable,
+};
 use outrigger_proto::envoy::{
-    config::listener::v3::{self as proto, FilterChainMatch, filter, listener::ListenerSpecifier},
+    config::listener::v3::{self as proto, filter, listener::ListenerSpecifier},
     extensions::filters::network::http_connection_manager::v3::{
         HttpConnectionManager,
         http_connection_manager::{CodecType, ForwardClientCertDetails, RouteSpecifier},
@@ -13,7 +17,7 @@ use outrigger_proto::envoy::{
 use prost_types::Any;
 
 use super::{
-    Converted, connections, direction, manager, must_be_ads, must_be_false, refuse, route,
+    Converted, chains, connections, direction, manager, must_be_ads, must_be_false, refuse, route,
     socket_address, tls, unpack, unsupported,
 };
 
@@ -26,13 +30,22 @@ pub(crate) struct ParsedListener {
     pub(crate) name: String,
     pub(crate) address: SocketAddr,
     pub(crate) direction: Direction,
-    pub(crate) tls: Option<DownstreamTls>,
-    pub(crate) routes: ParsedRoutes,
-    /// See [`outrigger_core::Listener::settings`].
-    pub(crate) settings: Option<Arc<HttpSettings>>,
+    pub(crate) chains: Vec<ParsedChain>,
+    /// None = there is one chain.
+    pub(crate) lookup: Option<ChainLookup>,
+    pub(crate) dry_run: Option<DryRun>,
 }
 
-/// Where a listener's routes come from.
+/// See [`outrigger_core::FilterChain`].
+#[derive(Debug)]
+pub(crate) struct ParsedChain {
+    pub(crate) tls: Option<DownstreamTls>,
+    pub(crate) routes: ParsedRoutes,
+    pub(crate) settings: Option<Arc<HttpSettings>>,
+    pub(crate) policies: PolicyPositions,
+}
+
+/// Where a chain's routes come from.
 #[derive(Debug)]
 pub(crate) enum ParsedRoutes {
     /// RDS by this name.
@@ -40,7 +53,7 @@ pub(crate) enum ParsedRoutes {
     /// In the listener.
     Inline(RouteTable),
     /// Of connections, in the listener.
-    Connections(ConnectionRoutes),
+    Connection(ConnectionRoute),
 }
 
 pub(crate) fn convert(
@@ -58,19 +71,26 @@ pub(crate) fn convert(
         return refuse("bind_to_port", "false is not supported yet");
     }
     let address = socket_address("address", from.address.as_ref())?;
-    let (tls, routes, settings) = if connections::is_meant(from) {
-        let (tls, routes) = connections::convert(from, slots)?;
-        (tls, ParsedRoutes::Connections(routes), None)
-    } else {
-        requests(from, slots)?
-    };
-    let direction = direction(from.traffic_direction, tls.is_some());
-    // Plain text from others would skip every check of who they are.
-    if direction == Direction::Inbound && tls.is_none() && !address.ip().is_loopback() {
-        return refuse(
-            "filter_chains[0].transport_socket",
-            "missing; an inbound listener needs mutual TLS",
-        );
+    let inspect = chains::inspector(from)?;
+    let mut matches = Vec::with_capacity(from.filter_chains.len());
+    for (index, chain) in from.filter_chains.iter().enumerate() {
+        let found = chains::wanted(chain.filter_chain_match.as_ref(), inspect.is_some());
+        let path = format!("filter_chains[{index}].filter_chain_match");
+        matches.push(found.map_err(|error| error.under(path))?);
+    }
+    let lookup = chains::lookup(inspect, &matches)?;
+    let has_tls = from
+        .filter_chains
+        .iter()
+        .any(|chain| chain.transport_socket.is_some());
+    let direction = direction(from.traffic_direction, has_tls);
+    let mut parsed = Vec::with_capacity(matches.len());
+    for (index, chain) in from.filter_chains.iter().enumerate() {
+        let found = filter_chain(chain, direction, slots);
+        parsed.push(found.map_err(|error| error.under(format!("filter_chains[{index}]")))?);
+    }
+    if direction == Direction::Inbound && !address.ip().is_loopback() {
+        refuse_plain_text(&matches, &parsed)?;
     }
     if direction == Direction::Outbound && !address.ip().is_loopback() {
         return refuse(
@@ -85,61 +105,46 @@ pub(crate) fn convert(
         name: from.name.clone(),
         address,
         direction,
-        tls,
-        routes,
-        settings,
+        chains: parsed,
+        lookup,
+        dry_run: chains::dry_run(from.metadata.as_ref())?,
     })
 }
 
-/// What a listener for HTTP says.
-type Requests = (
-    Option<DownstreamTls>,
-    ParsedRoutes,
-    Option<Arc<HttpSettings>>,
-);
-
-/// The one connection manager of a listener for HTTP.
-fn requests(from: &proto::Listener, slots: &mut route::Slots<'_>) -> Converted<Requests> {
-    let [chain] = from.filter_chains.as_slice() else {
-        return refuse(
-            "filter_chains",
-            format!(
-                "has {} entries; with an HTTP connection manager exactly one is supported yet",
-                from.filter_chains.len()
-            ),
-        );
-    };
-    if !from.listener_filters.is_empty() {
-        return refuse(
-            "listener_filters",
-            "not supported yet with an HTTP connection manager",
-        );
+/// Plain text from others skips every check of who they are: it has to be asked for in so many words. TLS that is
+/// passed through to the application may stand beside it.
+fn refuse_plain_text(matches: &[ChainMatch], parsed: &[ParsedChain]) -> Converted<()> {
+    let is_permissive = matches.iter().any(|wanted| wanted.tls == Some(false));
+    for (index, (wanted, chain)) in matches.iter().zip(parsed).enumerate() {
+        let passed = is_permissive && matches!(chain.routes, ParsedRoutes::Connection(_));
+        if chain.tls.is_none() && wanted.tls != Some(false) && !passed {
+            return refuse(
+                format!("filter_chains[{index}].transport_socket"),
+                "missing; an inbound listener needs mutual TLS, or a filter_chain_match that says raw_buffer",
+            );
+        }
     }
-    if chain
-        .filter_chain_match
-        .as_ref()
-        .is_some_and(|found| *found != FilterChainMatch::default())
-    {
-        return refuse(
-            "filter_chains[0].filter_chain_match",
-            "not supported yet with an HTTP connection manager",
-        );
-    }
-    let (tls, manager) = filter_chain(chain).map_err(|e| e.under("filter_chains[0]"))?;
-    let path = "filter_chains[0].filters[0].typed_config";
-    let routes = connection_manager(&manager, slots).map_err(|error| error.under(path))?;
-    check_client_certificate_header(&manager, tls.is_some()).map_err(|error| error.under(path))?;
-    let settings = manager::settings(&manager).map_err(|error| error.under(path))?;
-    Ok((tls, routes, settings))
+    Ok(())
 }
 
 fn filter_chain(
     from: &proto::FilterChain,
-) -> Converted<(Option<DownstreamTls>, HttpConnectionManager)> {
+    direction: Direction,
+    slots: &mut route::Slots<'_>,
+) -> Converted<ParsedChain> {
     let tls = match &from.transport_socket {
         Some(socket) => tls::downstream(socket).map_err(|e| e.under("transport_socket"))?,
         None => None,
     };
+    let policies = chains::policies(from.metadata.as_ref());
+    if connections::is_meant(from) {
+        return Ok(ParsedChain {
+            tls,
+            routes: ParsedRoutes::Connection(connections::convert(from, slots)?),
+            settings: None,
+            policies,
+        });
+    }
     let [only] = from.filters.as_slice() else {
         return refuse(
             "filters",
@@ -156,8 +161,18 @@ fn filter_chain(
         }
         None => return refuse("filters[0].typed_config", "missing"),
     };
-    let manager = unpack(any, HCM).map_err(|error| error.under("filters[0].typed_config"))?;
-    Ok((tls, manager))
+    let path = "filters[0].typed_config";
+    let manager: HttpConnectionManager = unpack(any, HCM).map_err(|error| error.under(path))?;
+    let routes = connection_manager(&manager, slots).map_err(|error| error.under(path))?;
+    check_client_certificate_header(&manager, tls.is_some(), direction)
+        .map_err(|error| error.under(path))?;
+    let settings = manager::settings(&manager).map_err(|error| error.under(path))?;
+    Ok(ParsedChain {
+        tls,
+        routes,
+        settings,
+        policies,
+    })
 }
 
 fn connection_manager(
@@ -194,12 +209,19 @@ fn connection_manager(
     }
 }
 
-/// Inbound always deletes `x-forwarded-client-cert` and writes its own; outbound always deletes it.
-fn check_client_certificate_header(from: &HttpConnectionManager, has_tls: bool) -> Converted<()> {
+/// Inbound always deletes `x-forwarded-client-cert` and writes its own, if TLS has named the caller; outbound always
+/// deletes it.
+fn check_client_certificate_header(
+    from: &HttpConnectionManager,
+    has_tls: bool,
+    direction: Direction,
+) -> Converted<()> {
     let path = "forward_client_cert_details";
-    match ForwardClientCertDetails::try_from(from.forward_client_cert_details) {
-        Ok(ForwardClientCertDetails::SanitizeSet) if has_tls => {}
-        Ok(ForwardClientCertDetails::Sanitize) if !has_tls => {}
+    let inbound = direction == Direction::Inbound;
+    let sets = match ForwardClientCertDetails::try_from(from.forward_client_cert_details) {
+        // Of a chain in plain text, there is nothing to be set: the same words do for both chains.
+        Ok(ForwardClientCertDetails::SanitizeSet) if has_tls || inbound => true,
+        Ok(ForwardClientCertDetails::Sanitize) if !has_tls => false,
         Ok(ForwardClientCertDetails::Sanitize) => {
             return refuse(
                 path,
@@ -213,16 +235,16 @@ fn check_client_certificate_header(from: &HttpConnectionManager, has_tls: bool) 
             );
         }
         Err(_unknown) => return refuse(path, "is unknown"),
-    }
+    };
     match &from.set_current_client_cert_details {
-        Some(details) if has_tls && !details.uri => {
+        Some(details) if sets && !details.uri => {
             refuse("set_current_client_cert_details.uri", "must be true")
         }
-        Some(_) if !has_tls => refuse(
+        Some(_) if !sets => refuse(
             "set_current_client_cert_details",
             "has no effect without TLS",
         ),
-        None if has_tls => refuse("set_current_client_cert_details.uri", "must be true"),
+        None if sets => refuse("set_current_client_cert_details.uri", "must be true"),
         _ => Ok(()),
     }
 }

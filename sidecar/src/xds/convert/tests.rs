@@ -442,19 +442,21 @@ fn an_assignment_is_refused_by_the_name_of_the_field() {
 
 #[test]
 fn an_outbound_listener_names_its_routes() {
-    let found = listener_of(&outbound("127.0.0.1_9080", "9080")).unwrap();
+    let mut found = listener_of(&outbound("127.0.0.1_9080", "9080")).unwrap();
     assert_eq!(found.direction, Direction::Outbound);
     assert_eq!(found.address.to_string(), "127.0.0.1:9080");
-    assert!(matches!(found.routes, ParsedRoutes::Named(name) if name == "9080"));
-    assert_eq!(found.tls, None);
+    let chain = found.chains.pop().unwrap();
+    assert!(matches!(chain.routes, ParsedRoutes::Named(name) if name == "9080"));
+    assert_eq!(chain.tls, None);
 }
 
 #[test]
 fn an_inbound_listener_demands_certificates_and_has_its_routes_inside() {
-    let found = listener_of(&inbound("virtualInbound")).unwrap();
+    let mut found = listener_of(&inbound("virtualInbound")).unwrap();
     assert_eq!(found.direction, Direction::Inbound);
-    assert_eq!(found.tls.unwrap().alpn, ["h2", "http/1.1"]);
-    assert!(matches!(found.routes, ParsedRoutes::Inline(table) if table.virtual_hosts.len() == 1));
+    let chain = found.chains.pop().unwrap();
+    assert_eq!(chain.tls.unwrap().alpn, ["h2", "http/1.1"]);
+    assert!(matches!(chain.routes, ParsedRoutes::Inline(table) if table.virtual_hosts.len() == 1));
 }
 
 /// Changes the connection manager inside a listener.
@@ -535,7 +537,7 @@ fn a_listener_is_refused_by_the_name_of_the_field() {
         (|l| l.bind_to_port = Some(false), "bind_to_port: false"),
         (
             |l| l.listener_filters = vec![Default::default()],
-            "listener_filters: not supported yet",
+            "listener_filters[0].typed_config: missing",
         ),
         (
             |l| l.address = Some(address("0.0.0.0", 9080)),

@@ -106,9 +106,10 @@ impl Engine {
                     }
                     mesh.slot(name)
                 })?;
-                if listener.tls.is_some() && !self.has_identity {
+                let with_tls = listener.chains.iter().position(|chain| chain.tls.is_some());
+                if let (Some(index), false) = (with_tls, self.has_identity) {
                     return refuse(
-                        "filter_chains[0].transport_socket",
+                        format!("filter_chains[{index}].transport_socket"),
                         "TLS needs an identity, and a sidecar on the plain-text port has none",
                     );
                 }

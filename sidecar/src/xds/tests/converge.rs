@@ -440,7 +440,9 @@ async fn whatever_happens_on_the_way_the_newest_state_serves_in_the_end() {
                 .insert("l".to_owned(), listener);
             link.settle();
             assert_eq!(link.serving(), expected(&link.server));
-            let RouteSource::Named(slot) = link.snapshot.listeners["l"].routes else {
+            let RouteSource::Named(slot) =
+                link.snapshot.listeners["l"].chains.only().unwrap().routes
+            else {
                 panic!("routes come by name");
             };
             assert_eq!(link.snapshot.routes(slot).unwrap().name, "r");

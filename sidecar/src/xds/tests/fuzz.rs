@@ -6,7 +6,9 @@
 use std::hint::black_box;
 
 use http::{HeaderMap, HeaderValue, Method};
-use outrigger_core::{Action, Cluster, Moment, PickContext, RequestView, RouteSource, RouteTable};
+use outrigger_core::{
+    Action, Cluster, Greeting, Moment, PickContext, RequestView, RouteSource, RouteTable,
+};
 use prost_reflect::DynamicMessage;
 use prost_types::Any;
 use serde_json::{Value, json};
@@ -172,21 +174,27 @@ fn use_all(snapshot: &Snapshot, rng: &mut fastrand::Rng) {
         black_box(snapshot.serving(slot, || Moment(1), rng));
     }
     for listener in snapshot.listeners.values() {
-        match &listener.routes {
-            RouteSource::Named(slot) => {
-                if let Some(table) = snapshot.routes(*slot) {
-                    route(table, rng);
-                }
-            }
-            RouteSource::Inline(table) => route(table, rng),
-            RouteSource::Connections(routes) => {
-                for name in [None, Some("a.example"), Some("*")] {
-                    if let Some(route) = routes.find(name) {
-                        black_box((
-                            route.hash([127, 0, 0, 1].into()),
-                            route.clusters.choose(rng),
-                        ));
+        let greetings = [None, Some("a.example"), Some("*")].map(|name| Greeting {
+            tls: name.is_some(),
+            server_name: name.map(Box::from),
+            ..Greeting::default()
+        });
+        for greeting in &greetings {
+            black_box(listener.chains.find(greeting));
+        }
+        for chain in listener.chains.iter() {
+            match &chain.routes {
+                RouteSource::Named(slot) => {
+                    if let Some(table) = snapshot.routes(*slot) {
+                        route(table, rng);
                     }
+                }
+                RouteSource::Inline(table) => route(table, rng),
+                RouteSource::Connection(route) => {
+                    black_box((
+                        route.hash([127, 0, 0, 1].into()),
+                        route.clusters.choose(rng),
+                    ));
                 }
             }
         }

@@ -74,7 +74,7 @@ impl Story {
 
     fn found(&self, authority: &str) -> Found {
         let listener = &self.snapshot.listeners[PROXY];
-        let RouteSource::Named(slot) = &listener.routes else {
+        let RouteSource::Named(slot) = &listener.chains.only().unwrap().routes else {
             panic!("inline")
         };
         let request = RequestView {
@@ -478,7 +478,7 @@ async fn a_scope_that_becomes_pinned_takes_over_when_it_is_complete() {
     story.clusters(&[R, Q]);
     story.endpoints(Q, &[1]);
     let listener = &story.snapshot.listeners[PROXY];
-    let RouteSource::Named(slot) = &listener.routes else {
+    let RouteSource::Named(slot) = &listener.chains.only().unwrap().routes else {
         panic!("inline")
     };
     assert!(!story.snapshot.routes(*slot).unwrap().on_demand);

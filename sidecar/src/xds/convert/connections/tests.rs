@@ -3,9 +3,12 @@ use std::time::Duration;
 use outrigger_core::{ClusterSlot, Direction, SnapshotBuilder};
 use outrigger_proto::envoy::{
     config::{core::v3 as core, listener::v3 as lds},
-    extensions::filters::network::tcp_proxy::v3::{
-        TcpProxy,
-        tcp_proxy::{ClusterSpecifier, WeightedCluster, weighted_cluster::ClusterWeight},
+    extensions::filters::{
+        listener::tls_inspector::v3::TlsInspector,
+        network::tcp_proxy::v3::{
+            TcpProxy,
+            tcp_proxy::{ClusterSpecifier, WeightedCluster, weighted_cluster::ClusterWeight},
+        },
     },
     r#type::v3::{HashPolicy, hash_policy},
 };
@@ -75,8 +78,8 @@ fn inspected(chains: Vec<lds::FilterChain>) -> lds::Listener {
         listener_filters: vec![lds::ListenerFilter {
             name: "envoy.filters.listener.tls_inspector".to_owned(),
             config_type: Some(lds::listener_filter::ConfigType::TypedConfig(any(
-                super::TLS_INSPECTOR,
-                &super::TlsInspector::default(),
+                crate::xds::convert::chains::TLS_INSPECTOR,
+                &TlsInspector::default(),
             ))),
             ..lds::ListenerFilter::default()
         }],
@@ -94,9 +97,10 @@ fn take(message: &lds::Listener) -> Converted<ParsedListener> {
     listener::convert(&unpack(&any, name)?, &mut slots)
 }
 
-fn routes(message: &lds::Listener) -> outrigger_core::ConnectionRoutes {
-    match take(message).unwrap().routes {
-        ParsedRoutes::Connections(routes) => routes,
+fn route(message: &lds::Listener) -> outrigger_core::ConnectionRoute {
+    let mut found = take(message).unwrap();
+    match found.chains.pop().unwrap().routes {
+        ParsedRoutes::Connection(route) => route,
         other => panic!("{other:?}"),
     }
 }
@@ -104,13 +108,12 @@ fn routes(message: &lds::Listener) -> outrigger_core::ConnectionRoutes {
 #[test]
 fn a_tcp_proxy_becomes_what_it_says_with_envoys_defaults() {
     let found = take(&plain(vec![chain(&proxy("a"))])).unwrap();
-    assert_eq!((found.direction, found.tls), (Direction::Outbound, None));
-    let default = routes(&plain(vec![chain(&proxy("a"))]));
-    assert_eq!(default.hello_timeout(), None);
-    let route = default.find(None).unwrap();
-    assert_eq!((route.attempts, route.hash_source_ip), (1, false));
-    assert_eq!(route.idle_timeout, Some(Duration::from_secs(3600)));
-    assert_eq!(route.max_duration, None);
+    assert_eq!(found.direction, Direction::Outbound);
+    assert!(found.lookup.is_none() && found.chains[0].tls.is_none());
+    let default = route(&plain(vec![chain(&proxy("a"))]));
+    assert_eq!((default.attempts, default.hash_source_ip), (1, false));
+    assert_eq!(default.idle_timeout, Some(Duration::from_secs(3600)));
+    assert_eq!(default.max_duration, None);
 
     let duration = |seconds| Some(prost_types::Duration { seconds, nanos: 0 });
     let full = TcpProxy {
@@ -133,20 +136,10 @@ fn a_tcp_proxy_becomes_what_it_says_with_envoys_defaults() {
         }],
         ..proxy("a")
     };
-    let full = routes(&plain(vec![chain(&full)]));
-    let route = full.find(None).unwrap();
-    assert_eq!((route.attempts, route.hash_source_ip), (3, true));
-    assert_eq!(route.idle_timeout, None);
-    assert_eq!(route.max_duration, Some(Duration::from_secs(60)));
-}
-
-#[test]
-fn chains_are_told_apart_by_server_name() {
-    let message = inspected(vec![named(&["a.net", "*.b.net"], "a"), named(&[], "b")]);
-    let routes = routes(&message);
-    assert_eq!(routes.hello_timeout(), Some(Duration::from_secs(5)));
-    assert_eq!(routes.iter().count(), 2);
-    assert!(routes.find(Some("a.net")).is_some());
+    let full = route(&plain(vec![chain(&full)]));
+    assert_eq!((full.attempts, full.hash_source_ip), (3, true));
+    assert_eq!(full.idle_timeout, None);
+    assert_eq!(full.max_duration, Some(Duration::from_secs(60)));
 }
 
 #[test]
@@ -155,6 +148,9 @@ fn what_is_not_done_is_refused_by_its_field() {
     let table: &[(&str, Change)] = &[
         ("filter_chains: has 2 entries", |l| {
             l.listener_filters.clear();
+            for chain in &mut l.filter_chains {
+                chain.filter_chain_match = None;
+            }
         }),
         ("listener_filters_timeout: 16s; at most 15s", |l| {
             l.listener_filters_timeout = Some(prost_types::Duration {
@@ -183,11 +179,38 @@ fn what_is_not_done_is_refused_by_its_field() {
             },
         ),
         (
-            "filter_chains[0].filter_chain_match.transport_protocol: \"\"; must be",
+            "filter_chains[0].filter_chain_match.transport_protocol: \"quic\"; must be",
             |l| {
-                l.filter_chains[0].filter_chain_match = None;
+                let one = l.filter_chains[0].filter_chain_match.as_mut().unwrap();
+                one.transport_protocol = "quic".to_owned();
             },
         ),
+        (
+            "filter_chains[0].filter_chain_match.server_names: a connection in plain text has none",
+            |l| {
+                let one = l.filter_chains[0].filter_chain_match.as_mut().unwrap();
+                one.transport_protocol = "raw_buffer".to_owned();
+            },
+        ),
+        (
+            "filter_chains[0].filter_chain_match.application_protocols[0]: \"\"; must be",
+            |l| {
+                let one = l.filter_chains[0].filter_chain_match.as_mut().unwrap();
+                one.application_protocols = vec![String::new()];
+            },
+        ),
+        (
+            "filter_chains[1].filter_chain_match: the same connections",
+            |l| {
+                for chain in &mut l.filter_chains {
+                    chain.filter_chain_match = None;
+                }
+            },
+        ),
+        ("continue_on_listener_filters_timeout: has no effect", |l| {
+            l.listener_filters.clear();
+            l.continue_on_listener_filters_timeout = true;
+        }),
         (
             "filter_chains[0].filter_chain_match.prefix_ranges: not supported",
             |l| {

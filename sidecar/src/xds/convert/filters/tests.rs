@@ -69,7 +69,7 @@ fn listening(before: Vec<hcm::HttpFilter>) -> Converted<Option<Arc<HttpSettings>
     let mut builder = SnapshotBuilder::default();
     let message: Listener = unpack(&any, LISTENER)?;
     let parsed = listener::convert(&message, &mut |name| builder.cluster_slot(name))?;
-    Ok(parsed.settings)
+    Ok(parsed.chains[0].settings.clone())
 }
 
 /// The refusal of a listener with this one filter, or nothing.

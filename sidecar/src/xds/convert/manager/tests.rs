@@ -28,7 +28,7 @@ fn taken(change: impl FnOnce(&mut HttpConnectionManager)) -> Converted<Option<Ar
     let message: Listener = unpack(&any, NAME)?;
     let mut builder = SnapshotBuilder::default();
     let parsed = listener::convert(&message, &mut |name| builder.cluster_slot(name))?;
-    Ok(parsed.settings)
+    Ok(parsed.chains[0].settings.clone())
 }
 
 fn settings(change: Change) -> HttpSettings {

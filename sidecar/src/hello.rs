@@ -1,38 +1,52 @@
-//! The server name in a TLS client's first message, from bytes that anybody may have sent.
+//! What a TLS client's first message asks for (server name, application protocols), from bytes that anybody may have
+//! sent.
 //!
 //! ```text
-//! record(22) [ handshake(1) [ version random session ciphers compression extensions [ 0: server_name ] ] ]
+//! record(22) [ handshake(1) [ version random session ciphers compression extensions [ 0: server_name, 16: ALPN ] ] ]
 //! ```
 //! Strict: what is not exactly a ClientHello is none. It never decrypts, never answers, never looks further than the
 //! first handshake message, and never holds more than [`MAX_BYTES`].
-//! Source: RFC 8446 sections 4.1.2, 4.2, 5.1; RFC 6066 section 3.
+//! Source: RFC 8446 sections 4.1.2, 4.2, 5.1; RFC 6066 section 3; RFC 7301 section 3.1.
+
+use outrigger_core::Greeting;
+
+pub(crate) mod peek;
 
 /// Of a ClientHello with the headers of its records (Envoy's `max_client_hello_size`). A browser's with a post-quantum
 /// key share has about 1,800.
-pub(super) const MAX_BYTES: usize = 16 * 1024;
+pub(crate) const MAX_BYTES: usize = 16 * 1024;
 /// RFC 8446 section 5.1.
 const MAX_FRAGMENT: usize = 1 << 14;
 const HANDSHAKE: u8 = 22;
 const CLIENT_HELLO: u8 = 1;
 const SERVER_NAME: u16 = 0;
+const ALPN: u16 = 16;
 const HOST_NAME: u8 = 0;
 const RECORD_HEADER: usize = 5;
+/// Application protocols that are looked at; clients offer two or three.
+const MAX_PROTOCOLS: usize = 32;
 
 /// What the bytes so far are.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Hello {
+pub(crate) enum Hello {
     /// Nothing can be said before there are so many; never more than [`MAX_BYTES`].
     Needs(usize),
-    /// A whole ClientHello, and the name it asks for in lower case.
-    Name(Option<String>),
-    /// Not TLS, or not as it should be: the rule that was broken.
+    /// A whole ClientHello, and what it asks for.
+    Whole(Greeting),
+    /// Not TLS, as the very first byte shows.
+    PlainText,
+    /// It begins as TLS does and is not as it should be: the rule that was broken.
     Not(&'static str),
 }
 
 /// Reads as far as `bytes` go.
-pub(super) fn read(bytes: &[u8]) -> Hello {
+pub(crate) fn read(bytes: &[u8]) -> Hello {
+    // Told at the first byte: it may be all that ever comes.
+    if bytes.first().is_some_and(|first| *first != HANDSHAKE) {
+        return Hello::PlainText;
+    }
     match try_read(bytes) {
-        Ok(name) => Hello::Name(name),
+        Ok(greeting) => Hello::Whole(greeting),
         Err(Stop::Needs(all)) if all > MAX_BYTES => {
             Hello::Not("the ClientHello is longer than 16 KiB")
         }
@@ -52,7 +66,7 @@ impl From<&'static str> for Stop {
     }
 }
 
-fn try_read(bytes: &[u8]) -> Result<Option<String>, Stop> {
+fn try_read(bytes: &[u8]) -> Result<Greeting, Stop> {
     // Most fit into one record; of several, the fragments are joined.
     let (first, mut end) = record(bytes, 0)?;
     let length = match message_length(first)? {
@@ -76,10 +90,9 @@ fn try_read(bytes: &[u8]) -> Result<Option<String>, Stop> {
 /// The fragment in the record that begins at `at`, and where the record ends.
 fn record(bytes: &[u8], at: usize) -> Result<(&[u8], usize), Stop> {
     let found = bytes.get(at..).unwrap_or_default();
-    // What does not begin as TLS is told at its first byte: it may be all that ever comes.
     match found.first() {
         Some(&HANDSHAKE) | None => {}
-        Some(_) => return Err(Stop::Not("the first byte is not that of a TLS handshake")),
+        Some(_) => return Err(Stop::Not("a record is not part of a TLS handshake")),
     }
     if found.get(1).is_some_and(|major| *major != 3) {
         return Err(Stop::Not("the record's version is not TLS"));
@@ -112,7 +125,7 @@ fn message_length(message: &[u8]) -> Result<Option<usize>, Stop> {
     }
 }
 
-fn client_hello(body: &[u8]) -> Result<Option<String>, &'static str> {
+fn client_hello(body: &[u8]) -> Result<Greeting, &'static str> {
     let mut body = Cursor(body);
     body.take(2 + 32)?; // version, random
     if body.vector8()?.len() > 32 {
@@ -125,23 +138,54 @@ fn client_hello(body: &[u8]) -> Result<Option<String>, &'static str> {
     if body.vector8()?.is_empty() {
         return Err("the list of compression methods is empty");
     }
+    let mut greeting = Greeting {
+        tls: true,
+        ..Greeting::default()
+    };
     if body.0.is_empty() {
         // TLS 1.2 without extensions.
-        return Ok(None);
+        return Ok(greeting);
     }
     let mut extensions = Cursor(body.vector16()?);
     if !body.0.is_empty() {
         return Err("bytes follow the extensions");
     }
-    let mut name = None;
     while !extensions.0.is_empty() {
         let kind = extensions.number16()?;
         let content = extensions.vector16()?;
-        if kind == SERVER_NAME && name.replace(server_name(content)?).is_some() {
-            return Err("there are two server name extensions");
+        if kind == SERVER_NAME {
+            let name = server_name(content)?.into();
+            if greeting.server_name.replace(name).is_some() {
+                return Err("there are two server name extensions");
+            }
+        }
+        if kind == ALPN {
+            if !greeting.alpn.is_empty() {
+                return Err("there are two extensions of application protocols");
+            }
+            greeting.alpn = protocols(content)?;
         }
     }
-    Ok(name)
+    Ok(greeting)
+}
+
+fn protocols(content: &[u8]) -> Result<Box<[Box<[u8]>]>, &'static str> {
+    let mut content = Cursor(content);
+    let mut list = Cursor(content.vector16()?);
+    if !content.0.is_empty() || list.0.is_empty() {
+        return Err("the list of application protocols is malformed");
+    }
+    let mut all: Vec<Box<[u8]>> = Vec::new();
+    while !list.0.is_empty() {
+        let name = list.vector8()?;
+        if name.is_empty() {
+            return Err("an application protocol has no name");
+        }
+        if all.len() < MAX_PROTOCOLS {
+            all.push(name.into());
+        }
+    }
+    Ok(all.into())
 }
 
 fn server_name(content: &[u8]) -> Result<String, &'static str> {

@@ -6,11 +6,16 @@ use super::*;
 
 /// What rustls sends first to a server of this name.
 fn hello_to(name: &'static str) -> Vec<u8> {
-    let config = ClientConfig::builder_with_provider(crate::tls::provider())
+    hello_offering(name, &[])
+}
+
+fn hello_offering(name: &'static str, alpn: &[&str]) -> Vec<u8> {
+    let mut config = ClientConfig::builder_with_provider(crate::tls::provider())
         .with_safe_default_protocol_versions()
         .unwrap()
         .with_root_certificates(RootCertStore::empty())
         .with_no_client_auth();
+    config.alpn_protocols = alpn.iter().map(|name| name.as_bytes().to_vec()).collect();
     let mut client = ClientConnection::new(Arc::new(config), name.try_into().unwrap()).unwrap();
     let mut bytes = Vec::new();
     client.write_tls(&mut bytes).unwrap();
@@ -61,14 +66,22 @@ fn records(message: &[u8], most: usize) -> Vec<u8> {
     records.collect()
 }
 
+fn greeting(name: Option<&str>) -> Greeting {
+    Greeting {
+        tls: true,
+        server_name: name.map(Box::from),
+        ..Greeting::default()
+    }
+}
+
 fn name(name: &str) -> Hello {
-    Hello::Name(Some(name.to_owned()))
+    Hello::Whole(greeting(Some(name)))
 }
 
 #[test]
 fn the_name_is_found_in_a_real_hello() {
     assert_eq!(read(&hello_to("Pay.example.com")), name("pay.example.com"));
-    assert_eq!(read(&hello_to("10.0.0.1")), Hello::Name(None));
+    assert_eq!(read(&hello_to("10.0.0.1")), Hello::Whole(greeting(None)));
     let mut with_more = hello_to("pay.example.com");
     with_more.extend(b"what comes after it is not looked at");
     assert_eq!(read(&with_more), name("pay.example.com"));
@@ -100,7 +113,11 @@ fn what_is_no_hello_is_told_from_its_first_bytes() {
         b"\0",
         b"SSH-2.0-OpenSSH",
         &[23, 3, 3],
-        &[22, 2],
+    ] {
+        assert_eq!(read(bytes), Hello::PlainText, "{bytes:?}");
+    }
+    for bytes in [
+        &[22, 2][..],
         &[22, 3, 1, 0, 0],
         &[22, 3, 1, 0x40, 1],
         &[22, 3, 1, 0, 1, 2],
@@ -170,11 +187,14 @@ fn damaged_hellos_get_an_answer_within_their_bounds() {
             Hello::Needs(all) => {
                 assert!(all > bytes.len() && all <= MAX_BYTES, "{all} of {bytes:?}");
             }
-            Hello::Name(Some(name)) => {
+            Hello::Whole(Greeting {
+                server_name: Some(name),
+                ..
+            }) => {
                 assert!(!name.is_empty() && name.len() <= 255);
                 assert!(!name.bytes().any(|b| b.is_ascii_uppercase()));
             }
-            Hello::Name(None) | Hello::Not(_) => {}
+            Hello::Whole(_) | Hello::PlainText | Hello::Not(_) => {}
         }
     }
 }
@@ -202,4 +222,16 @@ fn an_endless_hello_is_cut_off_at_its_limit() {
         }
     }
     assert!(bytes.len() <= MAX_BYTES);
+}
+
+#[test]
+fn application_protocols_are_found_in_order() {
+    let Hello::Whole(found) = read(&hello_offering("a.example", &["istio", "h2"])) else {
+        panic!("no hello");
+    };
+    assert_eq!(found.alpn.len(), 2);
+    assert_eq!(
+        (&*found.alpn[0], &*found.alpn[1]),
+        (&b"istio"[..], &b"h2"[..])
+    );
 }

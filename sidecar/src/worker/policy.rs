@@ -1,0 +1,63 @@
+//! What a change of listeners means for connections that are open: whoever would not be let in any more comes to an
+//! end. Rules about requests need nothing done, since each request reads the newest.
+//!
+//! ```text
+//! chain gone, or of another kind (STRICT after PERMISSIVE) ──► HTTP: ends after what is under way    bytes: reset
+//! access rules of connections deny it now                 ──► reset
+//! ```
+
+use outrigger_core::{Direction, Listener, RouteSource, Snapshot};
+
+use super::{
+    Worker,
+    connection::{Connection, Order},
+};
+use crate::tcp;
+
+/// To be called when `next` takes the place of `before`.
+pub(super) fn follow(worker: &Worker, before: &Snapshot, next: &Snapshot) {
+    for (name, listener) in &next.listeners {
+        let is_known = |old: &std::sync::Arc<Listener>| std::sync::Arc::ptr_eq(old, listener);
+        // Listeners change seldom; there may be many connections.
+        if before.listeners.get(name).is_none_or(is_known) {
+            continue;
+        }
+        let connections = worker.connections.borrow();
+        for connection in connections.values().filter(|one| one.bound.name == *name) {
+            judge(worker, listener, connection);
+        }
+    }
+}
+
+fn judge(worker: &Worker, listener: &Listener, connection: &Connection) {
+    let reason = match connection.chain(&listener.chains) {
+        // What the application asks of its own sidecar goes on as it began.
+        None if connection.bound.direction == Direction::Outbound => return,
+        None => "not_admitted",
+        Some(chain) => match (&chain.routes, connection.is_bytes.get()) {
+            (RouteSource::Connection(route), true) => {
+                if !tcp::is_denied_now(worker, connection, route, &chain.policies) {
+                    return;
+                }
+                "denied"
+            }
+            (RouteSource::Connection(_), false) | (_, true) => "another_protocol",
+            (_, false) => return,
+        },
+    };
+    worker.telemetry.metrics.ended_by_policy(reason);
+    tracing::info!(
+        listener = %listener.name,
+        remote = %connection.remote,
+        peer = connection.peer.as_ref().map(|peer| &*peer.svid.id),
+        reason,
+        "a changed policy ends a connection"
+    );
+    if connection.is_bytes.get() && reason != "another_protocol" {
+        connection.order(Order::Cut);
+        return;
+    }
+    let grace = u64::try_from(worker.drain_timeout.as_millis()).unwrap_or(u64::MAX);
+    let now = worker.shared.now();
+    connection.end_by(outrigger_core::Moment(now.0.saturating_add(grace)));
+}
