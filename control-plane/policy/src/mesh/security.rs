@@ -30,10 +30,12 @@ pub struct PeerMode<'m> {
     pub decided: Option<(&'m Arc<Object>, &'m Position)>,
 }
 
-/// The documents of these kinds, oldest first.
+/// The documents of these kinds.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Security {
+    /// Oldest first.
     pub(crate) peers: Vec<(Arc<Object>, PeerAuthentication)>,
+    /// By key.
     pub(crate) rules: Vec<(Arc<Object>, AuthorizationPolicy)>,
 }
 
@@ -115,7 +117,7 @@ impl Mesh {
         }
     }
 
-    /// Every AuthorizationPolicy that is for a workload, dry runs included, oldest first.
+    /// Every AuthorizationPolicy that is for a workload, dry runs included, by key.
     pub fn authorization_policies<'m>(
         &'m self,
         workload: WorkloadView<'m>,
