@@ -41,6 +41,7 @@ mod process;
 mod registry;
 mod relay;
 mod sidecar;
+mod spire;
 mod tools;
 
 pub use agent::{Agent, AgentBuilder};
@@ -67,4 +68,5 @@ pub use process::{Process, ended};
 pub use registry::HttpRegistry;
 pub use relay::Relay;
 pub use sidecar::{Service, Sidecar};
+pub use spire::{Spire, WorkloadSocket};
 pub use tools::tool;

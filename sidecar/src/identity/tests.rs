@@ -291,7 +291,10 @@ async fn a_control_plane_with_another_root_than_the_pinned_one_is_not_talked_to(
     let (issuer, _) = issuer(url, token("secret", &authority()));
     let found = reason(
         issuer
-            .issue(&Key::generate().unwrap(), issuer.credential.join_token.as_deref())
+            .issue(
+                &Key::generate().unwrap(),
+                issuer.credential.join_token.as_deref(),
+            )
             .await,
     );
     assert!(
@@ -307,7 +310,10 @@ async fn a_workload_cannot_play_the_control_plane() {
     let (issuer, _) = issuer(url, token("secret", &authority));
     let found = reason(
         issuer
-            .issue(&Key::generate().unwrap(), issuer.credential.join_token.as_deref())
+            .issue(
+                &Key::generate().unwrap(),
+                issuer.credential.join_token.as_deref(),
+            )
             .await,
     );
     assert!(
@@ -352,7 +358,10 @@ async fn a_certificate_for_another_identity_or_key_is_not_used() {
     let (issuer, _) = issuer(url, token("secret", &authority));
     let found = reason(
         issuer
-            .issue(&Key::generate().unwrap(), issuer.credential.join_token.as_deref())
+            .issue(
+                &Key::generate().unwrap(),
+                issuer.credential.join_token.as_deref(),
+            )
             .await,
     );
     assert!(found.contains("instead of"), "{found}");
