@@ -208,6 +208,7 @@ fn config(args: AgentArgs) -> Result<AgentConfig, Failure> {
         join_token: control.credential.take_join_token()?,
         control_plane: control.control_plane,
         token_file: control.credential.token_file,
+        spiffe_endpoint: control.credential.spiffe_endpoint_socket,
         root_ca: control.credential.root_ca,
         workload: workload.instance.workload(workload.service),
         app: app.app.map(|address| App {

@@ -97,6 +97,10 @@ pub(crate) struct ControlPlaneArgs {
         env = "OUTRIGGER_SERVER_NAMES"
     )]
     server_names: Vec<String>,
+    /// Roots (PEM) of another authority, e.g. SPIRE's bundle: clients may have its certificates, of our trust domain. Read
+    /// again every 10s. Default: our own only.
+    #[arg(long, value_name = "FILE", env = "OUTRIGGER_SPIFFE_BUNDLE")]
+    spiffe_bundle: Option<PathBuf>,
     #[command(flatten)]
     kubernetes: KubernetesArgs,
     /// End when the data directory is removed.
@@ -132,6 +136,7 @@ pub(crate) fn run(args: ControlPlaneArgs) -> Result<(), Failure> {
         lease_ttl: args.lease_ttl,
         heartbeat_interval: args.heartbeat_interval,
         server_names: args.server_names,
+        spiffe_bundle: args.spiffe_bundle,
         kubernetes: args.kubernetes.config()?,
     };
     outrigger_control_plane::run(config).map_err(|error| match error {

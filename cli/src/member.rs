@@ -3,7 +3,7 @@
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 use clap::Args;
-use outrigger_sidecar::{Readiness, Workload};
+use outrigger_sidecar::{Readiness, Workload, spiffe_endpoint};
 
 use crate::{
     duration,
@@ -39,6 +39,16 @@ pub(crate) struct CredentialArgs {
         conflicts_with_all = ["join_token", "join_token_file"]
     )]
     pub(crate) token_file: Option<PathBuf>,
+    /// Take key, certificates and roots from SPIFFE's Workload API (SPIRE) at this socket instead of the control plane,
+    /// which has to accept them (--spiffe-bundle there). With --root-ca if its own certificate is of another root.
+    #[arg(
+        long,
+        value_name = "unix:///PATH",
+        value_parser = spiffe_endpoint,
+        env = "SPIFFE_ENDPOINT_SOCKET",
+        conflicts_with_all = ["join_token", "join_token_file", "token_file"]
+    )]
+    pub(crate) spiffe_endpoint_socket: Option<PathBuf>,
     /// Root certificate (PEM) that the control plane must prove. Default: the root that the join token pins.
     #[arg(long, value_name = "FILE", env = "OUTRIGGER_ROOT_CA")]
     pub(crate) root_ca: Option<PathBuf>,

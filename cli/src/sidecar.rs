@@ -58,7 +58,8 @@ struct ControlArgs {
         long,
         value_name = "FILE",
         env = "OUTRIGGER_BOOTSTRAP",
-        conflicts_with_all = ["control_plane", "join_token", "join_token_file", "token_file", "root_ca", "app", "labels", "locality",
+        conflicts_with_all = ["control_plane", "join_token", "join_token_file", "token_file",
+            "spiffe_endpoint_socket", "root_ca", "app", "labels", "locality",
             "weight", "advertise_address"]
     )]
     bootstrap: Option<PathBuf>,
@@ -231,6 +232,7 @@ fn config(args: SidecarArgs) -> Result<Config, Failure> {
         discovery: control.discovery,
         join_token,
         token_file: control.credential.token_file,
+        spiffe_endpoint: control.credential.spiffe_endpoint_socket,
         root_ca: control.credential.root_ca,
         workload: member,
         app: app.app.map(|address| App {

@@ -29,6 +29,8 @@ pub struct Config {
     pub heartbeat_interval: Duration,
     /// Names (DNS or IP) in the server certificate beside `localhost` and the loopback addresses.
     pub server_names: Vec<String>,
+    /// Roots (PEM) of another authority, SPIRE's, whose certificates clients of our trust domain may have. Default: ours only.
+    pub spiffe_bundle: Option<PathBuf>,
     /// Whether Kubernetes' projected tokens buy certificates, and how they are checked. Default: they do not.
     pub kubernetes: Option<Kubernetes>,
 }

@@ -96,6 +96,7 @@ mod tests {
             heartbeat_interval: Duration::from_secs(10),
             server_names: Vec::new(),
             kubernetes: None,
+            spiffe_bundle: None,
         };
         let metrics = Arc::new(Metrics::new().unwrap());
         let (store, _writer) =

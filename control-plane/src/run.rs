@@ -58,7 +58,7 @@ use crate::{
         server::{Leases, QuotaService},
     },
     registry::{Limits, Registry, service as registry_service, service::RegistryService},
-    server::{self, Listener, Serves, auth::Authenticator, routes, tls},
+    server::{self, Listener, Serves, auth::Authenticator, client_roots::ClientRoots, routes, tls},
     spiffe,
     store::{self, Store, StoreError},
     xds::{self, holdings::StatusService},
@@ -226,10 +226,11 @@ impl ControlPlane {
             ServerCert::new(Arc::clone(&authority), &config.server_names)
                 .map_err(|error| start("the control plane has no certificate", error))?,
         );
-        let tls = tls::server_config(&authority, Arc::clone(&own) as _)
+        let mut tasks = JoinSet::new();
+        let also = client_roots(&config, &mut tasks)?;
+        let tls = tls::server_config(&authority, Arc::clone(&own) as _, also)
             .map_err(|error| start("TLS cannot be set up", error))?;
 
-        let mut tasks = JoinSet::new();
         tasks.spawn(own.renew());
         let parts = Parts::load(&config, store, authority, metrics, &mut tasks)?;
         let main = bind(config.grpc, "--grpc", "grpc", &parts.metrics)?;
@@ -309,6 +310,21 @@ impl ControlPlane {
             tracing::warn!("the store is still busy");
         }
     }
+}
+
+/// Roots of others, and the task that reads them again.
+fn client_roots(
+    config: &Config,
+    tasks: &mut JoinSet<()>,
+) -> Result<Option<Arc<ClientRoots>>, RunError> {
+    let Some(path) = &config.spiffe_bundle else {
+        return Ok(None);
+    };
+    let roots = ClientRoots::read(path.clone()).map_err(|error| {
+        RunError::Setting(format!("--spiffe-bundle {}: {error}", path.display()))
+    })?;
+    tasks.spawn(Arc::clone(&roots).follow());
+    Ok(Some(roots))
 }
 
 /// What the ports serve from.

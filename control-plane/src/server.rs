@@ -43,6 +43,7 @@ use crate::{
 };
 
 pub(crate) mod auth;
+pub(crate) mod client_roots;
 mod handshakes;
 pub(crate) mod routes;
 pub(crate) mod tls;

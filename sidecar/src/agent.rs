@@ -40,7 +40,9 @@ use crate::{
     App, RunError, Workload,
     admin::{self, Port},
     control::{Control, First, pinned_root},
-    identity::{Credential, IdentityStore, Issued, Issuer, chain, verify::sha256},
+    identity::{
+        Credential, IdentityStore, Issued, Issuer, chain, verify::sha256, workload_api::WorkloadApi,
+    },
     readiness::{self, AppHealth},
     register::{self, Registered, Registrar},
     run::{CONTROL_THREADS, SETTLE, Signals, bind},
@@ -69,6 +71,9 @@ pub struct AgentConfig {
     /// File of the pod's token (Kubernetes projects it), instead of `join_token`; read whenever it is needed. Needs
     /// `root_ca`.
     pub token_file: Option<PathBuf>,
+    /// Socket of SPIFFE's Workload API, instead of either: certificates come from there, and not from the control plane,
+    /// which has to accept them. `root_ca` beside it is for the control plane's own certificate, if that is of another root.
+    pub spiffe_endpoint: Option<PathBuf>,
     /// PEM of the control plane's root; default: the root that the join token pins.
     pub root_ca: Option<PathBuf>,
     /// Who the application is.
@@ -149,12 +154,20 @@ pub fn run(config: AgentConfig) -> Result<u8, AgentError> {
     let files = Arc::new(CertificateFiles::open(&config.dir)?);
     let is_plain = config.control_plane.starts_with("http://");
     let store = store.writing(Arc::clone(&files));
-    if !is_plain {
+    let is_spiffe = config.spiffe_endpoint.is_some();
+    let store = if is_spiffe {
+        store.keeping_bundle()
+    } else {
+        store
+    };
+    // What the Workload API says now is worth more than what it said to a process before this one.
+    if !is_plain && !is_spiffe {
         resume(&config, &files, &store);
     }
     let first = First {
         join_token: config.join_token.as_deref(),
         token_file: config.token_file.is_some(),
+        spiffe: config.spiffe_endpoint.is_some(),
         root_ca: config.root_ca.as_deref(),
     };
     let control = Control::ours(&config.control_plane, first, Arc::clone(&shared))
@@ -409,9 +422,9 @@ impl Agent {
         Ok((file, command))
     }
 
-    /// Without certificates there are no roots.
+    /// Without certificates there are no roots; the Workload API tells of its own.
     fn follow_roots(&mut self, ip: IpAddr) {
-        if !self.control.is_tls() {
+        if !self.control.is_tls() || self.config.spiffe_endpoint.is_some() {
             return;
         }
         let roots = Roots {
@@ -428,6 +441,20 @@ impl Agent {
     }
 
     async fn get_identity(&mut self) -> Result<(), AgentError> {
+        if let Some(socket) = &self.config.spiffe_endpoint {
+            let mut first = self.store.renewals();
+            let api = WorkloadApi {
+                socket: socket.clone(),
+                store: Arc::clone(&self.store),
+                vitals: Arc::clone(&self.vitals),
+                workload: self.config.workload.clone(),
+            };
+            self.tasks.spawn(api.follow());
+            return first
+                .changed()
+                .await
+                .map_err(|ended| RunError::Identity(ended.to_string()).into());
+        }
         let issuer = Issuer {
             control: Arc::clone(&self.control),
             store: Arc::clone(&self.store),

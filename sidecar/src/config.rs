@@ -69,6 +69,9 @@ pub struct Config {
     /// File of the pod's token (Kubernetes projects it), instead of `join_token`; read whenever it is needed. Needs
     /// `root_ca`.
     pub token_file: Option<PathBuf>,
+    /// Socket of SPIFFE's Workload API, instead of either: certificates come from there, and not from the control plane,
+    /// which has to accept them. `root_ca` beside it is for the control plane's own certificate, if that is of another root.
+    pub spiffe_endpoint: Option<PathBuf>,
     /// PEM of the control plane's root; default: the root that the join token pins.
     pub root_ca: Option<PathBuf>,
     /// Who the application is.

@@ -17,7 +17,7 @@ use std::{
 use http::Uri;
 use hyper_util::rt::TokioIo;
 use outrigger_core::UpstreamTls;
-use rustls::{ClientConfig, client::Resumption, sign::SingleCertAndKey};
+use rustls::{ClientConfig, RootCertStore, client::Resumption, sign::SingleCertAndKey};
 use rustls_pki_types::{CertificateDer, ServerName, pem::PemObject as _};
 use tokio::net::{TcpStream, UnixStream};
 use tokio_rustls::TlsConnector;
@@ -86,6 +86,10 @@ pub(crate) struct Control {
     addresses: Vec<Place>,
     /// Of our own control plane; None = plain text on loopback, or somebody else's server.
     first_trust: Option<Trust>,
+    /// Of our own control plane, where our certificates come from somebody else: roots that it may lead to as well.
+    also: Option<Arc<RootCertStore>>,
+    /// A token begins anew where the certificate has ended.
+    begins_anew: bool,
     /// Of somebody else's server; None = plain text.
     foreign: Option<UpstreamTls>,
     /// Goes with every stream.
@@ -103,6 +107,7 @@ impl Control {
         let first = First {
             join_token: config.join_token.as_deref(),
             token_file: config.token_file.is_some(),
+            spiffe: config.spiffe_endpoint.is_some(),
             root_ca: config.root_ca.as_deref(),
         };
         Self::ours(&config.control_plane, first, shared)
@@ -140,6 +145,8 @@ impl Control {
             uri,
             addresses: vec![Place::Tcp(host, port)],
             first_trust,
+            also: if first.spiffe { first.roots()? } else { None },
+            begins_anew: first.token_file,
             foreign: None,
             metadata: MetadataMap::new(),
             shared,
@@ -165,6 +172,8 @@ impl Control {
             uri,
             addresses: server.addresses.clone(),
             first_trust: None,
+            also: None,
+            begins_anew: false,
             foreign: server.tls.clone(),
             metadata: server.metadata.clone(),
             shared,
@@ -250,6 +259,19 @@ impl Control {
         }
     }
 
+    /// Our bundle, and what was given beside it.
+    fn trusted(&self, own: &Identity) -> Trust {
+        let Some(also) = &self.also else {
+            return bundle(own);
+        };
+        let mut roots = RootCertStore::clone(&own.roots);
+        roots.extend(also.roots.iter().cloned());
+        Trust::Bundle {
+            roots: Arc::new(roots),
+            our_id: Arc::clone(&own.spiffe_id),
+        }
+    }
+
     fn lock(&self) -> std::sync::MutexGuard<'_, Option<(u64, Channel)>> {
         self.current.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -266,11 +288,11 @@ impl Control {
             .keep_alive_timeout(KEEPALIVE_TIMEOUT)
             .keep_alive_while_idle(true);
         let ours = self.first_trust.clone().map(|first| {
-            let trust = identity.as_deref().map_or(first, bundle);
-            // One that has ended would be refused, and nobody let in without it.
+            let trust = identity.as_deref().map_or(first, |own| self.trusted(own));
+            // With one that has ended nobody would look at the token.
             let key = identity
                 .as_ref()
-                .filter(|identity| identity.not_after > unix_now())
+                .filter(|identity| !self.begins_anew || identity.not_after > unix_now())
                 .map(|identity| Arc::clone(&identity.certified_key));
             Tls::Ours(Arc::new(client_config(trust, key)))
         });
@@ -294,23 +316,37 @@ pub(crate) struct First<'a> {
     pub(crate) join_token: Option<&'a str>,
     /// A pod's token is there instead.
     pub(crate) token_file: bool,
+    /// The Workload API tells whom to trust.
+    pub(crate) spiffe: bool,
     pub(crate) root_ca: Option<&'a Path>,
 }
 
 impl First<'_> {
+    /// Those of `root_ca`.
+    fn roots(self) -> Result<Option<Arc<RootCertStore>>, ControlPlaneError> {
+        let Some(path) = self.root_ca else {
+            return Ok(None);
+        };
+        let pem =
+            std::fs::read(path).map_err(|error| ControlPlaneError::Root(path.to_owned(), error))?;
+        let mut roots = RootCertStore::empty();
+        let certificates: Vec<_> = CertificateDer::pem_slice_iter(&pem).flatten().collect();
+        if roots.add_parsable_certificates(certificates).0 == 0 {
+            return Err(ControlPlaneError::NotPem(path.to_owned()));
+        }
+        Ok(Some(Arc::new(roots)))
+    }
+
     fn trust(self) -> Result<Trust, ControlPlaneError> {
-        if self.join_token.is_none() && !self.token_file {
+        if self.join_token.is_none() && !self.token_file && !self.spiffe {
             return Err(ControlPlaneError::NoToken);
         }
-        if let Some(path) = self.root_ca {
-            let pem = std::fs::read(path)
-                .map_err(|error| ControlPlaneError::Root(path.to_owned(), error))?;
-            let mut roots = rustls::RootCertStore::empty();
-            let certificates: Vec<_> = CertificateDer::pem_slice_iter(&pem).flatten().collect();
-            if roots.add_parsable_certificates(certificates).0 == 0 {
-                return Err(ControlPlaneError::NotPem(path.to_owned()));
-            }
-            return Ok(Trust::Roots(Arc::new(roots)));
+        if let Some(roots) = self.roots()? {
+            return Ok(Trust::Roots(roots));
+        }
+        if self.spiffe {
+            // Nobody, before we know whom to.
+            return Ok(Trust::Roots(Arc::new(RootCertStore::empty())));
         }
         let token = self.join_token.ok_or(ControlPlaneError::NoRoot)?;
         pinned_root(token)

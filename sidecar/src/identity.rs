@@ -11,6 +11,7 @@
 mod credential;
 mod key;
 pub(crate) mod verify;
+pub(crate) mod workload_api;
 
 use std::{
     sync::{Arc, Mutex, PoisonError},
@@ -25,7 +26,7 @@ use tonic::{Code, Request};
 
 use crate::{
     Workload,
-    agent::files::{CertificateFiles, FilesError},
+    agent::files::{CertificateFiles, FilesError, Material},
     backoff::Backoff,
     control::Control,
     shared::{Identity, Shared},
@@ -80,6 +81,8 @@ pub(crate) struct IdentityStore {
     renewed: watch::Sender<u64>,
     /// Where an application reads what we get. None = it is for ourselves alone.
     files: Option<Arc<CertificateFiles>>,
+    /// Roots come with certificates only: the control plane is not their authority.
+    keeps_bundle: bool,
 }
 
 impl IdentityStore {
@@ -89,6 +92,15 @@ impl IdentityStore {
             writing: Mutex::new(()),
             renewed: watch::Sender::new(0),
             files: None,
+            keeps_bundle: false,
+        }
+    }
+
+    /// Believes the roots that came with the certificate, and no others.
+    pub(crate) fn keeping_bundle(self) -> Self {
+        Self {
+            keeps_bundle: true,
+            ..self
         }
     }
 
@@ -105,9 +117,13 @@ impl IdentityStore {
     }
 
     /// Nothing has changed after an error.
-    async fn keep(&self, key: &Key, issued: Issued) -> Result<(), IssueError> {
+    async fn keep(
+        &self,
+        issued: Issued,
+        material: impl FnOnce() -> Material,
+    ) -> Result<(), IssueError> {
         if let Some(files) = &self.files {
-            let (files, material) = (Arc::clone(files), key.material(&issued));
+            let (files, material) = (Arc::clone(files), material());
             // A disk that hangs must not hold a thread of the control side.
             tokio::task::spawn_blocking(move || files.write(&material))
                 .await
@@ -133,6 +149,9 @@ impl IdentityStore {
 
     /// Puts another trust bundle beside the certificate in force.
     pub(crate) fn set_bundle(&self, bundle: Vec<CertificateDer<'static>>) {
+        if self.keeps_bundle {
+            return;
+        }
         let mut roots = RootCertStore::empty();
         roots.add_parsable_certificates(bundle);
         self.replace(|current| {
@@ -286,7 +305,8 @@ impl Issuer {
 
     async fn take(&self, key: &Key, issued: Issued) -> Result<(), IssueError> {
         let (not_after, id) = (issued.not_after, Arc::clone(&issued.spiffe_id));
-        self.store.keep(key, issued).await?;
+        let material = key.material(&issued);
+        self.store.keep(issued, || material).await?;
         let lifetime = not_after.saturating_sub(unix_now());
         tracing::info!(%id, lifetime_s = lifetime, "certificate issued");
         // 80 % of the lifetime is over.

@@ -42,4 +42,5 @@ pub use agent::{AgentConfig, AgentError, EnvoyListeners, FilesError, run as run_
 pub use bootstrap::{Bootstrap, BootstrapError};
 pub use config::{App, Config, Discovery, PolicyHeader, Readiness, Workload, XdsProtocol};
 pub use control::ControlPlaneError;
+pub use identity::workload_api::spiffe_endpoint;
 pub use run::{RunError, run};

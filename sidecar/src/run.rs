@@ -28,7 +28,7 @@ use crate::{
     Config, Discovery, XdsProtocol,
     admin::{self, Port, Site},
     control::{Control, ControlPlaneError},
-    identity::{Credential, IdentityStore, Issuer, chain},
+    identity::{Credential, IdentityStore, Issuer, chain, workload_api::WorkloadApi},
     quota::{self, client::Shares},
     readiness::{self, AppHealth},
     register::{self, Registered, Registrar},
@@ -255,7 +255,12 @@ struct Sidecar {
 impl Sidecar {
     /// Starts everything and then waits for ever.
     async fn serve(&mut self) -> Result<std::convert::Infallible, RunError> {
-        let store = Arc::new(IdentityStore::new(Arc::clone(&self.shared)));
+        let store = IdentityStore::new(Arc::clone(&self.shared));
+        let store = Arc::new(if self.config.spiffe_endpoint.is_some() {
+            store.keeping_bundle()
+        } else {
+            store
+        });
         let health = self.watch_app();
         if self.control.is_tls() {
             self.get_identity(&store).await?;
@@ -278,6 +283,20 @@ impl Sidecar {
     }
 
     async fn get_identity(&mut self, store: &Arc<IdentityStore>) -> Result<(), RunError> {
+        if let Some(socket) = &self.config.spiffe_endpoint {
+            let mut first = store.renewals();
+            let api = WorkloadApi {
+                socket: socket.clone(),
+                store: Arc::clone(store),
+                vitals: Arc::clone(&self.vitals),
+                workload: self.config.workload.clone(),
+            };
+            self.tasks.spawn(api.follow());
+            return first
+                .changed()
+                .await
+                .map_err(|ended| RunError::Identity(ended.to_string()));
+        }
         let issuer = Issuer {
             control: Arc::clone(&self.control),
             store: Arc::clone(store),

@@ -13,6 +13,7 @@ pub(crate) fn config() -> Config {
         discovery: None,
         join_token: None,
         token_file: None,
+        spiffe_endpoint: None,
         root_ca: None,
         workload: Workload {
             service: "reviews".to_owned(),

@@ -72,6 +72,13 @@ impl<'a> AgentBuilder<'a> {
         self
     }
 
+    /// It has its identity from somebody else.
+    #[must_use]
+    pub fn without_token(mut self) -> Self {
+        self.token = false;
+        self
+    }
+
     /// Without certificates: by the control plane's port of plain text.
     #[must_use]
     pub fn plain(mut self) -> Self {

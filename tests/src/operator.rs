@@ -4,7 +4,7 @@ use std::{fs, io, sync::Arc};
 
 use hyper_util::rt::TokioIo;
 use outrigger_proto::outrigger::v1::{ApplyRequest, SourceFile, admin_client::AdminClient};
-use rustls_pki_types::ServerName;
+use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName, pem::PemObject as _};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tonic::{
@@ -12,7 +12,7 @@ use tonic::{
     transport::{Channel, Endpoint},
 };
 
-use crate::{Mesh, registry};
+use crate::{Mesh, WorkloadIdentity, registry};
 
 /// One gRPC connection to the control plane, with the admin token.
 #[derive(Debug)]
@@ -58,9 +58,29 @@ impl Operator {
     }
 }
 
+impl Mesh {
+    /// A gRPC connection to its control plane, of a client that shows this certificate or none.
+    ///
+    /// # Panics
+    /// When the control plane does not let it.
+    pub async fn channel(&self, identity: Option<&WorkloadIdentity>) -> Channel {
+        let Some(identity) = identity else {
+            return channel(self).await;
+        };
+        let chain = CertificateDer::pem_file_iter(&identity.certificate).expect("a chain");
+        let chain = chain.map(|one| one.expect("a certificate")).collect();
+        let key = PrivateKeyDer::from_pem_file(&identity.key).expect("a key");
+        let tls = registry::trusting(self).with_client_auth_cert(chain, key);
+        connect(self, tls.expect("a certificate and its key")).await
+    }
+}
+
 /// A gRPC connection to the control plane, over TLS that it has proved.
 pub(crate) async fn channel(mesh: &Mesh) -> Channel {
-    let mut tls = registry::tls(mesh);
+    connect(mesh, registry::tls(mesh)).await
+}
+
+async fn connect(mesh: &Mesh, mut tls: rustls::ClientConfig) -> Channel {
     tls.alpn_protocols = vec![b"h2".to_vec()];
     let (tls, address) = (TlsConnector::from(Arc::new(tls)), mesh.grpc());
     let connector = tower::service_fn(move |_| {

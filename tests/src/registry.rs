@@ -7,7 +7,9 @@ use http::{Method, Request};
 use http_body_util::{BodyExt as _, Full};
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
-use rustls::{ClientConfig, RootCertStore, crypto::aws_lc_rs};
+use rustls::{
+    ClientConfig, ConfigBuilder, RootCertStore, client::WantsClientCert, crypto::aws_lc_rs,
+};
 use rustls_pki_types::{CertificateDer, ServerName, pem::PemObject as _};
 use serde_json::Value;
 use tokio::net::TcpStream;
@@ -76,6 +78,11 @@ impl<'a> HttpRegistry<'a> {
 
 /// Trust in the mesh's control plane.
 pub(crate) fn tls(mesh: &Mesh) -> ClientConfig {
+    trusting(mesh).with_no_client_auth()
+}
+
+/// The same, with what a client shows to be chosen.
+pub(crate) fn trusting(mesh: &Mesh) -> ConfigBuilder<ClientConfig, WantsClientCert> {
     let mut roots = RootCertStore::empty();
     let file = mesh.data_dir().join("root.pem");
     let root = CertificateDer::from_pem_file(&file).expect("the control plane writes its root");
@@ -84,5 +91,4 @@ pub(crate) fn tls(mesh: &Mesh) -> ClientConfig {
         .with_protocol_versions(&[&rustls::version::TLS13])
         .expect("TLS 1.3 is there")
         .with_root_certificates(roots)
-        .with_no_client_auth()
 }

@@ -85,13 +85,22 @@ impl<'a> Service<'a> {
         self
     }
 
+    /// Shows something else than a join token.
+    fn has_credential(&self) -> bool {
+        let others = ["--token-file", "--spiffe-endpoint-socket"];
+        self.args.iter().any(|word| others.contains(&word.as_str()))
+    }
+
     /// Starts the sidecar; with an application, waits until it is registered and healthy.
     ///
     /// # Panics
     /// When it does not start.
     pub async fn start(self) -> Sidecar {
         let healthy = self.mesh.healthy(&self.name);
-        let token = self.mesh.join_token("default", &self.name);
+        let token = match self.has_credential() {
+            true => String::new(),
+            false => self.mesh.join_token("default", &self.name),
+        };
         let mut args: Vec<String> = ["sidecar", "--exit-with-parent"]
             .map(str::to_owned)
             .to_vec();

@@ -28,6 +28,8 @@ mod specs {
     mod protocols;
     mod refused_documents;
     mod service_limits;
+    mod spire;
     mod swaps;
+    mod threats_credentials;
     mod tracing;
 }

@@ -20,6 +20,7 @@ fn config(dir: &std::path::Path) -> Config {
         heartbeat_interval: Duration::from_secs(10),
         server_names: Vec::new(),
         kubernetes: None,
+        spiffe_bundle: None,
     }
 }
 

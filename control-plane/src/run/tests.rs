@@ -48,6 +48,7 @@ fn config(dir: &TempDir) -> Config {
         heartbeat_interval: Duration::from_secs(10),
         server_names: Vec::new(),
         kubernetes: None,
+        spiffe_bundle: None,
     }
 }
 

@@ -20,6 +20,7 @@ use rustls::{
 use rustls_pki_types::{CertificateDer, UnixTime};
 use x509_parser::{extensions::GeneralName, parse_x509_certificate};
 
+use super::client_roots::ClientRoots;
 use crate::{ca::Authority, spiffe::SpiffeId};
 
 /// What a client's certificate says.
@@ -42,6 +43,7 @@ impl Client {
 pub(crate) fn server_config(
     authority: &Arc<Authority>,
     own: Arc<dyn ResolvesServerCert>,
+    also: Option<Arc<ClientRoots>>,
 ) -> Result<ServerConfig, Error> {
     let provider = Arc::new(aws_lc_rs::default_provider());
     let mut roots = RootCertStore::empty();
@@ -54,6 +56,7 @@ pub(crate) fn server_config(
     let verifier = SpiffeVerifier {
         webpki,
         trust_domain: Arc::clone(authority.trust_domain()),
+        also,
     };
     let mut config = ServerConfig::builder_with_provider(provider)
         .with_protocol_versions(&[&TLS13])?
@@ -70,6 +73,8 @@ pub(crate) fn server_config(
 struct SpiffeVerifier {
     webpki: Arc<dyn ClientCertVerifier>,
     trust_domain: Arc<str>,
+    /// Roots of others that clients may have.
+    also: Option<Arc<ClientRoots>>,
 }
 
 impl ClientCertVerifier for SpiffeVerifier {
@@ -91,7 +96,15 @@ impl ClientCertVerifier for SpiffeVerifier {
         intermediates: &[CertificateDer<'_>],
         now: UnixTime,
     ) -> Result<ClientCertVerified, Error> {
-        let verified = self.webpki.verify_client_cert(leaf, intermediates, now)?;
+        let verified = match (
+            self.webpki.verify_client_cert(leaf, intermediates, now),
+            &self.also,
+        ) {
+            (Err(_), Some(also)) if also.verify(leaf, intermediates, now).is_ok() => {
+                ClientCertVerified::assertion()
+            }
+            (verified, _) => verified?,
+        };
         let client = identity(leaf).map_err(Error::General)?;
         if client.id.trust_domain() != &*self.trust_domain {
             return Err(Error::General(format!(

@@ -326,8 +326,13 @@ fn read(path: &Path) -> io::Result<Vec<u8>> {
 }
 
 fn certificate(der: &[u8]) -> String {
+    armoured("CERTIFICATE", der)
+}
+
+/// PEM with this label.
+pub(crate) fn armoured(label: &str, der: &[u8]) -> String {
     let encoded = BASE64_STANDARD.encode(der);
-    let mut pem = String::from("-----BEGIN CERTIFICATE-----\n");
+    let mut pem = format!("-----BEGIN {label}-----\n");
     let mut rest = encoded.as_str();
     while !rest.is_empty() {
         // Base64 is ASCII.
@@ -336,7 +341,9 @@ fn certificate(der: &[u8]) -> String {
         pem.push('\n');
         rest = others;
     }
-    pem.push_str("-----END CERTIFICATE-----\n");
+    pem.push_str("-----END ");
+    pem.push_str(label);
+    pem.push_str("-----\n");
     pem
 }
 

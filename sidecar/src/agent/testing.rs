@@ -14,6 +14,7 @@ pub(super) fn config() -> AgentConfig {
         control_plane: "https://127.0.0.1:1".to_owned(),
         join_token: None,
         token_file: None,
+        spiffe_endpoint: None,
         root_ca: None,
         workload,
         app: Some(App {

@@ -6,7 +6,7 @@ fn the_application_is_registered_at_its_own_port_with_mtls() {
     let mut config = config();
     config.app.as_mut().unwrap().port = 80;
     let app = config.app.clone().unwrap();
-    let request = registration(&config, &app, IpAddr::from([10, 0, 0, 7]));
+    let request = registration(&config, &app, SocketAddr::from(([10, 0, 0, 7], 50051)));
     assert_eq!(
         (request.address.as_str(), request.port, request.target_port),
         ("10.0.0.7", 80, 50051)
@@ -16,7 +16,7 @@ fn the_application_is_registered_at_its_own_port_with_mtls() {
         ("10.0.0.7:50051", true)
     );
     config.mtls = false;
-    assert!(!registration(&config, &app, IpAddr::from([10, 0, 0, 7])).mtls);
+    assert!(!registration(&config, &app, SocketAddr::from(([10, 0, 0, 7], 50051))).mtls);
 }
 
 #[test]

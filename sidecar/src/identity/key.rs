@@ -68,6 +68,11 @@ impl Key {
     }
 }
 
+/// A key (PKCS#8, DER) as PEM.
+pub(super) fn pem(der: &[u8]) -> String {
+    crate::agent::files::armoured("PRIVATE KEY", der)
+}
+
 /// A certificate for `key` that leads to one of `roots_der` and says that we are `spiffe_id`, and nobody else.
 ///
 /// # Errors

@@ -254,6 +254,7 @@ async fn who_hands_certificates_over_can_go_on_with_them_without_a_token() {
     let nothing = crate::control::First {
         join_token: None,
         token_file: false,
+        spiffe: false,
         root_ca: None,
     };
     issuer.control = Arc::new(Control::ours(&url, nothing, Arc::clone(&later)).unwrap());
@@ -290,7 +291,10 @@ async fn a_control_plane_with_another_root_than_the_pinned_one_is_not_talked_to(
     let (issuer, _) = issuer(url, token("secret", &authority()));
     let found = reason(
         issuer
-            .issue(&Key::generate().unwrap(), Some(&issuer.join_token))
+            .issue(
+                &Key::generate().unwrap(),
+                issuer.credential.join_token.as_deref(),
+            )
             .await,
     );
     assert!(
@@ -306,7 +310,10 @@ async fn a_workload_cannot_play_the_control_plane() {
     let (issuer, _) = issuer(url, token("secret", &authority));
     let found = reason(
         issuer
-            .issue(&Key::generate().unwrap(), Some(&issuer.join_token))
+            .issue(
+                &Key::generate().unwrap(),
+                issuer.credential.join_token.as_deref(),
+            )
             .await,
     );
     assert!(
@@ -351,7 +358,10 @@ async fn a_certificate_for_another_identity_or_key_is_not_used() {
     let (issuer, _) = issuer(url, token("secret", &authority));
     let found = reason(
         issuer
-            .issue(&Key::generate().unwrap(), Some(&issuer.join_token))
+            .issue(
+                &Key::generate().unwrap(),
+                issuer.credential.join_token.as_deref(),
+            )
             .await,
     );
     assert!(found.contains("instead of"), "{found}");

@@ -146,3 +146,33 @@ async fn the_last_good_keys_are_used_for_a_day() {
     tokio::time::advance(std::time::Duration::from_secs(24 * 3600)).await;
     assert_eq!(reason(&tokens, &token).await, "unavailable");
 }
+
+/// As kube-apiserver signs by default: RS256.
+#[tokio::test]
+async fn a_token_that_is_signed_with_rsa_is_taken() {
+    let pair =
+        KeyPair::generate_rsa_for(&rcgen::PKCS_RSA_SHA256, rcgen::RsaKeySize::_2048).unwrap();
+    let spki = pair.subject_public_key_info();
+    let (_, info) = <x509_parser::x509::SubjectPublicKeyInfo<'_> as x509_parser::prelude::FromDer<_>>::from_der(&spki).unwrap();
+    let x509_parser::public_key::PublicKey::RSA(public) = info.parsed().unwrap() else {
+        panic!("not RSA");
+    };
+    let number = |bytes: &[u8]| {
+        let first = bytes.iter().position(|byte| *byte != 0).unwrap();
+        BASE64_URL_SAFE_NO_PAD.encode(&bytes[first..])
+    };
+    let jwk = json!({
+        "kty": "RSA", "use": "sig", "alg": "RS256", "kid": "rsa",
+        "n": number(public.modulus), "e": number(public.exponent),
+    });
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("jwks.json");
+    std::fs::write(&file, json!({ "keys": [jwk] }).to_string()).unwrap();
+    // What PKCS#8 has around PKCS#1, for 2048 bits.
+    const AROUND: usize = 26;
+    let key = EncodingKey::from_rsa_der(&pair.serialize_der()[AROUND..]);
+    let mut header = Header::new(Algorithm::RS256);
+    header.kid = Some("rsa".to_owned());
+    let token = jsonwebtoken::encode(&header, &claims(), &key).unwrap();
+    by_file(&file).account(&token).await.unwrap();
+}

@@ -148,11 +148,13 @@ fn sessions_are_never_resumed() {
         heartbeat_interval: Duration::from_secs(10),
         server_names: Vec::new(),
         kubernetes: None,
+        spiffe_bundle: None,
     };
     let authority = crate::ca::root::load(&config, OffsetDateTime::now_utc()).unwrap();
     let config = server_config(
         &Arc::new(authority),
         Arc::new(ResolvesServerCertUsingSni::new()),
+        None,
     )
     .unwrap();
     assert_eq!(config.send_tls13_tickets, 0);
