@@ -139,6 +139,15 @@ struct ListenArgs {
         env = "OUTRIGGER_ADMIN"
     )]
     admin: SocketAddr,
+    /// User id whose processes may POST to the admin port (drain, log level), besides root and the sidecar's own user:
+    /// the application may read there and no more. Repeatable.
+    #[arg(
+        long = "admin-user",
+        value_name = "UID",
+        env = "OUTRIGGER_ADMIN_USERS",
+        value_delimiter = ','
+    )]
+    admin_users: Vec<u32>,
     #[command(flatten)]
     site: SiteArgs,
 }
@@ -245,6 +254,7 @@ fn config(args: SidecarArgs) -> Result<Config, Failure> {
         outbound: listen.outbound,
         inbound: listen.inbound,
         admin: listen.admin,
+        admin_users: listen.admin_users,
         metrics: listen.site.metrics,
         readiness: listen.site.readiness,
         tls_files: tuning.tls_files,

@@ -1,11 +1,12 @@
 //! Three small HTTP servers: admin (loopback), metrics, readiness.
 //!
 //! `GET` never changes anything. Browsers are kept out: the host must be a loopback name (DNS rebinding), and a page of
-//! another origin may not post.
+//! another origin may not post. Nor may a process of another user than root and ours: the application reads.
 
 mod clusters;
 mod dump;
 pub(crate) mod pages;
+mod peer;
 pub(crate) mod stats;
 #[cfg(test)]
 mod tests;
@@ -85,25 +86,44 @@ impl Pages for Site {
     }
 }
 
-/// Serves for ever.
-pub(crate) async fn serve<S: Pages>(listener: TcpListener, port: Port, site: Arc<S>) {
+/// Serves for ever. `users` may change things besides root and this process's own.
+pub(crate) async fn serve<S: Pages>(
+    listener: TcpListener,
+    port: Port,
+    site: Arc<S>,
+    users: Arc<[u32]>,
+) {
     let slots = Arc::new(Semaphore::new(MAX_CONNECTIONS));
     loop {
         let Ok(slot) = Arc::clone(&slots).acquire_owned().await else {
             return;
         };
-        let stream = match listener.accept().await {
-            Ok((stream, _peer)) => stream,
+        let (stream, peer) = match listener.accept().await {
+            Ok(accepted) => accepted,
             Err(error) => {
                 tracing::warn!(?port, %error, "connection could not be accepted");
                 tokio::time::sleep(Duration::from_millis(100)).await;
                 continue;
             }
         };
-        let site = Arc::clone(&site);
+        let (site, users) = (Arc::clone(&site), Arc::clone(&users));
+        let own = stream.local_addr();
         tokio::spawn(async move {
             let service = service_fn(|request: Request<Incoming>| {
-                let page = respond(port, &*site, &request);
+                let changes = port == Port::Admin && request.method() == Method::POST;
+                let refused = match &own {
+                    _ if !changes => Ok(()),
+                    // Reads a table of the kernel's: short, and only when somebody changes something.
+                    Ok(own) => peer::may_change(peer, *own, &users),
+                    Err(error) => Err(error.to_string()),
+                };
+                let page = match refused {
+                    Ok(()) => respond(port, &*site, &request),
+                    Err(why) => {
+                        tracing::warn!(%peer, path = ?request.uri().path(), %why, "change refused");
+                        text(StatusCode::FORBIDDEN, format!("{why}\n"))
+                    }
+                };
                 async move { Ok::<_, Infallible>(page) }
             });
             let served = hyper::server::conn::http1::Builder::new()

@@ -290,7 +290,12 @@ async fn supervise(parts: Parts, sockets: Sockets) -> Result<u8, AgentError> {
     for (listener, port) in sockets.sites {
         addresses.push(listener.local_addr().map_err(RunError::Start)?);
         let listener = tokio::net::TcpListener::from_std(listener).map_err(RunError::Start)?;
-        tasks.spawn(admin::serve(listener, port, Arc::clone(&site)));
+        tasks.spawn(admin::serve(
+            listener,
+            port,
+            Arc::clone(&site),
+            Arc::default(),
+        ));
     }
     let mut agent = Agent {
         site: Arc::clone(&site),

@@ -86,6 +86,8 @@ pub struct Config {
     pub inbound: SocketAddr,
     /// Admin. Default `127.0.0.1:15000`. Loopback only.
     pub admin: SocketAddr,
+    /// Users (uid) whose processes may change things there, besides root and the sidecar's own. Default none.
+    pub admin_users: Vec<u32>,
     /// Prometheus metrics (`/stats/prometheus`, `/metrics`). Default `0.0.0.0:15020`.
     pub metrics: SocketAddr,
     /// Readiness (`/healthz/ready`). Default `0.0.0.0:15021`.

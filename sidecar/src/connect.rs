@@ -2,6 +2,7 @@
 
 use std::{fmt, io, net::SocketAddr, sync::Arc, time::Duration};
 
+use arc_swap::ArcSwap;
 use outrigger_core::{Cluster, Endpoint, TcpKeepalive as Probes};
 use rustls::ClientConfig;
 use rustls_pki_types::{CertificateDer, ServerName};
@@ -25,6 +26,8 @@ pub(crate) enum ConnectError {
     Tls(SocketAddr, Refusal),
     /// HTTP/2's first frames.
     Handshake(SocketAddr, String),
+    /// It is an outbound port of this sidecar.
+    OwnPort(SocketAddr),
 }
 
 impl fmt::Display for ConnectError {
@@ -36,6 +39,10 @@ impl fmt::Display for ConnectError {
             }
             Self::Tls(to, refusal) => write!(f, "TLS to {to}: {refusal}"),
             Self::Handshake(to, error) => write!(f, "HTTP/2 to {to}: {error}"),
+            Self::OwnPort(to) => write!(
+                f,
+                "{to} is an outbound port of this sidecar: what is sent there comes back here"
+            ),
         }
     }
 }
@@ -60,13 +67,31 @@ impl Opened {
     }
 }
 
+/// Outbound ports of this sidecar. They are on loopback only.
+#[derive(Debug, Default)]
+pub(crate) struct OwnPorts(ArcSwap<Vec<SocketAddr>>);
+
+impl OwnPorts {
+    pub(crate) fn set(&self, all: Vec<SocketAddr>) {
+        self.0.store(Arc::new(all));
+    }
+
+    fn contains(&self, to: SocketAddr) -> bool {
+        to.ip().is_loopback() && self.0.load().contains(&to)
+    }
+}
+
 /// Opens one. `tls` is what mTLS to this cluster uses.
 pub(crate) async fn open(
     cluster: &Cluster,
     endpoint: &Endpoint,
     tls: Option<Arc<ClientConfig>>,
+    own_ports: &OwnPorts,
 ) -> Result<Opened, ConnectError> {
     let to = endpoint.config.address;
+    if own_ports.contains(to) {
+        return Err(ConnectError::OwnPort(to));
+    }
     let within = cluster.config.connect_timeout;
     match timeout(within, open_unbounded(cluster, to, tls)).await {
         Ok(opened) => opened,

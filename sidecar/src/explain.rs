@@ -327,7 +327,7 @@ fn route(
         }
     };
     headers::strip_hop_by_hop(&mut parts.headers);
-    headers::strip_identity(&mut parts.headers);
+    headers::claims::strip_request(&mut parts.headers, false);
     let view = forward::view(&parts, &authority);
     let (host, tried) = match table.explain(&view) {
         Ok(found) => found,

@@ -19,7 +19,7 @@ use crate::{
         answer::{Code, Problem},
         body::DownBody,
         check::{self, Refused},
-        headers,
+        headers::{self, claims},
     },
     worker::{View, Worker, connection::Connection},
 };
@@ -97,8 +97,12 @@ async fn handle(
         Refused::NotSupported(message) => Problem::new(Code::NotSupported, message),
     })?;
     headers::strip_hop_by_hop(&mut parts.headers);
-    let steered = headers::strip_identity(&mut parts.headers);
-    let steering = steered
+    let found = claims::strip_request(&mut parts.headers, call.connection.peer.is_some());
+    if found.dropped {
+        call.worker.handles.count_feature("trace_headers_dropped");
+    }
+    let steering = found
+        .steers
         .then(|| Steering::take(&mut parts.headers, call.direction))
         .flatten();
     match call.direction {
@@ -110,6 +114,13 @@ async fn handle(
         // To us as the caller's proxy (RFC 9110 section 11.7.2), and nobody else's to know.
         Direction::Outbound => {
             parts.headers.remove(PROXY_AUTHORIZATION);
+            let hops = claims::take_hops(&mut parts.headers);
+            if hops >= claims::MOST_HOPS {
+                let message =
+                    format!("it has left {hops} sidecars already: it goes round in circles");
+                return Err(Problem::new(Code::LoopDetected, message));
+            }
+            call.hops.set(hops);
         }
     }
     routed(call, parts, authority, steering, false).await
@@ -376,6 +387,14 @@ fn plan<'a>(
         };
     }
     upstream::edit(call, parts, authority, route, weighted)?;
+    let is_outside = cluster
+        .config
+        .tls
+        .as_ref()
+        .is_some_and(|tls| tls.outside.is_some());
+    if call.direction == Direction::Outbound && !is_outside {
+        claims::put_hops(&mut parts.headers, call.hops.get());
+    }
     let mut timeout = route.timeout;
     let mut retry = Cow::Borrowed(&route.retry);
     if let Some(steering) = steering {

@@ -206,6 +206,14 @@ impl Acceptor {
             };
             states.insert(name.clone(), state);
         }
+        let outbound = states.iter().filter_map(|(name, state)| match state {
+            ListenerState::Bound(address) => {
+                let listener = snapshot.listeners.get(name)?;
+                (listener.direction == Direction::Outbound).then_some(*address)
+            }
+            ListenerState::Failed(_) => None,
+        });
+        self.shared.own_ports.set(outbound.collect());
         self.states.send_if_modified(|old| {
             let modified = *old != states;
             *old = states;

@@ -143,13 +143,19 @@ async fn supervise(
         started: std::time::Instant::now(),
     });
     let mut tasks = JoinSet::new();
+    let users: Arc<[u32]> = config.admin_users.as_slice().into();
     for (listener, port) in [
         (admin, Port::Admin),
         (metrics, Port::Metrics),
         (readiness, Port::Readiness),
     ] {
         let listener = tokio::net::TcpListener::from_std(listener)?;
-        tasks.spawn(admin::serve(listener, port, Arc::clone(&site)));
+        tasks.spawn(admin::serve(
+            listener,
+            port,
+            Arc::clone(&site),
+            Arc::clone(&users),
+        ));
     }
     tasks.spawn(sweep(Arc::clone(&shared)));
     tasks.spawn(reread(Arc::clone(&shared)));

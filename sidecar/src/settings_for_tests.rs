@@ -28,6 +28,7 @@ pub(crate) fn config() -> Config {
         outbound: free,
         inbound: free,
         admin: free,
+        admin_users: Vec::new(),
         metrics: free,
         readiness: free,
         tls_files: Vec::new(),

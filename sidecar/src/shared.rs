@@ -14,7 +14,7 @@ use tokio::{
     time::Instant,
 };
 
-use crate::{demand::Demand, forward::chain::Chains};
+use crate::{connect::OwnPorts, demand::Demand, forward::chain::Chains};
 
 use crate::tls::files::{Allowed, TlsFiles};
 
@@ -86,6 +86,8 @@ pub(crate) struct Shared {
     pub(crate) drain: watch::Sender<bool>,
     /// Notified by a worker that could not connect to the application: check its readiness now.
     pub(crate) app_unreachable: Notify,
+    /// Outbound ports of this sidecar, as far as they are bound.
+    pub(crate) own_ports: OwnPorts,
     /// What requests of one trace know of each other.
     pub(crate) chains: Chains,
     /// Hosts whose routes requests wait for.
@@ -104,6 +106,7 @@ impl Shared {
             draining: AtomicBool::new(false),
             drain: watch::Sender::new(false),
             app_unreachable: Notify::new(),
+            own_ports: OwnPorts::default(),
             chains: Chains::default(),
             demand: Demand::default(),
             hostname: hostname(),

@@ -187,6 +187,7 @@ pub(crate) fn config() -> Config {
         outbound: any,
         inbound: any,
         admin: any,
+        admin_users: Vec::new(),
         metrics: any,
         readiness: any,
         tls_files: Vec::new(),

@@ -309,7 +309,8 @@ impl Attempt {
                     ConnectError::Tls(..) => Code::TlsFailed,
                     ConnectError::Tcp(..)
                     | ConnectError::Timeout(..)
-                    | ConnectError::Handshake(..) => Code::ConnectFailed,
+                    | ConnectError::Handshake(..)
+                    | ConnectError::OwnPort(_) => Code::ConnectFailed,
                 };
                 inbound::unreachable(&self.call);
                 self.report(Outcome::LocalError);

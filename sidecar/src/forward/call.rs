@@ -61,6 +61,8 @@ pub(crate) struct Call {
     pub(crate) hedged: Cell<bool>,
     /// Its retries are used up, here or further down.
     exhausted: Cell<bool>,
+    /// Sidecars that it had left before it came here.
+    pub(crate) hops: Cell<u8>,
     /// The application may have seen it.
     pub(crate) maybe_sent: Cell<bool>,
     destination: RefCell<Option<Destination>>,
@@ -160,6 +162,8 @@ impl Call {
         let mut deadline = wait.map(|wait| limits::later(started, wait));
         let mut held = None;
         match (direction, trace_id) {
+            // What strangers say of a trace must not change how long others of it may last.
+            (Direction::Inbound, Some(_)) if connection.peer.is_none() => {}
             (Direction::Inbound, Some(trace)) => {
                 // Nobody knows yet when a body will have ended, and with it until when the caller waits.
                 let known = deadline.filter(|_| upload.is_empty());
@@ -198,6 +202,7 @@ impl Call {
             answered_by: Cell::new(None),
             hedged: Cell::new(false),
             exhausted: Cell::new(false),
+            hops: Cell::new(0),
             maybe_sent: Cell::new(false),
             destination: RefCell::new(None),
             started,

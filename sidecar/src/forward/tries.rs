@@ -364,6 +364,7 @@ fn deliver(
     answered: Answered,
 ) -> Response<DownBody> {
     call.upload.forget();
+    let of_sidecar = answered.is_of_sidecar(call);
     let (mut head, incoming) = answered.response.into_parts();
     if let Some(seconds) = headers::keep_alive_timeout(&head.headers) {
         answered.lease.about().peer_keeps_for(seconds);
@@ -371,7 +372,7 @@ fn deliver(
     let status = head.status.as_u16();
     let (endpoint, attempts) = (attempt.address(), attempt.number());
     let exchange = Exchange::new(call, attempt, answered.lease, held, status, &head.headers);
-    upstream::answer(call, &mut head, plan, endpoint, attempts);
+    upstream::answer(call, &mut head, plan, endpoint, attempts, of_sidecar);
     call.mark_exhausted(exchange.failed(), &mut head.headers);
     let body = DownBody::upstream(incoming, Box::new(exchange), plan.limit);
     Response::from_parts(head, body)

@@ -8,13 +8,13 @@ use http::{
     request, response,
     uri::{Authority, PathAndQuery, Scheme},
 };
-use outrigger_core::{Cluster, Direction, Facts, Route, UpstreamProtocol, WeightedCluster};
+use outrigger_core::{Cluster, Facts, Route, UpstreamProtocol, WeightedCluster};
 
 use super::{call::Call, tries::Plan};
 use crate::{
     http::{
         answer::{Code, Problem},
-        headers::{self, POLICY, REASON, UNSENT},
+        headers::{self, UNSENT, claims},
     },
     pool::Protocol,
 };
@@ -132,17 +132,18 @@ pub(crate) fn answer(
     plan: &Plan<'_>,
     endpoint: SocketAddr,
     attempts: u32,
+    of_sidecar: bool,
 ) {
-    let direction = call.direction;
     call.answered_by.set(Some(endpoint));
     // The server side of the connection writes its own version.
     head.version = Version::HTTP_11;
     headers::strip_hop_by_hop(&mut head.headers);
-    head.headers.remove(UNSENT);
-    if direction == Direction::Inbound {
-        // Ours to say, not the application's.
-        head.headers.remove(REASON);
-        head.headers.remove(POLICY);
+    if of_sidecar {
+        // Was for us.
+        head.headers.remove(UNSENT);
+    } else {
+        // Ours to say, not an application's.
+        claims::strip_response(&mut head.headers);
     }
     if plan.route.answers_attempts {
         head.headers

@@ -41,6 +41,7 @@ pub(crate) enum Code {
     RateLimited,
     BadRequest,
     NotSupported,
+    LoopDetected,
     Draining,
 }
 
@@ -70,6 +71,7 @@ impl Code {
             Self::RateLimited => "rate_limited",
             Self::BadRequest => "bad_request",
             Self::NotSupported => "not_supported",
+            Self::LoopDetected => "loop_detected",
             Self::Draining => "draining",
         }
     }
@@ -84,6 +86,7 @@ impl Code {
             Self::RateLimited => StatusCode::TOO_MANY_REQUESTS,
             Self::BadRequest => StatusCode::BAD_REQUEST,
             Self::NotSupported => StatusCode::NOT_IMPLEMENTED,
+            Self::LoopDetected => StatusCode::LOOP_DETECTED,
             _ => StatusCode::SERVICE_UNAVAILABLE,
         }
     }
@@ -95,6 +98,8 @@ impl Code {
             Self::NoRouteHost | Self::NoRoutePath | Self::NotSupported => 12,
             Self::RbacDenied => 7,
             Self::BadRequest => 13,
+            // Not to be tried again.
+            Self::LoopDetected => 9,
             _ => 14,
         }
     }
@@ -115,8 +120,8 @@ impl Code {
             Self::UpstreamClosed => "UC",
             Self::Timeout | Self::PerTryTimeout | Self::DeadlineExceeded => "UT",
             Self::FaultInjected => "FI",
-            // Envoy has none for it.
-            Self::RbacDenied => "-",
+            // Envoy has none for them.
+            Self::RbacDenied | Self::LoopDetected => "-",
             Self::RateLimited => "RL",
             Self::BadRequest | Self::NotSupported => "DPE",
             Self::Draining => "DT",

@@ -16,7 +16,7 @@ use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 use tokio::task::AbortHandle;
 
-use super::{BoxError, answer::Code};
+use super::{BoxError, answer::Code, headers::claims};
 use crate::{
     forward::{
         call::Limit,
@@ -121,7 +121,10 @@ impl Streaming {
 
     fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
         match Pin::new(&mut self.incoming).poll_frame(cx) {
-            Poll::Ready(Some(Ok(frame))) => {
+            Poll::Ready(Some(Ok(mut frame))) => {
+                if let Some(trailers) = frame.trailers_mut() {
+                    claims::strip_trailers(trailers);
+                }
                 if let Some(exchange) = &mut self.exchange {
                     exchange.frame(&frame);
                 }

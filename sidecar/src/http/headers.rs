@@ -1,12 +1,13 @@
-//! Header fields that end here: hop-by-hop ones, and every spelling of names that carry identity or framing.
+//! Header fields that end here: hop-by-hop ones. What senders say about themselves is in `claims`.
 
 use http::{
     HeaderMap, HeaderName, HeaderValue, Version,
     header::{
-        CONNECTION, CONTENT_LENGTH, COOKIE, HOST, PROXY_AUTHENTICATE, TE, TRANSFER_ENCODING,
-        UPGRADE,
+        CONNECTION, CONTENT_LENGTH, COOKIE, PROXY_AUTHENTICATE, TE, TRANSFER_ENCODING, UPGRADE,
     },
 };
+
+pub(crate) mod claims;
 
 /// Who called, as the sidecar in front of the application has verified it.
 pub(crate) const XFCC: HeaderName = HeaderName::from_static("x-forwarded-client-cert");
@@ -21,19 +22,6 @@ const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
 const HTTP2_SETTINGS: HeaderName = HeaderName::from_static("http2-settings");
 
-/// Names that others must not be able to spell with `_` (many servers read `X_Forwarded_Client_Cert` as the same name).
-const GUARDED: [&str; 9] = [
-    "content-length",
-    "transfer-encoding",
-    "connection",
-    "host",
-    "te",
-    "upgrade",
-    "x-forwarded-client-cert",
-    "x-outrigger-unsent",
-    "x-outrigger-reason",
-];
-
 /// Takes out what belongs to one connection only (RFC 9110 section 7.6.1), from requests and responses alike.
 pub(crate) fn strip_hop_by_hop(headers: &mut HeaderMap) {
     if headers.contains_key(CONNECTION) {
@@ -41,8 +29,8 @@ pub(crate) fn strip_hop_by_hop(headers: &mut HeaderMap) {
         for value in headers.get_all(CONNECTION) {
             for token in value.as_bytes().split(|b| *b == b',') {
                 if let Ok(name) = HeaderName::from_bytes(token.trim_ascii()) {
-                    // Framing and routing are not the peer's to take away.
-                    if name != HOST && name != CONTENT_LENGTH && name != TE {
+                    // Framing, routing, and what others rely on, are not the peer's to take away.
+                    if !claims::is_kept(name.as_str()) {
                         named.push(name);
                     }
                 }
@@ -80,35 +68,6 @@ pub(crate) fn strip_hop_by_hop(headers: &mut HeaderMap) {
             headers.remove(name);
         }
     }
-}
-
-/// Takes out what a caller must not be able to say about itself. True if it has something to say to its proxy, see
-/// [`crate::forward`].
-pub(crate) fn strip_identity(headers: &mut HeaderMap) -> bool {
-    let shadows = |name: &HeaderName| {
-        let name = name.as_str();
-        name.contains('_') && {
-            let dashed = name.replace('_', "-");
-            GUARDED.contains(&dashed.as_str())
-        }
-    };
-    let (mut shadowed, mut steered) = (false, false);
-    for name in headers.keys() {
-        steered |= name.as_str().starts_with("x-envoy-");
-        shadowed |= shadows(name);
-    }
-    if shadowed {
-        let shadowing: Vec<HeaderName> = headers.keys().filter(|n| shadows(n)).cloned().collect();
-        for name in shadowing {
-            headers.remove(name);
-        }
-    }
-    for name in [XFCC, UNSENT] {
-        if headers.contains_key(&name) {
-            headers.remove(name);
-        }
-    }
-    steered
 }
 
 /// Seconds of a `Keep-Alive: timeout=N` in a response.
@@ -171,11 +130,21 @@ mod tests {
             ),
             (
                 &[
-                    ("connection", "host, content-length"),
+                    (
+                        "connection",
+                        "host, content-length, x-forwarded-client-cert, X-Forwarded-For",
+                    ),
                     ("host", "x"),
                     ("content-length", "1"),
+                    ("x-forwarded-client-cert", "URI=x"),
+                    ("x-forwarded-for", "10.0.0.1"),
                 ],
-                &["content-length", "host"],
+                &[
+                    "content-length",
+                    "host",
+                    "x-forwarded-client-cert",
+                    "x-forwarded-for",
+                ],
             ),
             (
                 &[("keep-alive", "timeout=5"), ("proxy-connection", "close")],
@@ -195,19 +164,6 @@ mod tests {
             strip_hop_by_hop(&mut headers);
             assert_eq!(names(&headers), left, "{given:?}");
         }
-    }
-
-    #[test]
-    fn a_caller_cannot_name_itself_in_any_spelling() {
-        let mut headers = map(&[
-            ("x-forwarded-client-cert", "URI=spiffe://d/admin"),
-            ("X_Forwarded_Client_Cert", "URI=spiffe://d/admin"),
-            ("x-forwarded_client-cert", "URI=spiffe://d/admin"),
-            ("content_length", "7"),
-            ("x_custom", "stays"),
-        ]);
-        strip_identity(&mut headers);
-        assert_eq!(names(&headers), ["x_custom"]);
     }
 
     #[test]

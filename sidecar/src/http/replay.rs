@@ -20,6 +20,7 @@ use hyper::body::Incoming;
 
 use super::{
     BoxError,
+    headers::claims,
     tap::{self, Copied, Tap},
 };
 use crate::forward::call::Call;
@@ -390,7 +391,12 @@ impl Reader {
                 source.taps.clear();
                 return Poll::Ready(Some(Err(error.into())));
             }
-            Poll::Ready(Some(Ok(frame))) => frame,
+            Poll::Ready(Some(Ok(mut frame))) => {
+                if let Some(trailers) = frame.trailers_mut() {
+                    claims::strip_trailers(trailers);
+                }
+                frame
+            }
         };
         source.bytes += frame.data_ref().map_or(0, |data| data.len() as u64);
         source.moves();

@@ -180,9 +180,10 @@ impl Refused {
     pub(super) fn not_connected(error: &ConnectError, endpoint: SocketAddr, attempts: u32) -> Self {
         let code = match error {
             ConnectError::Tls(..) => Code::TlsFailed,
-            ConnectError::Tcp(..) | ConnectError::Timeout(..) | ConnectError::Handshake(..) => {
-                Code::ConnectFailed
-            }
+            ConnectError::Tcp(..)
+            | ConnectError::Timeout(..)
+            | ConnectError::Handshake(..)
+            | ConnectError::OwnPort(_) => Code::ConnectFailed,
         };
         Self {
             endpoint: Some(endpoint),

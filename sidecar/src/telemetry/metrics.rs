@@ -258,7 +258,7 @@ impl Metrics {
             ),
             features: counters(
                 "outrigger_route_features_total",
-                "What faults, CORS policies, mirrors, hedges and the memory of traces did.",
+                "What faults, CORS policies, mirrors, hedges and the memory of traces did; trace headers that were too large.",
                 &["event"],
             ),
             prefixes: counters(

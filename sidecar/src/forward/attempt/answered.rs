@@ -64,7 +64,8 @@ impl Answered {
         }
     }
 
-    fn is_of_sidecar(&self, call: &Call) -> bool {
+    /// It came from another sidecar, which its certificate has shown.
+    pub(crate) fn is_of_sidecar(&self, call: &Call) -> bool {
         call.direction == Direction::Outbound && self.lease.is_mtls()
     }
 }
