@@ -24,7 +24,7 @@ use crate::{
     forward,
     http::{
         check::{self, Refused},
-        headers,
+        headers::{self, claims},
     },
     xds::convert::{fields, filters, manager, string, unpack},
 };
@@ -233,7 +233,7 @@ impl<'a> Chain<'a> {
             }
         };
         headers::strip_hop_by_hop(&mut parts.headers);
-        headers::strip_identity(&mut parts.headers);
+        claims::strip_request(&mut parts.headers, self.caller().peer.is_some());
         let Some(settings) = settings else {
             self.passed();
             return Ok(());
