@@ -28,7 +28,7 @@ pub(crate) use server::{Place, Server};
 use crate::{
     XdsProtocol,
     xds::convert::{
-        self, Converted, FieldError,
+        self, BESIDE, Converted, FieldError,
         fields::{self, POOL},
         refuse,
     },
@@ -42,6 +42,8 @@ pub struct Bootstrap {
     pub(crate) node: Node,
     pub(crate) protocol: XdsProtocol,
     pub(crate) server: Server,
+    /// Socket of an agent that delivers our identity.
+    pub(crate) secrets: Option<PathBuf>,
 }
 
 /// Why a bootstrap file cannot be used.
@@ -99,12 +101,20 @@ impl Bootstrap {
         };
         let ads: ApiConfigSource = read(path, "envoy.config.core.v3.ApiConfigSource", ads)?;
         let (protocol, service) = source(&ads).map_err(|error| error.under(path))?;
-        let clusters = clusters(root.get("static_resources"))?;
+        let mut clusters = clusters(root.get("static_resources"))?;
+        let secrets = match clusters.iter().position(|(_, one)| one.name == BESIDE) {
+            Some(index) => {
+                let (path, cluster) = clusters.remove(index);
+                Some(server::socket(&cluster).map_err(|error| error.under(path))?)
+            }
+            None => None,
+        };
         let path = format!("{path}.grpc_services[0]");
         Ok(Self {
             node,
             protocol,
             server: server::server(&path, service, &clusters)?,
+            secrets,
         })
     }
 

@@ -119,6 +119,12 @@ impl Config {
         self.xds_protocol.or(of_bootstrap).unwrap_or_default()
     }
 
+    /// Somebody else's agent says who we are.
+    pub(crate) fn has_delivered_identity(&self) -> bool {
+        let bootstrap = self.bootstrap.as_ref();
+        bootstrap.is_some_and(|bootstrap| bootstrap.secrets.is_some())
+    }
+
     /// What is held.
     pub(crate) fn discovery(&self) -> Discovery {
         let possible = self.bootstrap.is_none() && self.xds_protocol() == XdsProtocol::Delta;

@@ -9,6 +9,7 @@
 //! Source: SPIFFE X.509-SVID; Istio's renewal at half life.
 
 mod credential;
+pub(crate) mod delivered;
 mod key;
 pub(crate) mod verify;
 pub(crate) mod workload_api;

@@ -28,7 +28,9 @@ use crate::{
     Config, Discovery, XdsProtocol,
     admin::{self, Port, Site},
     control::{Control, ControlPlaneError},
-    identity::{Credential, IdentityStore, Issuer, chain, workload_api::WorkloadApi},
+    identity::{
+        Credential, IdentityStore, Issuer, chain, delivered::Delivered, workload_api::WorkloadApi,
+    },
     quota::{self, client::Shares},
     readiness::{self, AppHealth},
     register::{self, Registered, Registrar},
@@ -122,7 +124,7 @@ async fn supervise(
     let vitals = Arc::new(Vitals::new(
         registry,
         config.app.is_some(),
-        control.is_tls(),
+        control.is_tls() || config.has_delivered_identity(),
     ));
     let Sockets {
         outbound,
@@ -262,7 +264,9 @@ impl Sidecar {
     /// Starts everything and then waits for ever.
     async fn serve(&mut self) -> Result<std::convert::Infallible, RunError> {
         let store = IdentityStore::new(Arc::clone(&self.shared));
-        let store = Arc::new(if self.config.spiffe_endpoint.is_some() {
+        let roots_come_along =
+            self.config.spiffe_endpoint.is_some() || self.config.has_delivered_identity();
+        let store = Arc::new(if roots_come_along {
             store.keeping_bundle()
         } else {
             store
@@ -271,12 +275,21 @@ impl Sidecar {
         if self.control.is_tls() {
             self.get_identity(&store).await?;
         }
+        if let Some(delivered) = self.delivered(&store) {
+            let mut first = store.renewals();
+            self.tasks.spawn(delivered.follow());
+            first.changed().await.map_err(io::Error::other)?;
+        }
         let ip = self.advertised_ip().await;
         let configured = self.start_xds(ip, store);
         self.wait_until_configured(configured).await?;
         self.vitals.configured.store(true, Ordering::Relaxed);
         self.start_registration(ip, health);
         std::future::pending().await
+    }
+
+    fn has_identity(&self) -> bool {
+        self.control.is_tls() || self.config.has_delivered_identity()
     }
 
     fn watch_app(&mut self) -> Option<watch::Receiver<AppHealth>> {
@@ -322,6 +335,17 @@ impl Sidecar {
         Ok(())
     }
 
+    /// Who an agent beside us says that we are, where somebody else's bootstrap leads to one.
+    fn delivered(&self, store: &Arc<IdentityStore>) -> Option<Delivered> {
+        let bootstrap = self.config.bootstrap.as_ref()?;
+        Some(Delivered {
+            socket: bootstrap.secrets.clone()?,
+            node: bootstrap.node.clone(),
+            store: Arc::clone(store),
+            vitals: Arc::clone(&self.vitals),
+        })
+    }
+
     /// Where others reach us.
     async fn advertised_ip(&self) -> IpAddr {
         if let Some(ip) = self.config.advertise_address {
@@ -346,7 +370,7 @@ impl Sidecar {
             }
         };
         let tls_files = Allowed::new(&self.config.tls_files);
-        let mut engine = Engine::new(node.clone(), self.control.is_tls()).allowing(tls_files);
+        let mut engine = Engine::new(node.clone(), self.has_identity()).allowing(tls_files);
         if protocol == XdsProtocol::Sotw {
             engine = engine.whole();
         }

@@ -179,6 +179,18 @@ fn from_cluster(from: &Cluster) -> Converted<Server> {
     })
 }
 
+/// Of the cluster of an agent with secrets: keys go over nothing but a socket of this machine.
+pub(super) fn socket(from: &Cluster) -> Converted<PathBuf> {
+    let server = from_cluster(from)?;
+    match server.addresses.into_iter().next() {
+        Some(Place::Pipe(path)) if server.tls.is_none() => Ok(path),
+        _ => refuse(
+            "load_assignment",
+            "must have a Unix socket (pipe) without TLS: keys come from this machine only",
+        ),
+    }
+}
+
 /// Takes the Unix sockets out of a cluster: nobody but a management server is called at one.
 fn pipes(from: &mut Cluster) -> Converted<Vec<Place>> {
     let mut pipes = Vec::new();

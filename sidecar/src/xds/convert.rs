@@ -30,6 +30,7 @@ pub(crate) mod tls;
 use std::{fmt, sync::Arc, time::Duration};
 
 use outrigger_proto::envoy::config::core::v3::{
+    api_config_source::ApiType, grpc_service::TargetSpecifier,
     ApiVersion, ConfigSource, Metadata, TrafficDirection, address, config_source, socket_address,
 };
 use prost_types::{Any, Struct, Value, value};
@@ -142,6 +143,34 @@ pub(crate) fn must_be_ads_unawaited(path: &str, source: Option<&ConfigSource>) -
     let path = format!("{path}.initial_fetch_timeout");
     wait.map_or(Ok(()), |wait| duration(&path, wait).map(drop))
 }
+
+/// The same of a secret, which may also come from an agent beside us: the cluster of the bootstrap that leads to it, and
+/// no other server.
+pub(crate) fn must_be_ads_or_beside(path: &str, source: Option<&ConfigSource>) -> Converted<()> {
+    let Some(config_source::ConfigSourceSpecifier::ApiConfigSource(api)) =
+        source.and_then(|source| source.config_source_specifier.as_ref())
+    else {
+        return must_be_ads_unawaited(path, source);
+    };
+    let named = match api.grpc_services.as_slice() {
+        [service] => match &service.target_specifier {
+            Some(TargetSpecifier::EnvoyGrpc(target)) => target.cluster_name.as_str(),
+            _ => "",
+        },
+        _ => "",
+    };
+    let is_grpc = [ApiType::Grpc, ApiType::DeltaGrpc].map(i32::from);
+    if named == BESIDE && is_grpc.contains(&api.api_type) {
+        return Ok(());
+    }
+    refuse(
+        path,
+        format!("must be `ads`, or GRPC of the bootstrap's cluster {BESIDE:?}"),
+    )
+}
+
+/// The cluster of a bootstrap file that leads to an agent with secrets (Istio's name).
+pub(crate) const BESIDE: &str = "sds-grpc";
 
 fn is_ads(path: &str, source: Option<&ConfigSource>) -> Converted<()> {
     let Some(source) = source else {

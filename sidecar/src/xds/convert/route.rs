@@ -448,7 +448,7 @@ fn direct_response(from: &proto::DirectResponseAction) -> Converted<Action> {
 }
 
 /// The bytes of an inline source. Files and environment variables of ours are never named by a server.
-pub(super) fn inline(path: &str, from: Option<&DataSource>) -> Converted<Option<Vec<u8>>> {
+pub(crate) fn inline(path: &str, from: Option<&DataSource>) -> Converted<Option<Vec<u8>>> {
     match from.and_then(|source| source.specifier.as_ref()) {
         None => Ok(None),
         Some(data_source::Specifier::InlineBytes(bytes)) => Ok(Some(bytes.clone())),

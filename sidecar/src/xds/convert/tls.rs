@@ -15,9 +15,9 @@ use outrigger_proto::envoy::{
 use prost_types::Any;
 use rustls_pki_types::{CertificateDer, pem::PemObject as _};
 
+pub(crate) use super::route::inline;
 use super::{
-    Converted, FieldError, must_be_ads_unawaited, outside_tls, refuse, route::inline, unpack,
-    unsupported,
+    Converted, FieldError, must_be_ads_or_beside, outside_tls, refuse, unpack, unsupported,
 };
 
 /// SDS name of our own certificate.
@@ -223,7 +223,7 @@ fn must_name(path: &str, found: &SdsSecretConfig, name: &str) -> Converted<()> {
         );
     }
     // Our certificate is there before the first listener is, and the bundle from the start: nobody waits for either.
-    must_be_ads_unawaited(&format!("{path}.sds_config"), found.sds_config.as_ref())
+    must_be_ads_or_beside(&format!("{path}.sds_config"), found.sds_config.as_ref())
 }
 
 fn subject_alt_names(from: &CertificateValidationContext) -> Converted<Vec<String>> {

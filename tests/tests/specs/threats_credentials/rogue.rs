@@ -61,7 +61,8 @@ async fn denied<T: std::fmt::Debug>(
     let status = match opened {
         Err(status) => status,
         Ok(stream) => {
-            let next = tokio::time::timeout(Duration::from_secs(30), stream.into_inner().message());
+            let mut stream = stream.into_inner();
+            let next = tokio::time::timeout(Duration::from_secs(30), stream.message());
             next.await.expect("an answer").expect_err(what)
         }
     };
