@@ -3,7 +3,7 @@
 use super::{AgentConfig, relay::may_listen};
 use crate::{
     RunError,
-    run::check::{check_app, check_times, check_workload},
+    run::check::{check_app, check_credential, check_times, check_workload},
 };
 
 pub(super) fn check(config: &AgentConfig) -> Result<(), RunError> {
@@ -53,6 +53,11 @@ pub(super) fn check(config: &AgentConfig) -> Result<(), RunError> {
         let expected = "is nobody's; give the address that others connect to";
         return bad("advertise-address", value.unwrap_or_default(), expected);
     }
+    check_credential(
+        &config.control_plane,
+        config.token_file.as_deref(),
+        config.spiffe_endpoint.as_deref(),
+    )?;
     check_times(
         config.lease_ttl,
         config.heartbeat_interval,

@@ -1,6 +1,6 @@
 //! Settings that cannot be are refused before anything is opened, by the flag that sets them.
 
-use std::time::Duration;
+use std::{path::Path, time::Duration};
 
 use super::RunError;
 use crate::{App, Config, Discovery, Workload, XdsProtocol};
@@ -15,6 +15,11 @@ pub(super) fn check(config: &Config) -> Result<(), RunError> {
             });
         }
     }
+    check_credential(
+        &config.control_plane,
+        config.token_file.as_deref(),
+        config.spiffe_endpoint.as_deref(),
+    )?;
     check_times(
         config.lease_ttl,
         config.heartbeat_interval,
@@ -52,6 +57,29 @@ pub(super) fn check(config: &Config) -> Result<(), RunError> {
     }
     check_workload(&config.workload)?;
     config.app.as_ref().map_or(Ok(()), check_app)
+}
+
+/// What would say who we are, to a control plane that gives no certificates.
+pub(crate) fn check_credential(
+    control_plane: &str,
+    token_file: Option<&Path>,
+    spiffe_endpoint: Option<&Path>,
+) -> Result<(), RunError> {
+    if !control_plane.starts_with("http://") {
+        return Ok(());
+    }
+    let given = [
+        ("token-file", token_file),
+        ("spiffe-endpoint-socket", spiffe_endpoint),
+    ];
+    match given.into_iter().find_map(|(flag, path)| Some((flag, path?))) {
+        None => Ok(()),
+        Some((flag, path)) => Err(RunError::Setting {
+            flag,
+            value: path.display().to_string(),
+            expected: "is of no use with a control plane in plain text; give its https:// address",
+        }),
+    }
 }
 
 /// Of lease, heartbeats and certificate.

@@ -39,6 +39,7 @@ use prost_types::Any;
 
 mod bootstrap_files;
 mod clusters;
+mod secrets;
 
 const CDS: &str = "envoy.config.cluster.v3.Cluster";
 const EDS: &str = "envoy.config.endpoint.v3.ClusterLoadAssignment";
@@ -225,8 +226,13 @@ pub(super) struct Joined {
 
 impl Joined {
     pub(super) async fn start(form: XdsForm) -> Self {
+        Self::start_with(form, "").await
+    }
+
+    /// With this behind the management server's cluster in the bootstrap.
+    async fn start_with(form: XdsForm, rest: &str) -> Self {
         let mut server = ForeignServer::start().await;
-        let bootstrap = bootstrap(form, server.address().port(), "");
+        let bootstrap = bootstrap(form, server.address().port(), rest);
         let out = SocketAddr::from(([127, 0, 0, 1], free_port()));
         let args = arguments(bootstrap.path(), out);
         let sidecar =
