@@ -204,11 +204,12 @@ fn config(args: AgentArgs) -> Result<AgentConfig, Failure> {
         life: _,
         command,
     } = args;
+    let credential = control.credential.take()?;
     Ok(AgentConfig {
-        join_token: control.credential.take_join_token()?,
+        join_token: credential.join_token,
         control_plane: control.control_plane,
-        token_file: control.credential.token_file,
-        spiffe_endpoint: control.credential.spiffe_endpoint_socket,
+        token_file: credential.token_file,
+        spiffe_endpoint: credential.spiffe_endpoint,
         root_ca: control.credential.root_ca,
         workload: workload.instance.workload(workload.service),
         app: app.app.map(|address| App {

@@ -32,35 +32,58 @@ pub(crate) struct CredentialArgs {
     join_token_file: Option<PathBuf>,
     /// File of a token that shows who the pod is (Kubernetes: a projected service-account token of audience outrigger-ca or
     /// istio-ca), in place of a join token. Read anew whenever it is needed. Needs --root-ca.
-    #[arg(
-        long,
-        value_name = "FILE",
-        env = "OUTRIGGER_TOKEN_FILE",
-        conflicts_with_all = ["join_token", "join_token_file"]
-    )]
-    pub(crate) token_file: Option<PathBuf>,
+    #[arg(long, value_name = "FILE", env = "OUTRIGGER_TOKEN_FILE")]
+    token_file: Option<PathBuf>,
     /// Take key, certificates and roots from SPIFFE's Workload API (SPIRE) at this socket instead of the control plane,
     /// which has to accept them (--spiffe-bundle there). With --root-ca if its own certificate is of another root.
-    #[arg(
-        long,
-        value_name = "unix:///PATH",
-        value_parser = spiffe_endpoint,
-        env = "SPIFFE_ENDPOINT_SOCKET",
-        conflicts_with_all = ["join_token", "join_token_file", "token_file"]
-    )]
-    pub(crate) spiffe_endpoint_socket: Option<PathBuf>,
+    #[arg(long, value_name = "unix:///PATH", env = "SPIFFE_ENDPOINT_SOCKET")]
+    spiffe_endpoint_socket: Option<String>,
     /// Root certificate (PEM) that the control plane must prove. Default: the root that the join token pins.
     #[arg(long, value_name = "FILE", env = "OUTRIGGER_ROOT_CA")]
     pub(crate) root_ca: Option<PathBuf>,
 }
 
+/// One of these, or none where there is a certificate already.
+#[derive(Debug, Default)]
+pub(crate) struct Credential {
+    pub(crate) join_token: Option<String>,
+    pub(crate) token_file: Option<PathBuf>,
+    pub(crate) spiffe_endpoint: Option<PathBuf>,
+}
+
 impl CredentialArgs {
-    /// The join token, as given or from its file.
-    pub(crate) fn take_join_token(&mut self) -> Result<Option<String>, Failure> {
-        Ok(join_token(
-            self.join_token.take(),
-            self.join_token_file.take(),
-        )?)
+    /// What was given. A variable that is set to nothing is not set.
+    pub(crate) fn take(&mut self) -> Result<Credential, Failure> {
+        let join_token = join_token(self.join_token.take(), self.join_token_file.take())?;
+        let spiffe = self.spiffe_endpoint_socket.take();
+        let spiffe = spiffe.filter(|text| !text.trim().is_empty());
+        let spiffe = spiffe.as_deref().map(spiffe_endpoint).transpose();
+        let credential = Credential {
+            join_token,
+            token_file: self.token_file.take(),
+            spiffe_endpoint: spiffe.map_err(|error| {
+                Failure::Misused(format!(
+                    "--spiffe-endpoint-socket (SPIFFE_ENDPOINT_SOCKET): {error}"
+                ))
+            })?,
+        };
+        let given = [
+            ("--join-token", credential.join_token.is_some()),
+            ("--token-file", credential.token_file.is_some()),
+            (
+                "--spiffe-endpoint-socket",
+                credential.spiffe_endpoint.is_some(),
+            ),
+        ];
+        let given = given.into_iter().filter(|(_, is_given)| *is_given);
+        let names: Vec<&str> = given.map(|(name, _)| name).collect();
+        if names.len() > 1 {
+            return Err(Failure::Misused(format!(
+                "{} were given, by flag or environment; one of them says who we are",
+                names.join(" and ")
+            )));
+        }
+        Ok(credential)
     }
 }
 

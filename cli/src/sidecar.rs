@@ -224,7 +224,7 @@ fn config(args: SidecarArgs) -> Result<Config, Failure> {
             tuning.lease.heartbeat_interval, tuning.lease.lease_ttl
         )));
     }
-    let join_token = control.credential.take_join_token()?;
+    let credential = control.credential.take()?;
     let bootstrap = control.bootstrap.map(|file| Bootstrap::read(&file));
     let bootstrap = bootstrap
         .transpose()
@@ -239,9 +239,9 @@ fn config(args: SidecarArgs) -> Result<Config, Failure> {
         bootstrap,
         xds_protocol: control.xds_protocol,
         discovery: control.discovery,
-        join_token,
-        token_file: control.credential.token_file,
-        spiffe_endpoint: control.credential.spiffe_endpoint_socket,
+        join_token: credential.join_token,
+        token_file: credential.token_file,
+        spiffe_endpoint: credential.spiffe_endpoint,
         root_ca: control.credential.root_ca,
         workload: member,
         app: app.app.map(|address| App {

@@ -102,7 +102,12 @@ mod tests {
         let (store, _writer) =
             Store::open(dir.path(), metrics.store_write_seconds.clone()).unwrap();
         let domain: Arc<str> = "cluster.local".into();
-        let policies = Policies::load(store, &crate::policies::MeshNames::for_tests(), std::collections::BTreeSet::new()).unwrap();
+        let policies = Policies::load(
+            store,
+            &crate::policies::MeshNames::for_tests(),
+            std::collections::BTreeSet::new(),
+        )
+        .unwrap();
         let authority = root::load(&config, time::OffsetDateTime::now_utc()).unwrap();
         Publisher {
             policies: Arc::new(policies),

@@ -295,7 +295,10 @@ impl NodeResources {
     /// The proxy port, and the inbound port as the policies want it.
     fn listeners(&self, shared: &Shared, node: &NodeInfo) -> Arc<TypeMap> {
         let mesh = &shared.world.mesh;
-        let mut known = self.listeners.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut known = self
+            .listeners
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
         let before = known.as_ref().map(|(of, map)| (Arc::ptr_eq(of, mesh), map));
         if let Some((true, map)) = before {
             return Arc::clone(map);

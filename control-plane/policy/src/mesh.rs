@@ -21,13 +21,13 @@ use std::{
     sync::Arc,
 };
 
-use self::{names::Names, security::Security};
 pub(crate) use self::security::{DRY_RUN, ISTIO_DRY_RUN};
 pub use self::{
     merge::NamespaceRules,
     names::HostName,
     security::{PeerMode, WorkloadView},
 };
+use self::{names::Names, security::Security};
 use crate::{
     DestinationPolicy, DestinationRule, Diagnostic, HttpRoute, Object, ObjectKey, ServiceEntry,
     Sidecar, TcpRoute, TlsRoute, WorkloadEntry,

@@ -164,7 +164,8 @@ impl IdentityService {
         let hash = tokens::hash(secret);
         match self.look(hash, String::new()).await? {
             Redeemed::Unknown => self.unknown(),
-            _ => Ok(hash),
+            Redeemed::Expired(_) => self.expired(),
+            Redeemed::Valid(_) | Redeemed::Again(_) | Redeemed::Used(_) => Ok(hash),
         }
     }
 
@@ -209,11 +210,13 @@ impl IdentityService {
                 );
                 self.refuse("reused", "this join token has been used; create another")
             }
-            Redeemed::Expired(_) => {
-                self.refuse("expired", "this join token has expired; create another")
-            }
+            Redeemed::Expired(_) => self.expired(),
             Redeemed::Unknown => self.unknown(),
         }
+    }
+
+    fn expired<T>(&self) -> Result<T, Refusal> {
+        self.refuse("expired", "this join token has expired; create another")
     }
 
     fn unknown<T>(&self) -> Result<T, Refusal> {

@@ -43,7 +43,7 @@ fn config(dir: &TempDir) -> Config {
         domain: "cluster.local".into(),
         root_cert: None,
         root_key: None,
-            root_namespace: "istio-system".into(),
+        root_namespace: "istio-system".into(),
         lease_ttl: Duration::from_secs(30),
         heartbeat_interval: Duration::from_secs(10),
         server_names: Vec::new(),

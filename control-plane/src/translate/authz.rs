@@ -14,7 +14,7 @@ mod term;
 
 use std::collections::BTreeMap;
 
-use outrigger_policy::{MtlsMode, Mesh, ObjectKey, PeerMode, Position, WorkloadView};
+use outrigger_policy::{Mesh, MtlsMode, ObjectKey, PeerMode, Position, WorkloadView};
 use outrigger_proto::envoy::{
     config::{core::v3::Metadata, listener::v3::Filter},
     extensions::filters::network::http_connection_manager::v3::HttpFilter,
@@ -68,8 +68,7 @@ impl<'a> Workload<'a> {
     fn tried_mode(&self) -> Option<(MtlsMode, &'a Position)> {
         let tried = self.mesh.peer_mode_of_dry_runs(self.view(), self.port);
         let (document, position) = tried.decided?;
-        (document.is_dry_run() && tried.mode != self.mode().mode)
-            .then_some((tried.mode, position))
+        (document.is_dry_run() && tried.mode != self.mode().mode).then_some((tried.mode, position))
     }
 }
 

@@ -9,7 +9,8 @@ use outrigger_proto::envoy::{
     config::{
         core::v3::{Http1ProtocolOptions, TrafficDirection},
         listener::v3::{
-            Filter, FilterChain, FilterChainMatch, Listener, ListenerFilter, filter, listener_filter,
+            Filter, FilterChain, FilterChainMatch, Listener, ListenerFilter, filter,
+            listener_filter,
         },
         route::v3::{
             Route, RouteAction, RouteConfiguration, VirtualHost, route::Action,
@@ -202,7 +203,10 @@ pub(super) fn inbound(inbound: &Inbound, workload: &Workload<'_>) -> Arc<Resourc
                     }),
                 ),
             };
-            let chains = [mtls(named("mtls", "tls", only)), named("plain", "raw_buffer", &[])];
+            let chains = [
+                mtls(named("mtls", "tls", only)),
+                named("plain", "raw_buffer", &[]),
+            ];
             listener.filter_chains = chains.into_iter().chain(other).collect();
         }
     }

@@ -193,12 +193,7 @@ impl Endpoint {
 
 /// Whether a document says that calls to this port of a workload are plain text: the port that it is registered with, or
 /// that its WorkloadEntry names.
-fn is_plain(
-    world: &World,
-    namespace: &str,
-    labels: &BTreeMap<String, String>,
-    port: u16,
-) -> bool {
+fn is_plain(world: &World, namespace: &str, labels: &BTreeMap<String, String>, port: u16) -> bool {
     let workload = WorkloadView { namespace, labels };
     world.mesh.disables_mtls() && world.mesh.peer_mode(workload, port).mode == MtlsMode::Disable
 }

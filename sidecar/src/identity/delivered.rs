@@ -142,7 +142,10 @@ impl Delivered {
                 continue;
             }
             let mut next = Parts {
-                own: parts.own.as_ref().map(|(chain, key)| (chain.clone(), key.clone_key())),
+                own: parts
+                    .own
+                    .as_ref()
+                    .map(|(chain, key)| (chain.clone(), key.clone_key())),
                 roots: parts.roots.clone(),
             };
             match &secret.r#type {
@@ -166,12 +169,15 @@ impl Delivered {
         let (Some((chain, key)), Some(roots)) = (&parts.own, &parts.roots) else {
             return Ok(());
         };
-        let leaf = chain.first().ok_or("tls_certificate.certificate_chain: is empty")?;
+        let leaf = chain
+            .first()
+            .ok_or("tls_certificate.certificate_chain: is empty")?;
         let id = svid::reread(leaf).map_err(|error| error.to_string())?.id;
         let (domain, _) = svid::parse_id(&id).map_err(str::to_owned)?;
         let svid = svid::check_leaf(leaf, domain).map_err(|error| error.to_string())?;
         let issued = checked(chain.clone(), roots.clone(), key, &id, svid.not_after);
-        self.store.install(issued.map_err(|error| error.to_string())?);
+        self.store
+            .install(issued.map_err(|error| error.to_string())?);
         let lifetime = svid.not_after.saturating_sub(unix_now());
         tracing::info!(%id, lifetime_s = lifetime, "certificate delivered");
         self.vitals

@@ -72,7 +72,10 @@ pub(crate) fn check_credential(
         ("token-file", token_file),
         ("spiffe-endpoint-socket", spiffe_endpoint),
     ];
-    match given.into_iter().find_map(|(flag, path)| Some((flag, path?))) {
+    match given
+        .into_iter()
+        .find_map(|(flag, path)| Some((flag, path?)))
+    {
         None => Ok(()),
         Some((flag, path)) => Err(RunError::Setting {
             flag,

@@ -30,8 +30,8 @@ pub(crate) mod tls;
 use std::{fmt, sync::Arc, time::Duration};
 
 use outrigger_proto::envoy::config::core::v3::{
-    api_config_source::ApiType, grpc_service::TargetSpecifier,
-    ApiVersion, ConfigSource, Metadata, TrafficDirection, address, config_source, socket_address,
+    ApiVersion, ConfigSource, Metadata, TrafficDirection, address, api_config_source::ApiType,
+    config_source, grpc_service::TargetSpecifier, socket_address,
 };
 use prost_types::{Any, Struct, Value, value};
 

@@ -91,7 +91,7 @@ fn found_in(text: &str, inventory: Option<&Inventory>) -> (Vec<Arc<Object>>, Vec
     let input = MeshInput {
         objects: &objects,
         domain: "cluster.local",
-            root_namespace: "istio-system",
+        root_namespace: "istio-system",
         registered: &registered,
     };
     let (mesh, mut found) = Mesh::build(&input);

@@ -163,7 +163,11 @@ impl Object {
     /// What it says is counted, and not enforced.
     #[must_use]
     pub fn is_dry_run(&self) -> bool {
-        let says = |name| self.annotations.get(name).is_some_and(|value| value == "true");
+        let says = |name| {
+            self.annotations
+                .get(name)
+                .is_some_and(|value| value == "true")
+        };
         says(DRY_RUN) || says(ISTIO_DRY_RUN)
     }
 }

@@ -58,7 +58,14 @@ pub(super) const TO: Shape = Shape {
 pub(super) const OPERATION: Shape = Shape {
     what: "an operation",
     fields: &[
-        "hosts", "notHosts", "ports", "notPorts", "methods", "notMethods", "paths", "notPaths",
+        "hosts",
+        "notHosts",
+        "ports",
+        "notPorts",
+        "methods",
+        "notMethods",
+        "paths",
+        "notPaths",
     ],
     not_yet: &[],
 };
@@ -175,29 +182,36 @@ fn numbered<T>(
 /// How one value of a field is read.
 type Read<'r> = &'r dyn Fn(&mut Decoder, Item<'_>) -> Option<ClauseValue>;
 
-fn source(
-    d: &mut Decoder,
-    item: Item<'_>,
-    path: &str,
-    namespace: &str,
-) -> Option<Vec<Clause>> {
+fn source(d: &mut Decoder, item: Item<'_>, path: &str, namespace: &str) -> Option<Vec<Clause>> {
     let fields = Fields::open(d, item, &SOURCE)?;
     let account = |d: &mut Decoder, item: Item<'_>| value::account(d, item, namespace);
     let parts: [(Attribute, [&'static str; 2], Read<'_>); 6] = [
-        (Attribute::SourcePrincipal, ["principals", "notPrincipals"], &value::principal),
+        (
+            Attribute::SourcePrincipal,
+            ["principals", "notPrincipals"],
+            &value::principal,
+        ),
         (
             Attribute::RequestPrincipal,
             ["requestPrincipals", "notRequestPrincipals"],
             &textual,
         ),
-        (Attribute::SourceNamespace, ["namespaces", "notNamespaces"], &textual),
+        (
+            Attribute::SourceNamespace,
+            ["namespaces", "notNamespaces"],
+            &textual,
+        ),
         (
             Attribute::SourceServiceAccount,
             ["serviceAccounts", "notServiceAccounts"],
             &account,
         ),
         (Attribute::SourceIp, ["ipBlocks", "notIpBlocks"], &network),
-        (Attribute::RemoteIp, ["remoteIpBlocks", "notRemoteIpBlocks"], &network),
+        (
+            Attribute::RemoteIp,
+            ["remoteIpBlocks", "notRemoteIpBlocks"],
+            &network,
+        ),
     ];
     for accounts in ["serviceAccounts", "notServiceAccounts"] {
         let beside = ["principals", "notPrincipals", "namespaces", "notNamespaces"];

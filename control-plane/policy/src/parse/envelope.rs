@@ -296,11 +296,17 @@ fn dry_run(d: &mut Decoder, kind: Kind, key: Key<'_>, value: Item<'_>, found: &s
         DRY_RUN if can => {}
         ISTIO_DRY_RUN if kind == Kind::AuthorizationPolicy => {}
         ISTIO_DRY_RUN if can => {
-            key.refuse(d, format!("has no effect on a {}; write {DRY_RUN}", kind.as_str()));
+            key.refuse(
+                d,
+                format!("has no effect on a {}; write {DRY_RUN}", kind.as_str()),
+            );
         }
         DRY_RUN => key.refuse(
             d,
-            format!("has no effect on a {}, which cannot be a dry run", kind.as_str()),
+            format!(
+                "has no effect on a {}, which cannot be a dry run",
+                kind.as_str()
+            ),
         ),
         _ => return,
     }

@@ -53,7 +53,10 @@ pub(super) fn decode(d: &mut Decoder, item: Item<'_>) -> Option<PeerAuthenticati
 }
 
 /// Inside: None = `UNSET`, or nothing.
-#[expect(clippy::option_option, reason = "the outer one is a refusal, as everywhere here")]
+#[expect(
+    clippy::option_option,
+    reason = "the outer one is a refusal, as everywhere here"
+)]
 fn mode_of(d: &mut Decoder, item: Item<'_>) -> Option<Option<At<MtlsMode>>> {
     let words = [
         ("STRICT", Some(MtlsMode::Strict)),
@@ -63,7 +66,9 @@ fn mode_of(d: &mut Decoder, item: Item<'_>) -> Option<Option<At<MtlsMode>>> {
     ];
     let fields = Fields::open(d, item, &MTLS)?;
     let mode = fields.optional(d, "mode", |d, item| {
-        at(d, item, |d, item| enumeration(d, item, "a mode", &words, &[]))
+        at(d, item, |d, item| {
+            enumeration(d, item, "a mode", &words, &[])
+        })
     });
     Some(mode.and_then(|At { value, position }| value.map(|value| At { value, position })))
 }

@@ -23,7 +23,11 @@ pub(in crate::parse) fn selector(
     fields
         .optional_at(d, "selector", |d, item| {
             let selector = Fields::open(d, item, &SELECTOR)?;
-            Some(selector.optional(d, "matchLabels", label_map).unwrap_or_default())
+            Some(
+                selector
+                    .optional(d, "matchLabels", label_map)
+                    .unwrap_or_default(),
+            )
         })
         .filter(|labels| !labels.value.is_empty())
 }

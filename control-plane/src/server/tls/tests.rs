@@ -143,7 +143,7 @@ fn sessions_are_never_resumed() {
         domain: "cluster.local".into(),
         root_cert: None,
         root_key: None,
-            root_namespace: "istio-system".into(),
+        root_namespace: "istio-system".into(),
         lease_ttl: Duration::from_secs(30),
         heartbeat_interval: Duration::from_secs(10),
         server_names: Vec::new(),

@@ -13,9 +13,7 @@ use outrigger_proto::envoy::{
     },
     extensions::filters::{
         http::rbac::v3::Rbac as HttpRbac,
-        network::{
-            http_connection_manager::v3::HttpFilter, rbac::v3::Rbac as NetworkRbac,
-        },
+        network::{http_connection_manager::v3::HttpFilter, rbac::v3::Rbac as NetworkRbac},
     },
 };
 

@@ -56,7 +56,10 @@ fn groups<'r, T: Term, W: Iterator<Item = &'r Clause>>(
 ) -> Vec<T> {
     let one = |group: &'r [Clause]| {
         let all = group.iter().chain(when()).filter(|clause| there(clause));
-        T::all_of(all.flat_map(|clause| clause_terms(clause, workload)).collect())
+        T::all_of(
+            all.flat_map(|clause| clause_terms(clause, workload))
+                .collect(),
+        )
     };
     if groups.is_empty() {
         return vec![one(&[])];

@@ -11,7 +11,9 @@ use outrigger_proto::envoy::{
     config::{
         core::v3::{CidrRange, TypedExtensionConfig},
         rbac::v3::{
-            Permission, Principal, permission, permission::Rule, principal,
+            Permission, Principal, permission,
+            permission::Rule,
+            principal,
             principal::{Authenticated, Identifier},
         },
         route::v3::{HeaderMatcher, header_matcher::HeaderMatchSpecifier},
@@ -129,12 +131,8 @@ impl Term for Principal {
     fn of(attribute: &Attribute, value: &ClauseValue, workload: &Workload<'_>) -> Self {
         let domain = workload.trust_domain;
         match (attribute, value) {
-            (Attribute::SourcePrincipal, ClauseValue::Text(text)) => {
-                named(spiffe(text, domain))
-            }
-            (Attribute::SourceNamespace, ClauseValue::Text(text)) => {
-                named(namespace(text, domain))
-            }
+            (Attribute::SourcePrincipal, ClauseValue::Text(text)) => named(spiffe(text, domain)),
+            (Attribute::SourceNamespace, ClauseValue::Text(text)) => named(namespace(text, domain)),
             (Attribute::SourceServiceAccount, ClauseValue::Account { namespace, name }) => {
                 let id = format!("spiffe://{domain}/ns/{namespace}/sa/{name}");
                 named(MatchPattern::Exact(id))
@@ -284,9 +282,11 @@ fn claim(path: &[&str], text: &TextMatch) -> Principal {
         match_pattern: Some(value_matcher::MatchPattern::StringMatch(string(text))),
     };
     let in_list = ValueMatcher {
-        match_pattern: Some(value_matcher::MatchPattern::ListMatch(Box::new(ListMatcher {
-            match_pattern: Some(list_matcher::MatchPattern::OneOf(Box::new(one()))),
-        }))),
+        match_pattern: Some(value_matcher::MatchPattern::ListMatch(Box::new(
+            ListMatcher {
+                match_pattern: Some(list_matcher::MatchPattern::OneOf(Box::new(one()))),
+            },
+        ))),
     };
     payload(
         path,

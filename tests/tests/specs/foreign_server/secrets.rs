@@ -106,7 +106,9 @@ async fn a_sidecar_calls_over_mtls_with_what_the_bootstraps_agent_delivers_and_r
     let mut joined = Joined::start_with(XdsForm::Delta, &rest).await;
     joined.stream.heard().await;
     let own = || secret("default", "sds-grpc");
-    joined.clusters("1", "c1", &[mutual(own(), "reviews")]).await;
+    joined
+        .clusters("1", "c1", &[mutual(own(), "reviews")])
+        .await;
     assert_eq!(joined.stream.answer_to("c1").await.error, None);
     let port = reviews.inbound.unwrap().port();
     let endpoints = assignment("app", "127.0.0.1", port);
@@ -118,7 +120,8 @@ async fn a_sidecar_calls_over_mtls_with_what_the_bootstraps_agent_delivers_and_r
     let received = app.received();
     let seen = received.last().unwrap().headers["x-forwarded-client-cert"].to_str();
     let shopper = "URI=spiffe://cluster.local/ns/default/sa/shopper";
-    assert!(seen.unwrap().contains(shopper), "{seen:?}");
+    let seen = seen.unwrap();
+    assert!(seen.contains(shopper), "{seen}");
 
     // The agent renews; the sidecar follows, and no request fails.
     let load = Load::get(&Caller::through(joined.out), 50, "anything");
@@ -135,15 +138,23 @@ async fn a_sidecar_calls_over_mtls_with_what_the_bootstraps_agent_delivers_and_r
     assert_eq!(report.failed, 0, "{:?}", report.failures);
 
     // Somebody else is expected; then secrets that nobody has for us.
-    joined.clusters("2", "c2", &[mutual(own(), "somebody")]).await;
+    joined
+        .clusters("2", "c2", &[mutual(own(), "somebody")])
+        .await;
     joined.answers("503 tls_failed").await;
     for (own, words) in [
         (secret("other", "sds-grpc"), "only \"default\" is supported"),
-        (secret("default", "vault"), "or GRPC of the bootstrap's cluster \"sds-grpc\""),
+        (
+            secret("default", "vault"),
+            "or GRPC of the bootstrap's cluster \"sds-grpc\"",
+        ),
     ] {
         joined.clusters("3", words, &[mutual(own, "reviews")]).await;
         let nack = joined.stream.answer_to(words).await.error.unwrap();
-        assert!(nack.contains("tls_certificate_sds_secret_configs[0]"), "{nack}");
+        assert!(
+            nack.contains("tls_certificate_sds_secret_configs[0]"),
+            "{nack}"
+        );
         assert!(nack.contains(words), "{nack}");
     }
 }

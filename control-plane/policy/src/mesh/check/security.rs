@@ -9,11 +9,14 @@ use crate::{
 };
 
 impl Checker<'_> {
-    pub(super) fn authorization_policy(&mut self, object: &Arc<Object>, spec: &AuthorizationPolicy) {
+    pub(super) fn authorization_policy(
+        &mut self,
+        object: &Arc<Object>,
+        spec: &AuthorizationPolicy,
+    ) {
         match &spec.action {
             AuthorizationAction::Audit if object.is_dry_run() => {
-                let message =
-                    "a dry run of AUDIT has no effect, because AUDIT refuses nothing; remove the annotation";
+                let message = "a dry run of AUDIT has no effect, because AUDIT refuses nothing; remove the annotation";
                 self.found.error(
                     Code::WithoutEffectBeside,
                     object,
@@ -32,7 +35,9 @@ impl Checker<'_> {
         let mesh = self.mesh;
         let level = mesh.level(object, spec);
         let labels = |spec: &PeerAuthentication| {
-            spec.selector.as_ref().map(|selector| selector.value.clone())
+            spec.selector
+                .as_ref()
+                .map(|selector| selector.value.clone())
         };
         let mut all = mesh.security.peers.iter();
         let oldest = all.find(|(other, found)| {
@@ -54,8 +59,13 @@ impl Checker<'_> {
             super::named(oldest)
         );
         let position = &object.position;
-        self.found
-            .warn(Code::PeerAuthenticationShadowed, object, position, "spec", message);
+        self.found.warn(
+            Code::PeerAuthenticationShadowed,
+            object,
+            position,
+            "spec",
+            message,
+        );
     }
 
     fn provider(&mut self, object: &Arc<Object>, provider: &crate::At<String>) {
@@ -64,7 +74,12 @@ impl Checker<'_> {
             provider.value
         );
         let path = "spec.provider.name";
-        self.found
-            .error(Code::ValueNotSupported, object, &provider.position, path, message);
+        self.found.error(
+            Code::ValueNotSupported,
+            object,
+            &provider.position,
+            path,
+            message,
+        );
     }
 }

@@ -132,7 +132,11 @@ fn with_name(key: &str) -> Result<Attribute, String> {
 const DEEPEST: usize = 8;
 
 fn shown() -> String {
-    KEYS.iter().take(SHOWN).copied().collect::<Vec<_>>().join(", ")
+    KEYS.iter()
+        .take(SHOWN)
+        .copied()
+        .collect::<Vec<_>>()
+        .join(", ")
 }
 
 /// `[a][b]`.

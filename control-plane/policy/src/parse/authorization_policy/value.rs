@@ -164,7 +164,10 @@ pub(super) fn port(d: &mut Decoder, item: Item<'_>) -> Option<ClauseValue> {
     let found = filled_text(d, item)?;
     let port = found.parse::<u16>().ok().filter(|port| *port > 0);
     if port.is_none() {
-        let message = format!("found {}, want a port from 1 to 65535 in quotes", quoted(&found));
+        let message = format!(
+            "found {}, want a port from 1 to 65535 in quotes",
+            quoted(&found)
+        );
         d.refuse(item, message);
     }
     port.map(ClauseValue::Port)
@@ -186,7 +189,10 @@ pub(super) fn account(d: &mut Decoder, item: Item<'_>, own: &str) -> Option<Clau
 fn account_of(text: &str, own: &str) -> Result<(String, String), String> {
     let (namespace, name) = text.split_once('/').unwrap_or((own, text));
     if text.contains('*') {
-        return Err("a service account has no star; write namespaces, or principals with a star at one end".to_owned());
+        return Err(
+            "a service account has no star; write namespaces, or principals with a star at one end"
+                .to_owned(),
+        );
     }
     let fault = if namespace.contains('.') {
         Some("a namespace has no dot".to_owned())
