@@ -3,7 +3,8 @@
 use clap::{Parser, Subcommand};
 
 use crate::{
-    agent::AgentArgs, analyze::AnalyzeArgs, apply::ApplyArgs, completions::CompletionsArgs,
+    agent::AgentArgs, analyze::AnalyzeArgs, apply::ApplyArgs, can::CanArgs,
+    completions::CompletionsArgs,
     control_plane::ControlPlaneArgs, delete::DeleteArgs, demo::DemoArgs, explain::ExplainArgs,
     get::GetArgs, logging::LogArgs, sidecar::SidecarArgs, status::StatusArgs, token::TokenArgs,
     version::VersionArgs, why::WhyArgs,
@@ -36,6 +37,7 @@ pub(crate) enum Command {
     Analyze(AnalyzeArgs),
     Explain(ExplainArgs),
     Why(Box<WhyArgs>),
+    Can(Box<CanArgs>),
     Get(GetArgs),
     Delete(DeleteArgs),
     Status(StatusArgs),
@@ -57,6 +59,7 @@ impl Command {
             | Self::Analyze(_)
             | Self::Explain(_)
             | Self::Why(_)
+            | Self::Can(_)
             | Self::Get(_)
             | Self::Delete(_)
             | Self::Status(_)

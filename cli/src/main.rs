@@ -4,6 +4,7 @@ mod agent;
 mod analyze;
 mod apply;
 mod args;
+mod can;
 mod client;
 mod completions;
 mod control_plane;
@@ -57,6 +58,7 @@ fn run(cli: Cli) -> Result<(), Failure> {
         Command::Apply(args) => apply::run(&args),
         Command::Analyze(args) => analyze::run(&args),
         Command::Why(args) => why::run(&args),
+        Command::Can(args) => can::run(&args),
         Command::Explain(args) => explain::run(&args),
         Command::Get(args) => get::run(&args),
         Command::Delete(args) => delete::run(&args),

@@ -170,3 +170,15 @@ pub struct Readiness {
     /// Default 2.
     pub healthy_threshold: u32,
 }
+
+impl Default for Readiness {
+    fn default() -> Self {
+        Self {
+            http_path: None,
+            interval: Duration::from_secs(10),
+            timeout: Duration::from_secs(5),
+            unhealthy_threshold: 3,
+            healthy_threshold: 2,
+        }
+    }
+}

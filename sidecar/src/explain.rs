@@ -3,6 +3,7 @@
 //! Computed by what serves requests: the xDS engine takes the resources, the request check admits the request, the route
 //! table's own conditions are asked. Nothing is sent to anybody; counters and ejections of running sidecars are not known.
 
+mod access;
 mod words;
 
 use std::{net::SocketAddr, sync::Arc};
@@ -12,10 +13,13 @@ use outrigger_core::{
     Action, Cluster, Direction, Health, Listener, NoRoute, Route, RouteSource, RouteTable, Snapshot,
 };
 use outrigger_proto::envoy::{
-    config::core::v3::Node,
+    config::{core::v3::Node, listener::v3::Listener as ListenerResource},
     service::discovery::v3::{DeltaDiscoveryRequest, DeltaDiscoveryResponse},
 };
+use prost::Message as _;
 use tokio::time::Instant;
+
+pub use access::{Access, AccessQuestion, AccessStep, AccessVerdict, Tried, WrittenMode};
 
 use crate::{
     App, Discovery, Workload, forward,
@@ -31,15 +35,56 @@ use crate::{
 pub const PROXY: SocketAddr =
     SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 15_080);
 
+/// Where the inbound side of the sidecar that we ask for would listen.
+pub const INBOUND: SocketAddr =
+    SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::UNSPECIFIED), 15_006);
+
 /// Takes the configuration that a workload's sidecar would get.
 #[derive(Debug)]
 pub struct Reader {
     engine: Engine,
     snapshot: Arc<Snapshot>,
     refused: Vec<String>,
+    /// As it was sent: what a caller meets before a route does.
+    inbound: Option<Box<ListenerResource>>,
 }
 
 impl Reader {
+    /// For the inbound side of a node like `workload`'s in front of `app`.
+    #[must_use]
+    pub fn of_server(workload: &Workload, app: &App) -> Self {
+        let ports = node::Ports {
+            outbound: PROXY,
+            inbound: Some(INBOUND),
+        };
+        let ip = std::net::Ipv4Addr::LOCALHOST.into();
+        // Nothing that it calls.
+        let mut node = node::node(workload, Some(app), ip, ports, Discovery::OnDemand);
+        node.id = node.id.replacen("-15006.", "-can.", 1);
+        Self::reading(node)
+    }
+
+    /// Who of `question` may do what it asks.
+    ///
+    /// # Errors
+    /// The inbound side has not arrived, or the sidecar would refuse it.
+    pub fn access(&self, question: &AccessQuestion) -> Result<Access, String> {
+        let inbound = self.inbound.as_deref();
+        let inbound = inbound.ok_or("the control plane has sent no inbound listener")?;
+        let mut access = access::judge(inbound, question)?;
+        access.refused.clone_from(&self.refused);
+        Ok(access)
+    }
+
+    fn reading(node: Node) -> Self {
+        Self {
+            engine: Engine::new(node, true),
+            snapshot: Arc::default(),
+            refused: Vec::new(),
+            inbound: None,
+        }
+    }
+
     /// For a node like `workload`'s: an id of its own, so that it is not taken for the running one.
     #[must_use]
     pub fn new(workload: &Workload) -> Self {
@@ -52,11 +97,7 @@ impl Reader {
         // Everything, so that what is said of a host does not depend on whether it was called.
         let mut node: Node = node::node(workload, app, ip, ports, Discovery::All);
         node.id = node.id.replacen("-15080.", "-why.", 1);
-        Self {
-            engine: Engine::new(node, true),
-            snapshot: Arc::default(),
-            refused: Vec::new(),
-        }
+        Self::reading(node)
     }
 
     /// First requests of the stream.
@@ -66,6 +107,10 @@ impl Reader {
 
     /// Takes an answer; gives what is to be sent next.
     pub fn response(&mut self, response: DeltaDiscoveryResponse) -> Vec<DeltaDiscoveryRequest> {
+        let listeners = response.resources.iter().filter(|one| one.name == "virtualInbound");
+        for any in listeners.filter_map(|one| one.resource.as_ref()) {
+            self.inbound = ListenerResource::decode(&*any.value).ok().map(Box::new);
+        }
         let requests = self.engine.response(response, Instant::now());
         let refused = requests
             .iter()

@@ -30,7 +30,7 @@ use outrigger_proto::envoy::{
 use prost_types::Any;
 
 use super::{Converted, features, fields, refuse, unpack, unsupported};
-pub(super) use rbac::of_connections;
+pub(crate) use rbac::of_connections;
 
 const CORS: &str = "envoy.extensions.filters.http.cors.v3.Cors";
 const FAULT: &str = "envoy.extensions.filters.http.fault.v3.HTTPFault";

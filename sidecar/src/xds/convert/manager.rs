@@ -21,7 +21,7 @@ use super::{Converted, FieldError, duration, filters, refuse};
 use crate::{http::MAX_HEADER_BYTES, worker::connection::HEAD_TIMEOUT};
 
 /// None = what most listeners say: CORS, faults, nothing else.
-pub(super) fn settings(from: &HttpConnectionManager) -> Converted<Option<Arc<HttpSettings>>> {
+pub(crate) fn settings(from: &HttpConnectionManager) -> Converted<Option<Arc<HttpSettings>>> {
     keeps_ours(from)?;
     let own_address = from.use_remote_address.unwrap_or(false);
     let found = HttpSettings {

@@ -157,6 +157,11 @@ pub(super) fn search(path: &str, text: &str) -> Converted<regex::Regex> {
         })
 }
 
+/// For a whole string, made here.
+pub(super) fn whole(path: &str, text: &str) -> Converted<regex::Regex> {
+    regex(path, text)
+}
+
 /// Anchored, because xDS means the whole string.
 fn regex(path: &str, text: &str) -> Converted<regex::Regex> {
     if text.is_empty() {

@@ -4,18 +4,21 @@
 use outrigger_core::{Cidr, Condition, Policy, Rbac, RbacAction, Rules, StringMatch};
 use outrigger_proto::envoy::{
     config::{
-        core::v3::CidrRange,
+        core::v3::{CidrRange, TypedExtensionConfig},
         rbac::v3::{
             self as proto, Permission, Principal, permission::Rule, principal::Identifier,
             rbac::Action,
         },
         route::v3::HeaderMatcher,
     },
-    extensions::filters::{http::rbac::v3 as http, network::rbac::v3 as network},
+    extensions::{
+        filters::{http::rbac::v3 as http, network::rbac::v3 as network},
+        path::r#match::uri_template::v3::UriTemplateMatchConfig,
+    },
     r#type::matcher::v3::{PathMatcher, path_matcher},
 };
 
-use super::super::{Converted, FieldError, matches, refuse, unsupported};
+use super::super::{Converted, FieldError, fields, matches, refuse, unpack, unsupported};
 
 /// What there is to look at.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -33,7 +36,7 @@ pub(super) fn of_requests(from: &http::Rbac) -> Converted<Rbac> {
 }
 
 /// Of a chain without HTTP. Both `enforcement_type`s are the same here: what is known of a connection does not change.
-pub(in super::super) fn of_connections(from: &network::Rbac) -> Converted<Rbac> {
+pub(crate) fn of_connections(from: &network::Rbac) -> Converted<Rbac> {
     both(
         from.rules.as_ref(),
         from.shadow_rules.as_ref(),
@@ -120,7 +123,9 @@ fn permission(from: &Permission, of: Of) -> Converted<Condition> {
         Some(Rule::Metadata(_)) => unsupported("metadata"),
         Some(Rule::SourcedMetadata(_)) => unsupported("sourced_metadata"),
         Some(Rule::Matcher(_)) => unsupported("matcher"),
-        Some(Rule::UriTemplate(_)) => unsupported("uri_template"),
+        Some(Rule::UriTemplate(found)) => {
+            template(found, of).map_err(|error| error.under("uri_template"))
+        }
         None => refuse("any", "missing; a permission has one rule"),
     }
 }
@@ -187,6 +192,45 @@ fn path(from: &PathMatcher, of: Of) -> Converted<Condition> {
     };
     Ok(Condition::Path(text))
 }
+
+/// Segments of a path, `*` for one of them, `**` for any number (Envoy).
+fn template(from: &TypedExtensionConfig, of: Of) -> Converted<Condition> {
+    if of == Of::Connections {
+        return refuse("", "a connection that is not HTTP has no path");
+    }
+    let any = from.typed_config.as_ref();
+    let Some(any) = any.filter(|any| fields::type_name(&any.type_url) == URI_TEMPLATE) else {
+        return unsupported("typed_config");
+    };
+    let found: UriTemplateMatchConfig = unpack(any, URI_TEMPLATE)?;
+    let path = "typed_config.path_template";
+    let Some(rest) = found.path_template.strip_prefix('/') else {
+        return refuse(
+            path,
+            format!("{:?} does not start with /", found.path_template),
+        );
+    };
+    let mut expression = String::new();
+    for segment in rest.split('/') {
+        expression.push('/');
+        match segment {
+            "*" => expression.push_str(ONE_SEGMENT),
+            "**" => expression.push_str(SEGMENTS),
+            literal if literal.contains(['*', '{', '}']) => {
+                let message = format!("{literal:?} is not supported yet; want a text, * or **");
+                return refuse(path, message);
+            }
+            literal => expression.push_str(&regex::escape(literal)),
+        }
+    }
+    let expression = matches::whole(path, &expression)?;
+    Ok(Condition::Path(StringMatch::Regex(expression)))
+}
+
+const URI_TEMPLATE: &str = "envoy.extensions.path.match.uri_template.v3.UriTemplateMatchConfig";
+/// What Envoy takes for a segment (RFC 3986, `pchar`).
+const ONE_SEGMENT: &str = "[a-zA-Z0-9\\-._~%!$&'()+,;:@=]+";
+const SEGMENTS: &str = "[a-zA-Z0-9\\-._~%!$&'()+,;:@=/]*";
 
 /// The end is not in it (Envoy).
 fn ports(start: i32, end: i32) -> Converted<Condition> {
