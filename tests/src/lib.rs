@@ -21,6 +21,7 @@
 
 mod agent;
 mod app;
+mod authority;
 mod binary;
 mod bytes;
 mod caller;
@@ -44,6 +45,7 @@ mod tools;
 
 pub use agent::{Agent, AgentBuilder};
 pub use app::{Received, TestApp};
+pub use authority::{MeshRoot, Shown, TlsImpostor, ask_over_tls, credulous, leaf};
 pub use binary::outrigger;
 pub use bytes::{
     echo_app, free_port, mutual_tls_server, tell, tell_bytes, tls_server, until_heard,

@@ -29,5 +29,6 @@ mod specs {
     mod refused_documents;
     mod service_limits;
     mod swaps;
+    mod threats_certificates;
     mod tracing;
 }
