@@ -12,6 +12,9 @@ mod rbac;
 mod rule;
 mod term;
 
+pub(super) use rbac::policies;
+pub(super) use rule::Of;
+
 use std::collections::BTreeMap;
 
 use outrigger_policy::{MtlsMode, Mesh, ObjectKey, PeerMode, Position, WorkloadView};
@@ -83,7 +86,9 @@ pub(super) fn http_filters(workload: &Workload<'_>) -> Vec<HttpFilter> {
 
 /// All but the TCP proxy.
 pub(super) fn network_filters(workload: &Workload<'_>) -> Vec<Filter> {
-    rbac::network(workload)
+    let mut filters = ext_authz::network_filters(workload);
+    filters.extend(rbac::network(workload));
+    filters
 }
 
 /// Of each filter chain: where the rules stand.

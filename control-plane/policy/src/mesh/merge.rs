@@ -164,7 +164,9 @@ pub(super) fn merge(input: &MeshInput<'_>) -> (Mesh, Found) {
                 mesh.workload_entries.insert(object.key.clone(), entry);
             }
             // In the order of their age, below.
-            Spec::PeerAuthentication(_) | Spec::AuthorizationPolicy(_) => {}
+            Spec::PeerAuthentication(_)
+            | Spec::AuthorizationPolicy(_)
+            | Spec::ExtensionProvider(_) => {}
             Spec::Sidecar(spec) => {
                 let entry = (Arc::clone(object), spec.clone());
                 mesh.sidecars.insert(object.key.clone(), entry);
@@ -217,6 +219,10 @@ pub(super) fn merge(input: &MeshInput<'_>) -> (Mesh, Found) {
             Spec::AuthorizationPolicy(spec) => {
                 let entry = (Arc::clone(object), spec.clone());
                 mesh.security.rules.push(entry);
+            }
+            Spec::ExtensionProvider(spec) => {
+                let entry = (Arc::clone(object), spec.clone());
+                mesh.security.providers.insert(object.key.clone(), entry);
             }
             _ => {}
         }

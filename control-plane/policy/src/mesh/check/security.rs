@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use super::Checker;
 use crate::{
-    AuthorizationAction, AuthorizationPolicy, Code, Object, PeerAuthentication,
-    mesh::security::Level,
+    At, AuthorizationAction, AuthorizationPolicy, CheckProtocol, Code, ExtensionProvider, HostName,
+    Object, PeerAuthentication, mesh::security::Level, suggest::nearest,
 };
 
 impl Checker<'_> {
@@ -59,12 +59,74 @@ impl Checker<'_> {
     }
 
     fn provider(&mut self, object: &Arc<Object>, provider: &crate::At<String>) {
-        let message = format!(
-            "the provider {:?} is not supported yet; want ALLOW, DENY or AUDIT",
-            provider.value
-        );
+        if object.is_dry_run() {
+            let message = "a dry run of CUSTOM is not supported yet: the provider would be asked about requests for nothing; remove the annotation, or try the rules with action AUDIT";
+            self.found.error(
+                Code::ValueNotSupported,
+                object,
+                &object.position,
+                "metadata.annotations",
+                message.to_owned(),
+            );
+        }
+        let mesh = self.mesh;
+        let namespace = &object.key.namespace;
+        if mesh.provider(namespace, &provider.value).is_some() {
+            return;
+        }
+        let known = mesh.security.providers.keys();
+        let seen = known.filter(|key| {
+            key.namespace == *namespace || key.namespace == mesh.root_namespace()
+        });
+        let seen: Vec<&str> = seen.map(|key| key.name.as_str()).collect();
+        let hint = match nearest(&provider.value, seen) {
+            Some(near) => format!("; did you mean {near:?}?"),
+            None => format!(
+                "; want the name of an ExtensionProvider of the namespace {namespace} or {}",
+                mesh.root_namespace()
+            ),
+        };
+        let message = format!("found no provider {:?}{hint}", provider.value);
         let path = "spec.provider.name";
         self.found
-            .error(Code::ValueNotSupported, object, &provider.position, path, message);
+            .error(Code::ProviderUnknown, object, &provider.position, path, message);
+    }
+
+    /// A server that nobody serves, or that nobody asks.
+    pub(super) fn extension_provider(&mut self, object: &Arc<Object>, spec: &ExtensionProvider) {
+        let mesh = self.mesh;
+        let field = match spec.protocol {
+            CheckProtocol::Grpc => "spec.envoyExtAuthzGrpc.service",
+            CheckProtocol::Http(_) => "spec.envoyExtAuthzHttp.service",
+        };
+        let host = mesh.provider_host(object, spec);
+        if mesh.knows(&host) {
+            let at = At {
+                value: host.to_string(),
+                position: spec.service.position.clone(),
+            };
+            self.port(object, &host, spec.port, &at, field);
+            return;
+        }
+        let message = format!(
+            "nobody serves {host} yet: no instance has registered, and no ServiceEntry names it; until then requests that it is to be asked about {}",
+            if spec.fail_open { "go on, because of failOpen" } else { "are refused" }
+        );
+        let position = &spec.service.position;
+        self.found
+            .warn(Code::UnknownHost, object, position, field, message);
+    }
+
+    /// A port that the service does not have, as far as that is known.
+    fn port(&mut self, object: &Object, host: &HostName, port: u16, at: &At<String>, field: &str) {
+        let entries = self.mesh.service_entries.get(host);
+        let mut ports = entries.into_iter().flatten().flat_map(|(_, entry)| &entry.ports);
+        if self.mesh.names.is_registered(host) || ports.any(|known| known.number == port) {
+            return;
+        }
+        let path = field.replace("service", "port");
+        let message = format!("{host} has no port {port}");
+        self.found
+            .warn(Code::UnknownPort, object, &at.position, path, message);
     }
 }
