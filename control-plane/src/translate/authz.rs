@@ -12,12 +12,12 @@ mod rbac;
 mod rule;
 mod term;
 
-pub(super) use rbac::policies;
+pub(super) use rbac::{policies, rule_name};
 pub(super) use rule::Of;
 
 use std::collections::BTreeMap;
 
-use outrigger_policy::{MtlsMode, Mesh, ObjectKey, PeerMode, Position, WorkloadView};
+use outrigger_policy::{Mesh, MtlsMode, ObjectKey, PeerMode, Position, WorkloadView};
 use outrigger_proto::envoy::{
     config::{core::v3::Metadata, listener::v3::Filter},
     extensions::filters::network::http_connection_manager::v3::HttpFilter,
@@ -71,8 +71,7 @@ impl<'a> Workload<'a> {
     fn tried_mode(&self) -> Option<(MtlsMode, &'a Position)> {
         let tried = self.mesh.peer_mode_of_dry_runs(self.view(), self.port);
         let (document, position) = tried.decided?;
-        (document.is_dry_run() && tried.mode != self.mode().mode)
-            .then_some((tried.mode, position))
+        (document.is_dry_run() && tried.mode != self.mode().mode).then_some((tried.mode, position))
     }
 }
 
@@ -93,7 +92,8 @@ pub(super) fn network_filters(workload: &Workload<'_>) -> Vec<Filter> {
 
 /// Of each filter chain: where the rules stand.
 pub(super) fn chain_metadata(workload: &Workload<'_>) -> Option<Metadata> {
-    let positions = rbac::positions(workload);
+    let mut positions = rbac::positions(workload);
+    positions.extend(ext_authz::positions(workload));
     let positions: Vec<_> = positions
         .iter()
         .map(|(name, position)| (name.as_str(), text(position.to_string())))

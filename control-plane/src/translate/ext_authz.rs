@@ -10,8 +10,7 @@
 use std::collections::BTreeMap;
 
 use outrigger_policy::{
-    AuthorizationAction, CheckProtocol, ExtensionProvider, HttpCheck,
-    NamePattern, Object,
+    AuthorizationAction, CheckProtocol, ExtensionProvider, HttpCheck, NamePattern, Object, Position,
 };
 use outrigger_proto::envoy::{
     config::{
@@ -37,7 +36,8 @@ use outrigger_proto::envoy::{
         matcher::v3::{
             ListStringMatcher, MetadataMatcher, RegexMatcher, StringMatcher, ValueMatcher,
             metadata_matcher::{PathSegment, path_segment::Segment},
-            string_matcher::MatchPattern, value_matcher,
+            string_matcher::MatchPattern,
+            value_matcher,
         },
         v3::HttpStatus,
     },
@@ -45,7 +45,7 @@ use outrigger_proto::envoy::{
 
 use super::{
     any::{any, duration},
-    authz::{Of, Workload, policies},
+    authz::{Of, Workload, policies, rule_name},
     listener::filter as http_filter,
 };
 
@@ -75,7 +75,10 @@ pub(super) fn filters(workload: &Workload<'_>) -> Vec<HttpFilter> {
             };
             let question = question(workload, &name, object, provider);
             vec![
-                http_filter(&format!("envoy.filters.http.rbac.custom.{name}"), any(RBAC, &shadow)),
+                http_filter(
+                    &format!("envoy.filters.http.rbac.custom.{name}"),
+                    any(RBAC, &shadow),
+                ),
                 http_filter(
                     &format!("envoy.filters.http.ext_authz.{name}"),
                     any(EXT_AUTHZ, &question),
@@ -92,6 +95,38 @@ pub(super) fn filters(workload: &Workload<'_>) -> Vec<HttpFilter> {
         }
     });
     filters.collect()
+}
+
+/// Where the rules stand that ask, under the names that they are marked with.
+pub(super) fn positions<'a>(workload: &Workload<'a>) -> BTreeMap<String, &'a Position> {
+    let documents = workload.mesh.authorization_policies(workload.view());
+    let each = documents.flat_map(|(object, spec)| {
+        let provider = match &spec.action {
+            AuthorizationAction::Custom(name) => {
+                workload.mesh.provider(&object.key.namespace, &name.value)
+            }
+            _ => None,
+        };
+        let rules = spec.rules.iter().enumerate();
+        provider.into_iter().flat_map(move |(found, _)| {
+            let rules = rules.clone();
+            rules.map(move |(index, rule)| {
+                let name = mark(&provider_name(found), &rule_name(object, index));
+                (name, &rule.position)
+            })
+        })
+    });
+    each.collect()
+}
+
+/// `shop.opa`
+fn provider_name(provider: &Object) -> String {
+    format!("{}.{}", provider.key.namespace, provider.key.name)
+}
+
+/// Named so that only the provider's question knows it.
+fn mark(provider: &str, rule: &str) -> String {
+    format!("{POLICY}{provider}-{rule}")
 }
 
 /// Of an application without HTTP: what would be asked about is refused.
@@ -123,7 +158,7 @@ fn asked<'a>(workload: &Workload<'a>, of: Of) -> BTreeMap<String, Asked<'a>> {
         };
         let provider = workload.mesh.provider(&object.key.namespace, &name.value);
         let name = match provider {
-            Some((found, _)) => format!("{}.{}", found.key.namespace, found.key.name),
+            Some((found, _)) => provider_name(found),
             None => format!("{}.{}", object.key.namespace, name.value),
         };
         let asked = all.entry(name).or_insert_with(|| Asked {
@@ -135,11 +170,10 @@ fn asked<'a>(workload: &Workload<'a>, of: Of) -> BTreeMap<String, Asked<'a>> {
     all
 }
 
-/// Named so that only the provider's question knows them.
 fn marked(provider: &str, rules: BTreeMap<String, Policy>) -> BTreeMap<String, Policy> {
     let rules = rules.into_iter();
     rules
-        .map(|(name, policy)| (format!("{POLICY}{provider}-{name}"), policy))
+        .map(|(name, policy)| (mark(provider, &name), policy))
         .collect()
 }
 
@@ -197,7 +231,9 @@ fn question(
         transport_api_version: ApiVersion::V3 as i32,
         failure_mode_allow: provider.fail_open,
         clear_route_cache: provider.clear_route_cache,
-        status_on_error: provider.status_on_error.map(|code| HttpStatus { code: code.into() }),
+        status_on_error: provider
+            .status_on_error
+            .map(|code| HttpStatus { code: code.into() }),
         with_request_body: provider.body.map(|body| BufferSettings {
             max_request_bytes: body.max_request_bytes,
             allow_partial_message: body.allow_partial_message,

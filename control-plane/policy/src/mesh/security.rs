@@ -11,8 +11,8 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use super::{HostName, Mesh, select::Labels, select::includes};
 use crate::{
-    AuthorizationAction, AuthorizationPolicy, ExtensionProvider, Kind, MtlsMode, Object,
-    ObjectKey, PeerAuthentication, Position,
+    AuthorizationAction, AuthorizationPolicy, ExtensionProvider, Kind, MtlsMode, Object, ObjectKey,
+    PeerAuthentication, Position,
 };
 
 /// A workload, as these documents look at it.
@@ -223,7 +223,11 @@ impl Object {
     /// What it says is counted, and not enforced.
     #[must_use]
     pub fn is_dry_run(&self) -> bool {
-        let says = |name| self.annotations.get(name).is_some_and(|value| value == "true");
+        let says = |name| {
+            self.annotations
+                .get(name)
+                .is_some_and(|value| value == "true")
+        };
         says(DRY_RUN) || says(ISTIO_DRY_RUN)
     }
 }

@@ -3,8 +3,8 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use super::{
-    authorization_policy, destination_policy, destination_rule, extension_provider, peer_authentication, service_entry,
-    sidecar, virtual_service,
+    authorization_policy, destination_policy, destination_rule, extension_provider,
+    peer_authentication, service_entry, sidecar, virtual_service,
 };
 use crate::{
     Kind, Object, ObjectKey, Position, Spec,
@@ -299,11 +299,17 @@ fn dry_run(d: &mut Decoder, kind: Kind, key: Key<'_>, value: Item<'_>, found: &s
         DRY_RUN if can => {}
         ISTIO_DRY_RUN if kind == Kind::AuthorizationPolicy => {}
         ISTIO_DRY_RUN if can => {
-            key.refuse(d, format!("has no effect on a {}; write {DRY_RUN}", kind.as_str()));
+            key.refuse(
+                d,
+                format!("has no effect on a {}; write {DRY_RUN}", kind.as_str()),
+            );
         }
         DRY_RUN => key.refuse(
             d,
-            format!("has no effect on a {}, which cannot be a dry run", kind.as_str()),
+            format!(
+                "has no effect on a {}, which cannot be a dry run",
+                kind.as_str()
+            ),
         ),
         _ => return,
     }

@@ -6,9 +6,9 @@ use std::{collections::BTreeMap, time::Duration};
 use crate::{
     At, BodyInCheck, CheckProtocol, ExtensionProvider, HttpCheck, NamePattern,
     decode::{
-        Decoder, Fields, Item, Key, Shape, Way, at, boolean, check_header_name,
-        check_header_value, dns_fault, edit_fault, filled_list, filled_text, header_name_fault,
-        integer32, map, path, port, positive_duration,
+        Decoder, Fields, Item, Key, Shape, Way, boolean, check_header_name, check_header_value,
+        dns_fault, edit_fault, filled_list, filled_text, header_name_fault, integer32, map, path,
+        port, positive_duration,
     },
     yaml::{Value, quoted},
 };
@@ -136,7 +136,10 @@ fn service(d: &mut Decoder, item: Item<'_>) -> Option<(Option<String>, String)> 
     if let Some(fault) = fault {
         d.refuse(
             item,
-            format!("found {}: {fault}; want a host, or namespace/host", quoted(&text)),
+            format!(
+                "found {}: {fault}; want a host, or namespace/host",
+                quoted(&text)
+            ),
         );
         return None;
     }
@@ -180,7 +183,8 @@ fn http(d: &mut Decoder, fields: &Fields<'_>) -> HttpCheck {
     let old = fields.optional(d, "includeHeadersInCheck", names);
     let new = fields.optional(d, "includeRequestHeadersInCheck", names);
     if new.is_some() {
-        let message = "is the old name of includeRequestHeadersInCheck, which is there too; keep the new one";
+        let message =
+            "is the old name of includeRequestHeadersInCheck, which is there too; keep the new one";
         fields.refuse_if_present(d, "includeHeadersInCheck", message);
     }
     let mut of = |name| fields.optional(d, name, names).unwrap_or_default();
@@ -197,22 +201,27 @@ fn http(d: &mut Decoder, fields: &Fields<'_>) -> HttpCheck {
 }
 
 fn additional(d: &mut Decoder, item: Item<'_>) -> Option<BTreeMap<String, String>> {
-    map(d, item, "headers, each with its value", |d, key: Key<'_>, value| {
-        if !check_header_name(d, key) {
-            return None;
-        }
-        if let Some(fault) = edit_fault(key.text) {
-            key.refuse(d, fault);
-            return None;
-        }
-        let text = check_header_value(d, value, Way::Request)?;
-        if text.contains('%') {
-            let message = "a % would be a substitution, which is not supported yet here";
-            d.refuse(value, format!("found {}: {message}", quoted(&text)));
-            return None;
-        }
-        Some((key.text.to_ascii_lowercase(), text))
-    })
+    map(
+        d,
+        item,
+        "headers, each with its value",
+        |d, key: Key<'_>, value| {
+            if !check_header_name(d, key) {
+                return None;
+            }
+            if let Some(fault) = edit_fault(key.text) {
+                key.refuse(d, fault);
+                return None;
+            }
+            let text = check_header_value(d, value, Way::Request)?;
+            if text.contains('%') {
+                let message = "a % would be a substitution, which is not supported yet here";
+                d.refuse(value, format!("found {}: {message}", quoted(&text)));
+                return None;
+            }
+            Some((key.text.to_ascii_lowercase(), text))
+        },
+    )
 }
 
 fn names(d: &mut Decoder, item: Item<'_>) -> Option<Vec<NamePattern>> {
@@ -224,7 +233,9 @@ fn names(d: &mut Decoder, item: Item<'_>) -> Option<Vec<NamePattern>> {
             (None, None) => (NamePattern::Exact(text.clone()), text.as_str()),
         };
         // `*` alone is every name.
-        let fault = (!name.is_empty()).then(|| header_name_fault(name)).flatten();
+        let fault = (!name.is_empty())
+            .then(|| header_name_fault(name))
+            .flatten();
         if let Some(fault) = fault.or_else(|| name.contains('*').then(|| STAR.to_owned())) {
             d.refuse(item, format!("found {}: {fault}", quoted(&text)));
             return None;

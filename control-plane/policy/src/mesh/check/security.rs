@@ -4,16 +4,19 @@ use std::sync::Arc;
 
 use super::Checker;
 use crate::{
-    At, AuthorizationAction, AuthorizationPolicy, CheckProtocol, Code, ExtensionProvider, HostName,
-    Object, PeerAuthentication, mesh::security::Level, suggest::nearest,
+    At, AuthorizationAction, AuthorizationPolicy, CheckProtocol, Code, ExtensionProvider, Object,
+    PeerAuthentication, mesh::security::Level, suggest::nearest,
 };
 
 impl Checker<'_> {
-    pub(super) fn authorization_policy(&mut self, object: &Arc<Object>, spec: &AuthorizationPolicy) {
+    pub(super) fn authorization_policy(
+        &mut self,
+        object: &Arc<Object>,
+        spec: &AuthorizationPolicy,
+    ) {
         match &spec.action {
             AuthorizationAction::Audit if object.is_dry_run() => {
-                let message =
-                    "a dry run of AUDIT has no effect, because AUDIT refuses nothing; remove the annotation";
+                let message = "a dry run of AUDIT has no effect, because AUDIT refuses nothing; remove the annotation";
                 self.found.error(
                     Code::WithoutEffectBeside,
                     object,
@@ -32,7 +35,9 @@ impl Checker<'_> {
         let mesh = self.mesh;
         let level = mesh.level(object, spec);
         let labels = |spec: &PeerAuthentication| {
-            spec.selector.as_ref().map(|selector| selector.value.clone())
+            spec.selector
+                .as_ref()
+                .map(|selector| selector.value.clone())
         };
         let mut all = mesh.security.peers.iter();
         let oldest = all.find(|(other, found)| {
@@ -54,11 +59,16 @@ impl Checker<'_> {
             super::named(oldest)
         );
         let position = &object.position;
-        self.found
-            .warn(Code::PeerAuthenticationShadowed, object, position, "spec", message);
+        self.found.warn(
+            Code::PeerAuthenticationShadowed,
+            object,
+            position,
+            "spec",
+            message,
+        );
     }
 
-    fn provider(&mut self, object: &Arc<Object>, provider: &crate::At<String>) {
+    fn provider(&mut self, object: &Arc<Object>, provider: &At<String>) {
         if object.is_dry_run() {
             let message = "a dry run of CUSTOM is not supported yet: the provider would be asked about requests for nothing; remove the annotation, or try the rules with action AUDIT";
             self.found.error(
@@ -75,9 +85,8 @@ impl Checker<'_> {
             return;
         }
         let known = mesh.security.providers.keys();
-        let seen = known.filter(|key| {
-            key.namespace == *namespace || key.namespace == mesh.root_namespace()
-        });
+        let seen = known
+            .filter(|key| key.namespace == *namespace || key.namespace == mesh.root_namespace());
         let seen: Vec<&str> = seen.map(|key| key.name.as_str()).collect();
         let hint = match nearest(&provider.value, seen) {
             Some(near) => format!("; did you mean {near:?}?"),
@@ -88,8 +97,13 @@ impl Checker<'_> {
         };
         let message = format!("found no provider {:?}{hint}", provider.value);
         let path = "spec.provider.name";
-        self.found
-            .error(Code::ProviderUnknown, object, &provider.position, path, message);
+        self.found.error(
+            Code::ProviderUnknown,
+            object,
+            &provider.position,
+            path,
+            message,
+        );
     }
 
     /// A server that nobody serves, or that nobody asks.
@@ -101,32 +115,21 @@ impl Checker<'_> {
         };
         let host = mesh.provider_host(object, spec);
         if mesh.knows(&host) {
-            let at = At {
-                value: host.to_string(),
-                position: spec.service.position.clone(),
-            };
-            self.port(object, &host, spec.port, &at, field);
+            let path = field.replace("service", "port");
+            let to = &spec.service;
+            self.port((Code::UnknownPort, object), &host, spec.port, to, &path);
             return;
         }
         let message = format!(
             "nobody serves {host} yet: no instance has registered, and no ServiceEntry names it; until then requests that it is to be asked about {}",
-            if spec.fail_open { "go on, because of failOpen" } else { "are refused" }
+            if spec.fail_open {
+                "go on, because of failOpen"
+            } else {
+                "are refused"
+            }
         );
         let position = &spec.service.position;
         self.found
             .warn(Code::UnknownHost, object, position, field, message);
-    }
-
-    /// A port that the service does not have, as far as that is known.
-    fn port(&mut self, object: &Object, host: &HostName, port: u16, at: &At<String>, field: &str) {
-        let entries = self.mesh.service_entries.get(host);
-        let mut ports = entries.into_iter().flatten().flat_map(|(_, entry)| &entry.ports);
-        if self.mesh.names.is_registered(host) || ports.any(|known| known.number == port) {
-            return;
-        }
-        let path = field.replace("service", "port");
-        let message = format!("{host} has no port {port}");
-        self.found
-            .warn(Code::UnknownPort, object, &at.position, path, message);
     }
 }

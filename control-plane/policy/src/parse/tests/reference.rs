@@ -10,10 +10,11 @@ use crate::{
     parse,
     parse::{
         client_tls, connection_pool as pool, consistent_hash as hash, destination,
-        destination_policy as policy, destination_rule as rule, envelope, http_answer as answer,
-        http_cors, http_fault as fault, http_headers, http_match, http_mirror, http_retries,
-        http_route as route, layer4, load_balancer as balancer, outlier_detection,
-        service_entry as entry, share, sidecar, virtual_service,
+        destination_policy as policy, destination_rule as rule, envelope,
+        extension_provider as provider, http_answer as answer, http_cors, http_fault as fault,
+        http_headers, http_match, http_mirror, http_retries, http_route as route, layer4,
+        load_balancer as balancer, outlier_detection, service_entry as entry, share, sidecar,
+        virtual_service,
     },
     report::{Mark, Report},
     yaml::{self, Node, Value},
@@ -222,7 +223,8 @@ fn each_field_marked_not_supported_yet_is_refused_in_these_words() {
 #[test]
 fn each_field_that_the_program_knows_is_in_the_reference() {
     use Kind::{
-        DestinationPolicy, DestinationRule, ServiceEntry, Sidecar, VirtualService, WorkloadEntry,
+        DestinationPolicy, DestinationRule, ExtensionProvider, ServiceEntry, Sidecar,
+        VirtualService, WorkloadEntry,
     };
     let at = |kind, path: &str, shape: &'static Shape| (kind, path.to_owned(), shape);
     let mut shapes = vec![at(VirtualService, "metadata", &envelope::METADATA)];
@@ -319,6 +321,14 @@ fn each_field_that_the_program_knows_is_in_the_reference() {
     ];
     for (path, shape) in own {
         shapes.push(at(DestinationPolicy, &format!("spec{path}"), shape));
+    }
+    let providers: &[(&str, &'static Shape)] = &[
+        ("spec", &provider::EXTENSION_PROVIDER),
+        ("spec.envoyExtAuthzGrpc", &provider::GRPC),
+        ("spec.envoyExtAuthzHttp", &provider::HTTP),
+    ];
+    for (path, shape) in providers {
+        shapes.push(at(ExtensionProvider, path, shape));
     }
     shapes.extend([
         at(VirtualService, "spec", &virtual_service::VIRTUAL_SERVICE),
