@@ -22,6 +22,7 @@
 mod agent;
 mod app;
 mod authority;
+mod authorizer;
 mod binary;
 mod bytes;
 mod caller;
@@ -45,6 +46,7 @@ mod tools;
 
 pub use agent::{Agent, AgentBuilder};
 pub use app::{Received, TestApp};
+pub use authorizer::Authorizer;
 pub use authority::{MeshRoot, Shown, TlsImpostor, ask_over_tls, credulous, leaf};
 pub use binary::outrigger;
 pub use bytes::{

@@ -17,6 +17,7 @@ mod specs {
     mod demo;
     mod exact_limits;
     mod explanations;
+    mod ext_authz;
     mod failures;
     mod foreign_filters;
     mod foreign_server;

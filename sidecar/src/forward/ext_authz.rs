@@ -20,7 +20,9 @@ use std::{
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Request, request::Parts, response};
 use http_body_util::{BodyExt as _, Limited};
-use outrigger_core::{CheckService, ExtAuthz, Facts, NoEndpoint, Outcome, PickContext, PolicyPositions};
+use outrigger_core::{
+    CheckService, ExtAuthz, Facts, NoEndpoint, Outcome, PickContext, PolicyPositions,
+};
 use tokio::time::timeout;
 
 use super::{

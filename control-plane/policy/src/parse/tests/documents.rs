@@ -126,6 +126,9 @@ fn every_effective_field_is_accepted() {
             Kind::ServiceEntry,
             Kind::WorkloadEntry,
             Kind::Sidecar,
+            Kind::ExtensionProvider,
+            Kind::ExtensionProvider,
+            Kind::ExtensionProvider,
         ]
     );
     let Spec::VirtualService(service) = &objects[0].spec else {
