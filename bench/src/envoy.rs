@@ -76,6 +76,17 @@ pub(crate) async fn start(
     })
 }
 
+/// One for `handshakes`, with the certificates in `dir`.
+pub(crate) async fn inbound(dir: &Path) -> anyhow::Result<(Process, SocketAddr)> {
+    let config = include_str!("../envoy/handshakes.yaml")
+        .replace("@PORT@", "1")
+        .replace("@DIR@", &dir.display().to_string())
+        .replace("@CLIENT_ID@", &pki::identity("client"));
+    let file = dir.join("handshakes.yaml");
+    fs::write(&file, config)?;
+    one(&binary()?, &file, 1).await
+}
+
 /// Starts one and asks its admin port where it listens.
 async fn one(
     binary: &Path,

@@ -12,6 +12,7 @@
 mod backend;
 mod compare;
 mod envoy;
+mod handshakes;
 mod load;
 mod micro;
 mod outrigger;
@@ -39,6 +40,8 @@ enum Command {
     Scope(scope::Options),
     /// Nanoseconds of core's operations: route, pick, limits
     Micro(micro::Options),
+    /// Full mutual handshakes a second and CPU of each, our inbound port beside Envoy's; about a minute
+    Handshakes(handshakes::Options),
     /// A large mesh pushed to many xDS clients: how fast, for how much CPU and memory; under five minutes
     Push(push::Options),
     /// The load generator
@@ -58,6 +61,7 @@ fn main() -> anyhow::Result<()> {
         Command::Compare(options) => runtime.block_on(compare::run(options)),
         Command::Scope(options) => runtime.block_on(scope::run(options)),
         Command::Micro(options) => micro::run(&options),
+        Command::Handshakes(options) => runtime.block_on(handshakes::run(options)),
         Command::Push(options) => runtime.block_on(push::run(options)),
         Command::Load(options) => runtime.block_on(load::run(options)),
         Command::Backend => runtime.block_on(backend::run()),

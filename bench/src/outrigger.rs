@@ -46,12 +46,17 @@ pub(crate) struct Mesh {
 
 impl Mesh {
     pub(crate) async fn start() -> anyhow::Result<Self> {
+        Self::start_with(&[]).await
+    }
+
+    pub(crate) async fn start_with(more: &[&str]) -> anyhow::Result<Self> {
         let outrigger = Outrigger {
             binary: build().await?,
             dir: tempfile::tempdir()?,
         };
         let mut command = outrigger.command("control-plane");
         command.args(["--grpc", ANY_PORT, "--http", ANY_PORT]);
+        command.args(more);
         let (control_plane, ready) = Process::start_ready("the control plane", command).await?;
         let url = format!("https://{}", address(&ready, "grpc")?);
         Ok(Self {
@@ -71,6 +76,19 @@ impl Mesh {
         let sidecar = self.outrigger.sidecar(service, &self.url, workers, more);
         let (sidecar, ready) = sidecar.await?;
         Ok((sidecar, address(&ready, "outbound")?))
+    }
+
+    /// A sidecar with an application, and its inbound port's address.
+    pub(crate) async fn inbound(
+        &self,
+        service: &str,
+        application: SocketAddr,
+    ) -> anyhow::Result<(Process, SocketAddr)> {
+        let application = application.to_string();
+        let more = ["--app", &application, "--port", "80"];
+        let sidecar = self.outrigger.sidecar(service, &self.url, 1, &more);
+        let (sidecar, ready) = sidecar.await?;
+        Ok((sidecar, address(&ready, "inbound")?))
     }
 
     /// Applies documents as an operator would.

@@ -39,6 +39,7 @@ const fn short(kind: Kind) -> &'static str {
         Kind::Sidecar => "sc",
         Kind::PeerAuthentication => "pa",
         Kind::AuthorizationPolicy => "ap",
+        Kind::ExtensionProvider => "ep",
     }
 }
 

@@ -30,6 +30,7 @@ pub(crate) mod call;
 pub(crate) mod chain;
 mod choose;
 mod deadline;
+mod ext_authz;
 mod filters;
 pub(crate) mod finish;
 mod head;
@@ -42,6 +43,7 @@ pub(crate) mod tries;
 pub(crate) mod upstream;
 
 use call::Call;
+use filters::Next;
 use steering::Steering;
 use tries::Plan;
 
@@ -167,8 +169,8 @@ async fn routed(
         }
         Err(no_route) => {
             // Who may not know is not told what there is.
-            if let Some(all) = &chain.settings {
-                filters::look(call, all, chain, None, &mut parts, &authority).await?;
+            if chain.settings.is_some() {
+                filters::look(call, &snapshot, (chain, None), &mut parts, &authority).await?;
             }
             return Err(nowhere(table, &parts, &authority, no_route));
         }
@@ -180,16 +182,27 @@ async fn routed(
     if let Some(features) = &route.features {
         call.features.get_or_init(|| Arc::clone(features));
     }
-    let early = match (&chain.settings, &route.features) {
-        (Some(all), _) => {
-            filters::look(call, all, chain, Some(route), &mut parts, &authority).await?
+    let next = match (&chain.settings, &route.features) {
+        (Some(_), _) => {
+            let of = (chain, Some(route));
+            filters::look(call, &snapshot, of, &mut parts, &authority).await?
         }
-        (None, Some(features)) => before::look(call, features, &parts, &authority).await?,
-        (None, None) => None,
+        (None, Some(features)) => before::look(call, features, &parts, &authority)
+            .await?
+            .map_or(Next::GoOn, Next::Answer),
+        (None, None) => Next::GoOn,
     };
-    if let Some(response) = early {
-        return Ok(response);
-    }
+    let route = match next {
+        Next::Answer(response) => return Ok(response),
+        Next::GoOn => route,
+        Next::Reroute => match table.find(&view(&parts, &authority)) {
+            Ok((_, route)) => {
+                call.policy.borrow_mut().clone_from(&route.position);
+                route
+            }
+            Err(no_route) => return Err(nowhere(table, &parts, &authority, no_route)),
+        },
+    };
     let Action::Forward(choice) = &route.action else {
         return Ok(direct(call, &parts, &authority, route));
     };
@@ -283,9 +296,8 @@ async fn demanded(
         let snapshot = call.worker.snapshot();
         let listener = snapshot.listeners.get(&call.connection.bound.name);
         let chain = listener.and_then(|listener| call.connection.chain(&listener.chains));
-        if let Some((chain, all)) = chain.and_then(|chain| Some((chain, chain.settings.as_ref()?)))
-        {
-            filters::look(call, all, chain, None, &mut parts, &authority).await?;
+        if let Some(chain) = chain {
+            filters::look(call, &snapshot, (chain, None), &mut parts, &authority).await?;
         }
         return Err(problem);
     }

@@ -25,7 +25,7 @@ use rustls::{RootCertStore, crypto::aws_lc_rs, sign::CertifiedKey};
 use rustls_pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
 
 use crate::{
-    Config, Readiness, Workload,
+    Config, Workload,
     listen::caps::Caps,
     shared::{Identity, Shared},
     telemetry::Telemetry,
@@ -199,18 +199,6 @@ pub(crate) fn config() -> Config {
         heartbeat_interval: Duration::from_secs(10),
         policy_header: crate::PolicyHeader::Mesh,
         drain_timeout: Duration::from_secs(5),
-    }
-}
-
-impl Default for Readiness {
-    fn default() -> Self {
-        Self {
-            http_path: None,
-            interval: Duration::from_secs(10),
-            timeout: Duration::from_secs(5),
-            unhealthy_threshold: 3,
-            healthy_threshold: 2,
-        }
     }
 }
 

@@ -286,6 +286,8 @@ pub(crate) struct Worker {
     pub(crate) policy_header: PolicyHeader,
     /// Copies of requests in flight.
     pub(crate) mirrors: Rc<Cell<u32>>,
+    /// Requests that wait for an authorization server.
+    pub(crate) checks: Cell<u32>,
     handshakes: Handshakes,
     // Counted by itself: cloning the shared one would make all workers write to one cache line.
     snapshot: RefCell<Rc<View>>,
@@ -313,6 +315,7 @@ impl Worker {
             drain_timeout: seed.drain_timeout,
             policy_header: seed.policy_header,
             mirrors: Rc::default(),
+            checks: Cell::new(0),
             handshakes: Handshakes::new(seed.handshakes),
             snapshot: RefCell::new(Rc::new(View(seed.shared.snapshot.load()))),
             now: Rc::new(Cell::new(now)),

@@ -21,6 +21,8 @@
 
 mod agent;
 mod app;
+mod authority;
+mod authorizer;
 mod binary;
 mod bytes;
 mod caller;
@@ -46,6 +48,8 @@ mod tools;
 
 pub use agent::{Agent, AgentBuilder};
 pub use app::{Received, TestApp};
+pub use authority::{MeshRoot, Shown, TlsImpostor, ask_over_tls, credulous, leaf};
+pub use authorizer::Authorizer;
 pub use binary::outrigger;
 pub use bytes::{
     echo_app, free_port, mutual_tls_server, tell, tell_bytes, tls_server, until_heard,

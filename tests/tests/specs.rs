@@ -17,6 +17,7 @@ mod specs {
     mod demo;
     mod exact_limits;
     mod explanations;
+    mod ext_authz;
     mod failures;
     mod foreign_filters;
     mod foreign_server;
@@ -30,6 +31,7 @@ mod specs {
     mod service_limits;
     mod spire;
     mod swaps;
+    mod threats_certificates;
     mod threats_credentials;
     mod tracing;
 }

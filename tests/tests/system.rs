@@ -22,6 +22,7 @@ mod system {
     mod differential;
     mod envoy;
     mod envoy_mtls;
+    mod ext_authz;
     mod grpc;
     mod observed;
 }

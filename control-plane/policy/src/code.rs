@@ -108,6 +108,8 @@ codes! {
     ExportToNowhere = "OUT0323", Warning, "exportTo names no namespace that there is";
     WildcardOfNothing = "OUT0324", Warning, "a wildcard that no host falls under";
     HostMisspelt = "OUT0325", Warning, "rules for a host that nobody serves, beside one of nearly that name";
+    ProviderUnknown = "OUT0326", Error, "an AuthorizationPolicy that asks a provider that there is not";
+    ProviderUnused = "OUT0327", Info, "an ExtensionProvider that no AuthorizationPolicy asks";
     Contradiction = "OUT0400", Error, "documents that contradict each other";
     AfterCatchAll = "OUT0401", Warning, "a rule behind one that takes every request";
     TwoCatchAlls = "OUT0402", Error, "two documents that both take every request to a host";

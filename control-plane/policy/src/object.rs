@@ -23,11 +23,13 @@ pub enum Kind {
     PeerAuthentication,
     /// Who may call a workload, and how.
     AuthorizationPolicy,
+    /// A server that AuthorizationPolicies ask.
+    ExtensionProvider,
 }
 
 impl Kind {
     /// Every kind, in the order in which messages list them.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::VirtualService,
         Self::DestinationRule,
         Self::DestinationPolicy,
@@ -36,6 +38,7 @@ impl Kind {
         Self::Sidecar,
         Self::PeerAuthentication,
         Self::AuthorizationPolicy,
+        Self::ExtensionProvider,
     ];
 
     /// As written under `kind:`.
@@ -50,6 +53,7 @@ impl Kind {
             Self::Sidecar => "Sidecar",
             Self::PeerAuthentication => "PeerAuthentication",
             Self::AuthorizationPolicy => "AuthorizationPolicy",
+            Self::ExtensionProvider => "ExtensionProvider",
         }
     }
 }

@@ -15,6 +15,7 @@ mod destination;
 mod destination_policy;
 mod destination_rule;
 mod envelope;
+mod extension_provider;
 mod http_answer;
 mod http_cors;
 mod http_fault;

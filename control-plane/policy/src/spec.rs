@@ -3,6 +3,7 @@
 
 mod destination;
 mod destination_policy;
+mod extension_provider;
 mod http;
 mod layer4;
 mod security;
@@ -11,6 +12,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 pub use destination::*;
 pub use destination_policy::*;
+pub use extension_provider::*;
 pub use http::*;
 pub use layer4::*;
 pub use security::*;
@@ -42,6 +44,7 @@ pub enum Spec {
     Sidecar(Sidecar),
     PeerAuthentication(PeerAuthentication),
     AuthorizationPolicy(AuthorizationPolicy),
+    ExtensionProvider(ExtensionProvider),
 }
 
 /// `exportTo`: the namespaces whose workloads a document is for.

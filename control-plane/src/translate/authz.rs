@@ -12,6 +12,9 @@ mod rbac;
 mod rule;
 mod term;
 
+pub(super) use rbac::{policies, rule_name};
+pub(super) use rule::Of;
+
 use std::collections::BTreeMap;
 
 use outrigger_policy::{Mesh, MtlsMode, ObjectKey, PeerMode, Position, WorkloadView};
@@ -82,12 +85,15 @@ pub(super) fn http_filters(workload: &Workload<'_>) -> Vec<HttpFilter> {
 
 /// All but the TCP proxy.
 pub(super) fn network_filters(workload: &Workload<'_>) -> Vec<Filter> {
-    rbac::network(workload)
+    let mut filters = ext_authz::network_filters(workload);
+    filters.extend(rbac::network(workload));
+    filters
 }
 
 /// Of each filter chain: where the rules stand.
 pub(super) fn chain_metadata(workload: &Workload<'_>) -> Option<Metadata> {
-    let positions = rbac::positions(workload);
+    let mut positions = rbac::positions(workload);
+    positions.extend(ext_authz::positions(workload));
     let positions: Vec<_> = positions
         .iter()
         .map(|(name, position)| (name.as_str(), text(position.to_string())))

@@ -257,7 +257,17 @@ struct Egress {
 }
 
 impl Egress {
+    /// What the application may call, and whom its own inbound side has to ask.
     fn of(key: &ScopeKey, sidecar: Option<&Sidecar>, inputs: &Inputs<'_>) -> Self {
+        let mut egress = Self::called(key, sidecar, inputs);
+        let mesh = &inputs.world.mesh;
+        egress
+            .hosts
+            .extend(mesh.provider_hosts(&key.caller.namespace));
+        egress
+    }
+
+    fn called(key: &ScopeKey, sidecar: Option<&Sidecar>, inputs: &Inputs<'_>) -> Self {
         let mut egress = Self::default();
         let everything = [EgressHost {
             namespace: "*".to_owned(),

@@ -8,6 +8,7 @@
 //! Pure: decides; who asks waits, answers and counts. Source: Envoy `HttpConnectionManager.http_filters`,
 //! `typed_per_filter_config`.
 
+mod ext_authz;
 mod limit;
 mod mutation;
 #[cfg(test)]
@@ -18,6 +19,10 @@ use std::{sync::Arc, time::Duration};
 use http::HeaderValue;
 
 use crate::rbac::Rbac;
+pub use ext_authz::{
+    CheckBody, CheckService, ExtAuthz, HttpCheck, Marking, Markings, NotSelected, may_change,
+    names_header,
+};
 pub use limit::{LocalRateLimit, RateVerdict};
 pub use mutation::{HeaderMutation, Mutation, Put};
 
@@ -108,6 +113,8 @@ pub enum Filter {
     Fault,
     /// Access rules.
     Rbac(Arc<Rbac>),
+    /// An authorization server is asked.
+    ExtAuthz(Arc<ExtAuthz>),
     /// A limit; None = none but those of routes.
     LocalRateLimit(Option<Arc<LocalRateLimit>>),
     /// Edits of headers.
@@ -152,6 +159,8 @@ pub enum InForce<'a> {
     Fault,
     /// Access rules.
     Rbac(&'a Rbac),
+    /// An authorization server is asked.
+    ExtAuthz(&'a ExtAuthz),
     /// A limit.
     LocalRateLimit(&'a Arc<LocalRateLimit>),
     /// Edits of headers.
@@ -219,6 +228,8 @@ impl HttpSettings {
         self.server.is_some()
             || self.in_force(overrides).any(|filter| match filter {
                 InForce::Cors | InForce::Fault | InForce::Rbac(_) => false,
+                // It may say what is added to an answer.
+                InForce::ExtAuthz(_) => true,
                 InForce::LocalRateLimit(limit) => limit.changes_answers(),
                 InForce::HeaderMutation(mutations) => {
                     mutations.each().any(|one| !one.response.is_empty())
@@ -240,6 +251,7 @@ impl HttpFilter {
             (Filter::Fault, _) => InForce::Fault,
             (Filter::Rbac(_), Some(Settings::Rbac(of_route))) => InForce::Rbac(of_route),
             (Filter::Rbac(own), _) => InForce::Rbac(own),
+            (Filter::ExtAuthz(own), _) => InForce::ExtAuthz(own),
             (Filter::LocalRateLimit(_), Some(Settings::LocalRateLimit(of_route))) => {
                 InForce::LocalRateLimit(of_route)
             }

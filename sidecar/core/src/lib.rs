@@ -40,9 +40,10 @@ pub use cluster::{
 };
 pub use connection::ConnectionRoute;
 pub use filter::{
-    ConnectionSettings, EscapedSlashes, Filter, HeadSettings, HeaderMutation, HttpFilter,
-    HttpSettings, InForce, LocalRateLimit, Mutation, Override, Overrides, Put, RateVerdict,
-    Settings, StripPort,
+    CheckBody, CheckService, ConnectionSettings, EscapedSlashes, ExtAuthz, Filter, HeadSettings,
+    HeaderMutation, HttpCheck, HttpFilter, HttpSettings, InForce, LocalRateLimit, Marking,
+    Markings, Mutation, NotSelected, Override, Overrides, Put, RateVerdict, Settings, StripPort,
+    may_change, names_header,
 };
 pub use keepalive::KeepAlive;
 pub use limits::{Limits, LimitsScope, Overflow, Permit, Thresholds};

@@ -177,4 +177,6 @@ pub struct Rbac {
     pub rules: Option<Rules>,
     /// Only counted.
     pub shadow: Option<Rules>,
+    /// Where the policy of `shadow` that matches is left for filters behind this one; None = nobody asks.
+    pub marks: Option<Arc<str>>,
 }

@@ -352,7 +352,7 @@ async fn pages_are_served_over_a_socket() {
     let site = site().await;
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
-    let server = tokio::spawn(serve(listener, Port::Metrics, site));
+    let server = tokio::spawn(serve(listener, Port::Metrics, site, Arc::default()));
     let mut stream = TcpStream::connect(address).await.unwrap();
     let request = "GET /metrics HTTP/1.1\r\nhost: anything\r\nconnection: close\r\n\r\n";
     stream.write_all(request.as_bytes()).await.unwrap();

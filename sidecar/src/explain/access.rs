@@ -8,7 +8,9 @@
 use std::net::{IpAddr, SocketAddr};
 
 use http::{HeaderName, HeaderValue, Request, header::HOST};
-use outrigger_core::{Caller, Filter, HttpSettings, PeerNames, Rbac, RbacAction, Rules, Subject};
+use outrigger_core::{
+    Caller, ClusterSlot, Filter, HttpSettings, PeerNames, Rbac, RbacAction, Rules, Subject,
+};
 use outrigger_proto::envoy::{
     config::{
         core::v3::Metadata,
@@ -194,7 +196,9 @@ impl<'a> Chain<'a> {
         let is = |any: &&Any| fields::type_name(&any.type_url) == HCM;
         if let Some(any) = last.filter(is) {
             let manager: HttpConnectionManager = unpack(any, HCM).map_err(text)?;
-            let settings = manager::settings(&manager).map_err(text)?;
+            // Nobody is asked: which cluster would be does not matter.
+            let mut slots = |_: &str| ClusterSlot(0);
+            let settings = manager::settings(&manager, &mut slots).map_err(text)?;
             return self.request(settings.as_deref());
         }
         self.access.is_http = false;
@@ -319,7 +323,9 @@ impl<'a> Chain<'a> {
     fn passed(&mut self) {
         self.access.why = match &self.access.verdict {
             AccessVerdict::Asks(provider) => {
-                format!("the provider {provider:?} is asked, and decides; everything else lets it pass")
+                format!(
+                    "the provider {provider:?} is asked, and decides; everything else lets it pass"
+                )
             }
             _ => match (&self.access.policy, self.access.steps.is_empty()) {
                 (Some(policy), _) => format!("policy {policy:?} allows it"),

@@ -8,7 +8,7 @@ use outrigger_core::{Abort, CorsVerdict, Fault, Features};
 
 use super::{call::Call, finish::http_of_grpc, view};
 use crate::http::{
-    answer::{Code, Instead, Problem},
+    answer::{Code, Instead, Problem, grpc_of_http},
     body::DownBody,
 };
 
@@ -97,17 +97,4 @@ async fn wait(call: &Call, delay: Duration) {
     };
     tokio::time::sleep(delay).await;
     call.restart_clock();
-}
-
-/// As Envoy maps them.
-fn grpc_of_http(status: u16) -> u16 {
-    match status {
-        200 => 0,
-        400 => 13,
-        401 => 16,
-        403 => 7,
-        404 => 12,
-        429 | 502..=504 => 14,
-        _ => 2,
-    }
 }

@@ -104,6 +104,16 @@ pub(crate) struct Told {
     pub(crate) error: Option<&'static str>,
 }
 
+/// A question to an authorization server.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct CheckSpan {
+    /// None = nobody records it.
+    pub(super) context: Option<TraceContext>,
+    pub(super) started: SystemTime,
+    pub(super) status: Option<u16>,
+    pub(super) error: Option<&'static str>,
+}
+
 /// The line of YAML of the setting behind an own answer.
 fn line(positions: &Positions, code: Code) -> Option<&Arc<str>> {
     match code {
@@ -264,7 +274,7 @@ impl Call {
     }
 
     /// By the clock of the day.
-    fn began(&self) -> SystemTime {
+    pub(super) fn began(&self) -> SystemTime {
         SystemTime::now() - self.started.elapsed()
     }
 
@@ -294,6 +304,50 @@ impl Call {
             };
             traced.trace.inject(headers, context);
         }
+    }
+
+    /// Makes the receiver of a question about this request, whose headers these are, a child of it.
+    pub(super) fn begin_check(&self, headers: &mut HeaderMap) -> Option<TraceContext> {
+        let traced = self.trace.as_ref()?;
+        let context = traced.trace.child(&mut self.worker.rng.borrow_mut());
+        traced.trace.inject(headers, context);
+        Some(context)
+    }
+
+    /// Ends the CLIENT span of a question.
+    pub(super) fn end_check(&self, span: &CheckSpan, cluster: &Cluster, endpoint: &Endpoint) {
+        let (Some(traced), Some(sink), Some(context)) =
+            (&self.trace, &self.worker.telemetry.spans, span.context)
+        else {
+            return;
+        };
+        if !context.sampled {
+            return;
+        }
+        sink.send(Span {
+            context,
+            parent: match self.direction {
+                Direction::Inbound => Some(traced.own.span_id),
+                Direction::Outbound => traced.trace.parent(),
+            },
+            kind: Kind::Client,
+            started: span.started,
+            ended: SystemTime::now(),
+            method: Method::POST,
+            path: "/envoy.service.auth.v3.Authorization/Check".to_owned(),
+            version: Version::HTTP_2,
+            authority: cluster.config.service.clone(),
+            status: span.status,
+            grpc: false,
+            grpc_status: None,
+            error: span.error,
+            peer: Some(endpoint.config.address),
+            peer_id: None,
+            service: Some(cluster.config.service.clone()),
+            subset: None,
+            policy: self.policy.borrow().clone(),
+            resend_count: 0,
+        });
     }
 
     /// What a filter makes headers of, but for the request's own head.

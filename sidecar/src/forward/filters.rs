@@ -11,17 +11,18 @@ use http::{
     request::Parts,
 };
 use outrigger_core::{
-    Facts, Features, FilterChain, HeaderMutation, HttpSettings, InForce, LocalRateLimit, Mutation,
-    Overrides, PolicyPositions, RateVerdict, Rbac, Route, Subject,
+    Facts, Features, FilterChain, HeaderMutation, HttpSettings, InForce, LocalRateLimit, Markings,
+    Mutation, Overrides, PolicyPositions, RateVerdict, Rbac, Route, Subject,
 };
 
-use super::{before, call::Call, view};
+use super::{before, call::Call, ext_authz, view};
 use crate::{
     http::{
         answer::{Code, Instead, Problem},
         body::DownBody,
     },
     telemetry::Decided,
+    worker::View,
 };
 
 const LIMIT: HeaderName = HeaderName::from_static("x-ratelimit-limit");
@@ -37,6 +38,8 @@ pub(crate) struct Filtered {
     asked: Option<Asked>,
     /// Limits that the request has come to, and whether they refused it.
     limited: RefCell<Vec<(Arc<LocalRateLimit>, bool)>>,
+    /// What authorization servers add.
+    added: RefCell<Vec<Mutation>>,
 }
 
 /// The head as it came.
@@ -47,15 +50,30 @@ struct Asked {
     route: String,
 }
 
-/// Does to a request what its listener says, and its route, if it has one. An answer, if there is one already.
+/// What follows from the filters.
+#[derive(Debug)]
+pub(crate) enum Next {
+    /// The route's action.
+    GoOn,
+    /// The same, of the route that the request has now that its head is another.
+    Reroute,
+    /// There is an answer already.
+    Answer(Response<DownBody>),
+}
+
+/// Does to a request what its listener says, and its route, if it has one.
 pub(crate) async fn look(
     call: &Rc<Call>,
-    all: &Arc<HttpSettings>,
-    chain: &FilterChain,
-    route: Option<&Route>,
+    snapshot: &View,
+    (chain, route): (&FilterChain, Option<&Route>),
     parts: &mut Parts,
     authority: &HeaderValue,
-) -> Result<Option<Response<DownBody>>, Problem> {
+) -> Result<Next, Problem> {
+    let Some(all) = &chain.settings else {
+        return Ok(Next::GoOn);
+    };
+    let mut markings = Markings::default();
+    let mut next = Next::GoOn;
     let features = route.and_then(|route| route.features.as_ref());
     let overrides = features.map(|features| &features.overrides);
     if all.change_answers(overrides) {
@@ -67,8 +85,8 @@ pub(crate) async fn look(
         match filter {
             InForce::Cors => {
                 let answer = features.and_then(|features| before::preflight(call, features, parts));
-                if answer.is_some() {
-                    return Ok(answer);
+                if let Some(answer) = answer {
+                    return Ok(Next::Answer(answer));
                 }
             }
             InForce::Fault => {
@@ -76,7 +94,25 @@ pub(crate) async fn look(
                     before::inject(call, fault, parts, authority).await?;
                 }
             }
-            InForce::Rbac(rbac) => authorize(call, rbac, all, &chain.policies, parts, authority)?,
+            InForce::Rbac(rbac) => {
+                mark(call, rbac, (all, &mut markings), parts, authority);
+                authorize(call, rbac, all, &chain.policies, parts, authority)?;
+            }
+            InForce::ExtAuthz(check) => {
+                let Ok(policy) = markings.selects(check.only.as_ref()) else {
+                    continue;
+                };
+                // Boxed: few listeners ask, and every request's future would be as large.
+                let why = (policy, &chain.policies);
+                let asked = ext_authz::ask(call, snapshot, check, why, parts, authority);
+                let passed = Box::pin(asked).await?;
+                if passed.reroute {
+                    next = Next::Reroute;
+                }
+                if let Some(filtered) = call.filtered.get() {
+                    filtered.added.borrow_mut().extend(passed.answer);
+                }
+            }
             InForce::LocalRateLimit(limit) => {
                 let refused = take(call, limit, route, parts, authority);
                 if let Some(filtered) = call.filtered.get() {
@@ -91,7 +127,30 @@ pub(crate) async fn look(
             }
         }
     }
-    Ok(None)
+    Ok(next)
+}
+
+/// Leaves what rules that are only counted say for the filters that ask for it.
+fn mark(
+    call: &Call,
+    rbac: &Rbac,
+    (settings, markings): (&HttpSettings, &mut Markings),
+    parts: &Parts,
+    authority: &HeaderValue,
+) {
+    let (Some(key), Some(rules)) = (&rbac.marks, &rbac.shadow) else {
+        return;
+    };
+    let request = view(parts, authority);
+    let subject = Subject {
+        caller: call.connection.caller(),
+        request: Some(&request),
+        believes: !settings.own_address,
+        trusted_hops: settings.trusted_hops,
+    };
+    if let Some(policy) = rules.judge(&subject).policy {
+        markings.put(key, policy);
+    }
 }
 
 fn authorize(
@@ -207,7 +266,7 @@ impl Filtered {
                 mutations.each().any(HeaderMutation::makes_answers)
             }
             InForce::LocalRateLimit(limit) => limit.response_headers.reads_request(),
-            InForce::Cors | InForce::Fault | InForce::Rbac(_) => false,
+            InForce::Cors | InForce::Fault | InForce::Rbac(_) | InForce::ExtAuthz(_) => false,
         });
         Self {
             asked: reads.then(|| Asked {
@@ -222,6 +281,7 @@ impl Filtered {
             all: Arc::clone(all),
             features: features.map(Arc::clone),
             limited: RefCell::default(),
+            added: RefCell::default(),
         }
     }
 
@@ -253,6 +313,11 @@ impl Filtered {
                     }
                 }
                 InForce::LocalRateLimit(limit) => self.tell(call, limit, headers, &facts),
+                InForce::ExtAuthz(_) => {
+                    for mutation in self.added.take() {
+                        mutation.apply(headers, &facts);
+                    }
+                }
                 InForce::Cors | InForce::Fault | InForce::Rbac(_) => {}
             }
         }

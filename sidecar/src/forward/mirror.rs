@@ -135,12 +135,7 @@ impl Copy {
             return "mirror_no_endpoint";
         };
         let _in_flight = picked.endpoint.begin();
-        let mut told = Told {
-            worker: &self.worker,
-            cluster: &self.cluster,
-            picked,
-            reported: false,
-        };
+        let mut told = Told::new(&self.worker, &self.cluster, picked);
         let protocol = upstream::protocol(&self.cluster, self.http2);
         if upstream::address(&mut self.head, protocol).is_err() {
             return "mirror_failed";
@@ -185,16 +180,25 @@ impl Copy {
     }
 }
 
-/// What the ejection rules learn from a copy.
-struct Told<'a> {
+/// What the ejection rules learn from a copy, or a question of ours.
+pub(super) struct Told<'a> {
     worker: &'a Worker,
     cluster: &'a Cluster,
     picked: Picked,
     reported: bool,
 }
 
-impl Told<'_> {
-    fn report(&mut self, outcome: Outcome) {
+impl<'a> Told<'a> {
+    pub(super) fn new(worker: &'a Worker, cluster: &'a Cluster, picked: Picked) -> Self {
+        Self {
+            worker,
+            cluster,
+            picked,
+            reported: false,
+        }
+    }
+
+    pub(super) fn report(&mut self, outcome: Outcome) {
         self.reported = true;
         let now = self.worker.shared.now();
         if self.cluster.report(&self.picked, outcome, now).ejected {

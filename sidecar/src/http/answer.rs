@@ -4,7 +4,7 @@ use std::{net::SocketAddr, sync::Arc};
 
 use bytes::Bytes;
 use http::{
-    HeaderName, HeaderValue, Response, StatusCode,
+    HeaderMap, HeaderName, HeaderValue, Response, StatusCode,
     header::{CONTENT_TYPE, LOCATION},
 };
 use outrigger_core::Direction;
@@ -38,6 +38,8 @@ pub(crate) enum Code {
     DeadlineExceeded,
     FaultInjected,
     RbacDenied,
+    ExtAuthzDenied,
+    ExtAuthzError,
     RateLimited,
     BadRequest,
     NotSupported,
@@ -68,6 +70,8 @@ impl Code {
             Self::DeadlineExceeded => "deadline_exceeded",
             Self::FaultInjected => "fault_injected",
             Self::RbacDenied => "rbac_denied",
+            Self::ExtAuthzDenied => "ext_authz_denied",
+            Self::ExtAuthzError => "ext_authz_error",
             Self::RateLimited => "rate_limited",
             Self::BadRequest => "bad_request",
             Self::NotSupported => "not_supported",
@@ -82,7 +86,7 @@ impl Code {
             Self::Timeout | Self::PerTryTimeout | Self::DeadlineExceeded => {
                 StatusCode::GATEWAY_TIMEOUT
             }
-            Self::RbacDenied => StatusCode::FORBIDDEN,
+            Self::RbacDenied | Self::ExtAuthzDenied | Self::ExtAuthzError => StatusCode::FORBIDDEN,
             Self::RateLimited => StatusCode::TOO_MANY_REQUESTS,
             Self::BadRequest => StatusCode::BAD_REQUEST,
             Self::NotSupported => StatusCode::NOT_IMPLEMENTED,
@@ -96,7 +100,7 @@ impl Code {
         match self {
             Self::Timeout | Self::PerTryTimeout | Self::DeadlineExceeded => 4,
             Self::NoRouteHost | Self::NoRoutePath | Self::NotSupported => 12,
-            Self::RbacDenied => 7,
+            Self::RbacDenied | Self::ExtAuthzDenied | Self::ExtAuthzError => 7,
             Self::BadRequest => 13,
             // Not to be tried again.
             Self::LoopDetected => 9,
@@ -120,6 +124,7 @@ impl Code {
             Self::UpstreamClosed => "UC",
             Self::Timeout | Self::PerTryTimeout | Self::DeadlineExceeded => "UT",
             Self::FaultInjected => "FI",
+            Self::ExtAuthzDenied | Self::ExtAuthzError => "UAEX",
             // Envoy has none for them.
             Self::RbacDenied | Self::LoopDetected => "-",
             Self::RateLimited => "RL",
@@ -142,6 +147,17 @@ pub(crate) struct Problem {
     instead: Option<Instead>,
     /// The whole body, in place of ours.
     text: Option<&'static str>,
+    /// An authorization server's own answer, in place of ours.
+    given: Option<Box<Given>>,
+}
+
+/// An answer that somebody else has made.
+#[derive(Clone, Debug)]
+pub(crate) struct Given {
+    /// 200 to 599.
+    pub(crate) status: u16,
+    pub(crate) headers: HeaderMap,
+    pub(crate) body: Bytes,
 }
 
 /// A status that a document asked for.
@@ -163,6 +179,22 @@ impl Problem {
             unsent: true,
             instead: None,
             text: None,
+            given: None,
+        }
+    }
+
+    /// With an HTTP status that somebody asked for, and what gRPC makes of it.
+    pub(crate) fn with_status(self, status: u16) -> Self {
+        let grpc = grpc_of_http(status);
+        self.answered(Instead { status, grpc })
+    }
+
+    /// With somebody else's answer; who decided is in a header.
+    pub(crate) fn given(self, given: Box<Given>) -> Self {
+        let status = given.status;
+        Self {
+            given: Some(given),
+            ..self.with_status(status)
         }
     }
 
@@ -180,6 +212,11 @@ impl Problem {
             text: Some(text),
             ..self
         }
+    }
+
+    /// The body is not ours, so that it does not name the policy.
+    fn is_told_apart(&self) -> bool {
+        self.text.is_some() || self.given.is_some()
     }
 
     fn status(&self) -> StatusCode {
@@ -261,9 +298,10 @@ pub(crate) fn problem(problem: &Problem, context: &Context<'_>) -> Response<Down
             policy: context.policy.map(|p| &**p),
         },
     };
-    let (body, content_type) = match problem.text {
-        Some(text) => (Bytes::from_static(text.as_bytes()), "text/plain"),
-        None => {
+    let (body, content_type) = match (problem.text, &problem.given) {
+        (_, Some(given)) => (given.body.clone(), "text/plain"),
+        (Some(text), None) => (Bytes::from_static(text.as_bytes()), "text/plain"),
+        (None, None) => {
             let body = serde_json::to_vec(&body).unwrap_or_default();
             (Bytes::from(body), "application/json")
         }
@@ -280,11 +318,20 @@ pub(crate) fn problem(problem: &Problem, context: &Context<'_>) -> Response<Down
     } else {
         *response.status_mut() = problem.status();
         let headers = response.headers_mut();
-        headers.insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
+        if !body.is_empty() {
+            headers.insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
+        }
         *response.body_mut() = DownBody::own(body);
+        if let Some(given) = &problem.given {
+            // It may say another type of content than ours.
+            for name in given.headers.keys() {
+                response.headers_mut().remove(name);
+            }
+            response.headers_mut().extend(given.headers.clone());
+        }
     }
     let headers = response.headers_mut();
-    if let (Some(_), Some(policy)) = (problem.text, context.policy)
+    if let (true, Some(policy)) = (problem.is_told_apart(), context.policy)
         && let Ok(policy) = HeaderValue::from_str(&percent_encoded(policy.as_bytes()))
     {
         headers.insert(POLICY, policy);
@@ -295,6 +342,19 @@ pub(crate) fn problem(problem: &Problem, context: &Context<'_>) -> Response<Down
     }
     headers.insert(REASON, reason);
     response
+}
+
+/// As Envoy maps them.
+pub(crate) fn grpc_of_http(status: u16) -> u16 {
+    match status {
+        200 => 0,
+        400 => 13,
+        401 => 16,
+        403 => 7,
+        404 => 12,
+        429 | 502..=504 => 14,
+        _ => 2,
+    }
 }
 
 /// A redirect or a fixed answer that a route asked for.

@@ -129,7 +129,13 @@ impl Upload {
             None => UpBody(Kind::Empty),
             Some(source) => {
                 let (tap, copied) = tap::pair();
-                source.borrow_mut().taps.push(tap);
+                let mut source = source.borrow_mut();
+                // What an authorization server was told of it has been read already.
+                source.frames.iter().for_each(|piece| tap.copy(piece));
+                if source.ended {
+                    tap.complete();
+                }
+                source.taps.push(tap);
                 UpBody(Kind::Copied(copied))
             }
         }
@@ -147,6 +153,30 @@ impl Upload {
 
     pub(crate) fn is_empty(&self) -> bool {
         self.0.is_none()
+    }
+
+    /// Up to `most` bytes of it, before any try reads: the first one reads them again, however many they are.
+    /// `within`: for each part.
+    pub(crate) async fn gather(
+        &self,
+        most: usize,
+        within: Duration,
+    ) -> Result<Gathered, NotGathered> {
+        let Some(source) = &self.0 else {
+            return Ok(Gathered {
+                bytes: Bytes::new(),
+                complete: true,
+            });
+        };
+        while !source.borrow().has_gathered(most) {
+            let more = poll_fn(|cx| source.borrow_mut().poll_gather(cx));
+            match tokio::time::timeout(within, more).await {
+                Ok(Ok(())) => {}
+                Ok(Err(())) => return Err(NotGathered::Broken),
+                Err(_late) => return Err(NotGathered::Late),
+            }
+        }
+        Ok(source.borrow().gathered(most))
     }
 
     /// A body for the next try; the body of the try before ends with an error.
@@ -259,6 +289,30 @@ impl Upload {
     }
 }
 
+/// The beginning of a body.
+#[derive(Clone, Debug)]
+pub(crate) struct Gathered {
+    pub(crate) bytes: Bytes,
+    /// There is no more of it.
+    pub(crate) complete: bool,
+}
+
+/// Why there is none.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum NotGathered {
+    Broken,
+    Late,
+}
+
+impl NotGathered {
+    pub(crate) fn as_str(self) -> &'static str {
+        match self {
+            Self::Broken => "the body of the request was broken off by its sender",
+            Self::Late => "the caller sent nothing of the request's body for too long",
+        }
+    }
+}
+
 /// What one try sends.
 #[derive(Debug, Default)]
 pub(crate) struct UpBody(Kind);
@@ -290,6 +344,14 @@ impl Drop for Reader {
 }
 
 impl UpBody {
+    /// These bytes.
+    pub(crate) fn of(bytes: Bytes) -> Self {
+        match bytes.is_empty() {
+            true => Self(Kind::Empty),
+            false => Self(Kind::Whole([Piece::Data(bytes)].into())),
+        }
+    }
+
     /// The copy that it reads, if it reads one.
     pub(crate) fn copied(&self) -> Option<Copied> {
         match &self.0 {
@@ -374,6 +436,10 @@ impl Reader {
             source.forget_read();
             return Poll::Ready(Some(Ok(piece.into_frame())));
         }
+        if source.ended {
+            source.moves();
+            return Poll::Ready(None);
+        }
         let frame = match Pin::new(&mut source.incoming).poll_frame(cx) {
             Poll::Pending => {
                 source.waiting = Some(cx.waker().clone());
@@ -409,6 +475,54 @@ impl Reader {
 }
 
 impl Source {
+    /// What there is of it is enough to say whether it is longer than `most`.
+    fn has_gathered(&self, most: usize) -> bool {
+        self.ended || data_in(self.frames.iter()) > most as u64
+    }
+
+    /// Reads one part ahead of the first try.
+    fn poll_gather(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), ()>> {
+        let frame = match Pin::new(&mut self.incoming).poll_frame(cx) {
+            Poll::Pending => return Poll::Pending,
+            Poll::Ready(Some(Ok(frame))) => Some(frame),
+            Poll::Ready(Some(Err(_broken))) => {
+                self.broken = true;
+                return Poll::Ready(Err(()));
+            }
+            Poll::Ready(None) => None,
+        };
+        if let Some(frame) = &frame {
+            self.bytes += frame.data_ref().map_or(0, |data| data.len() as u64);
+            if let Some(piece) = Piece::of(frame) {
+                self.kept += piece.cost();
+                // More than is kept for a second try: gone once the first one has read it.
+                self.keeping &= self.kept <= KEPT;
+                self.frames.push(piece);
+            }
+        }
+        self.moves();
+        if frame.is_none() || self.incoming.is_end_stream() {
+            self.end();
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    fn gathered(&self, most: usize) -> Gathered {
+        let mut bytes = bytes::BytesMut::new();
+        let mut complete = self.ended;
+        for piece in &self.frames {
+            if let Piece::Data(data) = piece {
+                let room = most - bytes.len();
+                complete &= data.len() <= room;
+                bytes.extend_from_slice(data.get(..room.min(data.len())).unwrap_or_default());
+            }
+        }
+        Gathered {
+            bytes: bytes.freeze(),
+            complete,
+        }
+    }
+
     /// Keeps a frame that the current try has just read, if it can.
     fn keep(&mut self, frame: &Frame<Bytes>) {
         if !self.keeping && self.taps.is_empty() {

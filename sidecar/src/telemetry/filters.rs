@@ -8,6 +8,7 @@ use prometheus::{IntCounter, IntCounterVec};
 
 use super::{Telemetry, authorization::Authorization};
 
+const CHECKS: [&str; 4] = ["allowed", "denied", "error", "failed_open"];
 const LIMITS: [&str; 3] = ["allowed", "spared", "refused"];
 
 /// A worker's counters.
@@ -16,6 +17,18 @@ pub(crate) struct FilterCounters {
     telemetry: Arc<Telemetry>,
     authorization: Authorization,
     limits: [Row<3>; 2],
+    checks: [Row<4>; 2],
+}
+
+/// What became of a question to an authorization server.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Checked {
+    Allowed,
+    Denied,
+    /// No verdict: refused.
+    Error,
+    /// No verdict, and the request went on.
+    FailedOpen,
 }
 
 /// By verdict.
@@ -27,6 +40,7 @@ impl FilterCounters {
             telemetry: Arc::clone(telemetry),
             authorization: Authorization::new(telemetry),
             limits: Default::default(),
+            checks: Default::default(),
         }
     }
 
@@ -48,6 +62,18 @@ impl FilterCounters {
         if let Ok(counter) = family.get_metric_with_label_values(&[verdict]) {
             counter.inc();
         }
+    }
+
+    /// What became of a question.
+    pub(crate) fn checked(&self, direction: Direction, checked: Checked) {
+        let place = match checked {
+            Checked::Allowed => 0,
+            Checked::Denied => 1,
+            Checked::Error => 2,
+            Checked::FailedOpen => 3,
+        };
+        let family = &self.telemetry.metrics.ext_authz;
+        count(&self.checks, direction, &CHECKS, place, family);
     }
 
     /// What a limit said.

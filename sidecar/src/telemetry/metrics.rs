@@ -132,6 +132,10 @@ pub(crate) struct Metrics {
     ended_by_policy: IntCounterVec,
     /// What local limits on requests said, by hop and verdict.
     pub(crate) rate_limits: IntCounterVec,
+    /// What authorization servers said, by hop and verdict.
+    pub(crate) ext_authz: IntCounterVec,
+    /// Requests that wait for them.
+    pub(crate) ext_authz_waiting: IntGauge,
     /// TLS handshakes that were refused, by reason and side.
     pub(crate) tls_refusals: IntCounterVec,
     /// Downstream connections accepted, by listener's direction.
@@ -230,6 +234,19 @@ impl Metrics {
                 "outrigger_local_rate_limit_total",
                 "What local limits said of requests; spared: without a token, and let through.",
                 &["hop", "verdict"],
+            ),
+            ext_authz: counters(
+                "outrigger_ext_authz_total",
+                "What authorization servers said of requests; error: refused without a verdict; failed_open: let through without one.",
+                &["hop", "verdict"],
+            ),
+            ext_authz_waiting: add(
+                &registry,
+                IntGauge::new(
+                    "outrigger_ext_authz_waiting",
+                    "Requests that wait for the verdict of an authorization server.",
+                )
+                .expect("a valid name"),
             ),
             tls_refusals: counters(
                 "outrigger_tls_refusals_total",

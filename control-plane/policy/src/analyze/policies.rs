@@ -1,4 +1,5 @@
-//! DestinationPolicy: what has no effect without, or beside, something in the DestinationRule.
+//! Our own kinds: DestinationPolicy, what has no effect without, or beside, something in the DestinationRule;
+//! ExtensionProvider, what nobody asks.
 
 use super::finder::{Finder, listed, time};
 use crate::{Code, HostName, HttpAction, Object, Spec, TrafficPolicy};
@@ -24,6 +25,12 @@ pub(super) fn check(finder: &mut Finder<'_>) {
         }
         if let Some(hedging) = &own.hedging {
             hedged(finder, object, host, hedging.value.after);
+        }
+    }
+    for (object, _) in mesh.providers() {
+        if !mesh.is_asked(object) {
+            let message = "no AuthorizationPolicy with action CUSTOM asks it; name it in spec.provider.name of one, or delete it";
+            finder.find(Code::ProviderUnused, object, "metadata.name", message);
         }
     }
 }

@@ -68,7 +68,7 @@ impl Example {
 fn head(text: &mut String, heading: &str) {
     let (kind, name) = heading.trim().split_once(' ').unwrap_or((heading, "a"));
     let group = match kind {
-        "DestinationPolicy" => "outrigger.dev",
+        "DestinationPolicy" | "ExtensionProvider" => "outrigger.dev",
         "PeerAuthentication" | "AuthorizationPolicy" => "security.istio.io",
         _ => "networking.istio.io",
     };

@@ -35,6 +35,7 @@ pub(super) fn check(mesh: &Mesh, input: &MeshInput<'_>, found: &mut Found) {
             Spec::Sidecar(spec) => checker.sidecar(object, spec),
             Spec::PeerAuthentication(spec) => checker.peer_authentication(object, spec),
             Spec::AuthorizationPolicy(spec) => checker.authorization_policy(object, spec),
+            Spec::ExtensionProvider(spec) => checker.extension_provider(object, spec),
             Spec::ServiceEntry(_) | Spec::WorkloadEntry(_) => {}
         }
     }

@@ -164,11 +164,9 @@ pub(super) fn merge(input: &MeshInput<'_>) -> (Mesh, Found) {
                 mesh.workload_entries.insert(object.key.clone(), entry);
             }
             // In the order of their age, below.
-            Spec::PeerAuthentication(_) => {}
-            Spec::AuthorizationPolicy(spec) => {
-                let entry = (Arc::clone(object), spec.clone());
-                mesh.security.rules.push(entry);
-            }
+            Spec::PeerAuthentication(_)
+            | Spec::AuthorizationPolicy(_)
+            | Spec::ExtensionProvider(_) => {}
             Spec::Sidecar(spec) => {
                 let entry = (Arc::clone(object), spec.clone());
                 mesh.sidecars.insert(object.key.clone(), entry);
@@ -213,9 +211,20 @@ pub(super) fn merge(input: &MeshInput<'_>) -> (Mesh, Found) {
     mesh.names = names;
     input.root_namespace.clone_into(&mut mesh.root_namespace);
     for object in input.objects {
-        if let Spec::PeerAuthentication(spec) = &object.spec {
-            let entry = (Arc::clone(object), spec.clone());
-            mesh.security.peers.push(entry);
+        match &object.spec {
+            Spec::PeerAuthentication(spec) => {
+                let entry = (Arc::clone(object), spec.clone());
+                mesh.security.peers.push(entry);
+            }
+            Spec::AuthorizationPolicy(spec) => {
+                let entry = (Arc::clone(object), spec.clone());
+                mesh.security.rules.push(entry);
+            }
+            Spec::ExtensionProvider(spec) => {
+                let entry = (Arc::clone(object), spec.clone());
+                mesh.security.providers.insert(object.key.clone(), entry);
+            }
+            _ => {}
         }
     }
     (mesh, found)

@@ -7,10 +7,13 @@
 //! Of several PeerAuthentications that say the same thing of the same workloads the oldest holds, and the others are
 //! shadowed. Source: Istio's order for both kinds; its default mode is PERMISSIVE, ours STRICT.
 
-use std::sync::Arc;
+use std::{collections::BTreeMap, sync::Arc};
 
-use super::{Mesh, select::Labels, select::includes};
-use crate::{AuthorizationPolicy, MtlsMode, Object, PeerAuthentication, Position};
+use super::{HostName, Mesh, select::Labels, select::includes};
+use crate::{
+    AuthorizationAction, AuthorizationPolicy, ExtensionProvider, Kind, MtlsMode, Object, ObjectKey,
+    PeerAuthentication, Position,
+};
 
 /// A workload, as these documents look at it.
 #[derive(Clone, Copy, Debug)]
@@ -37,6 +40,8 @@ pub(crate) struct Security {
     pub(crate) peers: Vec<(Arc<Object>, PeerAuthentication)>,
     /// By key.
     pub(crate) rules: Vec<(Arc<Object>, AuthorizationPolicy)>,
+    /// Servers that are asked.
+    pub(crate) providers: BTreeMap<ObjectKey, (Arc<Object>, ExtensionProvider)>,
 }
 
 /// How specific a PeerAuthentication is; the most specific last.
@@ -141,6 +146,63 @@ impl Mesh {
     ) -> bool {
         (namespace == workload.namespace || namespace == self.root_namespace)
             && selector.is_none_or(|labels| includes(workload.labels, labels))
+    }
+
+    /// The provider that a policy of `namespace` means by `name`: of its own namespace, else of the root namespace.
+    #[must_use]
+    pub fn provider(
+        &self,
+        namespace: &str,
+        name: &str,
+    ) -> Option<&(Arc<Object>, ExtensionProvider)> {
+        let of = |namespace: &str| {
+            self.security.providers.get(&ObjectKey {
+                kind: Kind::ExtensionProvider,
+                namespace: namespace.to_owned(),
+                name: name.to_owned(),
+            })
+        };
+        of(namespace).or_else(|| of(&self.root_namespace))
+    }
+
+    /// Every provider.
+    pub fn providers(&self) -> impl Iterator<Item = &(Arc<Object>, ExtensionProvider)> {
+        self.security.providers.values()
+    }
+
+    /// Whether some AuthorizationPolicy asks a provider.
+    #[must_use]
+    pub fn is_asked(&self, provider: &Object) -> bool {
+        let mut rules = self.security.rules.iter();
+        rules.any(|(policy, rules)| {
+            let AuthorizationAction::Custom(name) = &rules.action else {
+                return false;
+            };
+            let asked = self.provider(&policy.key.namespace, &name.value);
+            asked.is_some_and(|(asked, _)| asked.key == provider.key)
+        })
+    }
+
+    /// The host of a provider's service.
+    #[must_use]
+    pub fn provider_host(&self, object: &Object, provider: &ExtensionProvider) -> HostName {
+        let namespace = provider.namespace.as_deref();
+        let namespace = namespace.unwrap_or(&object.key.namespace);
+        self.host(&provider.service.value, namespace)
+    }
+
+    /// The hosts that workloads of `namespace` may have to ask.
+    pub fn provider_hosts<'m>(&'m self, namespace: &'m str) -> impl Iterator<Item = HostName> {
+        let policies = self.security.rules.iter().filter(move |(object, _)| {
+            object.key.namespace == namespace || object.key.namespace == self.root_namespace
+        });
+        policies.filter_map(|(object, spec)| {
+            let AuthorizationAction::Custom(name) = &spec.action else {
+                return None;
+            };
+            let (provider, spec) = self.provider(&object.key.namespace, &name.value)?;
+            Some(self.provider_host(provider, spec))
+        })
     }
 
     /// Whether some workloads are called in plain text because a document says so.

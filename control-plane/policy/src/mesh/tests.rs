@@ -29,7 +29,7 @@ impl World {
     fn apply(self, file: &str, kind: &str, name: &str, spec: &str) -> Self {
         let (namespace, name) = name.split_once('/').unwrap_or(("shop", name));
         let version = match kind {
-            "DestinationPolicy" => "outrigger.dev/v1",
+            "DestinationPolicy" | "ExtensionProvider" => "outrigger.dev/v1",
             "PeerAuthentication" | "AuthorizationPolicy" => "security.istio.io/v1",
             _ => "networking.istio.io/v1",
         };

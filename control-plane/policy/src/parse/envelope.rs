@@ -3,8 +3,8 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use super::{
-    authorization_policy, destination_policy, destination_rule, peer_authentication, service_entry,
-    sidecar, virtual_service,
+    authorization_policy, destination_policy, destination_rule, extension_provider,
+    peer_authentication, service_entry, sidecar, virtual_service,
 };
 use crate::{
     Kind, Object, ObjectKey, Position, Spec,
@@ -56,7 +56,7 @@ const OURS: [&str; 1] = ["outrigger.dev/v1"];
 
 const fn api_versions(kind: Kind) -> &'static [&'static str] {
     match kind {
-        Kind::DestinationPolicy => &OURS,
+        Kind::DestinationPolicy | Kind::ExtensionProvider => &OURS,
         Kind::PeerAuthentication | Kind::AuthorizationPolicy => &ISTIO_SECURITY,
         Kind::VirtualService
         | Kind::DestinationRule
@@ -200,6 +200,9 @@ pub(super) fn object(
             }
             Kind::AuthorizationPolicy => {
                 authorization_policy::decode(d, item, namespace).map(Spec::AuthorizationPolicy)
+            }
+            Kind::ExtensionProvider => {
+                extension_provider::decode(d, item).map(Spec::ExtensionProvider)
             }
         });
     Some(Object {

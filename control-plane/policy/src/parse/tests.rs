@@ -34,7 +34,7 @@ fn document(kind: &str, spec: &str) -> String {
 
 fn api_version(kind: &str) -> &'static str {
     match kind {
-        "DestinationPolicy" => "outrigger.dev/v1",
+        "DestinationPolicy" | "ExtensionProvider" => "outrigger.dev/v1",
         "PeerAuthentication" | "AuthorizationPolicy" => "security.istio.io/v1",
         _ => "networking.istio.io/v1",
     }

@@ -46,6 +46,7 @@ fn option(name: &str, value: &str, action: HeaderAppendAction) -> HeaderValueOpt
             ..HeaderValue::default()
         }),
         append_action: action as i32,
+        append: None,
         // Or else an empty value would mean: no such header.
         keep_empty_value: value.is_empty(),
     }

@@ -137,6 +137,7 @@ fn settings_of_another_kind_change_nothing() {
     let deny_all = Rbac {
         rules: Some(crate::Rules::new(crate::RbacAction::Allow, Vec::new())),
         shadow: None,
+        marks: None,
     };
     let filters = filters(false, Filter::Rbac(Arc::new(deny_all)));
     let overrides = saying("it", true, Some(Settings::HeaderMutation(Vec::new())));

@@ -43,6 +43,7 @@ fn in_force(rules: Rules) -> Filter {
     Filter::Rbac(Arc::new(Rbac {
         rules: Some(rules),
         shadow: None,
+        marks: None,
     }))
 }
 
@@ -109,6 +110,7 @@ async fn rules_that_are_only_counted_let_everything_through() {
     let shadow = Filter::Rbac(Arc::new(Rbac {
         rules: None,
         shadow: Some(rules(RbacAction::Deny, "/secret", Condition::Any)),
+        marks: None,
     }));
     let (sidecar, proxy) = filtering(&app, shadow, |_| {}).await;
     for path in ["/secret", "/open"] {

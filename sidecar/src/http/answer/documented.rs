@@ -25,6 +25,8 @@ const ALL: &[Code] = &[
     Code::DeadlineExceeded,
     Code::FaultInjected,
     Code::RbacDenied,
+    Code::ExtAuthzDenied,
+    Code::ExtAuthzError,
     Code::RateLimited,
     Code::BadRequest,
     Code::NotSupported,

@@ -30,6 +30,7 @@ async fn a_connection_that_rules_deny_is_closed_and_counted() {
         let rbac = Rbac {
             rules: rules.map(deny),
             shadow: shadow.map(deny),
+            marks: None,
         };
         let set = |route: &mut ConnectionRoute| route.rbac = vec![rbac];
         let (sidecar, port) = outbound(bytes("db", |_| ()), plain(&[app]), None, set).await;

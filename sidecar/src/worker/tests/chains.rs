@@ -76,6 +76,7 @@ fn settings(rules: Rules) -> Arc<HttpSettings> {
     let filter = Filter::Rbac(Arc::new(Rbac {
         rules: Some(rules),
         shadow: None,
+        marks: None,
     }));
     Arc::new(HttpSettings {
         filters: vec![HttpFilter {

@@ -126,6 +126,26 @@ const READ: &[(&str, &[&str])] = &[
     // Named after nothing that we count by: Envoy's names of counters.
     ("envoy.extensions.filters.http.rbac.v3.RBAC", &["rules", "shadow_rules", "rules_stat_prefix", "shadow_rules_stat_prefix"]),
     ("envoy.extensions.filters.http.rbac.v3.RBACPerRoute", &["rbac"]),
+    // Named after nothing that we count by.
+    ("envoy.extensions.filters.http.ext_authz.v3.ExtAuthz", &["grpc_service", "http_service", "transport_api_version",
+        "failure_mode_allow", "failure_mode_allow_header_add", "with_request_body", "clear_route_cache", "status_on_error",
+        "filter_enabled_metadata", "stat_prefix", "allowed_headers", "disallowed_headers", "include_tls_session"]),
+    ("envoy.extensions.filters.http.ext_authz.v3.ExtAuthzPerRoute", &["disabled"]),
+    ("envoy.extensions.filters.http.ext_authz.v3.BufferSettings", &["max_request_bytes", "allow_partial_message", "pack_as_bytes"]),
+    // The cluster says where the server is; nobody resolves the URI.
+    ("envoy.extensions.filters.http.ext_authz.v3.HttpService", &["server_uri", "path_prefix", "authorization_request",
+        "authorization_response"]),
+    ("envoy.config.core.v3.HttpUri", &["uri", "cluster", "timeout"]),
+    ("envoy.extensions.filters.http.ext_authz.v3.AuthorizationRequest", &["allowed_headers", "headers_to_add"]),
+    ("envoy.extensions.filters.http.ext_authz.v3.AuthorizationResponse", &["allowed_upstream_headers",
+        "allowed_upstream_headers_to_append", "allowed_client_headers", "allowed_client_headers_on_success"]),
+    // We never add x-envoy-* headers.
+    ("envoy.config.core.v3.GrpcService", &["envoy_grpc", "timeout", "initial_metadata"]),
+    ("envoy.config.core.v3.GrpcService.EnvoyGrpc", &["cluster_name", "authority", "skip_envoy_headers"]),
+    ("envoy.type.matcher.v3.ListStringMatcher", &["patterns"]),
+    ("envoy.type.matcher.v3.MetadataMatcher", &["filter", "path", "value"]),
+    ("envoy.type.matcher.v3.MetadataMatcher.PathSegment", &["key"]),
+    ("envoy.type.matcher.v3.ValueMatcher", &["string_match"]),
     // A connection's facts do not change while it lasts.
     ("envoy.extensions.filters.network.rbac.v3.RBAC", &["rules", "shadow_rules", "stat_prefix", "shadow_rules_stat_prefix",
         "enforcement_type"]),

@@ -5,6 +5,7 @@
 //! typed_per_filter_config of table, host, route ► one Override a name: the most specific word, all header mutations
 //! ```
 
+mod ext_authz;
 mod limit;
 mod mutation;
 mod rbac;
@@ -21,21 +22,23 @@ use outrigger_proto::envoy::{
     config::route::v3::FilterConfig,
     extensions::filters::{
         http::{
-            header_mutation::v3 as mutation_proto, local_ratelimit::v3 as limit_proto,
-            rbac::v3 as rbac_proto,
+            ext_authz::v3 as ext_authz_proto, header_mutation::v3 as mutation_proto,
+            local_ratelimit::v3 as limit_proto, rbac::v3 as rbac_proto,
         },
         network::http_connection_manager::v3::{self as hcm, http_filter},
     },
 };
 use prost_types::Any;
 
-use super::{Converted, features, fields, refuse, unpack, unsupported};
+use super::{Converted, features, fields, refuse, route::Slots, unpack, unsupported};
 pub(crate) use rbac::of_connections;
 
 const CORS: &str = "envoy.extensions.filters.http.cors.v3.Cors";
 const FAULT: &str = "envoy.extensions.filters.http.fault.v3.HTTPFault";
 /// What a route configuration with `vhds` does here anyway.
 const ON_DEMAND: &str = "envoy.extensions.filters.http.on_demand.v3.OnDemand";
+const EXT_AUTHZ: &str = "envoy.extensions.filters.http.ext_authz.v3.ExtAuthz";
+const EXT_AUTHZ_OF_ROUTE: &str = "envoy.extensions.filters.http.ext_authz.v3.ExtAuthzPerRoute";
 const RBAC: &str = "envoy.extensions.filters.http.rbac.v3.RBAC";
 const RBAC_OF_ROUTE: &str = "envoy.extensions.filters.http.rbac.v3.RBACPerRoute";
 const LIMIT: &str = "envoy.extensions.filters.http.local_ratelimit.v3.LocalRateLimit";
@@ -45,7 +48,10 @@ const MUTATION_OF_ROUTE: &str =
 const WRAPPED: &str = "envoy.config.route.v3.FilterConfig";
 
 /// The router, last; before it what we do; any other must be optional or switched off.
-pub(super) fn of_listener(from: &[hcm::HttpFilter]) -> Converted<Vec<HttpFilter>> {
+pub(super) fn of_listener(
+    from: &[hcm::HttpFilter],
+    slots: &mut Slots<'_>,
+) -> Converted<Vec<HttpFilter>> {
     let mut filters: Vec<HttpFilter> = Vec::new();
     let mut is_last_router = false;
     for (index, filter) in from.iter().enumerate() {
@@ -62,7 +68,7 @@ pub(super) fn of_listener(from: &[hcm::HttpFilter]) -> Converted<Vec<HttpFilter>
             }
             continue;
         }
-        let done = any.map(|any| of_any(any, type_name)).transpose();
+        let done = any.map(|any| of_any(any, type_name, slots)).transpose();
         match done
             .map_err(|error| error.under(format!("{path}.typed_config")))?
             .flatten()
@@ -95,11 +101,29 @@ pub(super) fn of_listener(from: &[hcm::HttpFilter]) -> Converted<Vec<HttpFilter>
     if !is_last_router {
         return refuse("http_filters", "the last filter must be the router");
     }
+    leave_wanted_marks(&mut filters);
     Ok(filters)
 }
 
+/// Rules leave word of what they say only where a filter asks for it.
+fn leave_wanted_marks(filters: &mut [HttpFilter]) {
+    let wanted = filters.iter().filter_map(|filter| match &filter.filter {
+        Filter::ExtAuthz(check) => Some(Arc::clone(&check.only.as_ref()?.key)),
+        _ => None,
+    });
+    let wanted: Vec<Arc<str>> = wanted.collect();
+    for filter in filters {
+        // Nobody else has it so far.
+        if let Filter::Rbac(rbac) = &mut filter.filter
+            && let Some(rbac) = Arc::get_mut(rbac)
+        {
+            rbac.marks = rbac.marks.take().filter(|key| wanted.contains(key));
+        }
+    }
+}
+
 /// None = not a filter of ours.
-fn of_any(any: &Any, type_name: &str) -> Converted<Option<Filter>> {
+fn of_any(any: &Any, type_name: &str, slots: &mut Slots<'_>) -> Converted<Option<Filter>> {
     Ok(Some(match type_name {
         // What they do is said by routes.
         CORS | FAULT if !any.value.is_empty() => {
@@ -113,6 +137,10 @@ fn of_any(any: &Any, type_name: &str) -> Converted<Option<Filter>> {
         RBAC => {
             let found: rbac_proto::Rbac = unpack(any, RBAC)?;
             Filter::Rbac(Arc::new(rbac::of_requests(&found)?))
+        }
+        EXT_AUTHZ => {
+            let found: ext_authz_proto::ExtAuthz = unpack(any, EXT_AUTHZ)?;
+            Filter::ExtAuthz(Arc::new(ext_authz::convert(&found, slots)?))
         }
         LIMIT => {
             let found: limit_proto::LocalRateLimit = unpack(any, LIMIT)?;
@@ -217,6 +245,21 @@ fn merge(outer: Option<Settings>, inner: Option<&Read>) -> Option<Settings> {
 
 /// None = a filter that nobody here knows, and that may be unknown.
 fn said(name: &str, any: &Any) -> Converted<Option<Said>> {
+    if fields::type_name(&any.type_url) == EXT_AUTHZ_OF_ROUTE {
+        let found: ext_authz_proto::ExtAuthzPerRoute = unpack(any, EXT_AUTHZ_OF_ROUTE)?;
+        return match found.r#override {
+            Some(ext_authz_proto::ext_authz_per_route::Override::Disabled(true)) => {
+                Ok(Some(Said {
+                    on: false,
+                    settings: None,
+                }))
+            }
+            _ => refuse(
+                "disabled",
+                "must be true; other settings of a route are not supported yet",
+            ),
+        };
+    }
     if fields::type_name(&any.type_url) != WRAPPED {
         return settings(name, any).map(|settings| {
             Some(Said {

@@ -166,7 +166,7 @@ fn filter_chain(
     let routes = connection_manager(&manager, slots).map_err(|error| error.under(path))?;
     check_client_certificate_header(&manager, tls.is_some(), direction)
         .map_err(|error| error.under(path))?;
-    let settings = manager::settings(&manager).map_err(|error| error.under(path))?;
+    let settings = manager::settings(&manager, slots).map_err(|error| error.under(path))?;
     Ok(ParsedChain {
         tls,
         routes,

@@ -17,15 +17,18 @@ use outrigger_proto::envoy::{
     },
 };
 
-use super::{Converted, FieldError, duration, filters, refuse};
+use super::{Converted, FieldError, duration, filters, refuse, route::Slots};
 use crate::{http::MAX_HEADER_BYTES, worker::connection::HEAD_TIMEOUT};
 
 /// None = what most listeners say: CORS, faults, nothing else.
-pub(crate) fn settings(from: &HttpConnectionManager) -> Converted<Option<Arc<HttpSettings>>> {
+pub(crate) fn settings(
+    from: &HttpConnectionManager,
+    slots: &mut Slots<'_>,
+) -> Converted<Option<Arc<HttpSettings>>> {
     keeps_ours(from)?;
     let own_address = from.use_remote_address.unwrap_or(false);
     let found = HttpSettings {
-        filters: filters::of_listener(&from.http_filters)?,
+        filters: filters::of_listener(&from.http_filters, slots)?,
         head: head(from)?,
         // The first of them is the connection's other end, which is in the list only if we have put it there.
         trusted_hops: from

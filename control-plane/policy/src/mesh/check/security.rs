@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use super::Checker;
 use crate::{
-    AuthorizationAction, AuthorizationPolicy, Code, Object, PeerAuthentication,
-    mesh::security::Level,
+    At, AuthorizationAction, AuthorizationPolicy, CheckProtocol, Code, ExtensionProvider, Object,
+    PeerAuthentication, mesh::security::Level, suggest::nearest,
 };
 
 impl Checker<'_> {
@@ -68,18 +68,68 @@ impl Checker<'_> {
         );
     }
 
-    fn provider(&mut self, object: &Arc<Object>, provider: &crate::At<String>) {
-        let message = format!(
-            "the provider {:?} is not supported yet; want ALLOW, DENY or AUDIT",
-            provider.value
-        );
+    fn provider(&mut self, object: &Arc<Object>, provider: &At<String>) {
+        if object.is_dry_run() {
+            let message = "a dry run of CUSTOM is not supported yet: the provider would be asked about requests for nothing; remove the annotation, or try the rules with action AUDIT";
+            self.found.error(
+                Code::ValueNotSupported,
+                object,
+                &object.position,
+                "metadata.annotations",
+                message.to_owned(),
+            );
+        }
+        let mesh = self.mesh;
+        let namespace = &object.key.namespace;
+        if mesh.provider(namespace, &provider.value).is_some() {
+            return;
+        }
+        let known = mesh.security.providers.keys();
+        let seen = known
+            .filter(|key| key.namespace == *namespace || key.namespace == mesh.root_namespace());
+        let seen: Vec<&str> = seen.map(|key| key.name.as_str()).collect();
+        let hint = match nearest(&provider.value, seen) {
+            Some(near) => format!("; did you mean {near:?}?"),
+            None => format!(
+                "; want the name of an ExtensionProvider of the namespace {namespace} or {}",
+                mesh.root_namespace()
+            ),
+        };
+        let message = format!("found no provider {:?}{hint}", provider.value);
         let path = "spec.provider.name";
         self.found.error(
-            Code::ValueNotSupported,
+            Code::ProviderUnknown,
             object,
             &provider.position,
             path,
             message,
         );
+    }
+
+    /// A server that nobody serves, or that nobody asks.
+    pub(super) fn extension_provider(&mut self, object: &Arc<Object>, spec: &ExtensionProvider) {
+        let mesh = self.mesh;
+        let field = match spec.protocol {
+            CheckProtocol::Grpc => "spec.envoyExtAuthzGrpc.service",
+            CheckProtocol::Http(_) => "spec.envoyExtAuthzHttp.service",
+        };
+        let host = mesh.provider_host(object, spec);
+        if mesh.knows(&host) {
+            let path = field.replace("service", "port");
+            let to = &spec.service;
+            self.port((Code::UnknownPort, object), &host, spec.port, to, &path);
+            return;
+        }
+        let message = format!(
+            "nobody serves {host} yet: no instance has registered, and no ServiceEntry names it; until then requests that it is to be asked about {}",
+            if spec.fail_open {
+                "go on, because of failOpen"
+            } else {
+                "are refused"
+            }
+        );
+        let position = &spec.service.position;
+        self.found
+            .warn(Code::UnknownHost, object, position, field, message);
     }
 }

@@ -129,6 +129,9 @@ fn every_effective_field_is_accepted() {
             Kind::PeerAuthentication,
             Kind::AuthorizationPolicy,
             Kind::AuthorizationPolicy,
+            Kind::ExtensionProvider,
+            Kind::ExtensionProvider,
+            Kind::ExtensionProvider,
         ]
     );
     let Spec::VirtualService(service) = &objects[0].spec else {

@@ -28,12 +28,20 @@ enum Of {
 }
 
 pub(super) fn of_requests(from: &http::Rbac) -> Converted<Rbac> {
-    both(
+    let rbac = both(
         from.rules.as_ref(),
         from.shadow_rules.as_ref(),
         Of::Requests,
-    )
+    )?;
+    let key = format!("{}{MARKING}", from.shadow_rules_stat_prefix);
+    Ok(Rbac {
+        marks: rbac.shadow.is_some().then(|| key.into()),
+        ..rbac
+    })
 }
+
+/// Where Envoy writes which of the policies that are only counted has matched.
+const MARKING: &str = "shadow_effective_policy_id";
 
 /// Of a chain without HTTP. Both `enforcement_type`s are the same here: what is known of a connection does not change.
 pub(crate) fn of_connections(from: &network::Rbac) -> Converted<Rbac> {
@@ -52,6 +60,7 @@ fn both(in_force: Option<&proto::Rbac>, shadow: Option<&proto::Rbac>, of: Of) ->
     Ok(Rbac {
         rules: part("rules", in_force)?,
         shadow: part("shadow_rules", shadow)?,
+        marks: None,
     })
 }
 

@@ -1,0 +1,74 @@
+//! `docs/SECURITY.md` names a test for each threat: each of them is there.
+
+use std::{collections::BTreeSet, fs, path::Path};
+
+/// Rows of the table of what is claimed.
+const CLAIMED: [u32; 19] = [
+    1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 31, 32, 33,
+];
+
+fn root() -> &'static Path {
+    Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/.."))
+}
+
+/// Names of all functions of Rust sources below `dir`.
+fn functions(dir: &Path, found: &mut BTreeSet<String>) {
+    for entry in fs::read_dir(dir).expect("a folder").flatten() {
+        let path = entry.path();
+        let name = entry.file_name();
+        if path.is_dir() {
+            if name != "target" && !name.to_string_lossy().starts_with('.') {
+                functions(&path, found);
+            }
+        } else if path.extension().is_some_and(|end| end == "rs") {
+            let text = fs::read_to_string(&path).expect("a source");
+            let named = text.lines().filter_map(|line| {
+                let (before, rest) = line.split_once("fn ")?;
+                let keywords = ["", "async", "pub", "pub async"];
+                keywords
+                    .contains(&before.trim())
+                    .then(|| rest.split(['(', '<']).next().unwrap_or_default())
+            });
+            found.extend(named.map(str::to_owned));
+        }
+    }
+}
+
+/// What stands between backticks and looks like a test: several words, joined by underscores.
+fn tests_named_in(text: &str) -> impl Iterator<Item = &str> {
+    text.split('`').skip(1).step_by(2).filter(|word| {
+        word.matches('_').count() >= 3
+            && word
+                .bytes()
+                .all(|byte| byte == b'_' || byte.is_ascii_lowercase() || byte.is_ascii_digit())
+    })
+}
+
+#[test]
+fn each_test_that_the_page_on_security_names_is_there() {
+    let page = fs::read_to_string(root().join("docs/SECURITY.md")).expect("the page");
+    let mut known = BTreeSet::new();
+    for folder in ["cli", "control-plane", "sidecar", "tests"] {
+        functions(&root().join(folder), &mut known);
+    }
+    let missing: Vec<&str> = tests_named_in(&page)
+        .filter(|name| !known.contains(*name))
+        .collect();
+    assert!(missing.is_empty(), "no such tests: {missing:?}");
+}
+
+#[test]
+fn each_threat_that_is_claimed_has_a_row_with_a_test() {
+    let page = fs::read_to_string(root().join("docs/SECURITY.md")).expect("the page");
+    for number in CLAIMED {
+        let start = format!("| {number} | ");
+        let row = page.lines().find(|line| line.starts_with(&start));
+        let row = row.unwrap_or_else(|| panic!("no row for threat {number}"));
+        let test = row.trim_end_matches(" |").rsplit(" | ").next();
+        let test = test.unwrap_or_default();
+        assert!(
+            test == "pending" || tests_named_in(test).next().is_some(),
+            "threat {number} has no test: {test:?}"
+        );
+    }
+}
