@@ -198,7 +198,12 @@ async fn a_malicious_management_server_opens_reads_and_runs_nothing_and_what_was
         (LDS, listening("0.0.0.0", 15080), "address", "loopback"),
         (LDS, listening("169.254.169.254", 80), "address", "loopback"),
         // Configuration from a file of this machine.
-        (CDS, by_file("/etc/passwd"), "eds_config", "`ads`"),
+        (
+            CDS,
+            by_file("/etc/passwd"),
+            "path_config_source",
+            "not supported",
+        ),
         // A program that Envoy would run or a place that it would call.
         (LDS, logging(), "access_log", "not supported"),
     ];
