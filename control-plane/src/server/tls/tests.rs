@@ -35,6 +35,7 @@ impl Mesh {
             verifier: SpiffeVerifier {
                 webpki,
                 trust_domain: "cluster.local".into(),
+                also: None,
             },
         }
     }
