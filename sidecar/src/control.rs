@@ -297,7 +297,11 @@ impl Control {
             Tls::Ours(Arc::new(client_config(trust, key)))
         });
         let foreign = self.foreign.clone().map(|tls| Tls::Foreign(Arc::new(tls)));
-        let generation = identity.map_or(0, |identity| identity.generation);
+        // Somebody else's server is shown files, not our identity.
+        let generation = match (&self.first_trust, identity) {
+            (Some(_), Some(identity)) => identity.generation,
+            (None, _) | (_, None) => 0,
+        };
         let connector = Connector {
             addresses: self.addresses.clone().into(),
             tls: ours.or(foreign),

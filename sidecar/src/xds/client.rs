@@ -191,7 +191,8 @@ impl Client {
                 () = until(deadline) => self.tick(wakes),
                 () = wakes.stream.notified() => self.tick(wakes),
                 () = self.shared.demand.wanted() => self.ask(wakes),
-                _ = renewals.changed() => return End::Renewed,
+                // Somebody else's server is shown no identity of ours.
+                _ = renewals.changed(), if self.control.is_tls() => return End::Renewed,
             };
             if let Err(reason) = send(&requests, form.next(next)).await {
                 return lost(reason, answered);

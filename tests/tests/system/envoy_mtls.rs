@@ -57,7 +57,8 @@ async fn an_envoy_and_a_sidecar_call_each_other_and_each_is_who_it_should_be() {
     assert_eq!(envoy.count("ssl.no_certificate").await, 0);
 
     // The same servers, when somebody else is expected.
-    (of_sidecar.forget(), of_envoy.forget());
+    of_sidecar.forget();
+    of_envoy.forget();
     mesh.apply(&must_be("reviews", &id("somebody-else")));
     mesh.apply(&must_be("ratings", &id("somebody-else")));
     for (caller, host) in [
@@ -76,7 +77,8 @@ async fn an_envoy_and_a_sidecar_call_each_other_and_each_is_who_it_should_be() {
     let reply = reviews.caller().get("ratings:9080", "/").await;
     let reason = reply.headers["x-outrigger-reason"].to_str().unwrap();
     assert_eq!(reason, "tls_failed");
-    (of_sidecar.forget(), of_envoy.forget());
+    of_sidecar.forget();
+    of_envoy.forget();
     envoy.caller().get("reviews:9080", "/").await;
     reviews.caller().get("ratings:9080", "/").await;
     assert!(of_sidecar.received().is_empty() && of_envoy.received().is_empty());

@@ -27,6 +27,11 @@ const READ: &[(&str, &[&str])] = &[
     ("envoy.config.core.v3.SocketAddress", &["protocol", "address", "port_value", "named_port"]),
     ("envoy.config.core.v3.ConfigSource", &["api_config_source", "ads", "self", "path_config_source", "resource_api_version",
         "initial_fetch_timeout"]),
+    // Of secrets only; anything else than an agent's is refused where it is read.
+    ("envoy.config.core.v3.ApiConfigSource", &["api_type", "grpc_services", "transport_api_version",
+        "set_node_on_first_message_only"]),
+    ("envoy.config.core.v3.GrpcService", &["envoy_grpc"]),
+    ("envoy.config.core.v3.GrpcService.EnvoyGrpc", &["cluster_name"]),
     ("envoy.config.core.v3.SelfConfigSource", &["transport_api_version"]),
     ("envoy.config.core.v3.AggregatedConfigSource", &[]),
     // Metadata means something only to whom its keys are addressed.

@@ -5,13 +5,46 @@ use std::sync::{
     atomic::{AtomicUsize, Ordering},
 };
 
-use outrigger_tests::ForeignRoot;
+use outrigger_proto::envoy::{
+    config::{
+        accesslog::v3::AccessLog,
+        cluster::v3::{
+            Cluster,
+            cluster::{ClusterDiscoveryType, DiscoveryType, EdsClusterConfig},
+        },
+        core::v3::{
+            Address, AggregatedConfigSource, ConfigSource, DataSource, PathConfigSource,
+            SocketAddress, TransportSocket, address, config_source::ConfigSourceSpecifier,
+            data_source::Specifier, socket_address::PortSpecifier, transport_socket::ConfigType,
+        },
+        listener::v3::{Filter, FilterChain, Listener, filter},
+    },
+    extensions::{
+        filters::{
+            http::router::v3::Router,
+            network::http_connection_manager::v3::{
+                HttpConnectionManager, http_connection_manager::RouteSpecifier,
+            },
+        },
+        transport_sockets::tls::v3::{
+            CertificateValidationContext, CommonTlsContext, SubjectAltNameMatcher, TlsCertificate,
+            UpstreamTlsContext, common_tls_context::ValidationContextType,
+            subject_alt_name_matcher::SanType,
+        },
+    },
+    r#type::matcher::v3::{StringMatcher, string_matcher::MatchPattern},
+};
+use outrigger_tests::{Caller, ForeignRoot, TestApp, XdsForm, packed};
+use prost_types::Any;
 use rustls::{ServerConfig, crypto::aws_lc_rs};
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject as _};
 use tokio::{io::AsyncReadExt as _, net::TcpListener};
 use tokio_rustls::TlsAcceptor;
 
-use super::*;
+use super::{
+    super::foreign_server::{self, Joined},
+    *,
+};
 
 /// A TLS server that shows this certificate, perhaps with a root behind it, and counts who says anything to it.
 struct Impostor {
@@ -139,4 +172,188 @@ async fn a_pods_token_is_shown_to_no_server_without_the_root_that_was_given() {
     let log = impostor.tempts(&credential).await;
     assert!(log.contains("control plane's certificate refused"), "{log}");
     assert_eq!(impostor.heard.load(Ordering::SeqCst), 0);
+}
+
+/// A management server that has turned bad wants files, other ports, other servers and programs.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_malicious_management_server_opens_reads_and_runs_nothing_and_what_was_good_serves_on() {
+    let app = TestApp::start("v1").await;
+    let mut joined = Joined::start(XdsForm::Delta).await;
+    joined.configure(&app).await;
+    let attacks = [
+        // Passwords as roots, and a key that is somebody else's.
+        (
+            CDS,
+            reading("/etc/passwd", None),
+            "trusted_ca.filename",
+            "--tls-files",
+        ),
+        (
+            CDS,
+            reading("/etc/ssl/certs/ca-certificates.crt", Some("/etc/shadow")),
+            "tls_certificates[0].certificate_chain.filename",
+            "--tls-files",
+        ),
+        // The proxy port, for everybody; the admin port, taken over.
+        (LDS, listening("0.0.0.0", 15080), "address", "loopback"),
+        (LDS, listening("169.254.169.254", 80), "address", "loopback"),
+        // Configuration from a file of this machine.
+        (
+            CDS,
+            by_file("/etc/passwd"),
+            "path_config_source",
+            "not supported",
+        ),
+        // A program that Envoy would run or a place that it would call.
+        (LDS, logging(), "access_log", "not supported"),
+    ];
+    for (index, (kind, any, field, words)) in attacks.into_iter().enumerate() {
+        let nonce = format!("attack-{index}");
+        let name = if kind == CDS { "app" } else { "out" };
+        let resources = vec![(name, any)];
+        joined.stream.say(kind, "9", &nonce, resources, &[]).await;
+        let nack = joined.stream.answer_to(&nonce).await.error;
+        let nack = nack.unwrap_or_else(|| panic!("{nonce} was accepted"));
+        assert!(
+            nack.contains(field) && nack.contains(words),
+            "{nonce}: {nack}"
+        );
+        let reply = Caller::through(joined.out).get("anything", "/").await;
+        assert_eq!(reply.status, 200, "{nonce}");
+    }
+}
+
+const CDS: &str = "envoy.config.cluster.v3.Cluster";
+const LDS: &str = "envoy.config.listener.v3.Listener";
+
+fn file(path: &str) -> DataSource {
+    DataSource {
+        specifier: Some(Specifier::Filename(path.to_owned())),
+        ..DataSource::default()
+    }
+}
+
+fn eds(source: ConfigSourceSpecifier) -> Cluster {
+    Cluster {
+        name: "app".to_owned(),
+        cluster_discovery_type: Some(ClusterDiscoveryType::Type(DiscoveryType::Eds as i32)),
+        eds_cluster_config: Some(EdsClusterConfig {
+            eds_config: Some(ConfigSource {
+                config_source_specifier: Some(source),
+                ..ConfigSource::default()
+            }),
+            service_name: String::new(),
+        }),
+        ..Cluster::default()
+    }
+}
+
+fn by_file(path: &str) -> Any {
+    let source = PathConfigSource {
+        path: path.to_owned(),
+        ..PathConfigSource::default()
+    };
+    let cluster = eds(ConfigSourceSpecifier::PathConfigSource(source));
+    packed(CDS, &cluster)
+}
+
+fn reading(roots: &str, key: Option<&str>) -> Any {
+    let names = SubjectAltNameMatcher {
+        san_type: SanType::Dns as i32,
+        matcher: Some(StringMatcher {
+            match_pattern: Some(MatchPattern::Exact("app.example".to_owned())),
+            ..StringMatcher::default()
+        }),
+        ..SubjectAltNameMatcher::default()
+    };
+    let roots = if key.is_some() {
+        "/etc/ssl/certs/ca-certificates.crt"
+    } else {
+        roots
+    };
+    let context = UpstreamTlsContext {
+        common_tls_context: Some(CommonTlsContext {
+            tls_certificates: key
+                .map(|key| TlsCertificate {
+                    certificate_chain: Some(file(key)),
+                    private_key: Some(file(key)),
+                    ..TlsCertificate::default()
+                })
+                .into_iter()
+                .collect(),
+            validation_context_type: Some(ValidationContextType::ValidationContext(
+                CertificateValidationContext {
+                    trusted_ca: Some(file(roots)),
+                    match_typed_subject_alt_names: vec![names],
+                    ..CertificateValidationContext::default()
+                },
+            )),
+            ..CommonTlsContext::default()
+        }),
+        sni: "app.example".to_owned(),
+        ..UpstreamTlsContext::default()
+    };
+    let tls = "envoy.extensions.transport_sockets.tls.v3.UpstreamTlsContext";
+    let cluster = Cluster {
+        transport_socket: Some(TransportSocket {
+            name: "envoy.transport_sockets.tls".to_owned(),
+            config_type: Some(ConfigType::TypedConfig(packed(tls, &context))),
+        }),
+        ..eds(ConfigSourceSpecifier::Ads(AggregatedConfigSource {}))
+    };
+    packed(CDS, &cluster)
+}
+
+fn listener(address: &str, port: u32, manager: &HttpConnectionManager) -> Any {
+    let hcm = "envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager";
+    let listener = Listener {
+        name: "out".to_owned(),
+        address: Some(Address {
+            address: Some(address::Address::SocketAddress(SocketAddress {
+                address: address.to_owned(),
+                port_specifier: Some(PortSpecifier::PortValue(port)),
+                ..SocketAddress::default()
+            })),
+        }),
+        filter_chains: vec![FilterChain {
+            filters: vec![Filter {
+                name: "hcm".to_owned(),
+                config_type: Some(filter::ConfigType::TypedConfig(packed(hcm, manager))),
+            }],
+            ..FilterChain::default()
+        }],
+        ..Listener::default()
+    };
+    packed(LDS, &listener)
+}
+
+fn manager() -> HttpConnectionManager {
+    let router = "envoy.extensions.filters.http.router.v3.Router";
+    HttpConnectionManager {
+        stat_prefix: "all".to_owned(),
+        route_specifier: Some(RouteSpecifier::RouteConfig(foreign_server::routes(
+            "r", "app",
+        ))),
+        http_filters: vec![foreign_server::http_filter(
+            "envoy.filters.http.router",
+            packed(router, &Router::default()),
+        )],
+        ..HttpConnectionManager::default()
+    }
+}
+
+fn listening(address: &str, port: u32) -> Any {
+    listener(address, port, &manager())
+}
+
+fn logging() -> Any {
+    let log = AccessLog {
+        name: "envoy.access_loggers.file".to_owned(),
+        ..AccessLog::default()
+    };
+    let manager = HttpConnectionManager {
+        access_log: vec![log],
+        ..manager()
+    };
+    listener("127.0.0.1", 15080, &manager)
 }
