@@ -4,10 +4,9 @@ use clap::{Parser, Subcommand};
 
 use crate::{
     agent::AgentArgs, analyze::AnalyzeArgs, apply::ApplyArgs, can::CanArgs,
-    completions::CompletionsArgs,
-    control_plane::ControlPlaneArgs, delete::DeleteArgs, demo::DemoArgs, explain::ExplainArgs,
-    get::GetArgs, logging::LogArgs, sidecar::SidecarArgs, status::StatusArgs, token::TokenArgs,
-    version::VersionArgs, why::WhyArgs,
+    completions::CompletionsArgs, control_plane::ControlPlaneArgs, delete::DeleteArgs,
+    demo::DemoArgs, explain::ExplainArgs, get::GetArgs, logging::LogArgs, sidecar::SidecarArgs,
+    status::StatusArgs, token::TokenArgs, version::VersionArgs, why::WhyArgs,
 };
 
 /// A service mesh: Istio's policy documents in, canaries over mutual TLS out.

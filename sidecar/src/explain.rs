@@ -36,8 +36,10 @@ pub const PROXY: SocketAddr =
     SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 15_080);
 
 /// Where the inbound side of the sidecar that we ask for would listen.
-pub const INBOUND: SocketAddr =
-    SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::UNSPECIFIED), 15_006);
+pub const INBOUND: SocketAddr = SocketAddr::new(
+    std::net::IpAddr::V4(std::net::Ipv4Addr::UNSPECIFIED),
+    15_006,
+);
 
 /// Takes the configuration that a workload's sidecar would get.
 #[derive(Debug)]
@@ -107,7 +109,10 @@ impl Reader {
 
     /// Takes an answer; gives what is to be sent next.
     pub fn response(&mut self, response: DeltaDiscoveryResponse) -> Vec<DeltaDiscoveryRequest> {
-        let listeners = response.resources.iter().filter(|one| one.name == "virtualInbound");
+        let listeners = response
+            .resources
+            .iter()
+            .filter(|one| one.name == "virtualInbound");
         for any in listeners.filter_map(|one| one.resource.as_ref()) {
             self.inbound = ListenerResource::decode(&*any.value).ok().map(Box::new);
         }

@@ -84,9 +84,13 @@ pub(super) async fn ask(
     let mut groups: Vec<Group> = Vec::new();
     for (labels, instances) in by_labels.into_iter().take(MAX_GROUPS) {
         let labels: BTreeMap<String, String> = labels.into_iter().collect();
-        let reader = read(admin, &workload(service, &labels, &instances), &app(service, port))
-            .await
-            .map_err(Failure::from)?;
+        let reader = read(
+            admin,
+            &workload(service, &labels, &instances),
+            &app(service, port),
+        )
+        .await
+        .map_err(Failure::from)?;
         let addresses = instances.iter().map(|one| {
             let address = one.address.parse::<SocketAddr>().ok();
             (one.id.clone(), address)
@@ -95,7 +99,9 @@ pub(super) async fn ask(
         for (id, address) in addresses.chain(nowhere) {
             let question = question(args, service, port, &caller, address);
             let access = reader.access(&question).map_err(anyhow::Error::msg)?;
-            let same = groups.iter_mut().find(|group| alike(&group.access, &access));
+            let same = groups
+                .iter_mut()
+                .find(|group| alike(&group.access, &access));
             let group = match same {
                 Some(group) => group,
                 None => {
@@ -104,7 +110,9 @@ pub(super) async fn ask(
                         instances: Vec::new(),
                         access,
                     });
-                    let Some(last) = groups.last_mut() else { continue };
+                    let Some(last) = groups.last_mut() else {
+                        continue;
+                    };
                     last
                 }
             };
@@ -127,8 +135,23 @@ pub(super) async fn ask(
 }
 
 fn alike(a: &Access, b: &Access) -> bool {
-    (&a.mode, &a.tried_mode, &a.verdict, &a.why, &a.policy, &a.steps, &a.refused)
-        == (&b.mode, &b.tried_mode, &b.verdict, &b.why, &b.policy, &b.steps, &b.refused)
+    (
+        &a.mode,
+        &a.tried_mode,
+        &a.verdict,
+        &a.why,
+        &a.policy,
+        &a.steps,
+        &a.refused,
+    ) == (
+        &b.mode,
+        &b.tried_mode,
+        &b.verdict,
+        &b.why,
+        &b.policy,
+        &b.steps,
+        &b.refused,
+    )
 }
 
 /// Who calls.
@@ -268,7 +291,10 @@ fn question(
         identity: caller.identity.clone(),
         from: caller.from,
         to: to.unwrap_or_else(|| SocketAddr::new(Ipv4Addr::LOCALHOST.into(), port)),
-        server_name: format!("outbound_.{port}_._.{}", service.host),
+        server_name: args
+            .server_name
+            .clone()
+            .unwrap_or_else(|| format!("outbound_.{port}_._.{}", service.host)),
         method: args.method.clone(),
         path: args.path.clone(),
         host,

@@ -94,7 +94,11 @@ fn one(text: &mut String, args: &CanArgs, answer: &Answer, group: &Group) {
 
 fn row(step: &AccessStep) -> Vec<String> {
     let tried = step.tried.as_ref().map(|tried| {
-        let verdict = if tried.passes { "would pass" } else { "would refuse" };
+        let verdict = if tried.passes {
+            "would pass"
+        } else {
+            "would refuse"
+        };
         match &tried.policy {
             Some(_) => format!("{verdict}: {}", placed(&tried.policy)),
             None => verdict.to_owned(),

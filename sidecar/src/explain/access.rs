@@ -319,7 +319,9 @@ impl<'a> Chain<'a> {
     fn passed(&mut self) {
         self.access.why = match &self.access.verdict {
             AccessVerdict::Asks(provider) => {
-                format!("the provider {provider:?} is asked, and decides; everything else lets it pass")
+                format!(
+                    "the provider {provider:?} is asked, and decides; everything else lets it pass"
+                )
             }
             _ => match (&self.access.policy, self.access.steps.is_empty()) {
                 (Some(policy), _) => format!("policy {policy:?} allows it"),

@@ -9,11 +9,11 @@ use crate::{
     decode::{SELECTOR, Shape},
     parse,
     parse::{
-        authorization_policy as authorization, peer_authentication as peer, selector,
-        client_tls, connection_pool as pool, consistent_hash as hash, destination,
-        destination_policy as policy, destination_rule as rule, envelope, http_answer as answer,
-        http_cors, http_fault as fault, http_headers, http_match, http_mirror, http_retries,
-        http_route as route, layer4, load_balancer as balancer, outlier_detection,
+        authorization_policy as authorization, client_tls, connection_pool as pool,
+        consistent_hash as hash, destination, destination_policy as policy,
+        destination_rule as rule, envelope, http_answer as answer, http_cors, http_fault as fault,
+        http_headers, http_match, http_mirror, http_retries, http_route as route, layer4,
+        load_balancer as balancer, outlier_detection, peer_authentication as peer, selector,
         service_entry as entry, share, sidecar, virtual_service,
     },
     report::{Mark, Report},
@@ -223,8 +223,8 @@ fn each_field_marked_not_supported_yet_is_refused_in_these_words() {
 #[test]
 fn each_field_that_the_program_knows_is_in_the_reference() {
     use Kind::{
-        AuthorizationPolicy, PeerAuthentication,
-        DestinationPolicy, DestinationRule, ServiceEntry, Sidecar, VirtualService, WorkloadEntry,
+        AuthorizationPolicy, DestinationPolicy, DestinationRule, PeerAuthentication, ServiceEntry,
+        Sidecar, VirtualService, WorkloadEntry,
     };
     let at = |kind, path: &str, shape: &'static Shape| (kind, path.to_owned(), shape);
     let mut shapes = vec![at(VirtualService, "metadata", &envelope::METADATA)];
@@ -335,14 +335,34 @@ fn each_field_that_the_program_knows_is_in_the_reference() {
         at(PeerAuthentication, "spec", &peer::PEER_AUTHENTICATION),
         at(PeerAuthentication, "spec.mtls", &peer::MTLS),
         at(PeerAuthentication, "spec.selector", &selector::SELECTOR),
-        at(AuthorizationPolicy, "spec", &authorization::AUTHORIZATION_POLICY),
+        at(
+            AuthorizationPolicy,
+            "spec",
+            &authorization::AUTHORIZATION_POLICY,
+        ),
         at(AuthorizationPolicy, "spec.selector", &selector::SELECTOR),
         at(AuthorizationPolicy, "spec.rules[]", &authorization::RULE),
-        at(AuthorizationPolicy, "spec.rules[].from[]", &authorization::FROM),
-        at(AuthorizationPolicy, "spec.rules[].from[].source", &authorization::SOURCE),
+        at(
+            AuthorizationPolicy,
+            "spec.rules[].from[]",
+            &authorization::FROM,
+        ),
+        at(
+            AuthorizationPolicy,
+            "spec.rules[].from[].source",
+            &authorization::SOURCE,
+        ),
         at(AuthorizationPolicy, "spec.rules[].to[]", &authorization::TO),
-        at(AuthorizationPolicy, "spec.rules[].to[].operation", &authorization::OPERATION),
-        at(AuthorizationPolicy, "spec.rules[].when[]", &authorization::condition::CONDITION),
+        at(
+            AuthorizationPolicy,
+            "spec.rules[].to[].operation",
+            &authorization::OPERATION,
+        ),
+        at(
+            AuthorizationPolicy,
+            "spec.rules[].when[]",
+            &authorization::condition::CONDITION,
+        ),
         at(Sidecar, "spec", &sidecar::SIDECAR),
         at(Sidecar, "spec.workloadSelector", &SELECTOR),
         at(Sidecar, "spec.outboundTrafficPolicy", &sidecar::POLICY),
