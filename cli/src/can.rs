@@ -48,6 +48,9 @@ pub(crate) struct CanArgs {
     /// Address that the caller comes from. Default: that of its first instance, else 127.0.0.1.
     #[arg(long, value_name = "IP")]
     from_ip: Option<IpAddr>,
+    /// Server name that the caller's TLS asks for. Default: the one that sidecars send.
+    #[arg(long, value_name = "NAME")]
+    server_name: Option<String>,
     /// Namespace of short names.
     #[arg(short, long, default_value = "default", env = "OUTRIGGER_NAMESPACE")]
     namespace: String,

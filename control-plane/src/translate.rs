@@ -181,6 +181,16 @@ impl Shared {
         }
     }
 
+    /// Documents that say whom the workload behind `node` takes calls from, as far as it does not do what they say.
+    pub(crate) fn unenforced(&self, node: &NodeInfo) -> Vec<(Arc<str>, String)> {
+        match node.dialect {
+            Dialect::Outrigger | Dialect::Envoy => Vec::new(),
+            Dialect::Grpc(credentials) => {
+                authz::unenforced(&self.world.mesh, node, credentials == Credentials::Provider)
+            }
+        }
+    }
+
     /// The hosts that `node` may be told of.
     pub(crate) fn hosts_of(&self, node: &NodeInfo, own: &NodeResources) -> Arc<BTreeSet<HostName>> {
         Arc::clone(&self.scope(&own.scope_key(self, node)).hosts)

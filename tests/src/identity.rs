@@ -1,10 +1,16 @@
 //! Certificates in files, for tools that are not ours: a workload's of the mesh, and one of a root that nobody knows.
 
-use std::{fs, path::PathBuf};
+use std::{fs, path::PathBuf, sync::Arc};
 
 use base64::prelude::{BASE64_STANDARD, Engine as _};
 use outrigger_proto::outrigger::v1::{IssueCertificateRequest, identity_client::IdentityClient};
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair, SanType};
+use rustls::{
+    ClientConfig, DigitallySignedStruct, SignatureScheme,
+    client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
+    crypto::aws_lc_rs,
+};
+use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime, pem::PemObject as _};
 use tempfile::TempDir;
 use tonic::Request;
 
@@ -28,7 +34,15 @@ impl WorkloadIdentity {
     /// # Panics
     /// When the authority does not issue it.
     pub async fn join(mesh: &Mesh, service_account: &str) -> Self {
-        let token = mesh.join_token("default", service_account);
+        Self::join_in(mesh, "default", service_account).await
+    }
+
+    /// The same in another namespace.
+    ///
+    /// # Panics
+    /// When the authority does not issue it.
+    pub async fn join_in(mesh: &Mesh, namespace: &str, service_account: &str) -> Self {
+        let token = mesh.join_token(namespace, service_account);
         let key = KeyPair::generate().expect("a key");
         let csr = CertificateParams::default()
             .serialize_request(&key)
@@ -52,6 +66,26 @@ impl WorkloadIdentity {
             .map(|der| pem("CERTIFICATE", der))
             .collect();
         Self::write(&chain, &key.serialize_pem(), issued.spiffe_id)
+    }
+
+    /// TLS of a client that shows this certificate, and takes whatever the server shows: what is looked at is the
+    /// server's side.
+    ///
+    /// # Panics
+    /// When the files are not what they were.
+    pub fn client_tls(&self) -> ClientConfig {
+        let chain = CertificateDer::pem_file_iter(&self.certificate).expect("certificates");
+        let chain: Result<Vec<_>, _> = chain.collect();
+        let key = PrivateKeyDer::from_pem_file(&self.key).expect("a key");
+        let mut tls = ClientConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
+            .with_protocol_versions(&[&rustls::version::TLS13])
+            .expect("TLS 1.3 is there")
+            .dangerous()
+            .with_custom_certificate_verifier(Arc::new(Anybody))
+            .with_client_auth_cert(chain.expect("certificates"), key)
+            .expect("a key that fits");
+        tls.alpn_protocols = vec![b"http/1.1".to_vec()];
+        tls
     }
 
     fn write(certificate: &str, key: &str, spiffe_id: String) -> Self {
@@ -115,4 +149,43 @@ fn pem(label: &str, der: &[u8]) -> String {
     let lines = encoded.as_bytes().chunks(64).map(String::from_utf8_lossy);
     let body = lines.fold(String::new(), |text, line| text + &line + "\n");
     format!("-----BEGIN {label}-----\n{body}-----END {label}-----\n")
+}
+
+/// Takes any server.
+#[derive(Debug)]
+struct Anybody;
+
+impl ServerCertVerifier for Anybody {
+    fn verify_server_cert(
+        &self,
+        _end_entity: &CertificateDer<'_>,
+        _intermediates: &[CertificateDer<'_>],
+        _server_name: &ServerName<'_>,
+        _ocsp_response: &[u8],
+        _now: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        Ok(ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        _message: &[u8],
+        _cert: &CertificateDer<'_>,
+        _dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        Err(rustls::Error::General("TLS 1.3 only".to_owned()))
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        _message: &[u8],
+        _cert: &CertificateDer<'_>,
+        _dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        Ok(HandshakeSignatureValid::assertion())
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        vec![SignatureScheme::ECDSA_NISTP256_SHA256]
+    }
 }

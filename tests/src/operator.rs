@@ -3,12 +3,19 @@
 use std::{fs, io, sync::Arc};
 
 use hyper_util::rt::TokioIo;
-use outrigger_proto::outrigger::v1::{ApplyRequest, SourceFile, admin_client::AdminClient};
+use outrigger_proto::{
+    envoy::service::discovery::v3::{
+        DeltaDiscoveryRequest, DeltaDiscoveryResponse,
+        aggregated_discovery_service_client::AggregatedDiscoveryServiceClient,
+    },
+    outrigger::v1::{ApplyRequest, SourceFile, admin_client::AdminClient},
+};
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName, pem::PemObject as _};
-use tokio::net::TcpStream;
+use tokio::{net::TcpStream, sync::mpsc};
 use tokio_rustls::TlsConnector;
+use tokio_stream::wrappers::ReceiverStream;
 use tonic::{
-    Request,
+    Request, Streaming,
     transport::{Channel, Endpoint},
 };
 
@@ -72,6 +79,31 @@ impl Mesh {
         let key = PrivateKeyDer::from_pem_file(&identity.key).expect("a key");
         let tls = registry::trusting(self).with_client_auth_cert(chain, key);
         connect(self, tls.expect("a certificate and its key")).await
+    }
+}
+
+impl Operator {
+    /// What the control plane tells a node, as its operator may read it: requests are sent by the sender, answers come
+    /// by the receiver.
+    ///
+    /// # Panics
+    /// When the stream is refused.
+    pub async fn reads(
+        mesh: &Mesh,
+    ) -> (
+        mpsc::Sender<DeltaDiscoveryRequest>,
+        Streaming<DeltaDiscoveryResponse>,
+    ) {
+        let token = fs::read_to_string(mesh.data_dir().join("admin.token")).expect("a token");
+        let (sender, requests) = mpsc::channel(64);
+        let mut request = Request::new(ReceiverStream::new(requests));
+        let bearer = format!("Bearer {}", token.trim()).parse();
+        request
+            .metadata_mut()
+            .insert("authorization", bearer.expect("a header's value"));
+        let mut client = AggregatedDiscoveryServiceClient::new(channel(mesh).await);
+        let answers = client.delta_aggregated_resources(request).await;
+        (sender, answers.expect("a stream").into_inner())
     }
 }
 

@@ -10,6 +10,7 @@
 
 mod specs {
     mod agent;
+    mod authorization;
     mod chain;
     mod connection_limits;
     mod connections;

@@ -15,6 +15,7 @@
 mod system {
     mod agent;
     mod arrivals;
+    mod authorization;
     mod behaviours;
     mod case;
     mod cases;

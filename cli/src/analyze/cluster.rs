@@ -47,7 +47,10 @@ pub(super) async fn read(admin: &mut Admin, domain: &str) -> anyhow::Result<Clus
 }
 
 fn inventory(status: &StatusResponse, domain: &str) -> Inventory {
-    let mut inventory = Inventory::default();
+    let mut inventory = Inventory {
+        trust_domain: Some(status.trust_domain.clone()),
+        ..Inventory::default()
+    };
     for service in status
         .services
         .iter()

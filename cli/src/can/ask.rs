@@ -291,7 +291,10 @@ fn question(
         identity: caller.identity.clone(),
         from: caller.from,
         to: to.unwrap_or_else(|| SocketAddr::new(Ipv4Addr::LOCALHOST.into(), port)),
-        server_name: format!("outbound_.{port}_._.{}", service.host),
+        server_name: args
+            .server_name
+            .clone()
+            .unwrap_or_else(|| format!("outbound_.{port}_._.{}", service.host)),
         method: args.method.clone(),
         path: args.path.clone(),
         host,

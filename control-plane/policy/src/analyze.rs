@@ -17,6 +17,7 @@ mod matches;
 mod policies;
 mod retries;
 mod routes;
+mod security;
 mod shadow;
 mod subsets;
 #[cfg(test)]
@@ -58,6 +59,8 @@ pub fn analyze(analysis: &Analysis<'_>) -> Vec<Diagnostic> {
             Spec::DestinationRule(spec) => destinations::check(&mut finder, object, spec),
             Spec::ServiceEntry(spec) => entries::check(&mut finder, object, spec),
             Spec::Sidecar(spec) => entries::check_sidecar(&mut finder, object, spec),
+            Spec::PeerAuthentication(spec) => security::check_peers(&mut finder, object, spec),
+            Spec::AuthorizationPolicy(spec) => security::check_rules(&mut finder, object, spec),
             _ => {}
         }
     }

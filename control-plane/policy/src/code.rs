@@ -110,6 +110,9 @@ codes! {
     HostMisspelt = "OUT0325", Warning, "rules for a host that nobody serves, beside one of nearly that name";
     ProviderUnknown = "OUT0326", Error, "an AuthorizationPolicy that asks a provider that there is not";
     ProviderUnused = "OUT0327", Info, "an ExtensionProvider that no AuthorizationPolicy asks";
+    SecuritySelectsNothing = "OUT0328", Warning, "a security document that is for no workload";
+    SecurityPortUnknown = "OUT0329", Warning, "a port that none of the workloads has";
+    PrincipalOfNobody = "OUT0330", Warning, "a principal that nobody has";
     Contradiction = "OUT0400", Error, "documents that contradict each other";
     AfterCatchAll = "OUT0401", Warning, "a rule behind one that takes every request";
     TwoCatchAlls = "OUT0402", Error, "two documents that both take every request to a host";
@@ -206,6 +209,10 @@ codes! {
     HeaderValueSpaces = "OUT0569", Warning, "a header match with spaces around the value";
     SubnetNeverKnown = "OUT0570", Warning, "a match on an address that is not known";
     PolicyOfThird = "OUT0571", Info, "a policy of a third namespace, which holds for its own clients alone";
+    HttpFieldWithoutHttp = "OUT0572", Warning, "an access rule that asks for HTTP where there is none";
+    IdentityInPlainText = "OUT0573", Warning, "an access rule on identities where plain text gets in";
+    RuleNeverHolds = "OUT0574", Warning, "an access rule that never holds";
+    DisabledBesideMutual = "OUT0575", Warning, "plain text asked of servers, and mutual TLS of their callers";
     NotSupportedYet = "OUT0601", Error, "a field that is not supported yet";
     KindNotSupported = "OUT0602", Error, "a kind that is not supported yet";
     ValueNotSupported = "OUT0603", Error, "a value that is not supported yet";

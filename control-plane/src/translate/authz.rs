@@ -15,7 +15,7 @@ mod term;
 pub(super) use rbac::{policies, rule_name};
 pub(super) use rule::Of;
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
 
 use outrigger_policy::{Mesh, MtlsMode, ObjectKey, PeerMode, Position, WorkloadView};
 use outrigger_proto::envoy::{
@@ -129,4 +129,37 @@ fn said(mode: MtlsMode, position: &Position, document: &ObjectKey) -> Struct {
         ("position", text(position.to_string())),
         ("document", text(document.to_string())),
     ])
+}
+
+/// What a gRPC server without a proxy does not do: it has no access rules, and its bootstrap file says whether it
+/// takes plain text. By document.
+pub(super) fn unenforced(mesh: &Mesh, node: &NodeInfo, mtls: bool) -> Vec<(Arc<str>, String)> {
+    let view = WorkloadView {
+        namespace: &node.namespace,
+        labels: &node.labels,
+    };
+    let rules = mesh.authorization_policies(view).map(|(document, spec)| {
+        let note = format!(
+            "{}: not enforced: a gRPC server without a proxy takes calls whatever this {} policy says; put a sidecar before it",
+            document.position,
+            spec.action.as_str()
+        );
+        (document.key.to_string().into(), note)
+    });
+    let mode = mesh.peer_mode(
+        view,
+        node.inbound.as_ref().map_or(0, |inbound| inbound.port),
+    );
+    let wanted = mode
+        .decided
+        .filter(|_| (mode.mode == MtlsMode::Strict) != mtls);
+    let mode = wanted.map(|(document, position)| {
+        let takes = if mtls { "mutual TLS alone" } else { "plain text" };
+        let note = format!(
+            "{position}: not enforced: {} is asked for, and by its bootstrap file this gRPC server takes {takes}",
+            mode.mode
+        );
+        (document.key.to_string().into(), note)
+    });
+    rules.chain(mode).collect()
 }

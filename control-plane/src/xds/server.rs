@@ -358,6 +358,7 @@ impl Session {
             changed: None,
             revision: 0,
             settled: None,
+            unenforced: Vec::new(),
             notes: Vec::new(),
             _open: Open(open),
         }
@@ -392,6 +393,8 @@ struct Stream {
     revision: u64,
     /// The last one that was told to `client`.
     settled: Option<u64>,
+    /// Documents that are for this client's workload and that it does not enforce, and why.
+    unenforced: Vec<(Arc<str>, String)>,
     /// The last ones that were told to `client`.
     notes: Vec<Note>,
     _open: Open,
@@ -474,6 +477,7 @@ impl Stream {
             self.seen = Some(pushed.since);
             self.changed = Some(pushed.since);
             self.revision = pushed.shared.revision();
+            self.unenforced = pushed.shared.unenforced(&self.node);
         }
         let snapshot = pushed.shared.snapshot(&self.node, &self.own);
         if new {
@@ -488,14 +492,18 @@ impl Stream {
         if !matches!(self.node.dialect, Dialect::Grpc(_)) {
             return;
         }
-        let notes = self.state.notes().take(MAX_NOTES);
-        let notes: Vec<Note> = notes
-            .map(|(kind, name, note)| Note {
-                type_url: kind.url(),
-                name: Arc::clone(name),
-                note: note.to_owned(),
-            })
-            .collect();
+        // Who is let in comes first: nothing else is worth as much.
+        let unenforced = self.unenforced.iter().map(|(document, note)| Note {
+            type_url: ResourceType::Listener.url(),
+            name: Arc::clone(document),
+            note: note.clone(),
+        });
+        let notes = self.state.notes().map(|(kind, name, note)| Note {
+            type_url: kind.url(),
+            name: Arc::clone(name),
+            note: note.to_owned(),
+        });
+        let notes: Vec<Note> = unenforced.chain(notes).take(MAX_NOTES).collect();
         if self.notes != notes {
             self.client.noted(notes.clone());
             self.notes = notes;

@@ -77,6 +77,7 @@ const fn weight(code: Code) -> Option<Effective> {
         Code::AfterCatchAll | Code::RuleShadowed | Code::SameMatch | Code::MatchRepeated => {
             Effective::Shadowed
         }
+        Code::PeerAuthenticationShadowed => Effective::Shadowed,
         Code::UnknownHost
         | Code::EgressHostUnknown
         | Code::EgressOtherNamespace
@@ -103,6 +104,10 @@ const fn weight(code: Code) -> Option<Effective> {
         | Code::PathNeverSent
         | Code::HeaderValueSpaces
         | Code::SubnetNeverKnown
+        | Code::SecuritySelectsNothing
+        | Code::SecurityPortUnknown
+        | Code::PrincipalOfNobody
+        | Code::RuleNeverHolds
         | Code::ConnectionRulesForHttp => Effective::MatchesNothing,
         Code::NotByClient => Effective::NotByClient,
         Code::FailoverWithoutEjection

@@ -6,7 +6,7 @@ use std::{
     sync::Arc,
 };
 
-use super::{Analysis, ClientFacts, EndpointFacts, written::Written};
+use super::{Analysis, ClientFacts, EndpointFacts, Inventory, written::Written};
 use crate::{
     At, Code, Diagnostic, HostName, HttpAction, Mesh, Object, ObjectKey, Protocol, ServiceEntry,
     Spec, VirtualService,
@@ -176,6 +176,11 @@ impl<'a> Finder<'a> {
             ports.insert(port.number, Some(port.protocol));
         }
         Some(ports)
+    }
+
+    /// Who runs, if that is known.
+    pub(super) fn inventory(&self) -> Option<&'a Inventory> {
+        self.analysis.inventory
     }
 
     /// Whether it is known who runs.

@@ -11,6 +11,8 @@ pub struct Inventory {
     pub services: BTreeMap<HostName, ServiceFacts>,
     /// Workloads that have a sidecar. Empty = not known.
     pub clients: Vec<ClientFacts>,
+    /// Of the certificates that get in; None = not known.
+    pub trust_domain: Option<String>,
 }
 
 /// One service.

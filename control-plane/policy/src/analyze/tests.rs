@@ -44,6 +44,7 @@ fn inventory() -> Inventory {
             &["app=orders version=v1", "app=orders version=v2"],
         ),
         ("payments.bank", 80, true, &["app=payments", "app=payments"]),
+        ("cache.default", 6379, true, &["app=cache"]),
     ];
     for (host, port, mtls, endpoints) in services {
         let endpoints = endpoints
@@ -54,8 +55,12 @@ fn inventory() -> Inventory {
                 labels: labels(text),
                 mtls,
             });
+        let protocol = match port {
+            6379 => Protocol::Tcp,
+            _ => Protocol::Http,
+        };
         let service = ServiceFacts {
-            ports: [(port, Some(Protocol::Http))].into(),
+            ports: [(port, Some(protocol))].into(),
             endpoints: endpoints.collect(),
         };
         let host = HostName::canonical(

@@ -107,8 +107,9 @@ const OLD_FIELDS: [(&str, &str); 5] = [
 pub(super) fn check<'a>(finder: &mut Finder<'a>, object: &'a Object) {
     if !object.api_version.ends_with("/v1") {
         let message = format!(
-            "{} still works and means the same as networking.istio.io/v1; write that, because the old names go away",
-            object.api_version
+            "{} still works and means the same as {}/v1; write that, because the old names go away",
+            object.api_version,
+            object.api_version.split('/').next().unwrap_or_default()
         );
         finder.find(Code::OldApiVersion, object, "apiVersion", message);
     }
