@@ -34,5 +34,8 @@ mod specs {
     mod swaps;
     mod threats_certificates;
     mod threats_credentials;
+    mod threats_paths;
+    mod threats_requests;
+    mod threats_tls;
     mod tracing;
 }

@@ -177,7 +177,17 @@ pub(super) fn inbound(inbound: &Inbound, workload: &Workload<'_>) -> Arc<Resourc
     };
     match workload.mode().mode {
         MtlsMode::Strict => listener.filter_chains = vec![mtls(chain)],
-        MtlsMode::Disable => listener.filter_chains = vec![chain],
+        MtlsMode::Disable => {
+            // Said in so many words: a sidecar takes plain text from others only so. Nothing looks at first bytes,
+            // so that every connection counts as it.
+            listener.filter_chains = vec![FilterChain {
+                filter_chain_match: Some(FilterChainMatch {
+                    transport_protocol: "raw_buffer".to_owned(),
+                    ..FilterChainMatch::default()
+                }),
+                ..chain
+            }];
+        }
         MtlsMode::Permissive => {
             listener.listener_filters = vec![tls_inspector()];
             listener.listener_filters_timeout = Some(duration(CLIENT_HELLO_TIMEOUT));
@@ -197,10 +207,8 @@ pub(super) fn inbound(inbound: &Inbound, workload: &Workload<'_>) -> Arc<Resourc
                 true => (&[][..], None),
                 false => (
                     alpn,
-                    Some(FilterChain {
-                        name: "passthrough".to_owned(),
-                        ..chain.clone()
-                    }),
+                    // Of TLS as well: beside a chain that says so, one that says nothing is never looked at.
+                    Some(named("passthrough", "tls", &[])),
                 ),
             };
             let chains = [

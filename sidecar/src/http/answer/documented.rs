@@ -30,6 +30,7 @@ const ALL: &[Code] = &[
     Code::RateLimited,
     Code::BadRequest,
     Code::NotSupported,
+    Code::LoopDetected,
     Code::Draining,
 ];
 
