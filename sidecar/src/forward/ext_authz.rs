@@ -210,12 +210,10 @@ async fn within(
         None => check.timeout,
     };
     let question = question::make(call, check, parts, authority, body, limit)?;
-    let is_grpc = matches!(check.service, CheckService::Grpc { .. });
     let asked = timeout(limit, exchange(call, view, check, question)).await;
     let reply = asked.map_err(|_late| format!("nothing came within {limit:?}"))??;
     match &check.service {
-        CheckService::Grpc { .. } if is_grpc => verdict::of_grpc(&reply),
-        CheckService::Grpc { .. } => Err("not gRPC".to_owned()),
+        CheckService::Grpc { .. } => verdict::of_grpc(&reply),
         CheckService::Http(http) => verdict::of_http(http, &reply),
     }
 }
