@@ -182,7 +182,7 @@ impl Drop for Seat<'_> {
 
 /// What of the body is sent along.
 async fn body(call: &Call, check: &ExtAuthz) -> Result<Option<Gathered>, Problem> {
-    let Some(wanted) = check.body else {
+    let Some(wanted) = check.body.filter(|_| !call.upload.is_empty()) else {
         return Ok(None);
     };
     let gathered = call.upload.gather(wanted.most, BODY_WITHIN).await;
