@@ -182,7 +182,7 @@ impl Drop for Seat<'_> {
 
 /// What of the body is sent along.
 async fn body(call: &Call, check: &ExtAuthz) -> Result<Option<Gathered>, Problem> {
-    let Some(wanted) = check.body else {
+    let Some(wanted) = check.body.filter(|_| !call.upload.is_empty()) else {
         return Ok(None);
     };
     let gathered = call.upload.gather(wanted.most, BODY_WITHIN).await;
@@ -210,12 +210,10 @@ async fn within(
         None => check.timeout,
     };
     let question = question::make(call, check, parts, authority, body, limit)?;
-    let is_grpc = matches!(check.service, CheckService::Grpc { .. });
     let asked = timeout(limit, exchange(call, view, check, question)).await;
     let reply = asked.map_err(|_late| format!("nothing came within {limit:?}"))??;
     match &check.service {
-        CheckService::Grpc { .. } if is_grpc => verdict::of_grpc(&reply),
-        CheckService::Grpc { .. } => Err("not gRPC".to_owned()),
+        CheckService::Grpc { .. } => verdict::of_grpc(&reply),
         CheckService::Http(http) => verdict::of_http(http, &reply),
     }
 }

@@ -99,7 +99,11 @@ async fn came(
         let headers = PASSED_ON.iter().map(|name| {
             let values = seen.headers.get_all(*name).iter();
             let values = values.map(|value| neutral(value.to_str().unwrap()));
-            ((*name).to_owned(), values.collect())
+            // Envoy appends to the first of them, our sidecar behind the last.
+            let values = values.collect::<Vec<_>>().join(",");
+            let mut values: Vec<String> = values.split(',').map(str::to_owned).collect();
+            values.sort();
+            ((*name).to_owned(), values)
         });
         (seen.path, headers.collect(), seen.body.len())
     });
@@ -189,6 +193,13 @@ fn attributes(check: &CheckRequest, host: &str) -> BTreeMap<String, String> {
             "tracestate",
         ];
         let kept = name == "x-envoy-auth-partial-body";
+        if name == "x-forwarded-client-cert" {
+            // Envoy adds a hash of the certificate.
+            let parts = value.split(';').filter(|part| !part.starts_with("Hash="));
+            let parts = parts.collect::<Vec<_>>().join(";");
+            found.insert("client".to_owned(), parts.replace(host, "HOST"));
+            continue;
+        }
         if kept || !own.iter().any(|own| name.starts_with(own)) {
             found.insert(format!("header {name}"), value.replace(host, "HOST"));
         }

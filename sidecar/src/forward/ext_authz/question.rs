@@ -116,7 +116,7 @@ fn attributes(
         path: path.to_owned(),
         host,
         scheme: scheme.to_owned(),
-        size: size(&parts.headers),
+        size: size(call, &parts.headers),
         protocol: protocol(parts.version).to_owned(),
         ..HttpRequest::default()
     };
@@ -196,10 +196,10 @@ fn text(value: &HeaderValue) -> String {
 }
 
 /// -1 = unknown.
-fn size(headers: &HeaderMap) -> i64 {
+fn size(call: &Call, headers: &HeaderMap) -> i64 {
     let length = headers.get(CONTENT_LENGTH);
     let length = length.and_then(|length| length.to_str().ok()?.parse().ok());
-    length.unwrap_or(-1)
+    length.unwrap_or(if call.upload.is_empty() { 0 } else { -1 })
 }
 
 fn protocol(version: Version) -> &'static str {

@@ -39,6 +39,7 @@ use crate::xds::{
     testing::*,
 };
 
+mod ext_authz;
 mod levels;
 mod limit;
 mod mutation;
