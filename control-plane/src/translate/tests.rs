@@ -14,6 +14,7 @@ mod retries;
 mod reuse;
 mod routes;
 mod scopes;
+mod security;
 mod views;
 
 use std::sync::Arc;

@@ -2,6 +2,7 @@ mod clients;
 mod delegates;
 mod effects;
 mod property;
+mod security;
 
 use std::{
     collections::{BTreeMap, BTreeSet},

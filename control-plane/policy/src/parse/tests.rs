@@ -5,6 +5,7 @@ mod refusals;
 mod refusals_of_connections;
 mod refusals_of_destinations;
 mod refusals_of_requests;
+mod refusals_of_security;
 
 use crate::{Object, ParseLimits, parse};
 

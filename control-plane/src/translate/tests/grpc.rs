@@ -346,3 +346,23 @@ fn libraries_share_bytes_and_keep_what_has_not_changed() {
         assert_eq!(one.version, other.version, "{}", one.name);
     }
 }
+
+#[test]
+fn a_servers_access_rules_are_not_enforced_and_it_is_said_so() {
+    let given = Given::default().policy(
+        "who.yaml",
+        "apiVersion: security.istio.io/v1\nkind: AuthorizationPolicy\nmetadata: {name: readers}\n\
+         spec: {selector: {matchLabels: {app: frontend}}, rules: [{}]}\n",
+    );
+    let server = NodeInfo {
+        dialect: Dialect::Grpc(Credentials::Provider),
+        ..node()
+    };
+    let found = given.shared().unenforced(&server);
+    let [(document, note)] = found.as_slice() else {
+        panic!("{found:?}");
+    };
+    assert_eq!(&**document, "AuthorizationPolicy default/readers");
+    assert!(note.starts_with("who.yaml:1:1: not enforced"), "{note}");
+    assert_eq!(given.shared().unenforced(&node()), []);
+}

@@ -277,11 +277,13 @@ impl Clause {
         format!("{not}{}{template}", self.field.name())
     }
 
-    fn holds(&self, ask: &Ask) -> bool {
-        self.values.iter().any(|value| self.matches(value, ask)) != self.not
+    fn holds(&self, ask: &Ask, home: &str) -> bool {
+        let mut values = self.values.iter();
+        values.any(|value| self.matches(value, ask, home)) != self.not
     }
 
-    fn matches(&self, value: &str, ask: &Ask) -> bool {
+    /// `home` = the document's namespace.
+    fn matches(&self, value: &str, ask: &Ask, home: &str) -> bool {
         let caller = CALLERS[ask.caller];
         match self.field {
             Field::Principals | Field::SourcePrincipal => {
@@ -293,7 +295,7 @@ impl Clause {
                 caller.is_some_and(|(namespace, _)| text(value, namespace))
             }
             Field::ServiceAccounts => {
-                let (namespace, name) = value.split_once('/').unwrap_or(("default", value));
+                let (namespace, name) = value.split_once('/').unwrap_or((home, value));
                 caller == Some((namespace, name))
             }
             Field::IpBlocks | Field::SourceIp => within(value, ask.address),
@@ -378,14 +380,14 @@ impl Rule {
         Self { from, to, when }
     }
 
-    fn holds(&self, ask: &Ask) -> bool {
+    fn holds(&self, ask: &Ask, home: &str) -> bool {
         let one = |groups: &[Vec<Clause>]| {
             groups.is_empty()
                 || groups
                     .iter()
-                    .any(|group| group.iter().all(|clause| clause.holds(ask)))
+                    .any(|group| group.iter().all(|clause| clause.holds(ask, home)))
         };
-        one(&self.from) && one(&self.to) && self.when.iter().all(|clause| clause.holds(ask))
+        one(&self.from) && one(&self.to) && self.when.iter().all(|clause| clause.holds(ask, home))
     }
 
     fn clauses_mut(&mut self) -> impl Iterator<Item = &mut Vec<Clause>> {
@@ -475,13 +477,17 @@ impl Policy {
         }
     }
 
-    /// The document in this place of the round.
-    pub(super) fn yaml(&self, slot: usize) -> String {
-        let namespace = if self.place == 2 {
+    const fn namespace(&self) -> &'static str {
+        if self.place == 2 {
             "istio-system"
         } else {
             "default"
-        };
+        }
+    }
+
+    /// The document in this place of the round.
+    pub(super) fn yaml(&self, slot: usize) -> String {
+        let namespace = self.namespace();
         let mut spec = json!({
             "action": format!("{:?}", self.action).to_uppercase(),
             "rules": self.rules.iter().map(Rule::json).collect::<Vec<_>>(),
@@ -523,7 +529,10 @@ pub(super) fn allows(policies: &[Policy], ask: &Ask) -> bool {
             .iter()
             .filter(move |policy| policy.selects && policy.action == action)
     };
-    let holds = |policy: &Policy| policy.rules.iter().any(|rule| rule.holds(ask));
+    let holds = |policy: &Policy| {
+        let mut rules = policy.rules.iter();
+        rules.any(|rule| rule.holds(ask, policy.namespace()))
+    };
     if of(Action::Deny).any(holds) {
         return false;
     }
