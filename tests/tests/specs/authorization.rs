@@ -99,7 +99,7 @@ async fn a_member_that_no_document_allows_gets_nothing_and_is_told_by_which_line
     assert!(denied.stdout.starts_with("DENIED"), "{}", denied.stdout);
     let allowed = mesh.cli(&["can", "web", "reviews", "GET", "/reviews/1"]);
     assert_eq!(allowed.status, 0, "{allowed:?}");
-    let line = "ns[default]-policy[readers]-rule[0] at -:11:5";
+    let line = "ns[default]-policy[readers]-rule[0] at -:12:5";
     assert!(allowed.stdout.contains(line), "{}", allowed.stdout);
 }
 
@@ -109,7 +109,8 @@ async fn a_dry_run_refuses_nothing_and_is_shown_beside_what_is_in_force() {
     let app = TestApp::start("reviews").await;
     let reviews = mesh.service("reviews").label("app", "reviews");
     let reviews = reviews.app(&app).start().await;
-    let web = mesh.service("web").start().await.caller();
+    let of_web = mesh.service("web").start().await;
+    let web = of_web.caller();
     mesh.apply(
         "apiVersion: security.istio.io/v1\nkind: AuthorizationPolicy\n\
          metadata: {name: tried, annotations: {outrigger.dev/dry-run: 'true'}}\n\
@@ -148,7 +149,8 @@ async fn plain_text_gets_in_where_a_document_says_so_and_nowhere_else() {
         let request = Request::get("/").header("host", "reviews:9080");
         request.body(Full::new(Bytes::new())).unwrap()
     };
-    let web = mesh.service("web").start().await.caller();
+    let of_web = mesh.service("web").start().await;
+    let web = of_web.caller();
     for (written, gets_in) in [
         ("STRICT", false),
         ("PERMISSIVE", true),
