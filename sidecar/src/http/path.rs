@@ -63,12 +63,12 @@ fn disguised(path: &str) -> Result<(), &'static str> {
             u8::from_str_radix(std::str::from_utf8(hex).ok()?, 16).ok()
         };
         // RFC 3629: the shortest form is the only one.
-        let is_overlong = match (byte(0), byte(3), byte(6)) {
-            (Some(0xc0 | 0xc1), Some(0x80..=0xbf), _) => true,
-            (Some(0xe0), Some(0x80 | 0x81), Some(0x80..=0xbf)) => true,
-            (Some(0xf0), Some(0x80), Some(0x80)) => true,
-            _ => false,
-        };
+        let is_overlong = matches!(
+            (byte(0), byte(3), byte(6)),
+            (Some(0xc0 | 0xc1), Some(0x80..=0xbf), _)
+                | (Some(0xe0), Some(0x80 | 0x81), Some(0x80..=0xbf))
+                | (Some(0xf0), Some(0x80), Some(0x80))
+        );
         if is_overlong {
             return Err("the path has ASCII in overlong UTF-8");
         }

@@ -49,12 +49,15 @@ impl<'a> Decided<'a> {
     }
 }
 
+/// By verdict.
+type Row = [OnceCell<Option<IntCounter>>; VERDICTS.len()];
+
 /// A worker's counters.
 #[derive(Debug)]
 pub(super) struct Authorization {
     telemetry: Arc<Telemetry>,
     /// Where no policy has matched: by direction, action, verdict.
-    nobody: [[[OnceCell<Option<IntCounter>>; VERDICTS.len()]; ACTIONS.len()]; 2],
+    nobody: [[Row; ACTIONS.len()]; 2],
     /// By the address of a policy's name, which is kept, so that nothing else gets its address. A policy has one
     /// verdict.
     policies: RefCell<HashMap<usize, (Arc<str>, Option<IntCounter>), FixedState>>,
