@@ -5,7 +5,8 @@
 //! figure in memory is rustls with its stock verifiers and no socket, the serving side alone.
 
 use std::{
-    fs,
+    fs, io,
+    io::Write as _,
     net::SocketAddr,
     path::Path,
     sync::{
@@ -105,30 +106,35 @@ pub(crate) async fn run(options: Options) -> anyhow::Result<()> {
             server.rounds.push(round);
         }
     }
-    println!(
+    let mut out = io::stdout();
+    writeln!(
+        out,
         "full mutual TLS 1.3 handshakes, P-256, X25519MLKEM768, one worker, medians of {}",
         options.rounds
-    );
-    println!(
+    )?;
+    writeln!(
+        out,
         "{:<12} {:>12} {:>22} {:>16}",
         "", "a second", "CPU of the called side", "a second a core"
-    );
+    )?;
     for server in &servers {
         let cpu = median(server.rounds.iter().map(|round| round.cpu_micros));
         let per_second = median(server.rounds.iter().map(|round| round.per_second));
-        println!(
+        writeln!(
+            out,
             "{:<12} {per_second:>12.0} {cpu:>19.0} us {:>16.0}",
             server.name,
             1e6 / cpu
-        );
+        )?;
     }
     let cpu = in_memory(&root, &client, &config)?;
-    println!(
+    writeln!(
+        out,
         "{:<12} {:>12} {cpu:>19.0} us {:>16.0}",
         "in memory",
         "",
         1e6 / cpu
-    );
+    )?;
     Ok(())
 }
 

@@ -162,7 +162,8 @@ pub fn may_change(name: &HeaderName) -> bool {
         |name: &str| KEPT.contains(&name) || FRAMING.iter().any(|framing| framing.as_str() == name);
     let name = name.as_str();
     // Many servers read `x_forwarded_client_cert` as the same name.
-    !kept(name) && !(name.contains('_') && kept(&name.replace('_', "-")))
+    let is_twin = || name.contains('_') && kept(&name.replace('_', "-"));
+    !(kept(name) || is_twin())
 }
 
 /// Whether one of the conditions holds for a header's name.

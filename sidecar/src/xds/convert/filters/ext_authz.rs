@@ -66,7 +66,7 @@ pub(super) fn convert(from: &proto::ExtAuthz, slots: &mut Slots<'_>) -> Converte
         fails_open: from.failure_mode_allow,
         tells_failure: from.failure_mode_allow_header_add,
         status_on_error: status,
-        body: from.with_request_body.as_ref().map(body).transpose()?,
+        body: from.with_request_body.map(body).transpose()?,
         clears_route: from.clear_route_cache,
         only: only
             .transpose()
@@ -179,7 +179,7 @@ fn names(field: &str, from: &ListStringMatcher) -> Converted<Vec<StringMatch>> {
     .collect()
 }
 
-fn body(from: &proto::BufferSettings) -> Converted<CheckBody> {
+fn body(from: proto::BufferSettings) -> Converted<CheckBody> {
     let found = from.max_request_bytes;
     if found == 0 || found > MOST_BODY {
         let message = format!("{found}; must be 1 to {MOST_BODY}");
