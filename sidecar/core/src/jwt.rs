@@ -196,6 +196,8 @@ pub enum Fault {
     Signature,
     /// There are no keys.
     KeysAway,
+    /// A route names a requirement that there is not.
+    Requirement,
 }
 
 impl Fault {
@@ -214,6 +216,7 @@ impl Fault {
             Self::NoKey => "Jwks doesn't have key to match kid or alg from Jwt",
             Self::Signature => "Jwt verification fails",
             Self::KeysAway => "Jwks remote fetch is failed",
+            Self::Requirement => "Failed JWT authentication: unknown requirement_name",
         }
     }
 }
@@ -239,37 +242,29 @@ impl Verified {
 pub type TokenClaims = Vec<(Arc<str>, Arc<Verified>)>;
 
 impl JwtAuthn {
-    /// Puts together what is prepared once.
+    /// A filter with these providers and rules.
     #[must_use]
-    pub fn prepared(mut self) -> Self {
+    pub fn new(
+        providers: Vec<Arc<Provider>>,
+        mut rules: Vec<(RouteMatch, Option<Requirement>)>,
+    ) -> Self {
+        for (matches, _) in &mut rules {
+            matches.anchor();
+        }
         let of = |provider: &Arc<Provider>| {
             let claims = provider.claim_headers.iter().map(|(name, _)| name.clone());
             let payload = provider.payload_header.iter().map(|(name, _)| name.clone());
             claims.chain(payload).collect::<Vec<_>>()
         };
-        self.written = self.providers.iter().flat_map(of).collect();
-        for (matches, _) in &mut self.rules {
-            matches.anchor();
-        }
-        self
-    }
-
-    /// A filter with these providers and rules.
-    #[must_use]
-    pub fn new(
-        providers: Vec<Arc<Provider>>,
-        rules: Vec<(RouteMatch, Option<Requirement>)>,
-    ) -> Self {
         Self {
+            written: providers.iter().flat_map(of).collect(),
             providers,
             rules,
             named: Vec::new(),
             bypass_cors_preflight: false,
             silent: false,
             dry_run: false,
-            written: Vec::new(),
         }
-        .prepared()
     }
 
     /// Keys that have to be fetched.

@@ -191,6 +191,7 @@ impl Client {
                 () = until(deadline) => self.tick(wakes),
                 () = wakes.stream.notified() => self.tick(wakes),
                 () = self.shared.demand.wanted() => self.ask(wakes),
+                () = self.shared.jwks.came() => self.tick(wakes),
                 _ = renewals.changed() => return End::Renewed,
             };
             if let Err(reason) = send(&requests, form.next(next)).await {
@@ -258,7 +259,7 @@ impl Client {
     }
 
     fn publish(&self, now: Instant, wakes: &Wakes) {
-        let (snapshot, bundle, tallies, is_configured, answers, asked) = {
+        let (snapshot, bundle, tallies, is_configured, answers, asked, keys) = {
             let mut engine = lock(&self.engine);
             if engine.awaits_shares() {
                 wakes.shares.notify_one();
@@ -270,6 +271,7 @@ impl Client {
                 engine.is_configured(now),
                 engine.take_answers(),
                 engine.asked(),
+                engine.take_new_keys(),
             )
         };
         if let Some(bundle) = bundle {
@@ -279,6 +281,7 @@ impl Client {
             self.read_files(&snapshot);
             self.shared.snapshot.publish(snapshot);
         }
+        self.shared.jwks.fetch(keys);
         self.shared.demand.settle(answers, asked);
         for (kind, tally) in tallies {
             self.vitals.count_resources(kind, tally);

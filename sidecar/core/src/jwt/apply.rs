@@ -25,11 +25,7 @@ impl JwtAuthn {
 
     /// What follows from good tokens. Gives back another path and query, if it is to be another.
     #[must_use]
-    pub fn apply(
-        good: &[Good],
-        headers: &mut HeaderMap,
-        path_and_query: &str,
-    ) -> Option<String> {
+    pub fn apply(good: &[Good], headers: &mut HeaderMap, path_and_query: &str) -> Option<String> {
         let mut parameters = Vec::new();
         for one in good {
             let provider = &one.provider;

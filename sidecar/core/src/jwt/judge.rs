@@ -74,8 +74,13 @@ impl JwtAuthn {
         let requirement = match by_name {
             Some(name) => {
                 let mut named = self.named.iter();
-                let found = named.find(|(own, _)| **own == *name);
-                found.map(|(_, requirement)| requirement)
+                let Some((_, found)) = named.find(|(own, _)| **own == *name) else {
+                    return Found::Refused(Refusal {
+                        fault: Fault::Requirement,
+                        provider: None,
+                    });
+                };
+                Some(found)
             }
             None => {
                 let path = path_of(request.path_and_query);
@@ -205,11 +210,7 @@ impl<'r> Look<'_, 'r> {
     }
 
     /// There is a token where it looks, and all that are there are its own and good.
-    fn of_provider(
-        &mut self,
-        place: usize,
-        audiences: &Option<Vec<Box<str>>>,
-    ) -> Result<(), No> {
+    fn of_provider(&mut self, place: usize, audiences: &Option<Vec<Box<str>>>) -> Result<(), No> {
         let Some(provider) = self.filter.providers.get(place) else {
             return Err(No::Fault(Fault::Missing, None));
         };
@@ -299,7 +300,9 @@ impl<'r> Look<'_, 'r> {
         let mut seen = self.seen.iter();
         let known = seen.find(|(of, text, _)| *of == place && *text == token);
         if let Some((.., known)) = known {
-            let known = known.clone().map_err(|fault| No::Fault(fault, Some(place)))?;
+            let known = known
+                .clone()
+                .map_err(|fault| No::Fault(fault, Some(place)))?;
             // Only the audiences may be others than when it was seen.
             check_audience(&known.facts, audiences)
                 .map_err(|fault| No::Fault(fault, Some(place)))?;
@@ -402,7 +405,10 @@ fn check(
         Some(expires) if now > expires.saturating_add(skew) => return Err(Fault::Expired),
         Some(expires) => {
             let left = expires.saturating_sub(now);
-            if provider.max_lifetime.is_some_and(|most| left > most.as_secs()) {
+            if provider
+                .max_lifetime
+                .is_some_and(|most| left > most.as_secs())
+            {
                 return Err(Fault::Claims("Jwt lifetime exceeds the maximum"));
             }
         }

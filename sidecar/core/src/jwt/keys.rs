@@ -127,6 +127,8 @@ impl fmt::Display for KeySetError {
 #[derive(Debug)]
 pub struct KeySet {
     keys: Box<[Key]>,
+    /// What they were read from.
+    text: Claims,
     /// Why others cannot.
     unusable: Vec<String>,
 }
@@ -172,7 +174,14 @@ impl KeySet {
         Ok(Self {
             keys: keys.into(),
             unusable,
+            text: set,
         })
+    }
+
+    /// Whether another set says the same.
+    #[must_use]
+    pub fn is_same(&self, other: &Self) -> bool {
+        self.text == other.text
     }
 
     /// How many keys can be used.
@@ -205,10 +214,7 @@ impl KeySet {
             }
             let mut of_alg = key.verifiers.iter().filter(|(alg, _)| *alg == token.alg);
             if let Some((_, verifier)) = of_alg.next() {
-                if verifier
-                    .verify_sig(token.signed, &token.signature)
-                    .is_ok()
-                {
+                if verifier.verify_sig(token.signed, &token.signature).is_ok() {
                     return Ok(());
                 }
                 fault = Fault::Signature;
@@ -272,7 +278,9 @@ fn key(from: &Claim) -> Result<Key, String> {
             Some(alg.ok_or_else(|| format!("alg {name:?} does not go with its kty and crv"))?)
         }
     };
-    let algs = algs.iter().filter(|alg| only.is_none_or(|only| only == **alg));
+    let algs = algs
+        .iter()
+        .filter(|alg| only.is_none_or(|only| only == **alg));
     let verifiers: Result<Vec<_>, _> = algs
         .map(|alg| ParsedPublicKey::new(alg.verification(), &material).map(|key| (*alg, key)))
         .collect();

@@ -81,9 +81,7 @@ fn behind<'a>(value: &'a [u8], prefix: &str) -> Option<&'a [u8]> {
 }
 
 /// Each as it stands, with its name and value as they are meant.
-fn parameters(
-    path_and_query: &str,
-) -> impl Iterator<Item = (&str, Cow<'_, [u8]>, Cow<'_, [u8]>)> {
+fn parameters(path_and_query: &str) -> impl Iterator<Item = (&str, Cow<'_, [u8]>, Cow<'_, [u8]>)> {
     let query = path_and_query.split_once('?').map(|(_, query)| query);
     let all = query.into_iter().flat_map(|query| query.split('&'));
     all.map(|pair| {
