@@ -33,5 +33,6 @@ mod specs {
     mod swaps;
     mod threats_certificates;
     mod threats_credentials;
+    mod tokens;
     mod tracing;
 }
