@@ -150,11 +150,13 @@ fn mark(
         return;
     };
     let request = view(parts, authority);
+    let claims = call.claims.borrow();
     let subject = Subject {
         caller: call.connection.caller(),
         request: Some(&request),
         believes: !settings.own_address,
         trusted_hops: settings.trusted_hops,
+        claims: &claims,
     };
     if let Some(policy) = rules.judge(&subject).policy {
         markings.put(key, policy);

@@ -119,7 +119,8 @@ impl Code {
             Self::RbacDenied
             | Self::ExtAuthzDenied
             | Self::ExtAuthzError
-            | Self::JwtAudience | Self::JwtRequirement => StatusCode::FORBIDDEN,
+            | Self::JwtAudience
+            | Self::JwtRequirement => StatusCode::FORBIDDEN,
             _ if self.is_of_tokens() => StatusCode::UNAUTHORIZED,
             Self::RateLimited => StatusCode::TOO_MANY_REQUESTS,
             Self::BadRequest => StatusCode::BAD_REQUEST,
@@ -137,7 +138,8 @@ impl Code {
             Self::RbacDenied
             | Self::ExtAuthzDenied
             | Self::ExtAuthzError
-            | Self::JwtAudience | Self::JwtRequirement => 7,
+            | Self::JwtAudience
+            | Self::JwtRequirement => 7,
             _ if self.is_of_tokens() => 16,
             Self::BadRequest => 13,
             // Not to be tried again.

@@ -23,8 +23,8 @@ use outrigger_proto::envoy::{
     config::route::v3::FilterConfig,
     extensions::filters::{
         http::{
-            ext_authz::v3 as ext_authz_proto, header_mutation::v3 as mutation_proto, jwt_authn::v3 as jwt_proto,
-            local_ratelimit::v3 as limit_proto, rbac::v3 as rbac_proto,
+            ext_authz::v3 as ext_authz_proto, header_mutation::v3 as mutation_proto,
+            jwt_authn::v3 as jwt_proto, local_ratelimit::v3 as limit_proto, rbac::v3 as rbac_proto,
         },
         network::http_connection_manager::v3::{self as hcm, http_filter},
     },
