@@ -40,6 +40,7 @@ const fn short(kind: Kind) -> &'static str {
         Kind::PeerAuthentication => "pa",
         Kind::AuthorizationPolicy => "ap",
         Kind::ExtensionProvider => "ep",
+        Kind::RequestAuthentication => "ra",
     }
 }
 

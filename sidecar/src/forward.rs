@@ -35,6 +35,7 @@ mod filters;
 pub(crate) mod finish;
 mod head;
 pub(crate) mod hedge;
+mod jwt;
 mod mirror;
 mod on_demand;
 pub(crate) mod redirect;

@@ -19,6 +19,7 @@ mod hello;
 mod http;
 mod identity;
 mod inbound;
+mod jwks;
 mod listen;
 mod pool;
 mod quota;

@@ -31,6 +31,7 @@ use crate::{
     identity::{
         Credential, IdentityStore, Issuer, chain, delivered::Delivered, workload_api::WorkloadApi,
     },
+    jwks,
     quota::{self, client::Shares},
     readiness::{self, AppHealth},
     register::{self, Registered, Registrar},
@@ -161,6 +162,7 @@ async fn supervise(
     }
     tasks.spawn(sweep(Arc::clone(&shared)));
     tasks.spawn(reread(Arc::clone(&shared)));
+    tasks.spawn(jwks::run(Arc::clone(&shared), Arc::clone(&telemetry)));
     let mut sidecar = Sidecar {
         shares: Shares::new(&shared),
         give_up: None,

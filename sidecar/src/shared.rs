@@ -14,7 +14,7 @@ use tokio::{
     time::Instant,
 };
 
-use crate::{connect::OwnPorts, demand::Demand, forward::chain::Chains};
+use crate::{connect::OwnPorts, demand::Demand, forward::chain::Chains, jwks::Jwks};
 
 use crate::tls::files::{Allowed, TlsFiles};
 
@@ -92,6 +92,8 @@ pub(crate) struct Shared {
     pub(crate) chains: Chains,
     /// Hosts whose routes requests wait for.
     pub(crate) demand: Demand,
+    /// Keys that tokens are verified with, as far as they are fetched.
+    pub(crate) jwks: Jwks,
     /// This machine's name.
     pub(crate) hostname: String,
     started: Instant,
@@ -109,6 +111,7 @@ impl Shared {
             own_ports: OwnPorts::default(),
             chains: Chains::default(),
             demand: Demand::default(),
+            jwks: Jwks::default(),
             hostname: hostname(),
             started: Instant::now(),
         })

@@ -93,6 +93,7 @@ fn subject(connection: &Connection) -> Subject<'_> {
         request: None,
         believes: false,
         trusted_hops: 0,
+        claims: &[],
     }
 }
 

@@ -20,7 +20,9 @@ use std::{
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
-use outrigger_core::{Cluster, ClusterSlot, Moment, Outcome, Picked, Snapshot, limits::Gauge};
+use outrigger_core::{
+    Cluster, ClusterSlot, Moment, Outcome, Picked, Snapshot, jwt::TokenCaches, limits::Gauge,
+};
 use tokio::{
     runtime,
     sync::{mpsc, watch},
@@ -288,6 +290,8 @@ pub(crate) struct Worker {
     pub(crate) mirrors: Rc<Cell<u32>>,
     /// Requests that wait for an authorization server.
     pub(crate) checks: Cell<u32>,
+    /// Tokens that were verified.
+    pub(crate) tokens: RefCell<TokenCaches>,
     handshakes: Handshakes,
     // Counted by itself: cloning the shared one would make all workers write to one cache line.
     snapshot: RefCell<Rc<View>>,
@@ -316,6 +320,7 @@ impl Worker {
             policy_header: seed.policy_header,
             mirrors: Rc::default(),
             checks: Cell::new(0),
+            tokens: RefCell::default(),
             handshakes: Handshakes::new(seed.handshakes),
             snapshot: RefCell::new(Rc::new(View(seed.shared.snapshot.load()))),
             now: Rc::new(Cell::new(now)),
@@ -393,6 +398,7 @@ impl Worker {
         let unix_now = unix_now();
         self.now.set(now);
         self.follow_identity();
+        self.tokens.borrow_mut().sweep();
         self.pools.tick(now, unix_now);
         for connection in self.connections.borrow().values() {
             connection.check(now, unix_now);

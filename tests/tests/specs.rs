@@ -37,5 +37,6 @@ mod specs {
     mod threats_paths;
     mod threats_requests;
     mod threats_tls;
+    mod tokens;
     mod tracing;
 }

@@ -26,4 +26,5 @@ mod system {
     mod ext_authz;
     mod grpc;
     mod observed;
+    mod tokens;
 }

@@ -22,6 +22,7 @@ mod shadow;
 mod subsets;
 #[cfg(test)]
 mod tests;
+mod tokens;
 mod visibility;
 mod written;
 
@@ -68,5 +69,6 @@ pub fn analyze(analysis: &Analysis<'_>) -> Vec<Diagnostic> {
     shadow::check(&mut finder);
     retries::check_hops(&mut finder);
     policies::check(&mut finder);
+    tokens::check(&mut finder);
     finder.into_findings()
 }

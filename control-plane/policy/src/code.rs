@@ -138,6 +138,9 @@ codes! {
     ServerNameInTwo = "OUT0422", Error, "one server name in two documents";
     NotCompared = "OUT0423", Info, "rules that were not compared with those before them";
     PeerAuthenticationShadowed = "OUT0424", Warning, "a PeerAuthentication that an older one shadows";
+    KeysWithoutTls = "OUT0430", Warning, "keys of an issuer by https without TLS to their host";
+    IssuerInTwo = "OUT0431", Warning, "two rules for the tokens of one issuer";
+    TokensNotVerified = "OUT0432", Warning, "access rules about tokens that nobody verifies";
     RetriedWrites = "OUT0501", Warning, "retries that may do a write twice";
     RetriesPastTimeout = "OUT0502", Warning, "tries that do not fit into the timeout";
     RetriesMultiply = "OUT0503", Info, "retries on several hops multiply";

@@ -15,6 +15,7 @@ mod security;
 mod select;
 #[cfg(test)]
 mod tests;
+mod token;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -29,8 +30,8 @@ pub use self::{
 };
 use self::{names::Names, security::Security};
 use crate::{
-    DestinationPolicy, DestinationRule, Diagnostic, HttpRoute, Object, ObjectKey, ServiceEntry,
-    Sidecar, TcpRoute, TlsRoute, WorkloadEntry,
+    DestinationPolicy, DestinationRule, Diagnostic, HttpRoute, Object, ObjectKey,
+    RequestAuthentication, ServiceEntry, Sidecar, TcpRoute, TlsRoute, WorkloadEntry,
 };
 
 /// What the mesh is built from.
@@ -95,6 +96,8 @@ pub struct Mesh {
     pub(crate) delegated: Vec<Delegated>,
     /// Who may call whom.
     pub(crate) security: Security,
+    /// Whose tokens are verified, oldest first.
+    pub(crate) tokens: Vec<(Arc<Object>, RequestAuthentication)>,
     root_namespace: String,
     names: Names,
 }

@@ -25,11 +25,13 @@ pub enum Kind {
     AuthorizationPolicy,
     /// A server that AuthorizationPolicies ask.
     ExtensionProvider,
+    /// Whose tokens are verified.
+    RequestAuthentication,
 }
 
 impl Kind {
     /// Every kind, in the order in which messages list them.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 10] = [
         Self::VirtualService,
         Self::DestinationRule,
         Self::DestinationPolicy,
@@ -39,6 +41,7 @@ impl Kind {
         Self::PeerAuthentication,
         Self::AuthorizationPolicy,
         Self::ExtensionProvider,
+        Self::RequestAuthentication,
     ];
 
     /// As written under `kind:`.
@@ -54,6 +57,7 @@ impl Kind {
             Self::PeerAuthentication => "PeerAuthentication",
             Self::AuthorizationPolicy => "AuthorizationPolicy",
             Self::ExtensionProvider => "ExtensionProvider",
+            Self::RequestAuthentication => "RequestAuthentication",
         }
     }
 }

@@ -7,6 +7,7 @@ mod extension_provider;
 mod http;
 mod layer4;
 mod security;
+mod token;
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -16,6 +17,7 @@ pub use extension_provider::*;
 pub use http::*;
 pub use layer4::*;
 pub use security::*;
+pub use token::*;
 
 use crate::Position;
 
@@ -45,6 +47,7 @@ pub enum Spec {
     PeerAuthentication(PeerAuthentication),
     AuthorizationPolicy(AuthorizationPolicy),
     ExtensionProvider(ExtensionProvider),
+    RequestAuthentication(RequestAuthentication),
 }
 
 /// `exportTo`: the namespaces whose workloads a document is for.

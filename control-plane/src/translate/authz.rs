@@ -94,6 +94,7 @@ pub(super) fn network_filters(workload: &Workload<'_>) -> Vec<Filter> {
 pub(super) fn chain_metadata(workload: &Workload<'_>) -> Option<Metadata> {
     let mut positions = rbac::positions(workload);
     positions.extend(ext_authz::positions(workload));
+    positions.extend(authn::positions(workload));
     let positions: Vec<_> = positions
         .iter()
         .map(|(name, position)| (name.as_str(), text(position.to_string())))

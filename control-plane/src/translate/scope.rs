@@ -273,6 +273,11 @@ impl Egress {
             namespace: "*".to_owned(),
             host: "*".to_owned(),
         }];
+        // Keys of issuers are fetched, whatever the application may call.
+        let mesh = &inputs.world.mesh;
+        egress
+            .hosts
+            .extend(mesh.hosts_of_keys(&key.caller.namespace));
         let Some(sidecar) = sidecar else {
             egress.add_routes(key, HTTP_PROXY, &everything, None, inputs);
             return egress;

@@ -18,7 +18,7 @@ use std::{sync::Arc, time::Duration};
 
 use http::HeaderValue;
 
-use crate::rbac::Rbac;
+use crate::{jwt::JwtAuthn, rbac::Rbac};
 pub use ext_authz::{
     CheckBody, CheckService, ExtAuthz, HttpCheck, Marking, Markings, NotSelected, may_change,
     names_header,
@@ -115,6 +115,8 @@ pub enum Filter {
     Rbac(Arc<Rbac>),
     /// An authorization server is asked.
     ExtAuthz(Arc<ExtAuthz>),
+    /// Tokens.
+    JwtAuthn(Arc<JwtAuthn>),
     /// A limit; None = none but those of routes.
     LocalRateLimit(Option<Arc<LocalRateLimit>>),
     /// Edits of headers.
@@ -140,6 +142,8 @@ pub struct Override {
 pub enum Settings {
     /// The most specific one. Without rules, everything is let through.
     Rbac(Arc<Rbac>),
+    /// The name of what is required instead of what the filter's rules say: the most specific one.
+    JwtRequirement(Arc<str>),
     /// The most specific one.
     LocalRateLimit(Arc<LocalRateLimit>),
     /// All of them, the most specific last.
@@ -161,6 +165,8 @@ pub enum InForce<'a> {
     Rbac(&'a Rbac),
     /// An authorization server is asked.
     ExtAuthz(&'a ExtAuthz),
+    /// Tokens, and the name of what a route requires.
+    JwtAuthn(&'a Arc<JwtAuthn>, Option<&'a str>),
     /// A limit.
     LocalRateLimit(&'a Arc<LocalRateLimit>),
     /// Edits of headers.
@@ -227,7 +233,7 @@ impl HttpSettings {
     pub fn change_answers(&self, overrides: Option<&Overrides>) -> bool {
         self.server.is_some()
             || self.in_force(overrides).any(|filter| match filter {
-                InForce::Cors | InForce::Fault | InForce::Rbac(_) => false,
+                InForce::Cors | InForce::Fault | InForce::Rbac(_) | InForce::JwtAuthn(..) => false,
                 // It may say what is added to an answer.
                 InForce::ExtAuthz(_) => true,
                 InForce::LocalRateLimit(limit) => limit.changes_answers(),
@@ -252,6 +258,10 @@ impl HttpFilter {
             (Filter::Rbac(_), Some(Settings::Rbac(of_route))) => InForce::Rbac(of_route),
             (Filter::Rbac(own), _) => InForce::Rbac(own),
             (Filter::ExtAuthz(own), _) => InForce::ExtAuthz(own),
+            (Filter::JwtAuthn(own), Some(Settings::JwtRequirement(name))) => {
+                InForce::JwtAuthn(own, Some(name))
+            }
+            (Filter::JwtAuthn(own), _) => InForce::JwtAuthn(own, None),
             (Filter::LocalRateLimit(_), Some(Settings::LocalRateLimit(of_route))) => {
                 InForce::LocalRateLimit(of_route)
             }

@@ -19,6 +19,7 @@ pub mod connection;
 pub mod filter;
 #[cfg(test)]
 mod fixture;
+pub mod jwt;
 pub mod keepalive;
 pub mod limits;
 pub mod outlier;
@@ -45,11 +46,13 @@ pub use filter::{
     Markings, Mutation, NotSelected, Override, Overrides, Put, RateVerdict, Settings, StripPort,
     may_change, names_header,
 };
+pub use jwt::JwtAuthn;
 pub use keepalive::KeepAlive;
 pub use limits::{Limits, LimitsScope, Overflow, Permit, Thresholds};
 pub use outlier::{Outcome, OutlierConfig, Standing};
 pub use rbac::{
-    Caller, Cidr, Condition, Judgement, Names, PeerNames, Policy, Rbac, RbacAction, Rules, Subject,
+    Caller, Cidr, ClaimMatch, Condition, Judgement, Names, PeerNames, Policy, Rbac, RbacAction,
+    Rules, Subject, ValueMatch,
 };
 pub use retry::{Progress, RetryBudget, RetryOn, RetryPermit, RetryPolicy, StopReason};
 pub use route::{

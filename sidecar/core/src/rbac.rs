@@ -10,6 +10,7 @@
 //! It never answers anybody: the caller does. Source: Envoy `envoy.config.rbac.v3`.
 
 mod cidr;
+mod claim;
 mod condition;
 #[cfg(test)]
 mod tests;
@@ -19,8 +20,9 @@ use std::{
     sync::Arc,
 };
 
-use crate::RequestView;
+use crate::{RequestView, jwt::Verified};
 pub use cidr::Cidr;
+pub use claim::{ClaimMatch, ValueMatch};
 pub use condition::{Condition, Names};
 
 /// What is decided about: a request, or a connection that carries none.
@@ -34,6 +36,8 @@ pub struct Subject<'a> {
     pub believes: bool,
     /// Addresses at the end of `x-forwarded-for` that are passed over. Default 0.
     pub trusted_hops: u32,
+    /// What its verified tokens say.
+    pub claims: &'a [(Arc<str>, Arc<Verified>)],
 }
 
 /// The connection that something came on.

@@ -207,6 +207,7 @@ impl<'a> Chain<'a> {
             request: None,
             believes: false,
             trusted_hops: 0,
+            claims: &[],
         };
         for filter in &self.chain.filters {
             let any = config(filter);
@@ -248,6 +249,7 @@ impl<'a> Chain<'a> {
             request: Some(&request),
             believes: !settings.own_address,
             trusted_hops: settings.trusted_hops,
+            claims: &[],
         };
         for filter in settings.filters.iter().filter(|filter| !filter.disabled) {
             if let Filter::Rbac(rbac) = &filter.filter

@@ -12,6 +12,7 @@ use http::{HeaderMap, HeaderValue, Method, Response, Version, request::Parts};
 use hyper::body::Incoming;
 use outrigger_core::{
     Cluster, ClusterSlot, Direction, Endpoint, Facts, Features, Positions, Route, WeightedCluster,
+    jwt::TokenClaims,
 };
 
 use super::{Destination, chain::Held, deadline, filters::Filtered, is_grpc};
@@ -55,6 +56,8 @@ pub(crate) struct Call {
     pub(crate) delayed: Cell<bool>,
     /// Filters that its answer has to pass.
     pub(crate) filtered: OnceCell<Filtered>,
+    /// What its verified tokens say.
+    pub(crate) claims: RefCell<TokenClaims>,
     /// Whose answer is passed on.
     pub(crate) answered_by: Cell<Option<SocketAddr>>,
     /// Of two tries at once, one has won.
@@ -209,6 +212,7 @@ impl Call {
             origin: RefCell::new(None),
             delayed: Cell::new(false),
             filtered: OnceCell::new(),
+            claims: RefCell::default(),
             answered_by: Cell::new(None),
             hedged: Cell::new(false),
             exhausted: Cell::new(false),

@@ -15,7 +15,7 @@ use outrigger_core::{
     Mutation, Overrides, PolicyPositions, RateVerdict, Rbac, Route, Subject,
 };
 
-use super::{before, call::Call, ext_authz, view};
+use super::{before, call::Call, ext_authz, jwt, view};
 use crate::{
     http::{
         answer::{Code, Instead, Problem},
@@ -113,6 +113,14 @@ pub(crate) async fn look(
                     filtered.added.borrow_mut().extend(passed.answer);
                 }
             }
+            InForce::JwtAuthn(filter, required) => {
+                let asked = jwt::Asked {
+                    filter,
+                    required,
+                    policies: &chain.policies,
+                };
+                jwt::authenticate(call, asked, parts, authority).await?;
+            }
             InForce::LocalRateLimit(limit) => {
                 let refused = take(call, limit, route, parts, authority);
                 if let Some(filtered) = call.filtered.get() {
@@ -142,11 +150,13 @@ fn mark(
         return;
     };
     let request = view(parts, authority);
+    let claims = call.claims.borrow();
     let subject = Subject {
         caller: call.connection.caller(),
         request: Some(&request),
         believes: !settings.own_address,
         trusted_hops: settings.trusted_hops,
+        claims: &claims,
     };
     if let Some(policy) = rules.judge(&subject).policy {
         markings.put(key, policy);
@@ -162,11 +172,13 @@ fn authorize(
     authority: &HeaderValue,
 ) -> Result<(), Problem> {
     let request = view(parts, authority);
+    let claims = call.claims.borrow();
     let subject = Subject {
         caller: call.connection.caller(),
         request: Some(&request),
         believes: !settings.own_address,
         trusted_hops: settings.trusted_hops,
+        claims: &claims,
     };
     let counters = call.worker.handles.filters();
     let Some((rules, judgement)) = counters.judge(call.direction, rbac, &subject, policies) else {
@@ -266,7 +278,11 @@ impl Filtered {
                 mutations.each().any(HeaderMutation::makes_answers)
             }
             InForce::LocalRateLimit(limit) => limit.response_headers.reads_request(),
-            InForce::Cors | InForce::Fault | InForce::Rbac(_) | InForce::ExtAuthz(_) => false,
+            InForce::Cors
+            | InForce::Fault
+            | InForce::Rbac(_)
+            | InForce::ExtAuthz(_)
+            | InForce::JwtAuthn(..) => false,
         });
         Self {
             asked: reads.then(|| Asked {
@@ -318,7 +334,7 @@ impl Filtered {
                         mutation.apply(headers, &facts);
                     }
                 }
-                InForce::Cors | InForce::Fault | InForce::Rbac(_) => {}
+                InForce::Cors | InForce::Fault | InForce::Rbac(_) | InForce::JwtAuthn(..) => {}
             }
         }
         if let Some((name, put)) = &self.all.server {

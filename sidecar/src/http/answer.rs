@@ -5,7 +5,7 @@ use std::{net::SocketAddr, sync::Arc};
 use bytes::Bytes;
 use http::{
     HeaderMap, HeaderName, HeaderValue, Response, StatusCode,
-    header::{CONTENT_TYPE, LOCATION},
+    header::{CONTENT_TYPE, LOCATION, WWW_AUTHENTICATE},
 };
 use outrigger_core::Direction;
 use serde::Serialize;
@@ -40,6 +40,19 @@ pub(crate) enum Code {
     RbacDenied,
     ExtAuthzDenied,
     ExtAuthzError,
+    JwtMissing,
+    JwtMalformed,
+    JwtTooLarge,
+    JwtTooMany,
+    JwtExpired,
+    JwtNotYetValid,
+    JwtIssuer,
+    JwtAudience,
+    JwtClaims,
+    JwtNoKey,
+    JwtSignature,
+    JwtKeysAway,
+    JwtRequirement,
     RateLimited,
     BadRequest,
     NotSupported,
@@ -72,6 +85,19 @@ impl Code {
             Self::RbacDenied => "rbac_denied",
             Self::ExtAuthzDenied => "ext_authz_denied",
             Self::ExtAuthzError => "ext_authz_error",
+            Self::JwtMissing => "jwt_missing",
+            Self::JwtMalformed => "jwt_malformed",
+            Self::JwtTooLarge => "jwt_too_large",
+            Self::JwtTooMany => "jwt_too_many",
+            Self::JwtExpired => "jwt_expired",
+            Self::JwtNotYetValid => "jwt_not_yet_valid",
+            Self::JwtIssuer => "jwt_issuer",
+            Self::JwtAudience => "jwt_audience",
+            Self::JwtClaims => "jwt_claims",
+            Self::JwtNoKey => "jwt_no_key",
+            Self::JwtSignature => "jwt_signature",
+            Self::JwtKeysAway => "jwt_keys_away",
+            Self::JwtRequirement => "jwt_requirement",
             Self::RateLimited => "rate_limited",
             Self::BadRequest => "bad_request",
             Self::NotSupported => "not_supported",
@@ -80,13 +106,22 @@ impl Code {
         }
     }
 
+    fn is_of_tokens(self) -> bool {
+        (Self::JwtMissing..=Self::JwtRequirement).contains(&self)
+    }
+
     pub(crate) fn status(self) -> StatusCode {
         match self {
             Self::NoRouteHost | Self::NoRoutePath => StatusCode::NOT_FOUND,
             Self::Timeout | Self::PerTryTimeout | Self::DeadlineExceeded => {
                 StatusCode::GATEWAY_TIMEOUT
             }
-            Self::RbacDenied | Self::ExtAuthzDenied | Self::ExtAuthzError => StatusCode::FORBIDDEN,
+            Self::RbacDenied
+            | Self::ExtAuthzDenied
+            | Self::ExtAuthzError
+            | Self::JwtAudience
+            | Self::JwtRequirement => StatusCode::FORBIDDEN,
+            _ if self.is_of_tokens() => StatusCode::UNAUTHORIZED,
             Self::RateLimited => StatusCode::TOO_MANY_REQUESTS,
             Self::BadRequest => StatusCode::BAD_REQUEST,
             Self::NotSupported => StatusCode::NOT_IMPLEMENTED,
@@ -95,12 +130,17 @@ impl Code {
         }
     }
 
-    /// Status of gRPC: 4 deadline, 7 permission denied, 12 unimplemented (as gRPC maps 404), 13 internal (as it maps 400), 14 unavailable.
+    /// Status of gRPC: 4 deadline, 7 permission denied, 16 unauthenticated, 12 unimplemented (as gRPC maps 404), 13 internal (as it maps 400), 14 unavailable.
     pub(crate) fn grpc_status(self) -> u16 {
         match self {
             Self::Timeout | Self::PerTryTimeout | Self::DeadlineExceeded => 4,
             Self::NoRouteHost | Self::NoRoutePath | Self::NotSupported => 12,
-            Self::RbacDenied | Self::ExtAuthzDenied | Self::ExtAuthzError => 7,
+            Self::RbacDenied
+            | Self::ExtAuthzDenied
+            | Self::ExtAuthzError
+            | Self::JwtAudience
+            | Self::JwtRequirement => 7,
+            _ if self.is_of_tokens() => 16,
             Self::BadRequest => 13,
             // Not to be tried again.
             Self::LoopDetected => 9,
@@ -126,7 +166,21 @@ impl Code {
             Self::FaultInjected => "FI",
             Self::ExtAuthzDenied | Self::ExtAuthzError => "UAEX",
             // Envoy has none for them.
-            Self::RbacDenied | Self::LoopDetected => "-",
+            Self::RbacDenied
+            | Self::LoopDetected
+            | Self::JwtMissing
+            | Self::JwtMalformed
+            | Self::JwtTooLarge
+            | Self::JwtTooMany
+            | Self::JwtExpired
+            | Self::JwtNotYetValid
+            | Self::JwtIssuer
+            | Self::JwtAudience
+            | Self::JwtClaims
+            | Self::JwtNoKey
+            | Self::JwtSignature
+            | Self::JwtKeysAway
+            | Self::JwtRequirement => "-",
             Self::RateLimited => "RL",
             Self::BadRequest | Self::NotSupported => "DPE",
             Self::Draining => "DT",
@@ -147,6 +201,8 @@ pub(crate) struct Problem {
     instead: Option<Instead>,
     /// The whole body, in place of ours.
     text: Option<&'static str>,
+    /// How the caller may show who it is.
+    challenge: Option<HeaderValue>,
     /// An authorization server's own answer, in place of ours.
     given: Option<Box<Given>>,
 }
@@ -179,6 +235,7 @@ impl Problem {
             unsent: true,
             instead: None,
             text: None,
+            challenge: None,
             given: None,
         }
     }
@@ -212,6 +269,11 @@ impl Problem {
             text: Some(text),
             ..self
         }
+    }
+
+    /// With a `www-authenticate`.
+    pub(crate) fn challenging(self, challenge: Option<HeaderValue>) -> Self {
+        Self { challenge, ..self }
     }
 
     /// The body is not ours, so that it does not name the policy.
@@ -335,6 +397,9 @@ pub(crate) fn problem(problem: &Problem, context: &Context<'_>) -> Response<Down
         && let Ok(policy) = HeaderValue::from_str(&percent_encoded(policy.as_bytes()))
     {
         headers.insert(POLICY, policy);
+    }
+    if let Some(challenge) = &problem.challenge {
+        headers.insert(WWW_AUTHENTICATE, challenge.clone());
     }
     let passing = [StatusCode::SERVICE_UNAVAILABLE, StatusCode::GATEWAY_TIMEOUT];
     if inbound && problem.unsent && passing.contains(&problem.status()) {

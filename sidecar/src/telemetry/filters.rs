@@ -9,6 +9,15 @@ use prometheus::{IntCounter, IntCounterVec};
 use super::{Telemetry, authorization::Authorization};
 
 const CHECKS: [&str; 4] = ["allowed", "denied", "error", "failed_open"];
+const TOKENS: [&str; 7] = [
+    "verified",
+    "missing",
+    "refused",
+    "spared",
+    "dry_run_verified",
+    "dry_run_missing",
+    "dry_run_refused",
+];
 const LIMITS: [&str; 3] = ["allowed", "spared", "refused"];
 
 /// A worker's counters.
@@ -16,6 +25,7 @@ const LIMITS: [&str; 3] = ["allowed", "spared", "refused"];
 pub(crate) struct FilterCounters {
     telemetry: Arc<Telemetry>,
     authorization: Authorization,
+    tokens: [Row<7>; 2],
     limits: [Row<3>; 2],
     checks: [Row<4>; 2],
 }
@@ -31,6 +41,17 @@ pub(crate) enum Checked {
     FailedOpen,
 }
 
+/// What became of a request's tokens.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum TokenVerdict {
+    Verified,
+    /// There is none, and none is needed.
+    Missing,
+    Refused,
+    /// Let through all the same.
+    Spared,
+}
+
 /// By verdict.
 type Row<const N: usize> = [OnceCell<Option<IntCounter>>; N];
 
@@ -39,6 +60,7 @@ impl FilterCounters {
         Self {
             telemetry: Arc::clone(telemetry),
             authorization: Authorization::new(telemetry),
+            tokens: Default::default(),
             limits: Default::default(),
             checks: Default::default(),
         }
@@ -74,6 +96,21 @@ impl FilterCounters {
         };
         let family = &self.telemetry.metrics.ext_authz;
         count(&self.checks, direction, &CHECKS, place, family);
+    }
+
+    /// What became of a request's tokens.
+    pub(crate) fn tokens(&self, direction: Direction, dry_run: bool, verdict: TokenVerdict) {
+        let place = match (verdict, dry_run) {
+            (TokenVerdict::Verified, false) => 0,
+            (TokenVerdict::Missing, false) => 1,
+            (TokenVerdict::Refused, false) => 2,
+            (TokenVerdict::Spared, false) => 3,
+            (TokenVerdict::Verified, true) => 4,
+            (TokenVerdict::Missing, true) => 5,
+            (TokenVerdict::Refused | TokenVerdict::Spared, true) => 6,
+        };
+        let family = &self.telemetry.metrics.tokens;
+        count(&self.tokens, direction, &TOKENS, place, family);
     }
 
     /// What a limit said.

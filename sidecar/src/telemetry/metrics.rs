@@ -9,7 +9,7 @@ use std::{
 };
 
 use prometheus::{
-    HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, Opts, Registry,
+    GaugeVec, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, Opts, Registry,
     core::Collector,
 };
 
@@ -130,6 +130,12 @@ pub(crate) struct Metrics {
     pub(crate) mtls_dry_run: IntCounterVec,
     /// Open connections that a changed policy ended, by reason.
     ended_by_policy: IntCounterVec,
+    /// What became of tokens, by hop and verdict.
+    pub(crate) tokens: IntCounterVec,
+    /// Fetches of keys, by outcome.
+    pub(crate) jwks_fetches: IntCounterVec,
+    /// When keys were fetched last, by URL.
+    pub(crate) jwks_fetched: GaugeVec,
     /// What local limits on requests said, by hop and verdict.
     pub(crate) rate_limits: IntCounterVec,
     /// What authorization servers said, by hop and verdict.
@@ -229,6 +235,27 @@ impl Metrics {
                 "outrigger_connections_ended_by_policy_total",
                 "Open connections that a changed policy ended.",
                 &["reason"],
+            ),
+            tokens: counters(
+                "outrigger_jwt_total",
+                "What became of the tokens of requests; dry_run: where nothing comes of it.",
+                &["hop", "verdict"],
+            ),
+            jwks_fetches: counters(
+                "outrigger_jwks_fetches_total",
+                "Fetches of the keys of issuers of tokens.",
+                &["outcome"],
+            ),
+            jwks_fetched: add(
+                &registry,
+                GaugeVec::new(
+                    Opts::new(
+                        "outrigger_jwks_fetched_timestamp_seconds",
+                        "When the keys in use were fetched.",
+                    ),
+                    &["uri"],
+                )
+                .expect("valid names"),
             ),
             rate_limits: counters(
                 "outrigger_local_rate_limit_total",

@@ -191,6 +191,7 @@ impl Client {
                 () = until(deadline) => self.tick(wakes),
                 () = wakes.stream.notified() => self.tick(wakes),
                 () = self.shared.demand.wanted() => self.ask(wakes),
+                () = self.shared.jwks.came() => self.tick(wakes),
                 // Somebody else's server is shown no identity of ours.
                 _ = renewals.changed(), if self.control.is_tls() => return End::Renewed,
             };
@@ -259,7 +260,7 @@ impl Client {
     }
 
     fn publish(&self, now: Instant, wakes: &Wakes) {
-        let (snapshot, bundle, tallies, is_configured, answers, asked) = {
+        let (snapshot, bundle, tallies, is_configured, answers, asked, keys) = {
             let mut engine = lock(&self.engine);
             if engine.awaits_shares() {
                 wakes.shares.notify_one();
@@ -271,6 +272,7 @@ impl Client {
                 engine.is_configured(now),
                 engine.take_answers(),
                 engine.asked(),
+                engine.take_new_keys(),
             )
         };
         if let Some(bundle) = bundle {
@@ -280,6 +282,7 @@ impl Client {
             self.read_files(&snapshot);
             self.shared.snapshot.publish(snapshot);
         }
+        self.shared.jwks.fetch(keys);
         self.shared.demand.settle(answers, asked);
         for (kind, tally) in tallies {
             self.vitals.count_resources(kind, tally);

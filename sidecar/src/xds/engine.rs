@@ -19,7 +19,7 @@ use std::{
     sync::Arc,
 };
 
-use outrigger_core::Snapshot;
+use outrigger_core::{Snapshot, jwt::RemoteKeys};
 use outrigger_proto::{
     envoy::{
         config::core::v3::Node,
@@ -268,6 +268,11 @@ impl Engine {
     /// Whether something waits for [`Self::grant`].
     pub(crate) fn awaits_shares(&self) -> bool {
         self.on_demand && self.mesh.awaits_shares()
+    }
+
+    /// Keys that are to be fetched from now on.
+    pub(crate) fn take_new_keys(&mut self) -> Vec<Arc<RemoteKeys>> {
+        self.mesh.take_new_keys()
     }
 
     /// The next snapshot, if anything changed.

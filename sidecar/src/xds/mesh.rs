@@ -14,12 +14,14 @@ mod tables;
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::IpAddr,
-    sync::Arc,
+    sync::{Arc, Weak, atomic::Ordering},
+    time::Duration,
 };
 
 use outrigger_core::{
-    ClusterConfig, ClusterSlot, EndpointConfig, FilterChain, FilterChains, LimitsScope, Listener,
-    RouteSource, RouteTable, Snapshot, SnapshotBuilder, VirtualHost,
+    ClusterConfig, ClusterSlot, EndpointConfig, Filter, FilterChain, FilterChains, LimitsScope,
+    Listener, RouteSource, RouteTable, Snapshot, SnapshotBuilder, VirtualHost,
+    jwt::{RemoteKeys, RemoteName},
 };
 
 use tokio::time::Instant;
@@ -64,6 +66,10 @@ pub(crate) struct Mesh {
     listeners: BTreeMap<String, Accepted>,
     serving: BTreeMap<String, Serving>,
     tables: Tables,
+    /// Keys that listeners name and that are fetched, by name.
+    keys: BTreeMap<RemoteName, Weak<RemoteKeys>>,
+    /// Of these, those that nobody fetches yet.
+    new_keys: Vec<Arc<RemoteKeys>>,
     changed: bool,
 }
 
@@ -88,12 +94,70 @@ struct Accepted {
     listener: Listener,
     /// RDS names; those that are inline have none.
     routes: Vec<String>,
-    /// Of inline routes.
+    /// Of inline routes, and those that keys are fetched from.
     clusters: Clusters,
+    /// Fetched before it serves, if that does not take long.
+    keys: Vec<Arc<RemoteKeys>>,
+    keys_until: Option<Instant>,
     warming: bool,
 }
 
+/// How long a listener waits for keys: tokens that need them are refused afterwards, and say why.
+const KEYS_WITHIN: Duration = Duration::from_secs(3);
+
+impl Accepted {
+    /// Each set of keys is here, or was not to be had, or has kept it waiting for long enough.
+    fn has_keys(&mut self, now: Instant) -> bool {
+        let mut keys = self.keys.iter();
+        if keys.all(|keys| keys.attempts.load(Ordering::Relaxed) > 0) {
+            return true;
+        }
+        now >= *self.keys_until.get_or_insert(now + KEYS_WITHIN)
+    }
+}
+
 impl Mesh {
+    /// Keys that are fetched are the same in whatever form of whatever listener, so that a change costs nothing.
+    fn adopt_keys(
+        &mut self,
+        parsed: &mut ParsedListener,
+        clusters: &mut Clusters,
+    ) -> Vec<Arc<RemoteKeys>> {
+        self.keys.retain(|_, keys| keys.strong_count() > 0);
+        let mut all = Vec::new();
+        // Nobody else has it yet.
+        let chains = parsed.chains.iter_mut();
+        let settings = chains.filter_map(|chain| chain.settings.as_mut().and_then(Arc::get_mut));
+        let filters = settings.flat_map(|all| &mut all.filters);
+        let tokens = filters.filter_map(|filter| match &mut filter.filter {
+            Filter::JwtAuthn(tokens) => Arc::get_mut(tokens),
+            _ => None,
+        });
+        for tokens in tokens {
+            tokens.adopt(|remote| {
+                let known = self.keys.get(&remote.name).and_then(Weak::upgrade);
+                let keys = known.unwrap_or_else(|| {
+                    let slot = self.builder.cluster_slot(&remote.name.cluster);
+                    // It is new, and so has none.
+                    remote.slot.set(slot).ok();
+                    self.keys
+                        .insert(remote.name.clone(), Arc::downgrade(remote));
+                    self.new_keys.push(Arc::clone(remote));
+                    Arc::clone(remote)
+                });
+                clusters.insert(keys.name.cluster.to_string());
+                all.push(Arc::clone(&keys));
+                keys
+            });
+        }
+        all
+    }
+
+    /// Keys that are to be fetched from now on.
+    pub(crate) fn take_new_keys(&mut self) -> Vec<Arc<RemoteKeys>> {
+        std::mem::take(&mut self.new_keys)
+    }
+
     /// The slot of a cluster name.
     pub(crate) fn slot(&mut self, name: &str) -> ClusterSlot {
         self.builder.cluster_slot(name)
@@ -272,7 +336,9 @@ impl Mesh {
     /// When [`Self::warm`] has more to do than a word of the server's brings about.
     pub(crate) fn held_until(&self) -> Option<Instant> {
         let kept = self.leaving.values().chain(self.stale.values()).copied();
-        kept.chain(self.tables.held_until()).min()
+        let warming = self.listeners.values().filter(|accepted| accepted.warming);
+        let keys = warming.filter_map(|accepted| accepted.keys_until);
+        kept.chain(self.tables.held_until()).chain(keys).min()
     }
 
     pub(crate) fn remove_host(&mut self, routes: &str, name: &str) {
@@ -297,7 +363,8 @@ impl Mesh {
         was_used || form.is_waiting() || clusters.any(|cluster| cluster.limits.requests.used() > 0)
     }
 
-    pub(crate) fn set_listener(&mut self, parsed: ParsedListener, clusters: Clusters) {
+    pub(crate) fn set_listener(&mut self, mut parsed: ParsedListener, mut clusters: Clusters) {
+        let keys = self.adopt_keys(&mut parsed, &mut clusters);
         let mut names = Vec::new();
         let mut chains = Vec::with_capacity(parsed.chains.len());
         for chain in parsed.chains {
@@ -332,6 +399,8 @@ impl Mesh {
                 listener,
                 routes: names,
                 clusters,
+                keys,
+                keys_until: None,
                 warming: true,
             },
         );
@@ -465,7 +534,7 @@ impl Mesh {
             let has_routes = accepted.routes.iter().all(|rds| self.tables.serves(rds));
             let mut clusters = accepted.clusters.iter();
             let has_clusters = clusters.all(|name| (look.of)(name) != Standing::Pending);
-            if accepted.warming && has_routes && has_clusters {
+            if accepted.warming && has_routes && has_clusters && accepted.has_keys(now) {
                 accepted.warming = false;
                 let serving = Serving {
                     routes: accepted.routes.clone(),

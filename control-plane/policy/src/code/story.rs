@@ -69,7 +69,9 @@ fn head(text: &mut String, heading: &str) {
     let (kind, name) = heading.trim().split_once(' ').unwrap_or((heading, "a"));
     let group = match kind {
         "DestinationPolicy" | "ExtensionProvider" => "outrigger.dev",
-        "PeerAuthentication" | "AuthorizationPolicy" => "security.istio.io",
+        "PeerAuthentication" | "AuthorizationPolicy" | "RequestAuthentication" => {
+            "security.istio.io"
+        }
         _ => "networking.istio.io",
     };
     if !text.is_empty() {

@@ -2,6 +2,7 @@
 
 mod effects;
 mod security;
+mod token;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -36,6 +37,7 @@ pub(super) fn check(mesh: &Mesh, input: &MeshInput<'_>, found: &mut Found) {
             Spec::PeerAuthentication(spec) => checker.peer_authentication(object, spec),
             Spec::AuthorizationPolicy(spec) => checker.authorization_policy(object, spec),
             Spec::ExtensionProvider(spec) => checker.extension_provider(object, spec),
+            Spec::RequestAuthentication(spec) => checker.request_authentication(object, spec),
             Spec::ServiceEntry(_) | Spec::WorkloadEntry(_) => {}
         }
     }

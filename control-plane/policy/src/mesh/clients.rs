@@ -397,7 +397,7 @@ impl TrafficPolicy {
     }
 
     /// What it says for one port, else what it says for all. `retryBudget` is the same for all ports (Istio).
-    fn at_port(&self, port: u16) -> Self {
+    pub(super) fn at_port(&self, port: u16) -> Self {
         let of_port = self.ports.get(&port).map_or(self, |own| &own.policy);
         Self {
             retry_budget: self.retry_budget.clone(),

@@ -166,7 +166,8 @@ pub(super) fn merge(input: &MeshInput<'_>) -> (Mesh, Found) {
             // In the order of their age, below.
             Spec::PeerAuthentication(_)
             | Spec::AuthorizationPolicy(_)
-            | Spec::ExtensionProvider(_) => {}
+            | Spec::ExtensionProvider(_)
+            | Spec::RequestAuthentication(_) => {}
             Spec::Sidecar(spec) => {
                 let entry = (Arc::clone(object), spec.clone());
                 mesh.sidecars.insert(object.key.clone(), entry);
@@ -223,6 +224,9 @@ pub(super) fn merge(input: &MeshInput<'_>) -> (Mesh, Found) {
             Spec::ExtensionProvider(spec) => {
                 let entry = (Arc::clone(object), spec.clone());
                 mesh.security.providers.insert(object.key.clone(), entry);
+            }
+            Spec::RequestAuthentication(spec) => {
+                mesh.tokens.push((Arc::clone(object), spec.clone()));
             }
             _ => {}
         }

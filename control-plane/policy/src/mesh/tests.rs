@@ -31,7 +31,9 @@ impl World {
         let (namespace, name) = name.split_once('/').unwrap_or(("shop", name));
         let version = match kind {
             "DestinationPolicy" | "ExtensionProvider" => "outrigger.dev/v1",
-            "PeerAuthentication" | "AuthorizationPolicy" => "security.istio.io/v1",
+            "PeerAuthentication" | "AuthorizationPolicy" | "RequestAuthentication" => {
+                "security.istio.io/v1"
+            }
             _ => "networking.istio.io/v1",
         };
         let text = format!(

@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use super::{
     authorization_policy, destination_policy, destination_rule, extension_provider,
-    peer_authentication, service_entry, sidecar, virtual_service,
+    peer_authentication, request_authentication, service_entry, sidecar, virtual_service,
 };
 use crate::{
     Kind, Object, ObjectKey, Position, Spec,
@@ -57,7 +57,9 @@ const OURS: [&str; 1] = ["outrigger.dev/v1"];
 const fn api_versions(kind: Kind) -> &'static [&'static str] {
     match kind {
         Kind::DestinationPolicy | Kind::ExtensionProvider => &OURS,
-        Kind::PeerAuthentication | Kind::AuthorizationPolicy => &ISTIO_SECURITY,
+        Kind::PeerAuthentication | Kind::AuthorizationPolicy | Kind::RequestAuthentication => {
+            &ISTIO_SECURITY
+        }
         Kind::VirtualService
         | Kind::DestinationRule
         | Kind::ServiceEntry
@@ -67,7 +69,7 @@ const fn api_versions(kind: Kind) -> &'static [&'static str] {
 }
 
 /// Kinds that operators of Istio and Kubernetes have in the same files.
-const OTHER_KINDS: [&str; 40] = [
+const OTHER_KINDS: [&str; 39] = [
     "BackendTLSPolicy",
     "ClusterRole",
     "ClusterRoleBinding",
@@ -96,7 +98,6 @@ const OTHER_KINDS: [&str; 40] = [
     "ProxyConfig",
     "ReferenceGrant",
     "ReplicaSet",
-    "RequestAuthentication",
     "Role",
     "RoleBinding",
     "Secret",
@@ -204,6 +205,9 @@ pub(super) fn object(
             Kind::ExtensionProvider => {
                 extension_provider::decode(d, item).map(Spec::ExtensionProvider)
             }
+            Kind::RequestAuthentication => {
+                request_authentication::decode(d, item).map(Spec::RequestAuthentication)
+            }
         });
     Some(Object {
         key: header.key?,
@@ -294,7 +298,10 @@ fn metadata(
 
 /// Refuses an annotation for dry runs that would not make one.
 fn dry_run(d: &mut Decoder, kind: Kind, key: Key<'_>, value: Item<'_>, found: &str) {
-    let can = matches!(kind, Kind::PeerAuthentication | Kind::AuthorizationPolicy);
+    let can = matches!(
+        kind,
+        Kind::PeerAuthentication | Kind::AuthorizationPolicy | Kind::RequestAuthentication
+    );
     match key.text {
         DRY_RUN if can => {}
         ISTIO_DRY_RUN if kind == Kind::AuthorizationPolicy => {}

@@ -36,7 +36,9 @@ fn document(kind: &str, spec: &str) -> String {
 fn api_version(kind: &str) -> &'static str {
     match kind {
         "DestinationPolicy" | "ExtensionProvider" => "outrigger.dev/v1",
-        "PeerAuthentication" | "AuthorizationPolicy" => "security.istio.io/v1",
+        "PeerAuthentication" | "AuthorizationPolicy" | "RequestAuthentication" => {
+            "security.istio.io/v1"
+        }
         _ => "networking.istio.io/v1",
     }
 }

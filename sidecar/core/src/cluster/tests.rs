@@ -235,7 +235,7 @@ fn ejection_is_heeded_again_once_ejections_end() {
             let picked = pick(secs(30));
             cluster.report(&picked, Outcome::Status(200), secs(30));
         }
-        assert_eq!(cluster.ports_in_service(secs(30)).len(), count.into());
+        assert_eq!(cluster.ports_in_service(secs(30)).len(), usize::from(count));
         // And the next that fails is left out, as long as enough others are in service.
         assert!(cluster.fail(count, 5, secs(31)));
         let avoided = (0..100).all(|_| pick(secs(31)).endpoint.config.address.port() != count);

@@ -7,7 +7,7 @@ use std::{
 
 use foldhash::fast::FixedState;
 
-use super::{Cidr, PeerNames, Subject};
+use super::{Cidr, ClaimMatch, PeerNames, Subject};
 use crate::{
     HeaderMatch, StringMatch,
     route::{RequestView, path_of},
@@ -46,6 +46,8 @@ pub enum Condition {
     DirectRemoteIp(Cidr),
     /// Address that `x-forwarded-for` ends in, or else the connection's.
     RemoteIp(Cidr),
+    /// What a verified token says.
+    Claim(ClaimMatch),
 }
 
 /// Exact names, however many: one look each.
@@ -109,6 +111,7 @@ impl Condition {
             Self::Path(text) => Self::Path(text.whole()),
             Self::ServerName(text) => Self::ServerName(text.whole()),
             Self::Principal(text) => Self::Principal(text.whole()),
+            Self::Claim(claim) => Self::Claim(claim.whole()),
             other => other,
         }
     }
@@ -138,6 +141,7 @@ impl Condition {
             Self::PrincipalIn(names) => one_name(caller.peer.as_ref(), |name| names.contains(name)),
             Self::DirectRemoteIp(range) => range.contains(caller.remote),
             Self::RemoteIp(range) => range.contains(remote_ip(subject)),
+            Self::Claim(claim) => claim.holds(subject.claims),
         }
     }
 }

@@ -71,6 +71,7 @@ impl Case {
             request: self.is_request.then_some(&request),
             believes: self.believes,
             trusted_hops: self.hops,
+            claims: &[],
         })
     }
 

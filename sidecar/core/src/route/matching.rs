@@ -39,7 +39,7 @@ impl PathMatch {
 
 impl RouteMatch {
     /// Whether all parts hold. `path` is the request's path without its query.
-    pub(super) fn holds(&self, request: &RequestView<'_>, path: &str) -> bool {
+    pub(crate) fn holds(&self, request: &RequestView<'_>, path: &str) -> bool {
         self.failing(request, path).is_none()
     }
 
@@ -59,7 +59,7 @@ impl RouteMatch {
     }
 
     /// Makes every regex match as a whole, however the caller built it.
-    pub(super) fn anchor(&mut self) {
+    pub(crate) fn anchor(&mut self) {
         if let PathMatch::Regex(regex) = &mut self.path {
             *regex = anchored(regex.clone());
         }

@@ -6,6 +6,7 @@
 //! ```
 
 mod ext_authz;
+mod jwt;
 mod limit;
 mod mutation;
 mod rbac;
@@ -23,7 +24,7 @@ use outrigger_proto::envoy::{
     extensions::filters::{
         http::{
             ext_authz::v3 as ext_authz_proto, header_mutation::v3 as mutation_proto,
-            local_ratelimit::v3 as limit_proto, rbac::v3 as rbac_proto,
+            jwt_authn::v3 as jwt_proto, local_ratelimit::v3 as limit_proto, rbac::v3 as rbac_proto,
         },
         network::http_connection_manager::v3::{self as hcm, http_filter},
     },
@@ -41,6 +42,8 @@ const EXT_AUTHZ: &str = "envoy.extensions.filters.http.ext_authz.v3.ExtAuthz";
 const EXT_AUTHZ_OF_ROUTE: &str = "envoy.extensions.filters.http.ext_authz.v3.ExtAuthzPerRoute";
 const RBAC: &str = "envoy.extensions.filters.http.rbac.v3.RBAC";
 const RBAC_OF_ROUTE: &str = "envoy.extensions.filters.http.rbac.v3.RBACPerRoute";
+const JWT: &str = "envoy.extensions.filters.http.jwt_authn.v3.JwtAuthentication";
+const JWT_OF_ROUTE: &str = "envoy.extensions.filters.http.jwt_authn.v3.PerRouteConfig";
 const LIMIT: &str = "envoy.extensions.filters.http.local_ratelimit.v3.LocalRateLimit";
 const MUTATION: &str = "envoy.extensions.filters.http.header_mutation.v3.HeaderMutation";
 const MUTATION_OF_ROUTE: &str =
@@ -142,6 +145,10 @@ fn of_any(any: &Any, type_name: &str, slots: &mut Slots<'_>) -> Converted<Option
             let found: ext_authz_proto::ExtAuthz = unpack(any, EXT_AUTHZ)?;
             Filter::ExtAuthz(Arc::new(ext_authz::convert(&found, slots)?))
         }
+        JWT => {
+            let found: jwt_proto::JwtAuthentication = unpack(any, JWT)?;
+            Filter::JwtAuthn(Arc::new(jwt::convert(&found)?))
+        }
         LIMIT => {
             let found: limit_proto::LocalRateLimit = unpack(any, LIMIT)?;
             Filter::LocalRateLimit(limit::convert(&found)?.map(Arc::new))
@@ -170,6 +177,8 @@ enum Read {
     Cors(Option<Cors>),
     Fault(Option<Fault>),
     Rbac(Arc<Rbac>),
+    /// None = not at all.
+    Jwt(Option<Arc<str>>),
     LocalRateLimit(Arc<LocalRateLimit>),
     HeaderMutation(Arc<HeaderMutation>),
 }
@@ -231,6 +240,7 @@ fn merge(outer: Option<Settings>, inner: Option<&Read>) -> Option<Settings> {
     match inner {
         None | Some(Read::Cors(_) | Read::Fault(_)) => outer,
         Some(Read::Rbac(rbac)) => Some(Settings::Rbac(Arc::clone(rbac))),
+        Some(Read::Jwt(name)) => name.clone().map(Settings::JwtRequirement),
         Some(Read::LocalRateLimit(limit)) => Some(Settings::LocalRateLimit(Arc::clone(limit))),
         Some(Read::HeaderMutation(mutation)) => {
             let mut all = match outer {
@@ -263,7 +273,7 @@ fn said(name: &str, any: &Any) -> Converted<Option<Said>> {
     if fields::type_name(&any.type_url) != WRAPPED {
         return settings(name, any).map(|settings| {
             Some(Said {
-                on: true,
+                on: !matches!(settings, Read::Jwt(None)),
                 settings: Some(settings),
             })
         });
@@ -280,7 +290,10 @@ fn said(name: &str, any: &Any) -> Converted<Option<Said>> {
         Some(inner) if wrapped.is_optional && !fields::is_known(inner) => return Ok(None),
         Some(inner) => Some(settings(name, inner).map_err(|error| error.under("config"))?),
     };
-    Ok(Some(Said { on: true, settings }))
+    Ok(Some(Said {
+        on: !matches!(settings, Some(Read::Jwt(None))),
+        settings,
+    }))
 }
 
 fn settings(name: &str, any: &Any) -> Converted<Read> {
@@ -299,6 +312,10 @@ fn settings(name: &str, any: &Any) -> Converted<Read> {
                 None => Rbac::default(),
             };
             Read::Rbac(Arc::new(rbac))
+        }
+        JWT_OF_ROUTE => {
+            let found: jwt_proto::PerRouteConfig = unpack(any, JWT_OF_ROUTE)?;
+            Read::Jwt(jwt::of_route(&found)?)
         }
         LIMIT => {
             let found: limit_proto::LocalRateLimit = unpack(any, LIMIT)?;

@@ -1,7 +1,9 @@
 //! Access rules → [`Rbac`]. What is not done is refused, never left out: a condition less would let somebody in, or
 //! out.
 
-use outrigger_core::{Cidr, Condition, Policy, Rbac, RbacAction, Rules, StringMatch};
+use outrigger_core::{
+    Cidr, ClaimMatch, Condition, Policy, Rbac, RbacAction, Rules, StringMatch, ValueMatch,
+};
 use outrigger_proto::envoy::{
     config::{
         core::v3::{CidrRange, TypedExtensionConfig},
@@ -15,7 +17,10 @@ use outrigger_proto::envoy::{
         filters::{http::rbac::v3 as http, network::rbac::v3 as network},
         path::r#match::uri_template::v3::UriTemplateMatchConfig,
     },
-    r#type::matcher::v3::{PathMatcher, path_matcher},
+    r#type::matcher::v3::{
+        MetadataMatcher, PathMatcher, ValueMatcher, double_matcher, list_matcher,
+        metadata_matcher::path_segment, path_matcher, value_matcher,
+    },
 };
 
 use super::super::{Converted, FieldError, fields, matches, refuse, unpack, unsupported};
@@ -129,7 +134,7 @@ fn permission(from: &Permission, of: Of) -> Converted<Condition> {
         Some(Rule::RequestedServerName(found)) => matches::string_match(found)
             .map(Condition::ServerName)
             .map_err(|error| error.under("requested_server_name")),
-        Some(Rule::Metadata(_)) => unsupported("metadata"),
+        Some(Rule::Metadata(found)) => metadata(found, of),
         Some(Rule::SourcedMetadata(_)) => unsupported("sourced_metadata"),
         Some(Rule::Matcher(_)) => unsupported("matcher"),
         Some(Rule::UriTemplate(found)) => {
@@ -166,7 +171,7 @@ fn principal(from: &Principal, of: Of) -> Converted<Condition> {
         Some(Identifier::RemoteIp(found)) => range("remote_ip", found).map(Condition::RemoteIp),
         Some(Identifier::Header(found)) => header(found, of),
         Some(Identifier::UrlPath(found)) => path(found, of),
-        Some(Identifier::Metadata(_)) => unsupported("metadata"),
+        Some(Identifier::Metadata(found)) => metadata(found, of),
         Some(Identifier::SourcedMetadata(_)) => unsupported("sourced_metadata"),
         Some(Identifier::FilterState(_)) => unsupported("filter_state"),
         Some(Identifier::Custom(_)) => unsupported("custom"),
@@ -240,6 +245,87 @@ const URI_TEMPLATE: &str = "envoy.extensions.path.match.uri_template.v3.UriTempl
 /// What Envoy takes for a segment (RFC 3986, `pchar`).
 const ONE_SEGMENT: &str = "[a-zA-Z0-9\\-._~%!$&'()+,;:@=]+";
 const SEGMENTS: &str = "[a-zA-Z0-9\\-._~%!$&'()+,;:@=/]*";
+
+/// What verified tokens say: the one thing that other filters tell access rules here.
+fn metadata(from: &MetadataMatcher, of: Of) -> Converted<Condition> {
+    if of == Of::Connections {
+        return refuse("metadata", "a connection that is not HTTP has no tokens");
+    }
+    claim(from)
+        .map(Condition::Claim)
+        .map_err(|error| error.under("metadata"))
+}
+
+fn claim(from: &MetadataMatcher) -> Converted<ClaimMatch> {
+    if from.filter != JWT_AUTHN {
+        return refuse(
+            "filter",
+            format!(
+                "{:?} is not supported yet; must be {JWT_AUTHN:?}",
+                from.filter
+            ),
+        );
+    }
+    let mut keys: Vec<Box<str>> = Vec::with_capacity(from.path.len());
+    for (index, segment) in from.path.iter().enumerate() {
+        match &segment.segment {
+            Some(path_segment::Segment::Key(key)) if !key.is_empty() => {
+                keys.push(key.as_str().into())
+            }
+            _ => return refuse(format!("path[{index}].key"), "missing"),
+        }
+    }
+    let Some((metadata, path)) = keys.split_first() else {
+        return refuse("path", "is empty; at least one is needed");
+    };
+    let Some(value) = &from.value else {
+        return refuse("value", "missing");
+    };
+    Ok(ClaimMatch {
+        metadata: metadata.clone(),
+        path: path.into(),
+        value: value_match(value).map_err(|error| error.under("value"))?,
+        invert: from.invert,
+    })
+}
+
+fn value_match(from: &ValueMatcher) -> Converted<ValueMatch> {
+    use value_matcher::MatchPattern;
+    Ok(match &from.match_pattern {
+        Some(MatchPattern::NullMatch(_)) => ValueMatch::Null,
+        Some(MatchPattern::DoubleMatch(found)) => match &found.match_pattern {
+            Some(double_matcher::MatchPattern::Exact(number)) => ValueMatch::Number(*number),
+            Some(double_matcher::MatchPattern::Range(range)) => {
+                ValueMatch::NumberIn(range.start..range.end)
+            }
+            None => return refuse("double_match.exact", "missing"),
+        },
+        Some(MatchPattern::StringMatch(found)) => matches::string_match(found)
+            .map(ValueMatch::Text)
+            .map_err(|error| error.under("string_match"))?,
+        Some(MatchPattern::BoolMatch(found)) => ValueMatch::Bool(*found),
+        Some(MatchPattern::PresentMatch(found)) => ValueMatch::Present(*found),
+        Some(MatchPattern::ListMatch(found)) => match &found.match_pattern {
+            Some(list_matcher::MatchPattern::OneOf(one)) => {
+                let one = value_match(one).map_err(|error| error.under("list_match.one_of"))?;
+                ValueMatch::OneOf(Box::new(one))
+            }
+            None => return refuse("list_match.one_of", "missing"),
+        },
+        Some(MatchPattern::OrMatch(found)) => {
+            let all = found.value_matchers.iter().enumerate();
+            let all = all.map(|(index, one)| {
+                value_match(one)
+                    .map_err(|error| error.under(format!("or_match.value_matchers[{index}]")))
+            });
+            ValueMatch::Or(all.collect::<Converted<_>>()?)
+        }
+        None => return refuse("string_match", "missing"),
+    })
+}
+
+/// Under which Envoy keeps what tokens say.
+const JWT_AUTHN: &str = "envoy.filters.http.jwt_authn";
 
 /// The end is not in it (Envoy).
 fn ports(start: i32, end: i32) -> Converted<Condition> {

@@ -40,6 +40,7 @@ use crate::xds::{
 };
 
 mod ext_authz;
+mod jwt;
 mod levels;
 mod limit;
 mod mutation;
@@ -207,7 +208,7 @@ fn every_condition_of_a_policy_is_taken_or_refused_by_its_name() {
         ),
         (
             Rule::Metadata(MetadataMatcher::default()),
-            ".metadata: not supported yet",
+            ".metadata.filter: \"\" is not supported yet; must be \"envoy.filters.http.jwt_authn\"",
         ),
         (
             Rule::SourcedMetadata(Default::default()),
@@ -269,7 +270,7 @@ fn every_condition_of_a_policy_is_taken_or_refused_by_its_name() {
         ),
         (
             Identifier::Metadata(MetadataMatcher::default()),
-            ".metadata: not supported yet",
+            ".metadata.filter: \"\" is not supported yet; must be \"envoy.filters.http.jwt_authn\"",
         ),
         (
             Identifier::FilterState(FilterStateMatcher::default()),
@@ -318,7 +319,7 @@ fn a_bad_expression_and_a_policy_without_conditions_are_refused() {
 
 #[test]
 fn what_we_do_of_access_rules_is_never_left_out_because_it_is_optional() {
-    let rules = rbac_config(Some(Rule::Metadata(MetadataMatcher::default())), None);
+    let rules = rbac_config(Some(Rule::SourcedMetadata(Default::default())), None);
     for (is_optional, disabled) in [(true, false), (false, true)] {
         let it = hcm::HttpFilter {
             is_optional,
@@ -326,7 +327,10 @@ fn what_we_do_of_access_rules_is_never_left_out_because_it_is_optional() {
             ..filter("it", rbac_filter(rules.clone()))
         };
         let found = listening(vec![it]).unwrap_err().to_string();
-        assert!(found.ends_with(".metadata: not supported yet"), "{found}");
+        assert!(
+            found.ends_with(".sourced_metadata: not supported yet"),
+            "{found}"
+        );
     }
 }
 
