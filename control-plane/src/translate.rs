@@ -43,6 +43,7 @@ use authz::Workload;
 use caller::Selectors;
 use grpc::Credentials;
 use hosts::Hosts;
+pub(crate) use secret::{ROOTCA as BUNDLE, root as bundle};
 pub(crate) use node::{Dialect, NodeInfo};
 use outrigger_policy::{HostName, Mesh};
 use route::RouteTable;

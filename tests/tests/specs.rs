@@ -10,6 +10,7 @@
 
 mod specs {
     mod agent;
+    mod certificates;
     mod chain;
     mod connection_limits;
     mod connections;
