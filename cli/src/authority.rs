@@ -26,11 +26,7 @@ pub(crate) struct AuthorityArgs {
     /// File with the key that encrypts private keys of roots in the store: 32 bytes in hex or base64, one key a line; the
     /// first encrypts, all decrypt. Or the same text in OUTRIGGER_ROOT_KEY_ENCRYPTION_KEY. Default:
     /// root-encryption.key in the data directory, made at first start.
-    #[arg(
-        long,
-        value_name = "FILE",
-        env = "OUTRIGGER_ROOT_KEY_ENCRYPTION_FILE"
-    )]
+    #[arg(long, value_name = "FILE", env = "OUTRIGGER_ROOT_KEY_ENCRYPTION_FILE")]
     root_key_encryption_file: Option<PathBuf>,
     /// Life of roots that are made here; each is replaced in time, by itself.
     #[arg(long, default_value = "3650d", value_name = "TIME", value_parser = duration::parse, env = "OUTRIGGER_ROOT_TTL")]

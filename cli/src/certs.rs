@@ -147,7 +147,13 @@ fn text(status: &CertificatesResponse) -> String {
 
 fn roots(roots: &[RootStatus]) -> String {
     let mut table = Table::new(&[
-        "ROOT", "ROLE", "SOURCE", "VALID UNTIL", "SIGNS UNTIL", "LAST CERTIFICATE ENDS", "REPLACED",
+        "ROOT",
+        "ROLE",
+        "SOURCE",
+        "VALID UNTIL",
+        "SIGNS UNTIL",
+        "LAST CERTIFICATE ENDS",
+        "REPLACED",
     ]);
     for root in roots {
         let or_dash = |time: &Option<Timestamp>| match time {
@@ -203,7 +209,9 @@ fn wait_text(wait: &RotationWait) -> String {
         "in_use" => of("connected clients whose certificate leads to the old root"),
         "readers" => format!("until {until}, for applications that read the bundle from a file"),
         "certificates" => format!("until {until}, when the last certificate of before has ended"),
-        "tokens" => format!("until {until}, when the last join token that pins the old root has ended"),
+        "tokens" => {
+            format!("until {until}, when the last join token that pins the old root has ended")
+        }
         other => format!("for {other}"),
     }
 }

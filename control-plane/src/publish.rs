@@ -79,9 +79,7 @@ mod tests {
     use tokio::time::Instant;
 
     use super::*;
-    use crate::{
-        config::Config, registry::Registration, store::Store, world::InstanceHealth,
-    };
+    use crate::{config::Config, registry::Registration, store::Store, world::InstanceHealth};
 
     async fn publisher(dir: &tempfile::TempDir) -> Publisher {
         let metrics = Arc::new(Metrics::new().unwrap());

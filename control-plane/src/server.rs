@@ -284,7 +284,8 @@ async fn handle(
                 caller: Conn::Http,
                 router,
             };
-            Box::pin(connection.serve(http().http1_only(), stream, (Ends::Never, None), stop)).await;
+            Box::pin(connection.serve(http().http1_only(), stream, (Ends::Never, None), stop))
+                .await;
         }
     }
     Ok(())

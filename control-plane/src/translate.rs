@@ -43,11 +43,11 @@ use authz::Workload;
 use caller::Selectors;
 use grpc::Credentials;
 use hosts::Hosts;
-pub(crate) use secret::{ROOTCA as BUNDLE, root as bundle};
 pub(crate) use node::{Dialect, NodeInfo};
 use outrigger_policy::{HostName, Mesh};
 use route::RouteTable;
 use scope::{Inputs, Scope, ScopeKey};
+pub(crate) use secret::{ROOTCA as BUNDLE, root as bundle};
 
 use crate::{
     snapshot::{ResourceBytes, Resources, Snapshot, TypeMap, View},

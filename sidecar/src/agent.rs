@@ -201,9 +201,9 @@ fn resume(config: &AgentConfig, files: &CertificateFiles, store: &IdentityStore)
     let ours = format!("/ns/{namespace}/sa/{service_account}");
     let pinned = config.join_token.as_deref().and_then(pinned_roots);
     let is_elsewhere = |kept: &Issued| {
-        pinned.as_ref().is_some_and(|pins| {
-            !kept.roots_der.iter().any(|der| pins.contains(&sha256(der)))
-        })
+        pinned
+            .as_ref()
+            .is_some_and(|pins| !kept.roots_der.iter().any(|der| pins.contains(&sha256(der))))
     };
     match files.kept() {
         None => {}

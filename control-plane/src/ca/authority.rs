@@ -29,8 +29,8 @@ use super::{
 use crate::{
     config::{Config, RootEncryption},
     refusal::Refusal,
-    spiffe::SpiffeId,
     server::tls::Client,
+    spiffe::SpiffeId,
     store::{self, Store, StoreError, authorities, tokens},
 };
 
@@ -222,7 +222,10 @@ impl Authority {
         let found = signers.find(|signer| {
             let chain = &signer.material().chain;
             intermediates.len() == chain.len()
-                && intermediates.iter().zip(chain).all(|(a, b)| a.as_ref() == b.as_ref())
+                && intermediates
+                    .iter()
+                    .zip(chain)
+                    .all(|(a, b)| a.as_ref() == b.as_ref())
                 && (in_force.other.is_none() || client.issuer == signer.subject())
         });
         found.map_or_else(Arc::default, |signer| signer.root_sha256().into())
@@ -358,7 +361,8 @@ impl Authority {
         source: Source,
         now: OffsetDateTime,
     ) -> Result<Arc<InForce>, ChangeError> {
-        let record = Record::seal(signer.material(), source, &self.keys).map_err(RootError::from)?;
+        let record =
+            Record::seal(signer.material(), source, &self.keys).map_err(RootError::from)?;
         let tokens_ms = self.last_token_ms(now)?;
         let signer = Arc::new(signer);
         self.change(|in_force| {
@@ -368,7 +372,12 @@ impl Authority {
             let horizon = in_force.state.horizon_ms();
             let rotation = Rotation::begin(why, unix_ms(now), horizon, tokens_ms);
             let (from, to) = (in_force.active.root_sha256(), signer.root_sha256());
-            tracing::info!(from, to, ?why, "root rotation begins: both roots are trusted");
+            tracing::info!(
+                from,
+                to,
+                ?why,
+                "root rotation begins: both roots are trusted"
+            );
             Ok(Some(in_force.began(rotation, (record, signer))))
         })
         .await

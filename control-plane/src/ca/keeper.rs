@@ -240,7 +240,11 @@ impl Keeper {
         unacked.dedup();
         if !unacked.is_empty() {
             memory.acked = None;
-        } else if memory.acked.as_ref().is_none_or(|(acked, _)| *acked != version) {
+        } else if memory
+            .acked
+            .as_ref()
+            .is_none_or(|(acked, _)| *acked != version)
+        {
             memory.acked = Some((version, now_ms));
         }
         self.metrics
@@ -275,18 +279,16 @@ impl Keeper {
     fn on_root(&self, clients: &[Trusting], root: &str, now_ms: u64) -> Vec<String> {
         let records = self.authority.records();
         let on = clients.iter().filter(|client| {
-            let held = client.serial.as_deref().and_then(|serial| records.get(serial));
+            let held = client
+                .serial
+                .as_deref()
+                .and_then(|serial| records.get(serial));
             held.is_some_and(|held| &*held.root == root && held.not_after_ms > now_ms)
         });
         on.map(|client| client.node_id.clone()).collect()
     }
 
-    async fn act(
-        &self,
-        seen: &InForce,
-        act: Act,
-        now: OffsetDateTime,
-    ) -> Result<(), ChangeError> {
+    async fn act(&self, seen: &InForce, act: Act, now: OffsetDateTime) -> Result<(), ChangeError> {
         let seen = seen.state.rotation.clone();
         self.authority
             .change(|in_force| {

@@ -15,11 +15,7 @@ use rcgen::{
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject as _};
 use time::OffsetDateTime;
 
-use super::{
-    seal::SealError,
-    signer::Material,
-    state::OpenError,
-};
+use super::{seal::SealError, signer::Material, state::OpenError};
 use crate::store::StoreError;
 
 /// The trust bundle in the data directory.
@@ -115,8 +111,12 @@ pub(crate) fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, 
 
 /// The private key of a PEM file.
 pub(crate) fn private_key(path: &Path) -> Result<Vec<u8>, RootError> {
-    let key = PrivateKeyDer::from_pem_slice(&text(path)?)
-        .map_err(|error| unfit(path, format!("no unencrypted private key in PEM in it: {error}")))?;
+    let key = PrivateKeyDer::from_pem_slice(&text(path)?).map_err(|error| {
+        unfit(
+            path,
+            format!("no unencrypted private key in PEM in it: {error}"),
+        )
+    })?;
     Ok(key.secret_der().to_vec())
 }
 

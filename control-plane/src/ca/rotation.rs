@@ -115,7 +115,9 @@ pub(crate) enum Wait {
 pub(crate) enum Refused {
     #[error("no rotation is under way")]
     None,
-    #[error("a rotation is under way; see `outrigger certs`, or end it with `outrigger certs rotate --abort`")]
+    #[error(
+        "a rotation is under way; see `outrigger certs`, or end it with `outrigger certs rotate --abort`"
+    )]
     UnderWay,
     #[error("the rotation is not paused")]
     NotPaused,

@@ -286,7 +286,12 @@ mod tests {
         };
         assert!(keys.open("root", &changed).is_err());
         let newer = Sealed { v: 2, ..sealed };
-        assert!(keys.open("root", &newer).unwrap_err().to_string().contains("form 2"));
+        assert!(
+            keys.open("root", &newer)
+                .unwrap_err()
+                .to_string()
+                .contains("form 2")
+        );
     }
 
     #[test]

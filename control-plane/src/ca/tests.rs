@@ -13,7 +13,10 @@ use crate::{
     spiffe::SpiffeId,
     store::{Store, testing::Disk},
 };
-use rcgen::{CertificateParams, ExtendedKeyUsagePurpose, IsCa, KeyPair, KeyUsagePurpose, PublicKeyData as _, SanType};
+use rcgen::{
+    CertificateParams, ExtendedKeyUsagePurpose, IsCa, KeyPair, KeyUsagePurpose, PublicKeyData as _,
+    SanType,
+};
 use tonic::Code;
 
 /// As a process that is started with what the one before left.
@@ -57,7 +60,10 @@ fn plain_request() -> CertificateSigningRequestDer<'static> {
 
 async fn refusal(csr: &[u8]) -> String {
     let authority = authority().await;
-    let refusal = authority.issue(&id(), csr, None, None, now()).await.unwrap_err();
+    let refusal = authority
+        .issue(&id(), csr, None, None, now())
+        .await
+        .unwrap_err();
     assert_eq!(
         (refusal.code, refusal.field),
         (Code::InvalidArgument, Some("csr_der"))
@@ -106,14 +112,16 @@ async fn a_certificate_begins_a_minute_ago_and_lasts_an_hour() {
 #[tokio::test]
 async fn a_life_out_of_range_is_refused_and_the_longest_is_a_day() {
     let (authority, csr) = (authority().await, plain_request());
-    let longest = authority.issue(&id(), &csr, Some(MAX_TTL), None, now())
+    let longest = authority
+        .issue(&id(), &csr, Some(MAX_TTL), None, now())
         .await
         .unwrap();
     assert_eq!(longest.not_after, now() + MAX_TTL);
     for ttl in [MAX_TTL + Duration::from_secs(1), Duration::from_secs(1)] {
-        let refusal = authority.issue(&id(), &csr, Some(ttl), None, now())
-        .await
-        .unwrap_err();
+        let refusal = authority
+            .issue(&id(), &csr, Some(ttl), None, now())
+            .await
+            .unwrap_err();
         assert_eq!(refusal.field, Some("ttl"));
     }
 }
@@ -189,9 +197,10 @@ async fn each_strong_kind_of_key_is_taken() {
     ];
     for key in keys {
         let csr = request(&CertificateParams::default(), &key);
-        let issued = authority.issue(&id(), &csr, None, None, now())
-        .await
-        .unwrap();
+        let issued = authority
+            .issue(&id(), &csr, None, None, now())
+            .await
+            .unwrap();
         let (_, cert) = parse_x509_certificate(issued.leaf()).unwrap();
         assert_eq!(cert.public_key().raw, key.subject_public_key_info());
     }
@@ -232,9 +241,17 @@ async fn a_weak_key_is_refused() {
 
 #[tokio::test]
 async fn a_request_that_is_too_large_or_no_request_is_refused() {
-    assert!(refusal(&vec![0x30; csr::MAX_CSR_BYTES + 1]).await.contains("too many"));
+    assert!(
+        refusal(&vec![0x30; csr::MAX_CSR_BYTES + 1])
+            .await
+            .contains("too many")
+    );
     assert!(refusal(&[]).await.contains("PKCS#10"));
-    assert!(refusal(b"-----BEGIN CERTIFICATE REQUEST-----").await.contains("PKCS#10"));
+    assert!(
+        refusal(b"-----BEGIN CERTIFICATE REQUEST-----")
+            .await
+            .contains("PKCS#10")
+    );
     let mut longer = plain_request().to_vec();
     longer.push(0);
     assert!(refusal(&longer).await.contains("after its end"));
@@ -304,18 +321,27 @@ async fn a_wrong_or_missing_encryption_key_stops_the_start_and_changes_nothing()
     let kept = std::fs::read(&file).unwrap();
 
     std::fs::remove_file(&file).unwrap();
-    let error = open(&mut disk, &config, now()).await.unwrap_err().to_string();
+    let error = open(&mut disk, &config, now())
+        .await
+        .unwrap_err()
+        .to_string();
     assert!(error.contains("root-encryption.key"), "{error}");
     assert!(!file.exists(), "no other key is made in its place");
 
     std::fs::write(&file, "11".repeat(32)).unwrap();
-    let error = open(&mut disk, &config, now()).await.unwrap_err().to_string();
+    let error = open(&mut disk, &config, now())
+        .await
+        .unwrap_err()
+        .to_string();
     assert!(
         error.contains("encrypted with the key") && error.contains("nothing was changed"),
         "{error}"
     );
     std::fs::write(&file, kept).unwrap();
-    assert_eq!(root_of(&open(&mut disk, &config, now()).await.unwrap()), root);
+    assert_eq!(
+        root_of(&open(&mut disk, &config, now()).await.unwrap()),
+        root
+    );
 }
 
 #[tokio::test]
@@ -328,8 +354,13 @@ async fn an_encryption_key_is_exchanged_by_giving_the_new_one_before_the_old_one
     let (old, new) = ("11".repeat(32), "22".repeat(32));
     let root = root_of(&open(&mut disk, &with(old.clone()), now()).await.unwrap());
     assert!(open(&mut disk, &with(new.clone()), now()).await.is_err());
-    open(&mut disk, &with(format!("{new}\n{old}")), now()).await.unwrap();
-    assert_eq!(root_of(&open(&mut disk, &with(new), now()).await.unwrap()), root);
+    open(&mut disk, &with(format!("{new}\n{old}")), now())
+        .await
+        .unwrap();
+    assert_eq!(
+        root_of(&open(&mut disk, &with(new), now()).await.unwrap()),
+        root
+    );
     assert!(open(&mut disk, &with(old), now()).await.is_err());
 }
 
@@ -366,7 +397,10 @@ async fn a_root_that_does_not_fit_stops_the_start() {
         ..config.clone()
     };
     let message = error(other, now()).await;
-    assert!(message.contains("trust domain is \"cluster.local\""), "{message}");
+    assert!(
+        message.contains("trust domain is \"cluster.local\""),
+        "{message}"
+    );
     let eleven_years = now() + Duration::from_secs(11 * 365 * 86_400);
     let message = error(config, eleven_years).await;
     assert!(message.contains("expired"), "{message}");
@@ -379,7 +413,9 @@ async fn half_of_an_older_root_stops_the_start() {
         older_data_dir(dir.path());
         std::fs::remove_file(dir.path().join(lost)).unwrap();
         let config = Config::for_tests(dir.path());
-        let error = open(&mut Disk::default(), &config, now()).await.unwrap_err();
+        let error = open(&mut Disk::default(), &config, now())
+            .await
+            .unwrap_err();
         assert!(matches!(error, RootError::Half { .. }), "{error}");
         assert!(dir.path().join(kept).exists());
     }
@@ -401,7 +437,9 @@ async fn a_leaf_is_no_root_and_another_key_no_root_of_this_one() {
         std::fs::write(dir.path().join("root.pem"), cert).unwrap();
         std::fs::write(dir.path().join("root-key.pem"), private).unwrap();
         let config = Config::for_tests(dir.path());
-        let error = open(&mut Disk::default(), &config, now()).await.unwrap_err();
+        let error = open(&mut Disk::default(), &config, now())
+            .await
+            .unwrap_err();
         assert!(error.to_string().contains(wrong), "{error}");
     }
 }

@@ -126,7 +126,8 @@ impl ClientCertVerifier for SpiffeVerifier {
         // (`Caller::Expired`).
         let end = client.not_after.duration_since(UNIX_EPOCH);
         let last = UnixTime::since_unix_epoch(
-            end.unwrap_or_default().saturating_sub(Duration::from_secs(1)),
+            end.unwrap_or_default()
+                .saturating_sub(Duration::from_secs(1)),
         );
         let at = if last < now { last } else { now };
         let in_force = self.authority.in_force();

@@ -3,7 +3,7 @@
 use std::{
     io,
     sync::{
-        Arc,
+        Arc, RwLock,
         atomic::{AtomicBool, Ordering},
     },
 };
@@ -20,6 +20,8 @@ pub(crate) struct Disk {
     full: Arc<AtomicBool>,
     fail_next_sync: Arc<AtomicBool>,
     full_after_sync: Arc<AtomicBool>,
+    /// True after a crash: nothing is written any more. Held while something is, so that a crash is one instant.
+    crashed: Arc<RwLock<bool>>,
 }
 
 impl Disk {
@@ -44,10 +46,12 @@ impl Disk {
         self.fail_next_sync();
     }
 
-    /// What is on it now, as another process finds it: who has this one open goes on writing into the void.
+    /// What is on it now, as another process finds it: who has this one open cannot write any more.
     pub(crate) fn after_crash(&self) -> Self {
         use redb::StorageBackend as _;
 
+        let mut crashed = self.crashed.write().unwrap();
+        *crashed = true;
         let length = self.content.len().unwrap();
         let mut bytes = vec![0; usize::try_from(length).unwrap()];
         self.content.read(0, &mut bytes).unwrap();
@@ -77,6 +81,10 @@ impl redb::StorageBackend for Disk {
 
     fn set_len(&self, len: u64) -> io::Result<()> {
         self.check()?;
+        let crashed = self.crashed.read().unwrap();
+        if *crashed {
+            return Err(io::ErrorKind::BrokenPipe.into());
+        }
         self.content.set_len(len)
     }
 
@@ -90,6 +98,10 @@ impl redb::StorageBackend for Disk {
 
     fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
         self.check()?;
+        let crashed = self.crashed.read().unwrap();
+        if *crashed {
+            return Err(io::ErrorKind::BrokenPipe.into());
+        }
         self.content.write(offset, data)
     }
 }

@@ -64,7 +64,10 @@ mod tests {
             let schedule = Schedule::new(NOW, NOW + HOUR, chance);
             let due = Duration::from_secs(due);
             let second = Duration::from_secs(1);
-            assert!(!schedule.is_due(NOW + due - second, due - second), "{chance}");
+            assert!(
+                !schedule.is_due(NOW + due - second, due - second),
+                "{chance}"
+            );
             assert!(schedule.is_due(NOW + due, due), "{chance}");
         }
     }

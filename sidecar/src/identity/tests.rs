@@ -461,7 +461,11 @@ async fn a_bundle_that_came_over_an_open_stream_outlasts_the_answer_to_an_older_
     assert_eq!(roots(), 2);
     issuer.store.unfollow();
     issuer.again(&Key::generate().unwrap()).await.unwrap();
-    assert_eq!(roots(), 1, "without a stream the certificate's bundle is the newest");
+    assert_eq!(
+        roots(),
+        1,
+        "without a stream the certificate's bundle is the newest"
+    );
 }
 
 #[test]

@@ -51,7 +51,11 @@ async fn a_root_rotation_under_load_fails_no_request() {
     let output = mesh.cli(&["certs", "rotate"]);
     assert_eq!(output.status, 0, "{}", output.stderr);
     let late_token = mesh.join_token("default", "newcomer");
-    assert_eq!(late_token.split('.').count(), 3, "pins both roots: {late_token}");
+    assert_eq!(
+        late_token.split('.').count(),
+        3,
+        "pins both roots: {late_token}"
+    );
     let mut has_crashed = false;
     within(ROTATION, "the rotation is over", async || {
         let certs = certs(&mesh);
@@ -62,7 +66,11 @@ async fn a_root_rotation_under_load_fails_no_request() {
         }
         // The token above is not used, and is waited for; its ten minutes are more than this test has.
         let waits = certs["rotation"]["waits"].as_array().cloned();
-        let waits: Vec<_> = waits.iter().flatten().map(|wait| wait["what"].clone()).collect();
+        let waits: Vec<_> = waits
+            .iter()
+            .flatten()
+            .map(|wait| wait["what"].clone())
+            .collect();
         if waits == ["tokens"] {
             let skip = mesh.cli(&["certs", "rotate", "--skip-wait"]);
             assert_eq!(skip.status, 0, "{}", skip.stderr);
@@ -81,7 +89,10 @@ async fn a_root_rotation_under_load_fails_no_request() {
         let certs = certs(&mesh);
         let root = signing_root(&certs);
         let all = certs["certificates"].as_array().unwrap();
-        let connected: Vec<_> = all.iter().filter(|one| one["state"] == "connected").collect();
+        let connected: Vec<_> = all
+            .iter()
+            .filter(|one| one["state"] == "connected")
+            .collect();
         if connected.len() == 2 && connected.iter().all(|one| one["root"] == *root) {
             Ok(())
         } else {
@@ -90,7 +101,11 @@ async fn a_root_rotation_under_load_fails_no_request() {
     })
     .await;
     let report = load.finish().await;
-    assert_eq!(report.failed, 0, "of {}: {:#?}", report.sent, report.failures);
+    assert_eq!(
+        report.failed, 0,
+        "of {}: {:#?}",
+        report.sent, report.failures
+    );
     assert!(report.sent > 1000);
 }
 
@@ -103,13 +118,21 @@ async fn without_a_control_plane_traffic_goes_on_to_the_end_of_the_leaf_counted_
     let load = Load::get(&shopper.caller(), 50, "reviews:9080");
     mesh.kill_control_plane();
     within(Duration::from_secs(60), "six seconds go by", async || {
-        if load.succeeded() > 300 { Ok(()) } else { Err("not yet".to_owned()) }
+        if load.succeeded() > 300 {
+            Ok(())
+        } else {
+            Err("not yet".to_owned())
+        }
     })
     .await;
     mesh.restart_control_plane().await;
     mesh.synced().await;
     let report = load.finish().await;
-    assert_eq!(report.failed, 0, "of {}: {:#?}", report.sent, report.failures);
+    assert_eq!(
+        report.failed, 0,
+        "of {}: {:#?}",
+        report.sent, report.failures
+    );
 
     // For good: the metric counts down, readiness warns, and in the end requests fail.
     mesh.kill_control_plane();
@@ -117,32 +140,49 @@ async fn without_a_control_plane_traffic_goes_on_to_the_end_of_the_leaf_counted_
         let left = reviews.metric("outrigger_seconds_to_first_outage").await;
         assert!(left <= TTL_S, "{left}");
         let ready = outrigger_tests::Caller::through(reviews.readiness);
-        let ready = ready.get(&reviews.readiness.to_string(), "/healthz/ready").await.text();
+        let ready = ready
+            .get(&reviews.readiness.to_string(), "/healthz/ready")
+            .await
+            .text();
         if ready.contains("certificate was not renewed") {
             return Ok(left);
         }
         Err(format!("{left} s left; {ready}"))
     })
     .await;
-    assert!(warned <= TTL_S / 5.0 + 1.0, "{warned} s left at the warning");
-    within(Duration::from_secs(60), "the certificates have ended", async || {
-        let reply = shopper.caller().get("reviews:9080", "/").await;
-        if reply.status == 503 && reply.reason() == Some("tls_failed") {
-            return Ok(());
-        }
-        Err(reply.text())
-    })
+    assert!(
+        warned <= TTL_S / 5.0 + 1.0,
+        "{warned} s left at the warning"
+    );
+    within(
+        Duration::from_secs(60),
+        "the certificates have ended",
+        async || {
+            let reply = shopper.caller().get("reviews:9080", "/").await;
+            if reply.status == 503 && reply.reason() == Some("tls_failed") {
+                return Ok(());
+            }
+            Err(reply.text())
+        },
+    )
     .await;
     assert!(reviews.metric("outrigger_seconds_to_first_outage").await <= 0.0);
 
     mesh.restart_control_plane().await;
-    within(Duration::from_secs(60), "it heals without a person", async || {
-        let reply = shopper.caller().get("reviews:9080", "/").await;
-        if reply.status == 200 {
-            return Ok(());
-        }
-        Err(reply.text())
-    })
+    within(
+        Duration::from_secs(60),
+        "it heals without a person",
+        async || {
+            let reply = shopper.caller().get("reviews:9080", "/").await;
+            if reply.status == 200 {
+                return Ok(());
+            }
+            Err(reply.text())
+        },
+    )
     .await;
-    assert!(mesh.log().contains("a certificate that has ended renews itself"));
+    assert!(
+        mesh.log()
+            .contains("a certificate that has ended renews itself")
+    );
 }

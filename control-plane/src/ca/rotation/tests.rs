@@ -27,10 +27,7 @@ fn the_new_root_signs_when_all_have_acked_and_all_older_certificates_have_ended(
     };
     assert_eq!(begun().due(&none), Err(vec![Wait::Acks]));
     let early = facts(2 * HOUR - 1);
-    assert_eq!(
-        begun().due(&early),
-        Err(vec![Wait::Certificates(2 * HOUR)])
-    );
+    assert_eq!(begun().due(&early), Err(vec![Wait::Certificates(2 * HOUR)]));
 }
 
 #[test]
@@ -41,7 +38,10 @@ fn who_reads_the_bundle_from_a_file_has_time_for_that() {
         ..facts(now)
     };
     let read = acked + HOUR / READ_AGAIN_SHARE;
-    assert_eq!(begun().due(&facts(read - 1)), Err(vec![Wait::Readers(read)]));
+    assert_eq!(
+        begun().due(&facts(read - 1)),
+        Err(vec![Wait::Readers(read)])
+    );
     assert_eq!(begun().due(&facts(read)), Ok(Act::Switch));
 }
 

@@ -35,7 +35,9 @@ fn authority() -> (Issuer<'static, KeyPair>, Arc<Authority>) {
     };
     let store = Disk::default().open();
     let open = Authority::open(store, &config, OffsetDateTime::now_utc());
-    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .build()
+        .unwrap();
     let authority = runtime.block_on(open).unwrap();
     (Issuer::new(params, key), Arc::new(authority))
 }
