@@ -3,7 +3,7 @@
 use clap::{Parser, Subcommand};
 
 use crate::{
-    agent::AgentArgs, analyze::AnalyzeArgs, apply::ApplyArgs, can::CanArgs,
+    agent::AgentArgs, analyze::AnalyzeArgs, apply::ApplyArgs, can::CanArgs, certs::CertsArgs,
     completions::CompletionsArgs, control_plane::ControlPlaneArgs, delete::DeleteArgs,
     demo::DemoArgs, explain::ExplainArgs, get::GetArgs, logging::LogArgs, sidecar::SidecarArgs,
     status::StatusArgs, token::TokenArgs, version::VersionArgs, why::WhyArgs,
@@ -40,6 +40,7 @@ pub(crate) enum Command {
     Get(GetArgs),
     Delete(DeleteArgs),
     Status(StatusArgs),
+    Certs(CertsArgs),
     Token(TokenArgs),
     Version(VersionArgs),
     Completions(CompletionsArgs),
@@ -62,6 +63,7 @@ impl Command {
             | Self::Get(_)
             | Self::Delete(_)
             | Self::Status(_)
+            | Self::Certs(_)
             | Self::Token(_)
             | Self::Version(_)
             | Self::Completions(_)

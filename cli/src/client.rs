@@ -17,8 +17,9 @@ use clap::Args;
 use http::Uri;
 use hyper_util::rt::TokioIo;
 use outrigger_proto::outrigger::v1::{
-    ApplyRequest, ApplyResponse, CreateJoinTokenRequest, CreateJoinTokenResponse, DeleteRequest,
-    GetRequest, GetResponse, StatusRequest, StatusResponse, admin_client::AdminClient,
+    ApplyRequest, ApplyResponse, CertificatesRequest, CertificatesResponse, CreateJoinTokenRequest,
+    CreateJoinTokenResponse, DeleteRequest, GetRequest, GetResponse, RotateRootRequest,
+    RotateRootResponse, StatusRequest, StatusResponse, admin_client::AdminClient,
 };
 use rustls::{ClientConfig, InvalidMessage, RootCertStore, crypto::aws_lc_rs};
 use rustls_pki_types::{CertificateDer, ServerName, pem::PemObject as _};
@@ -115,6 +116,19 @@ impl Admin {
         request: CreateJoinTokenRequest,
     ) -> anyhow::Result<CreateJoinTokenResponse> {
         let answer = self.client.create_join_token(request).await;
+        self.answer(answer)
+    }
+
+    pub(crate) async fn certificates(&mut self) -> anyhow::Result<CertificatesResponse> {
+        let answer = self.client.certificates(CertificatesRequest {}).await;
+        self.answer(answer)
+    }
+
+    pub(crate) async fn rotate_root(
+        &mut self,
+        request: RotateRootRequest,
+    ) -> anyhow::Result<RotateRootResponse> {
+        let answer = self.client.rotate_root(request).await;
         self.answer(answer)
     }
 

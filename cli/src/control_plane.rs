@@ -6,6 +6,7 @@ use clap::Args;
 use outrigger_control_plane::{Config, RunError};
 
 use crate::{
+    authority::AuthorityArgs,
     client::DataDirArgs,
     duration,
     failure::Failure,
@@ -75,7 +76,7 @@ pub(crate) struct ControlPlaneArgs {
         env = "OUTRIGGER_ROOT_CERT"
     )]
     root_cert: Option<PathBuf>,
-    /// Private key (PEM, PKCS#8) of the root certificate.
+    /// Private key (PEM) of the root certificate.
     #[arg(
         long,
         value_name = "FILE",
@@ -83,6 +84,8 @@ pub(crate) struct ControlPlaneArgs {
         env = "OUTRIGGER_ROOT_KEY"
     )]
     root_key: Option<PathBuf>,
+    #[command(flatten)]
+    authority: AuthorityArgs,
     /// How long a registration lasts that asks for nothing else.
     #[arg(long, default_value = "30s", value_parser = duration::parse, env = "OUTRIGGER_LEASE_TTL")]
     lease_ttl: Duration,
@@ -123,6 +126,7 @@ pub(crate) fn run(args: ControlPlaneArgs) -> Result<(), Failure> {
     if args.exit_without_data_dir {
         life::watch_dir(&data_dir)?;
     }
+    let root_encryption = args.authority.root_encryption()?;
     let config = Config {
         grpc: args.grpc,
         plaintext: args.plaintext,
@@ -133,6 +137,10 @@ pub(crate) fn run(args: ControlPlaneArgs) -> Result<(), Failure> {
         root_namespace: args.root_namespace,
         root_cert: args.root_cert,
         root_key: args.root_key,
+        ca_dir: args.authority.ca_dir,
+        root_encryption,
+        root_ttl: args.authority.root_ttl,
+        renewal_grace: args.authority.renewal_grace,
         lease_ttl: args.lease_ttl,
         heartbeat_interval: args.heartbeat_interval,
         server_names: args.server_names,

@@ -40,6 +40,14 @@ pub(crate) fn parse(text: &str) -> Result<Duration, String> {
     }
 }
 
+/// The same, where `0` means never.
+pub(crate) fn parse_or_zero(text: &str) -> Result<Duration, String> {
+    if text == "0" || text == "0s" {
+        return Ok(Duration::ZERO);
+    }
+    parse(text)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

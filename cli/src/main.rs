@@ -4,7 +4,9 @@ mod agent;
 mod analyze;
 mod apply;
 mod args;
+mod authority;
 mod can;
+mod certs;
 mod client;
 mod completions;
 mod control_plane;
@@ -63,6 +65,7 @@ fn run(cli: Cli) -> Result<(), Failure> {
         Command::Get(args) => get::run(&args),
         Command::Delete(args) => delete::run(&args),
         Command::Status(args) => status::run(&args),
+        Command::Certs(args) => certs::run(&args),
         Command::Token(args) => token::run(&args),
         Command::Version(args) => version::run(&args),
         Command::Completions(args) => completions::run(&args),

@@ -5,10 +5,15 @@ use std::{collections::BTreeMap, sync::Arc, time::SystemTime};
 
 use outrigger_policy::ObjectKey;
 use outrigger_proto::outrigger::v1::{self as api, admin_server::Admin};
+use time::OffsetDateTime;
 use tonic::{Code, Request, Response, Status};
 
 use crate::{
-    ca::{grpc::duration, service::IdentityService},
+    ca::{
+        grpc::duration,
+        keeper::{Keeper, Wish},
+        service::IdentityService,
+    },
     caller::Caller,
     clients::Clients,
     loads::Loads,
@@ -40,6 +45,7 @@ pub(crate) struct AdminService {
     pub(crate) policies: Arc<Policies>,
     pub(crate) registry: Arc<Registry>,
     pub(crate) identity: IdentityService,
+    pub(crate) keeper: Arc<Keeper>,
     pub(crate) clients: Arc<Clients>,
     pub(crate) leases: Arc<Leases>,
     pub(crate) loads: Arc<Loads>,
@@ -156,6 +162,37 @@ impl Admin for AdminService {
             spiffe_id: token.id.to_string(),
             expires: Some(token.expires.into()),
         }))
+    }
+
+    async fn certificates(
+        &self,
+        request: Request<api::CertificatesRequest>,
+    ) -> Result<Response<api::CertificatesResponse>, Status> {
+        Self::operator(request.extensions())?;
+        let report = self.keeper.report(OffsetDateTime::now_utc()).await;
+        Ok(Response::new(report))
+    }
+
+    async fn rotate_root(
+        &self,
+        request: Request<api::RotateRootRequest>,
+    ) -> Result<Response<api::RotateRootResponse>, Status> {
+        use api::rotate_root_request::Action;
+
+        let caller = Self::operator(request.extensions())?;
+        let wish = match Action::try_from(request.into_inner().action) {
+            Ok(Action::Start) => Wish::Start,
+            Ok(Action::Pause) => Wish::Pause,
+            Ok(Action::Resume) => Wish::Resume,
+            Ok(Action::Abort) => Wish::Abort,
+            Ok(Action::SkipWait) => Wish::SkipWait,
+            Err(unknown) => return Err(Refusal::invalid("action", unknown.to_string()).into()),
+        };
+        let now = OffsetDateTime::now_utc();
+        self.keeper.wish(wish, now).await.map_err(Refusal::from)?;
+        tracing::info!(?wish, author = caller.name(), "root rotation");
+        let status = Some(self.keeper.report(now).await);
+        Ok(Response::new(api::RotateRootResponse { status }))
     }
 }
 

@@ -4,6 +4,7 @@
 //! plain-text port ─────────────► Plaintext ─┐
 //! Bearer <admin token> ────────► Operator ──┤
 //! client certificate ──────────► Workload ──┼─► request.extensions()
+//! one that has ended ──────────► Expired ───┤   (only `Identity` takes it, for a while)
 //! Bearer <anything else> ──────► Bearer ────┤   (only `Identity` knows join tokens)
 //! nothing ─────────────────────► Anonymous ─┘
 //! ```
@@ -24,6 +25,8 @@ pub(crate) enum Caller {
     Plaintext,
     /// Showed a certificate of the mesh.
     Workload(SpiffeId),
+    /// Showed a certificate of the mesh that has ended: may renew it, for a while, and nothing else.
+    Expired(SpiffeId),
     /// Showed a bearer token that is not the admin token: perhaps a join token.
     Bearer(Secret),
     /// Showed nothing.
@@ -33,6 +36,13 @@ pub(crate) enum Caller {
 /// Address of the other end, as a request extension.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Peer(pub(crate) SocketAddr);
+
+/// The client's certificate, as a request extension.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Shown {
+    pub(crate) serial: Arc<str>,
+    pub(crate) not_after: std::time::SystemTime,
+}
 
 /// Something that must not be printed.
 #[derive(Clone, PartialEq, Eq)]
@@ -57,7 +67,7 @@ impl Caller {
         match self {
             Self::Operator => "operator".to_owned(),
             Self::Plaintext => "plaintext".to_owned(),
-            Self::Workload(id) => id.to_string(),
+            Self::Workload(id) | Self::Expired(id) => id.to_string(),
             Self::Bearer(_) => "bearer".to_owned(),
             Self::Anonymous => "anonymous".to_owned(),
         }
@@ -73,6 +83,7 @@ impl Caller {
             Self::Bearer(_) => Err(Denied::unknown(
                 "the bearer token is not the operator's (<data-dir>/admin.token)",
             )),
+            Self::Expired(id) => Err(ended(id)),
             Self::Anonymous => Err(Denied::unknown(
                 "this call needs the operator's token (<data-dir>/admin.token) as `authorization: Bearer <token>`",
             )),
@@ -100,6 +111,7 @@ impl Caller {
             Self::Bearer(_) => Err(Denied::unknown(
                 "the bearer token is not the operator's; a join token only buys a certificate (Identity.IssueCertificate)",
             )),
+            Self::Expired(id) => Err(ended(id)),
             Self::Anonymous => Err(Denied::unknown(
                 "this call needs a workload certificate or the operator's token",
             )),
@@ -115,11 +127,18 @@ impl Caller {
             Self::Bearer(_) => Err(Denied::unknown(
                 "the bearer token is not the operator's; a join token only buys a certificate (Identity.IssueCertificate)",
             )),
+            Self::Expired(id) => Err(ended(id)),
             Self::Anonymous => Err(Denied::unknown(
                 "this call needs a workload certificate or the operator's token",
             )),
         }
     }
+}
+
+fn ended(id: &SpiffeId) -> Denied {
+    Denied::unknown(format!(
+        "the certificate of {id} has ended; renew it first (Identity.IssueCertificate)"
+    ))
 }
 
 /// A refusal: of somebody known, or of somebody not known.

@@ -37,6 +37,8 @@ pub(crate) struct Client {
     pub(crate) identity: Option<Arc<str>>,
     /// Where the connection comes from.
     pub(crate) peer: Option<SocketAddr>,
+    /// Serial number of that certificate.
+    pub(crate) serial: Option<Arc<str>>,
     /// `delta` or `sotw`.
     pub(crate) protocol: &'static str,
     /// `outrigger`, `envoy` or `grpc`.
@@ -74,6 +76,19 @@ struct Stream {
     types: BTreeMap<&'static str, TypeStatus>,
     revision: u64,
     notes: Vec<Note>,
+    /// The version of the trust bundle that it accepted, if it asked for it.
+    bundle: Option<Option<Arc<str>>>,
+}
+
+/// A connected client, as a rotation of the root sees it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Trusting {
+    pub(crate) node_id: String,
+    pub(crate) identity: Option<Arc<str>>,
+    /// Serial number of its certificate.
+    pub(crate) serial: Option<Arc<str>>,
+    /// None: it has not asked for the bundle. Then: the version that it accepted.
+    pub(crate) bundle: Option<Option<Arc<str>>>,
 }
 
 #[derive(Debug, Default)]
@@ -104,6 +119,7 @@ impl Clients {
                 types: BTreeMap::new(),
                 revision: 0,
                 notes: Vec::new(),
+                bundle: None,
             },
         );
         ClientHandle {
@@ -133,6 +149,19 @@ impl Clients {
                 metadata: client.metadata.clone(),
                 ask: client.ask.clone()?,
             })
+        });
+        let mut all: Vec<_> = all.collect();
+        all.sort_by(|a, b| a.node_id.cmp(&b.node_id));
+        all
+    }
+
+    /// What each stream's client trusts, by node id.
+    pub(crate) fn trusting(&self) -> Vec<Trusting> {
+        let all = self.streams.iter().map(|stream| Trusting {
+            node_id: stream.client.node_id.clone(),
+            identity: stream.client.identity.clone(),
+            serial: stream.client.serial.clone(),
+            bundle: stream.bundle.clone(),
         });
         let mut all: Vec<_> = all.collect();
         all.sort_by(|a, b| a.node_id.cmp(&b.node_id));
@@ -177,6 +206,13 @@ impl ClientHandle {
     pub(crate) fn settled(&self, revision: u64) {
         if let Some(mut stream) = self.clients.streams.get_mut(&self.id) {
             stream.revision = revision;
+        }
+    }
+
+    /// The version of the trust bundle that the client accepted, if it asked for it.
+    pub(crate) fn trusts(&self, bundle: Option<Option<Arc<str>>>) {
+        if let Some(mut stream) = self.clients.streams.get_mut(&self.id) {
+            stream.bundle = bundle;
         }
     }
 
@@ -254,6 +290,7 @@ mod tests {
             metadata: Box::default(),
             identity: None,
             peer: None,
+            serial: None,
             protocol: "delta",
             dialect: "outrigger",
             ask: None,

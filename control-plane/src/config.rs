@@ -2,6 +2,40 @@
 
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
+/// Where the key is that encrypts the roots' private keys.
+#[derive(Clone, Debug, Default)]
+pub enum RootEncryption {
+    /// `root-encryption.key` in the data directory, made at first start: protects copies of the store, not the directory.
+    #[default]
+    Beside,
+    /// A file: one key a line, 32 bytes in hex or base64; the first encrypts, all decrypt.
+    File(PathBuf),
+    /// The same text, from the environment.
+    Key(Hidden),
+}
+
+/// Something that must not be printed.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Hidden(String);
+
+impl Hidden {
+    /// Hides `text`.
+    #[must_use]
+    pub const fn new(text: String) -> Self {
+        Self(text)
+    }
+
+    pub(crate) fn expose(&self) -> &str {
+        &self.0
+    }
+}
+
+impl std::fmt::Debug for Hidden {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Hidden(..)")
+    }
+}
+
 /// Settings of one control plane. Addresses with port 0 pick a free port; the ready line says which.
 #[derive(Clone, Debug)]
 pub struct Config {
@@ -21,8 +55,17 @@ pub struct Config {
     pub root_namespace: String,
     /// Root certificate (PEM) to use instead of one made at first start. Needs `root_key`.
     pub root_cert: Option<PathBuf>,
-    /// Private key (PEM, PKCS#8) of `root_cert`.
+    /// Private key (PEM) of `root_cert`.
     pub root_key: Option<PathBuf>,
+    /// Directory with `ca-cert.pem`, `ca-key.pem`, `cert-chain.pem` (optional) and `root-cert.pem`, to sign with instead
+    /// of a root made at first start: an intermediate, as a rule. Not beside `root_cert`.
+    pub ca_dir: Option<PathBuf>,
+    /// What the private keys of roots are encrypted with in the store.
+    pub root_encryption: RootEncryption,
+    /// Life of roots that are made here. Default 3650 days, at least one.
+    pub root_ttl: Duration,
+    /// For this long a certificate that has ended may still renew itself, and do nothing else. Default 24 h; zero: never.
+    pub renewal_grace: Duration,
     /// Lease of a registration that asks for none. Default 30 s.
     pub lease_ttl: Duration,
     /// How often registrants are told to renew. Default 10 s.
@@ -59,4 +102,31 @@ pub enum KubernetesCheck {
     KeysUrl(String),
     /// The API server, asked to review each token, e.g. `https://kubernetes.default.svc`.
     Review(String),
+}
+
+#[cfg(test)]
+impl Config {
+    /// Free ports, and defaults otherwise.
+    pub(crate) fn for_tests(data_dir: &std::path::Path) -> Self {
+        Self {
+            grpc: ([127, 0, 0, 1], 0).into(),
+            plaintext: None,
+            http: ([127, 0, 0, 1], 0).into(),
+            data_dir: data_dir.to_owned(),
+            trust_domain: "cluster.local".into(),
+            domain: "cluster.local".into(),
+            root_cert: None,
+            root_key: None,
+            ca_dir: None,
+            root_encryption: RootEncryption::default(),
+            root_ttl: Duration::from_secs(3650 * 86_400),
+            renewal_grace: Duration::from_secs(86_400),
+            lease_ttl: Duration::from_secs(30),
+            heartbeat_interval: Duration::from_secs(10),
+            server_names: Vec::new(),
+            kubernetes: None,
+            root_namespace: "istio-system".into(),
+            spiffe_bundle: None,
+        }
+    }
 }

@@ -35,7 +35,7 @@ impl Publisher {
             revision: in_force.revision,
             mesh: Arc::clone(&in_force.mesh),
             services,
-            roots_pem: Arc::clone(self.authority.root_pem()),
+            roots_pem: Arc::clone(&self.authority.in_force().bundle.pem),
             trust_domain: Arc::clone(self.authority.trust_domain()),
             domain: Arc::clone(&self.domain),
         }
@@ -44,8 +44,10 @@ impl Publisher {
     /// Sends a world after each change. Runs until it is dropped.
     pub(crate) async fn run(self, worlds: watch::Sender<Arc<World>>) {
         let mut comings = None;
+        let mut roots = self.authority.changes();
         loop {
             tokio::select! {
+                _ = roots.changed() => {}
                 () = self.registry.changed() => {}
                 () = self.policies.changed() => {}
             }
@@ -77,42 +79,25 @@ mod tests {
     use tokio::time::Instant;
 
     use super::*;
-    use crate::{
-        ca::root, config::Config, registry::Registration, store::Store, world::InstanceHealth,
-    };
+    use crate::{config::Config, registry::Registration, store::Store, world::InstanceHealth};
 
-    fn publisher(dir: &tempfile::TempDir) -> Publisher {
-        let config = Config {
-            grpc: ([127, 0, 0, 1], 0).into(),
-            plaintext: None,
-            http: ([127, 0, 0, 1], 0).into(),
-            data_dir: dir.path().to_owned(),
-            trust_domain: "cluster.local".into(),
-            domain: "cluster.local".into(),
-            root_cert: None,
-            root_key: None,
-            root_namespace: "istio-system".into(),
-            lease_ttl: Duration::from_secs(30),
-            heartbeat_interval: Duration::from_secs(10),
-            server_names: Vec::new(),
-            kubernetes: None,
-            spiffe_bundle: None,
-        };
+    async fn publisher(dir: &tempfile::TempDir) -> Publisher {
         let metrics = Arc::new(Metrics::new().unwrap());
         let (store, _writer) =
             Store::open(dir.path(), metrics.store_write_seconds.clone()).unwrap();
         let domain: Arc<str> = "cluster.local".into();
         let policies = Policies::load(
-            store,
+            store.clone(),
             &crate::policies::MeshNames::for_tests(),
             std::collections::BTreeSet::new(),
         )
         .unwrap();
-        let authority = root::load(&config, time::OffsetDateTime::now_utc()).unwrap();
+        let config = Config::for_tests(dir.path());
+        let authority = Authority::open(store, &config, time::OffsetDateTime::now_utc()).await;
         Publisher {
             policies: Arc::new(policies),
             registry: Arc::new(Registry::default()),
-            authority: Arc::new(authority),
+            authority: Arc::new(authority.unwrap()),
             metrics,
             domain,
         }
@@ -143,7 +128,7 @@ mod tests {
     #[tokio::test]
     async fn a_burst_of_registrations_is_few_worlds_and_the_last_has_all() {
         let dir = tempfile::tempdir().unwrap();
-        let publisher = publisher(&dir);
+        let publisher = publisher(&dir).await;
         let (worlds, mut world) = watch::channel(Arc::new(publisher.world()));
         let (registry, metrics) = (
             Arc::clone(&publisher.registry),
@@ -167,7 +152,7 @@ mod tests {
     #[tokio::test]
     async fn a_new_service_is_known_to_the_policies() {
         let dir = tempfile::tempdir().unwrap();
-        let publisher = publisher(&dir);
+        let publisher = publisher(&dir).await;
         let (worlds, mut world) = watch::channel(Arc::new(publisher.world()));
         let (registry, policies) = (
             Arc::clone(&publisher.registry),

@@ -42,8 +42,8 @@ use tonic::service::Routes;
 use crate::{
     admin::AdminService,
     ca::{
-        self, Authority, kubernetes::KubernetesTokens, limit::IssueLimit, root,
-        server_cert::ServerCert, service::IdentityService,
+        self, Authority, keeper::Keeper, kubernetes::KubernetesTokens, limit::IssueLimit,
+        metrics::AuthorityMetrics, root, server_cert::ServerCert, service::IdentityService,
     },
     clients::Clients,
     config::Config,
@@ -58,7 +58,10 @@ use crate::{
         server::{Leases, QuotaService},
     },
     registry::{Limits, Registry, service as registry_service, service::RegistryService},
-    server::{self, Listener, Serves, auth::Authenticator, client_roots::ClientRoots, routes, tls},
+    server::{
+        self, Listener, Serves, auth::Authenticator, client_roots::ClientRoots, routes, tls,
+        trust::Trust,
+    },
     spiffe,
     store::{self, Store, StoreError},
     xds::{self, holdings::StatusService},
@@ -217,13 +220,14 @@ impl ControlPlane {
                 },
                 error => start("the store cannot be opened", error),
             })?;
-        let authority = Arc::new(
-            root::load(&config, OffsetDateTime::now_utc())
-                .map_err(|error| start("the root certificate cannot be used", error))?,
-        );
+        let now = OffsetDateTime::now_utc();
+        let authority = Authority::open(store.clone(), &config, now)
+            .await
+            .map_err(|error| start("the root certificate cannot be used", error))?;
+        let authority = Arc::new(authority);
         let admin_token = admin_token(&config.data_dir)?;
         let own = Arc::new(
-            ServerCert::new(Arc::clone(&authority), &config.server_names)
+            ServerCert::new(Arc::clone(&authority), &config.server_names, now)
                 .map_err(|error| start("the control plane has no certificate", error))?,
         );
         let mut tasks = JoinSet::new();
@@ -231,6 +235,10 @@ impl ControlPlane {
         let tls = tls::server_config(&authority, Arc::clone(&own) as _, also)
             .map_err(|error| start("TLS cannot be set up", error))?;
 
+        let trust = Trust {
+            authority: Arc::clone(&authority),
+            own: Arc::clone(&own),
+        };
         tasks.spawn(own.renew());
         let parts = Parts::load(&config, store, authority, metrics, &mut tasks)?;
         let main = bind(config.grpc, "--grpc", "grpc", &parts.metrics)?;
@@ -244,7 +252,7 @@ impl ControlPlane {
             plaintext: plaintext.as_ref().map(|(_, address)| *address),
             http: http.1,
             data_dir: config.data_dir,
-            root_sha256: parts.authority.root_sha256().to_owned(),
+            root_sha256: parts.authority.in_force().active.root_sha256().to_owned(),
         };
 
         let (stop, stopped) = watch::channel(false);
@@ -259,6 +267,7 @@ impl ControlPlane {
         let serves = Serves::Tls(server::Tls {
             acceptor: TlsAcceptor::from(Arc::new(tls)),
             authenticator: Arc::new(Authenticator::new(&admin_token)),
+            trust,
             router: router.clone(),
         });
         listeners.spawn(main.0.serve(serves, stopped.clone()));
@@ -334,6 +343,7 @@ struct Parts {
     registry: RegistryService,
     policies: Arc<Policies>,
     publisher: Publisher,
+    renewal_grace: Duration,
     kubernetes: Option<Arc<KubernetesTokens>>,
 }
 
@@ -390,6 +400,7 @@ impl Parts {
             .map_err(|error| RunError::Setting(error.to_string()))?;
         Ok(Self {
             kubernetes: kubernetes.map(Arc::new),
+            renewal_grace: config.renewal_grace,
             authority,
             metrics,
             registry,
@@ -417,13 +428,25 @@ impl Parts {
             store: self.registry.store.clone(),
             metrics: Arc::clone(&self.metrics),
             limit: Arc::new(IssueLimit::default()),
+            renewal_grace: self.renewal_grace,
             kubernetes: self.kubernetes,
         };
         let loads = Arc::new(Loads::default());
         let holdings = ClientStatusDiscoveryServiceServer::new(StatusService(Arc::clone(&clients)));
         let reports = LoadReportingServiceServer::new(LoadService(Arc::clone(&loads)));
         let reports = reports.max_decoding_message_size(loads::MAX_REQUEST_BYTES);
+        let keeper_metrics = AuthorityMetrics::new(self.metrics.registry())
+            .map_err(|error| start("metrics cannot be registered", error))?;
+        let changes = self.authority.changes();
+        let keeper = Keeper::new(
+            Arc::clone(&self.authority),
+            Arc::clone(&clients),
+            keeper_metrics,
+        );
+        let keeper = Arc::new(keeper);
+        tasks.spawn(Arc::clone(&keeper).run(changes));
         let admin = AdminService {
+            keeper,
             policies: self.policies,
             registry: Arc::clone(&self.registry.registry),
             identity: identity.clone(),
@@ -456,6 +479,19 @@ fn check(config: &Config) -> Result<(), RunError> {
     {
         return wrong(format!(
             "--plaintext {address} is not a loopback address; everybody who reaches that port is the operator, so use 127.0.0.1 or ::1"
+        ));
+    }
+    let day = Duration::from_secs(86_400);
+    if config.root_ttl < day || config.root_ttl > day * 36_500 {
+        return wrong(format!(
+            "--root-ttl {} s is out of range; use 1 day to 36500 days",
+            config.root_ttl.as_secs()
+        ));
+    }
+    if config.renewal_grace > day * 30 {
+        return wrong(format!(
+            "--renewal-grace {} s is too long; at most 30 days",
+            config.renewal_grace.as_secs()
         ));
     }
     let second = Duration::from_secs(1);

@@ -36,10 +36,13 @@ use tokio_rustls::TlsAcceptor;
 use tower::ServiceExt as _;
 
 use crate::{
-    caller::{Caller, Peer},
+    caller::{Caller, Peer, Shown},
     metrics::Metrics,
-    server::{auth::Authenticator, handshakes::Handshakes},
-    spiffe::SpiffeId,
+    server::{
+        auth::Authenticator,
+        handshakes::Handshakes,
+        trust::{Ground, Trust},
+    },
 };
 
 pub(crate) mod auth;
@@ -47,6 +50,7 @@ pub(crate) mod client_roots;
 mod handshakes;
 pub(crate) mod routes;
 pub(crate) mod tls;
+pub(crate) mod trust;
 
 /// Connections of one listener.
 const MAX_CONNECTIONS: usize = 10_000;
@@ -95,6 +99,7 @@ pub(crate) enum Serves {
 pub(crate) struct Tls {
     pub(crate) acceptor: TlsAcceptor,
     pub(crate) authenticator: Arc<Authenticator>,
+    pub(crate) trust: Trust,
     pub(crate) router: Router,
 }
 
@@ -108,7 +113,7 @@ struct Connection {
 
 #[derive(Clone)]
 enum Conn {
-    Tls(Option<SpiffeId>, Arc<Authenticator>),
+    Tls(Option<tls::Client>, Arc<Authenticator>),
     Plaintext,
     Http,
 }
@@ -217,6 +222,7 @@ async fn handle(
     match serves {
         Serves::Tls(tls) => {
             let begun = Instant::now();
+            let mut ground = tls.trust.ground();
             let handshake = places.handshakes.begin(peer.ip()).ok_or("handshakes")?;
             let stream = match timeout(HANDSHAKE, tls.acceptor.accept(stream)).await {
                 Ok(Ok(stream)) => stream,
@@ -229,14 +235,23 @@ async fn handle(
             drop(handshake);
             let (_, session) = stream.get_ref();
             let h2 = session.alpn_protocol() == Some(b"h2");
-            let client = match session.peer_certificates().and_then(<[_]>::first) {
+            let client = match session.peer_certificates().and_then(<[_]>::split_first) {
                 None => None,
                 // The verifier has read it already; it cannot say otherwise now.
-                Some(leaf) => Some(tls::identity(leaf).map_err(|_error| "handshake")?),
+                Some((leaf, intermediates)) => {
+                    ground.shown(session.peer_certificates().unwrap_or_default());
+                    let client = tls::identity(leaf).map_err(|_error| "handshake")?;
+                    tls.trust.authority.saw(&client, intermediates);
+                    Some(client)
+                }
             };
             let (ends, _place) = match &client {
-                Some(client) => (Ends::Certificate(begun + client.left()), None),
-                None => {
+                Some(client) if !client.left().is_zero() => {
+                    let ends = (begun + client.left()).min(ground.ends(begun));
+                    (Ends::Certificate(ends), None)
+                }
+                // One that has ended comes to renew it: as long as a newcomer.
+                _ => {
                     let place = Arc::clone(&places.strangers).try_acquire_owned();
                     let place = place.map_err(|_full| "strangers")?;
                     (Ends::Stranger(begun + STRANGER), Some(place))
@@ -244,7 +259,7 @@ async fn handle(
             };
             let connection = Connection {
                 peer,
-                caller: Conn::Tls(client.map(|client| client.id), tls.authenticator),
+                caller: Conn::Tls(client, tls.authenticator),
                 router: tls.router,
             };
             let builder = if h2 {
@@ -252,7 +267,7 @@ async fn handle(
             } else {
                 http().http1_only()
             };
-            Box::pin(connection.serve(builder, stream, ends, stop)).await;
+            Box::pin(connection.serve(builder, stream, (ends, Some(ground)), stop)).await;
         }
         Serves::Plaintext(router) => {
             first_byte(&stream).await?;
@@ -261,7 +276,7 @@ async fn handle(
                 caller: Conn::Plaintext,
                 router,
             };
-            Box::pin(connection.serve(http(), stream, Ends::Never, stop)).await;
+            Box::pin(connection.serve(http(), stream, (Ends::Never, None), stop)).await;
         }
         Serves::Http(router) => {
             let connection = Connection {
@@ -269,7 +284,8 @@ async fn handle(
                 caller: Conn::Http,
                 router,
             };
-            Box::pin(connection.serve(http().http1_only(), stream, Ends::Never, stop)).await;
+            Box::pin(connection.serve(http().http1_only(), stream, (Ends::Never, None), stop))
+                .await;
         }
     }
     Ok(())
@@ -308,7 +324,7 @@ impl Connection {
         self,
         builder: auto::Builder<TokioExecutor>,
         stream: impl AsyncRead + AsyncWrite + Unpin + 'static,
-        ends: Ends,
+        (ends, ground): (Ends, Option<Ground>),
         mut stop: watch::Receiver<bool>,
     ) {
         let peer = self.peer;
@@ -334,6 +350,12 @@ impl Connection {
                 Ends::Never => std::future::pending().await,
             }
         };
+        let lost = async {
+            match ground {
+                Some(ground) => ground.lost(peer.port()).await,
+                None => std::future::pending().await,
+            }
+        };
         tokio::select! {
             result = connection.as_mut() => {
                 if let Err(error) = result {
@@ -343,6 +365,7 @@ impl Connection {
             }
             _ = stop.changed() => {}
             reason = ended => tracing::debug!(%peer, reason, "connection ends"),
+            reason = lost => tracing::info!(%peer, reason, "connection ends"),
         }
         connection.as_mut().graceful_shutdown();
         // A stream that goes on longer is cut; its client connects again.
@@ -357,6 +380,12 @@ impl Connection {
         let mut request = request.map(axum::body::Body::new);
         let caller = match &self.caller {
             Conn::Tls(client, authenticator) => {
+                if let Some(client) = client {
+                    request.extensions_mut().insert(Shown {
+                        serial: Arc::clone(&client.serial),
+                        not_after: client.not_after,
+                    });
+                }
                 Some(authenticator.caller(client.as_ref(), request.headers()))
             }
             Conn::Plaintext => match auth::not_a_web_page(&request) {

@@ -1,4 +1,4 @@
-//! What survives a restart: policies with their history, registrations, join tokens. One redb file.
+//! What survives a restart: policies with their history, registrations, join tokens, authorities. One redb file.
 //!
 //! ```text
 //! callers ──► jobs (bounded) ──► writer thread: up to 256 jobs, one transaction, one fsync ──► answers
@@ -20,6 +20,7 @@ use prometheus::Histogram;
 use redb::{Database, DatabaseError, ReadableDatabase as _, TableDefinition, WriteTransaction};
 use tokio::sync::{mpsc, oneshot};
 
+pub(crate) mod authorities;
 pub(crate) mod policies;
 pub(crate) mod registrations;
 pub(crate) mod tokens;

@@ -47,6 +47,7 @@ pub(crate) use node::{Dialect, NodeInfo};
 use outrigger_policy::{HostName, Mesh};
 use route::RouteTable;
 use scope::{Inputs, Scope, ScopeKey};
+pub(crate) use secret::{ROOTCA as BUNDLE, root as bundle};
 
 use crate::{
     snapshot::{ResourceBytes, Resources, Snapshot, TypeMap, View},

@@ -39,7 +39,7 @@ use tokio::{
 use crate::{
     App, RunError, Workload,
     admin::{self, Port},
-    control::{Control, First, pinned_root},
+    control::{Control, First, pinned_roots},
     identity::{
         Credential, IdentityStore, Issued, Issuer, chain, verify::sha256, workload_api::WorkloadApi,
     },
@@ -199,9 +199,11 @@ fn resume(config: &AgentConfig, files: &CertificateFiles, store: &IdentityStore)
         ..
     } = &config.workload;
     let ours = format!("/ns/{namespace}/sa/{service_account}");
-    let pinned = config.join_token.as_deref().and_then(pinned_root);
+    let pinned = config.join_token.as_deref().and_then(pinned_roots);
     let is_elsewhere = |kept: &Issued| {
-        pinned.is_some_and(|root| !kept.roots_der.iter().any(|der| sha256(der) == root))
+        pinned
+            .as_ref()
+            .is_some_and(|pins| !kept.roots_der.iter().any(|der| pins.contains(&sha256(der))))
     };
     match files.kept() {
         None => {}

@@ -353,16 +353,17 @@ impl First<'_> {
             return Ok(Trust::Roots(Arc::new(RootCertStore::empty())));
         }
         let token = self.join_token.ok_or(ControlPlaneError::NoRoot)?;
-        pinned_root(token)
+        pinned_roots(token)
             .map(Trust::Pinned)
             .ok_or(ControlPlaneError::Token)
     }
 }
 
-/// SHA-256 of the root that a join token pins.
-pub(crate) fn pinned_root(token: &str) -> Option<[u8; 32]> {
-    let (_, hash) = token.rsplit_once('.')?;
-    sha256_from_hex(hash)
+/// SHA-256 of each root that a join token pins: `<secret>.<root>`, or `<secret>.<root>.<root>` if it was made while one
+/// root took the place of another.
+pub(crate) fn pinned_roots(token: &str) -> Option<Vec<[u8; 32]>> {
+    let (_, hashes) = token.split_once('.')?;
+    hashes.split('.').map(sha256_from_hex).collect()
 }
 
 fn bundle(identity: &Identity) -> Trust {

@@ -11,6 +11,7 @@
 mod credential;
 pub(crate) mod delivered;
 mod key;
+mod schedule;
 pub(crate) mod verify;
 pub(crate) mod workload_api;
 
@@ -22,7 +23,7 @@ use std::{
 use outrigger_proto::outrigger::v1::{IssueCertificateRequest, identity_client::IdentityClient};
 use rustls::RootCertStore;
 use rustls_pki_types::CertificateDer;
-use tokio::sync::watch;
+use tokio::{sync::watch, time::Instant};
 use tonic::{Code, Request};
 
 use crate::{
@@ -37,7 +38,10 @@ use crate::{
 pub(crate) use credential::Credential;
 use key::Key;
 pub(crate) use key::{Issued, checked};
+use schedule::Schedule;
 
+/// How often the clocks are looked at.
+const LOOK: Duration = Duration::from_secs(1);
 /// One call for a certificate.
 const CALL_TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -84,6 +88,8 @@ pub(crate) struct IdentityStore {
     files: Option<Arc<CertificateFiles>>,
     /// Roots come with certificates only: the control plane is not their authority.
     keeps_bundle: bool,
+    /// The trust bundle as the stream of configuration has told it last, while that stream is open.
+    followed: Mutex<Option<Arc<RootCertStore>>>,
 }
 
 impl IdentityStore {
@@ -94,6 +100,7 @@ impl IdentityStore {
             renewed: watch::Sender::new(0),
             files: None,
             keeps_bundle: false,
+            followed: Mutex::new(None),
         }
     }
 
@@ -135,13 +142,16 @@ impl IdentityStore {
     }
 
     /// Takes it into use.
+    ///
+    /// An answer is as old as the question, so that a bundle that came over an open stream meanwhile is newer than its.
     pub(crate) fn install(&self, issued: Issued) {
+        let followed = self.lock_followed().clone();
         let generation = self.replace(|_| {
             Some(Identity {
                 generation: 0,
                 spiffe_id: issued.spiffe_id,
                 certified_key: issued.certified_key,
-                roots: issued.roots,
+                roots: followed.unwrap_or(issued.roots),
                 not_after: issued.not_after,
             })
         });
@@ -155,6 +165,8 @@ impl IdentityStore {
         }
         let mut roots = RootCertStore::empty();
         roots.add_parsable_certificates(bundle);
+        let roots = Arc::new(roots);
+        *self.lock_followed() = Some(Arc::clone(&roots));
         self.replace(|current| {
             let current = current?;
             if current.roots.roots == roots.roots {
@@ -164,10 +176,19 @@ impl IdentityStore {
                 generation: 0,
                 spiffe_id: Arc::clone(&current.spiffe_id),
                 certified_key: Arc::clone(&current.certified_key),
-                roots: Arc::new(roots),
+                roots,
                 not_after: current.not_after,
             })
         });
+    }
+
+    /// The stream that told us of the bundle is gone: what comes with a certificate is news again.
+    pub(crate) fn unfollow(&self) {
+        *self.lock_followed() = None;
+    }
+
+    fn lock_followed(&self) -> std::sync::MutexGuard<'_, Option<Arc<RootCertStore>>> {
+        self.followed.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Numbers and publishes what `next` makes of the current identity.
@@ -228,10 +249,14 @@ impl Issuer {
     /// Renews for ever.
     pub(crate) async fn renew(self) {
         loop {
-            let Some((not_after, left)) = self.remaining() else {
+            let Some(not_after) = self.not_after() else {
                 return;
             };
-            tokio::time::sleep(renewal_after(left, fastrand::f64())).await;
+            let began = Instant::now();
+            let schedule = Schedule::new(wall(), not_after, fastrand::f64());
+            while !schedule.is_due(wall(), began.elapsed()) {
+                self.pause(LOOK).await;
+            }
             let mut backoff = Backoff::new(Duration::from_secs(1), Duration::from_secs(60));
             let mut is_reported = false;
             loop {
@@ -244,17 +269,29 @@ impl Issuer {
                     Err(error) => {
                         self.vitals.count_renewal_failure();
                         if !std::mem::replace(&mut is_reported, true) {
+                            let not_after = not_after.as_secs();
                             tracing::warn!(error = %chain(&error), not_after, "certificate was not renewed, trying again");
                         }
                     }
                 }
-                // Short lives retry faster: ten tries in what is left, at least.
-                let pause = backoff.next();
-                let soon = self
-                    .remaining()
-                    .map_or(pause, |(_, left)| left.mul_f64(0.1));
-                tokio::time::sleep(pause.min(soon.max(Duration::from_secs(1)))).await;
+                let pause = schedule::retry_after(backoff.next(), wall(), not_after);
+                self.pause(pause).await;
             }
+        }
+    }
+
+    /// Sleeps, and says meanwhile how long the certificate lasts.
+    async fn pause(&self, length: Duration) {
+        let end = Instant::now() + length;
+        loop {
+            if let Some(not_after) = self.not_after() {
+                self.vitals.set_time_left(not_after, wall());
+            }
+            let left = end.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return;
+            }
+            tokio::time::sleep(left.min(LOOK)).await;
         }
     }
 
@@ -294,7 +331,7 @@ impl Issuer {
 
     /// By the certificate in force; where that has ended, a pod's token begins anew.
     async fn again(&self, key: &Key) -> Result<(), IssueError> {
-        let is_over = self.remaining().is_none_or(|(_, left)| left.is_zero());
+        let is_over = self.not_after().is_none_or(|end| end <= wall());
         let issued = if is_over && self.credential.is_renewed() {
             self.newcomer(key).await?
         } else {
@@ -323,13 +360,10 @@ impl Issuer {
         self.vitals.set_certificate(not_after, not_after - left / 5);
     }
 
-    /// End of the certificate in force, and what is left.
-    fn remaining(&self) -> Option<(u64, Duration)> {
+    /// End of the certificate in force, since the Unix epoch.
+    fn not_after(&self) -> Option<Duration> {
         let not_after = self.store.shared.identity.load().as_ref()?.not_after;
-        Some((
-            not_after,
-            Duration::from_secs(not_after.saturating_sub(unix_now())),
-        ))
+        Some(Duration::from_secs(not_after))
     }
 
     async fn issue(&self, key: &Key, token: Option<&str>) -> Result<Issued, IssueError> {
@@ -360,10 +394,11 @@ impl Issuer {
     }
 }
 
-/// When to renew a certificate with `left` to go: 50 % ± 5 % of it, so that a fleet that started together does not come
-/// back together. `chance` is from 0 to 1.
-fn renewal_after(left: Duration, chance: f64) -> Duration {
-    left.mul_f64(0.45 + 0.1 * chance)
+/// Time since the Unix epoch, as the machine's clock says it.
+fn wall() -> Duration {
+    SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .unwrap_or_default()
 }
 
 pub(crate) fn unix_now() -> u64 {

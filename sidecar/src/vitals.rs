@@ -1,9 +1,15 @@
 //! How the control side is doing: what readiness answers from, and its metrics. Written by the tasks of the control
 //! runtime, read by the admin ports.
 
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::{
+    sync::{
+        OnceLock,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+    time::Duration,
+};
 
-use prometheus::{IntCounterVec, IntGauge, Opts, Registry};
+use prometheus::{Gauge, IntCounterVec, IntGauge, Opts, Registry};
 
 use crate::{
     readiness::AppHealth,
@@ -31,6 +37,8 @@ struct Metrics {
     streams: IntCounterVec,
     lookups: IntCounterVec,
     certificate_expiry: IntGauge,
+    time_left: OnceLock<Gauge>,
+    registry: Registry,
     renewals: IntCounterVec,
     registered: IntGauge,
     app_ready: IntGauge,
@@ -159,6 +167,21 @@ impl Vitals {
             .set(i64::try_from(not_after).unwrap_or(i64::MAX));
     }
 
+    /// How long the certificate in force lasts. Shown from the first one on.
+    pub(crate) fn set_time_left(&self, not_after: Duration, now: Duration) {
+        let left = not_after.as_secs_f64() - now.as_secs_f64();
+        let gauge = self.metrics.time_left.get_or_init(|| {
+            let gauge = Gauge::new(
+                "outrigger_seconds_to_first_outage",
+                "Seconds until our certificate ends; it should be renewed at half of its life.",
+            )
+            .expect("a literal and valid metric name");
+            register(&self.metrics.registry, gauge.clone());
+            gauge
+        });
+        gauge.set(left);
+    }
+
     pub(crate) fn count_renewal(&self) {
         self.metrics.renewals.with_label_values(&["done"]).inc();
     }
@@ -201,6 +224,8 @@ impl Metrics {
         }
         Self {
             renewals,
+            time_left: OnceLock::new(),
+            registry: registry.clone(),
             connected: gauge(
                 xds,
                 "outrigger_xds_connected",

@@ -11,6 +11,7 @@
 mod specs {
     mod agent;
     mod authorization;
+    mod certificates;
     mod chain;
     mod connection_limits;
     mod connections;

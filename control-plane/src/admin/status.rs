@@ -42,7 +42,7 @@ impl AdminService {
             revision: in_force.revision,
             started: Some(self.started.into()),
             trust_domain: authority.trust_domain().to_string(),
-            root_not_after: Some(SystemTime::from(authority.not_after()).into()),
+            root_not_after: Some(SystemTime::from(authority.in_force().active.not_after()).into()),
             services,
             clients: self.clients.status(),
             warnings: warnings(&in_force),

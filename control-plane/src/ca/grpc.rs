@@ -2,7 +2,6 @@
 
 use std::time::{Duration, SystemTime};
 
-use base64::{Engine as _, prelude::BASE64_STANDARD};
 use outrigger_proto::{
     istio::v1::auth::{
         IstioCertificateRequest, IstioCertificateResponse,
@@ -14,9 +13,9 @@ use rustls_pki_types::{CertificateSigningRequestDer, pem::PemObject as _};
 use tonic::{Request, Response, Status};
 use tracing::Instrument as _;
 
-use super::{csr::MAX_CSR_BYTES, service::IdentityService};
+use super::{csr::MAX_CSR_BYTES, pem_text, service::IdentityService};
 use crate::{
-    caller::{Caller, Peer},
+    caller::{Caller, Peer, Shown},
     refusal::Refusal,
 };
 
@@ -28,15 +27,22 @@ impl Identity for IdentityService {
     ) -> Result<Response<api::IssueCertificateResponse>, Status> {
         let caller = Caller::of(request.extensions());
         let span = from(request.extensions());
+        let shown = request.extensions().get::<Shown>().cloned();
         let request = request.into_inner();
         let ttl = request.ttl.map(duration).transpose()?;
         let (id, issued) = self
-            .issue(&caller, &request.csr_der, ttl)
+            .issue(&caller, &request.csr_der, ttl, shown.as_ref())
             .instrument(span)
             .await?;
         Ok(Response::new(api::IssueCertificateResponse {
-            chain_der: vec![issued.leaf.to_vec()],
-            roots_der: vec![self.authority.root().to_vec()],
+            chain_der: issued.chain.iter().map(|der| der.to_vec()).collect(),
+            roots_der: issued
+                .in_force
+                .bundle
+                .ders
+                .iter()
+                .map(|der| der.to_vec())
+                .collect(),
             spiffe_id: id.to_string(),
             not_after: Some(SystemTime::from(issued.not_after).into()),
         }))
@@ -51,6 +57,7 @@ impl IstioCertificateService for IdentityService {
     ) -> Result<Response<IstioCertificateResponse>, Status> {
         let caller = Caller::of(request.extensions());
         let span = from(request.extensions());
+        let shown = request.extensions().get::<Shown>().cloned();
         let request = request.into_inner();
         // PEM is a third larger than DER, and has lines.
         if request.csr.len() > 2 * MAX_CSR_BYTES {
@@ -66,16 +73,14 @@ impl IstioCertificateService for IdentityService {
             }
         };
         let (_, issued) = self
-            .issue(&caller, &csr, Some(ttl))
+            .issue(&caller, &csr, Some(ttl), shown.as_ref())
             .instrument(span)
             .await?;
-        let leaf = format!(
-            "-----BEGIN CERTIFICATE-----\n{}\n-----END CERTIFICATE-----\n",
-            BASE64_STANDARD.encode(&issued.leaf)
-        );
-        let root = self.authority.root_pem().to_string();
+        let mut chain: Vec<String> = issued.chain.iter().map(pem_text).collect();
+        // Whoever reads it takes the last part for the trust bundle, which may be several roots.
+        chain.push(issued.in_force.bundle.pem.to_string());
         Ok(Response::new(IstioCertificateResponse {
-            cert_chain: vec![leaf, root],
+            cert_chain: chain,
         }))
     }
 }

@@ -1,33 +1,31 @@
-//! The root: made at first start and kept beside the store, or given as files.
-//!
-//! A root that does not fit (not a CA, expired, another's key, another trust domain) stops the start.
+//! Makes roots, reads those that others made, and keeps private files private.
 
 use std::{
     fs, io,
     io::Write as _,
     os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _},
     path::{Path, PathBuf},
-    sync::Arc,
+    time::Duration,
 };
 
 use rcgen::{
     BasicConstraints, CertificateParams, DistinguishedName, DnType, IsCa, KeyPair, KeyUsagePurpose,
-    PublicKeyData as _, SanType,
+    SanType,
 };
-use rustls_pki_types::{CertificateDer, pem::PemObject as _};
+use rustls_pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject as _};
 use time::OffsetDateTime;
-use x509_parser::{extensions::GeneralName, parse_x509_certificate};
 
-use super::Authority;
-use crate::config::Config;
+use super::{seal::SealError, signer::Material, state::OpenError};
+use crate::store::StoreError;
 
-/// Life of a root made here.
-const ROOT_LIFE: time::Duration = time::Duration::days(3650);
-/// Files in the data directory.
-const CERT_FILE: &str = "root.pem";
-const KEY_FILE: &str = "root-key.pem";
+/// The trust bundle in the data directory.
+pub(crate) const CERT_FILE: &str = "root.pem";
+/// Where older versions kept the root's key.
+pub(crate) const KEY_FILE: &str = "root-key.pem";
+/// A file of certificates or of a key.
+const MAX_FILE_BYTES: u64 = 1 << 20;
 
-/// The root cannot be used.
+/// The authority cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum RootError {
     /// Reading or writing.
@@ -40,172 +38,107 @@ pub(crate) enum RootError {
     },
     /// One of the two is missing.
     #[error(
-        "{found} is there but {missing} is not; restore it, or move the first away to get a new root"
+        "{found} is there but neither the store nor {missing} has its key; restore the one that was lost, or move the first away to get a new root"
     )]
     Half { found: PathBuf, missing: PathBuf },
-    /// `--root-cert` without `--root-key` or the other way round.
-    #[error("--root-cert and --root-key belong together; give both or neither")]
+    /// `--root-cert` without `--root-key`, or beside `--ca-dir`.
+    #[error(
+        "--root-cert and --root-key belong together, and --ca-dir takes the place of both; give the pair, the directory, or neither"
+    )]
     Pair,
-    /// Not what a root has to be.
+    /// Not what it has to be.
     #[error("{path}: {problem}")]
     Unfit { path: PathBuf, problem: String },
+    /// What the store has cannot be used.
+    #[error(transparent)]
+    Stored(#[from] OpenError),
+    /// The encryption key.
+    #[error(transparent)]
+    Seal(#[from] SealError),
+    /// The store.
+    #[error("keeping the root in the store")]
+    Store(#[from] StoreError),
     /// Making one failed.
     #[error("making a root certificate")]
     Make(#[source] rcgen::Error),
 }
 
-/// Loads the root of `config`, or makes it at the first start.
-pub(crate) fn load(config: &Config, now: OffsetDateTime) -> Result<Authority, RootError> {
-    let kept_cert = config.data_dir.join(CERT_FILE);
-    let kept_key = config.data_dir.join(KEY_FILE);
-    match (&config.root_cert, &config.root_key) {
-        (Some(cert), Some(key)) => {
-            let authority = read(cert, key, config, now)?;
-            if kept_key.exists() {
-                return Err(RootError::Unfit {
-                    path: kept_key,
-                    problem: format!(
-                        "is of a root made here, but --root-cert names {}; move root.pem and root-key.pem away, or leave --root-cert out",
-                        cert.display()
-                    ),
-                });
-            }
-            // Workloads and operators find the bundle in one place, whoever made it.
-            write_private(&kept_cert, authority.root_pem().as_bytes())?;
-            Ok(authority)
-        }
-        (None, None) => {
-            match (kept_cert.exists(), kept_key.exists()) {
-                (true, true) => {}
-                (false, false) => make(&kept_cert, &kept_key, &config.trust_domain, now)?,
-                (true, false) => {
-                    return Err(RootError::Half {
-                        found: kept_cert,
-                        missing: kept_key,
-                    });
-                }
-                (false, true) => {
-                    return Err(RootError::Half {
-                        found: kept_key,
-                        missing: kept_cert,
-                    });
-                }
-            }
-            read(&kept_cert, &kept_key, config, now)
-        }
-        _ => Err(RootError::Pair),
-    }
-}
-
-fn make(
-    cert_path: &Path,
-    key_path: &Path,
+/// A new root. May sign one level of intermediates: who looks at path lengths of roots must not stumble later.
+pub(crate) fn make(
     trust_domain: &str,
+    life: Duration,
     now: OffsetDateTime,
-) -> Result<(), RootError> {
+) -> Result<Material, RootError> {
     let key = KeyPair::generate().map_err(RootError::Make)?;
     let mut params = CertificateParams::default();
     params.distinguished_name = DistinguishedName::new();
     params
         .distinguished_name
         .push(DnType::OrganizationName, "Outrigger");
+    let serial = super::serial().map_err(RootError::Make)?;
+    // Two roots of one mesh have different names, so that a chain is never tried with the wrong one.
+    let tag: String = super::hex(&serial.to_bytes()).chars().take(8).collect();
     params
         .distinguished_name
-        .push(DnType::CommonName, format!("{trust_domain} root"));
-    params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
+        .push(DnType::CommonName, format!("{trust_domain} root {tag}"));
+    params.is_ca = IsCa::Ca(BasicConstraints::Constrained(1));
     params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
     params.not_before = now - super::BACKDATED;
-    params.not_after = now + ROOT_LIFE;
-    params.serial_number = Some(super::serial().map_err(RootError::Make)?);
+    params.not_after = now + life;
+    params.serial_number = Some(serial);
     let uri = format!("spiffe://{trust_domain}")
         .try_into()
         .map_err(RootError::Make)?;
     params.subject_alt_names = vec![SanType::URI(uri)];
-    let cert = params.self_signed(&key).map_err(RootError::Make)?;
-    // The key first: a crash in between leaves a key without a certificate, which no one has trusted yet.
-    write_private(key_path, key.serialize_pem().as_bytes())?;
-    write_private(cert_path, cert.pem().as_bytes())
+    let root = params.self_signed(&key).map_err(RootError::Make)?;
+    Ok(Material {
+        chain: Vec::new(),
+        roots: vec![root.into()],
+        key_der: key.serialize_der(),
+    })
 }
 
-fn read(
-    cert_path: &Path,
-    key_path: &Path,
-    config: &Config,
-    now: OffsetDateTime,
-) -> Result<Authority, RootError> {
-    let text = |path: &Path| {
-        fs::read_to_string(path).map_err(|source| RootError::File {
-            doing: "reading",
-            path: path.to_owned(),
-            source,
-        })
-    };
-    let unfit = |path: &Path, problem: String| RootError::Unfit {
+/// All certificates of a PEM file, of which there is one at least.
+pub(crate) fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, RootError> {
+    let text = text(path)?;
+    let found: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&text).collect();
+    match found {
+        Ok(found) if !found.is_empty() => Ok(found),
+        Ok(_) => Err(unfit(path, "no PEM certificate in it".to_owned())),
+        Err(error) => Err(unfit(path, format!("not PEM: {error}"))),
+    }
+}
+
+/// The private key of a PEM file.
+pub(crate) fn private_key(path: &Path) -> Result<Vec<u8>, RootError> {
+    let key = PrivateKeyDer::from_pem_slice(&text(path)?).map_err(|error| {
+        unfit(
+            path,
+            format!("no unencrypted private key in PEM in it: {error}"),
+        )
+    })?;
+    Ok(key.secret_der().to_vec())
+}
+
+pub(crate) fn unfit(path: &Path, problem: String) -> RootError {
+    RootError::Unfit {
         path: path.to_owned(),
         problem,
+    }
+}
+
+fn text(path: &Path) -> Result<Vec<u8>, RootError> {
+    let read = || {
+        let mut text = Vec::new();
+        let file = fs::File::open(path)?;
+        io::Read::read_to_end(&mut io::Read::take(file, MAX_FILE_BYTES), &mut text)?;
+        Ok(text)
     };
-    let pem = text(cert_path)?;
-    let root = CertificateDer::from_pem_slice(pem.as_bytes())
-        .map_err(|error| unfit(cert_path, format!("no PEM certificate in it: {error}")))?;
-    let key = KeyPair::from_pem(&text(key_path)?)
-        .map_err(|error| unfit(key_path, format!("no PKCS#8 key in PEM in it: {error}")))?;
-    let not_after = check(&root, &key, &config.trust_domain, now)
-        .map_err(|problem| unfit(cert_path, problem))?;
-    // Again from DER: the file may hold more than the one certificate.
-    let encoded = pem_text(&root);
-    Authority::new(root, encoded, key, not_after, &config.trust_domain)
-        .map_err(|error| unfit(cert_path, error.to_string()))
-}
-
-fn check(
-    root: &CertificateDer<'_>,
-    key: &KeyPair,
-    trust_domain: &str,
-    now: OffsetDateTime,
-) -> Result<OffsetDateTime, String> {
-    let (_, cert) = parse_x509_certificate(root).map_err(|error| error.to_string())?;
-    if !cert.is_ca() {
-        return Err("not a CA certificate (basicConstraints CA:TRUE is missing)".to_owned());
-    }
-    if let Ok(Some(usage)) = cert.key_usage()
-        && !usage.value.key_cert_sign()
-    {
-        return Err("its key usage does not allow to sign certificates".to_owned());
-    }
-    let not_after = cert.validity().not_after.to_datetime();
-    if not_after <= now {
-        return Err(format!("expired at {not_after}"));
-    }
-    if cert.public_key().raw != key.subject_public_key_info() {
-        return Err("the key is not this certificate's".to_owned());
-    }
-    let names = cert.subject_alternative_name().ok().flatten();
-    for name in names.iter().flat_map(|names| &names.value.general_names) {
-        let GeneralName::URI(uri) = name else {
-            continue;
-        };
-        if let Some(found) = uri.strip_prefix("spiffe://")
-            && found != trust_domain
-        {
-            return Err(format!(
-                "its trust domain is {found:?}, but --trust-domain says {trust_domain:?}; the trust domain of a root is fixed"
-            ));
-        }
-    }
-    Ok(not_after)
-}
-
-fn pem_text(der: &CertificateDer<'_>) -> Arc<str> {
-    use base64::{Engine as _, prelude::BASE64_STANDARD};
-    let mut text = String::from("-----BEGIN CERTIFICATE-----\n");
-    for (n, character) in BASE64_STANDARD.encode(der).chars().enumerate() {
-        if n > 0 && n % 64 == 0 {
-            text.push('\n');
-        }
-        text.push(character);
-    }
-    text.push_str("\n-----END CERTIFICATE-----\n");
-    text.into()
+    read().map_err(|source| RootError::File {
+        doing: "reading",
+        path: path.to_owned(),
+        source,
+    })
 }
 
 /// Writes a file that only its owner can read, whole or not at all.

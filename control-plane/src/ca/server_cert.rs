@@ -1,6 +1,14 @@
-//! The control plane's own certificate: made at start, made anew at half-life, swapped without a restart.
+//! The control plane's own certificate: made at start, made anew at half-life and with every change of the authority,
+//! swapped without a restart.
+//!
+//! During a rotation it leads to the root that was there before, which everybody trusts to the end, and which join tokens
+//! made before it pin ([`InForce::own`](super::state::InForce::own)).
 
-use std::{net::IpAddr, sync::Arc, time::Duration};
+use std::{
+    net::IpAddr,
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
 
 use arc_swap::ArcSwap;
 use rcgen::{KeyPair, SanType};
@@ -18,6 +26,10 @@ use crate::spiffe::SpiffeId;
 /// Namespace and service account of the control plane (`docs/WIRE.md`).
 const NAMESPACE: &str = "outrigger-system";
 const SERVICE_ACCOUNT: &str = "control-plane";
+/// How soon another try follows one that failed.
+const AGAIN: Duration = Duration::from_secs(60);
+/// How often the clock is looked at: it may have jumped.
+const LOOK: Duration = Duration::from_secs(10);
 
 /// No certificate could be made.
 #[derive(Debug, thiserror::Error)]
@@ -42,7 +54,17 @@ pub(crate) struct ServerCert {
     authority: Arc<Authority>,
     names: Vec<SanType>,
     id: SpiffeId,
-    current: ArcSwap<CertifiedKey>,
+    current: ArcSwap<Made>,
+}
+
+/// One certificate.
+#[derive(Debug)]
+struct Made {
+    key: Arc<CertifiedKey>,
+    /// When to make the next.
+    renew_at: OffsetDateTime,
+    not_after: OffsetDateTime,
+    root: String,
 }
 
 impl ServerCert {
@@ -50,6 +72,7 @@ impl ServerCert {
     pub(crate) fn new(
         authority: Arc<Authority>,
         names: &[String],
+        now: OffsetDateTime,
     ) -> Result<Self, ServerCertError> {
         let id = SpiffeId::new(authority.trust_domain(), NAMESPACE, SERVICE_ACCOUNT)
             .map_err(ServerCertError::Identity)?;
@@ -59,7 +82,7 @@ impl ServerCert {
             .chain(names)
             .map(|name| san(name))
             .collect::<Result<Vec<_>, _>>()?;
-        let first = make(&authority, &id, &names)?;
+        let first = make(&authority, &id, &names, now)?;
         Ok(Self {
             authority,
             names,
@@ -68,29 +91,60 @@ impl ServerCert {
         })
     }
 
-    /// Makes a new one at half-life of the old. Runs until it is dropped.
+    /// Makes a new one at half-life of the old, and when another root is to be shown. Runs until it is dropped.
     pub(crate) async fn renew(self: Arc<Self>) {
-        let mut wait = MAX_TTL / 2;
+        let mut changes = self.authority.changes();
+        let mut failed: Option<tokio::time::Instant> = None;
         loop {
-            tokio::time::sleep(wait).await;
-            match make(&self.authority, &self.id, &self.names) {
-                Ok(key) => {
-                    self.current.store(Arc::new(key));
-                    wait = MAX_TTL / 2;
-                    tracing::debug!("own certificate renewed");
-                }
-                Err(error) => {
-                    wait = Duration::from_secs(60);
-                    tracing::error!(%error, "own certificate not renewed");
-                }
+            tokio::select! {
+                () = tokio::time::sleep(LOOK) => {}
+                _ = changes.changed() => failed = None,
             }
+            if failed.is_some_and(|at| at.elapsed() < AGAIN) {
+                continue;
+            }
+            failed = match self.follow(OffsetDateTime::now_utc()) {
+                Ok(()) => None,
+                Err(error) => {
+                    tracing::error!(%error, "own certificate not renewed");
+                    Some(tokio::time::Instant::now())
+                }
+            };
         }
+    }
+
+    /// Makes a new one if it is time.
+    pub(crate) fn follow(&self, now: OffsetDateTime) -> Result<(), ServerCertError> {
+        let current = self.current.load();
+        let root = self.authority.in_force().own(now).root_sha256().to_owned();
+        if now < current.renew_at && current.root == root {
+            return Ok(());
+        }
+        let next = make(&self.authority, &self.id, &self.names, now)?;
+        tracing::debug!(root, "own certificate renewed");
+        self.current.store(Arc::new(next));
+        Ok(())
+    }
+
+    /// When the one in use ends: connections that begin now end then at the latest.
+    pub(crate) fn not_after(&self) -> SystemTime {
+        self.current.load().not_after.into()
+    }
+
+    /// Hex SHA-256 of the root that the one in use leads to.
+    pub(crate) fn root(&self) -> String {
+        self.current.load().root.clone()
+    }
+
+    /// The one in use.
+    pub(crate) fn current(&self) -> Arc<CertifiedKey> {
+        Arc::clone(&self.current.load().key)
     }
 }
 
 impl ResolvesServerCert for ServerCert {
     fn resolve(&self, _hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
-        Some(self.current.load_full())
+        Some(self.current())
     }
 }
 
@@ -98,18 +152,25 @@ fn make(
     authority: &Authority,
     id: &SpiffeId,
     names: &[SanType],
-) -> Result<CertifiedKey, ServerCertError> {
+    now: OffsetDateTime,
+) -> Result<Made, ServerCertError> {
+    let in_force = authority.in_force();
+    let signer = in_force.own(now);
     let key = KeyPair::generate().map_err(ServerCertError::Sign)?;
-    let issued = authority
-        .sign(&key, id, names.to_vec(), MAX_TTL, OffsetDateTime::now_utc())
+    let leaf = signer
+        .sign(&key, id, names.to_vec(), MAX_TTL, now)
         .map_err(ServerCertError::Sign)?;
     let der = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(key.serialize_der()));
     let key = any_supported_type(&der).map_err(ServerCertError::Key)?;
     // With the root, so that a client that holds only its hash can check it.
-    Ok(CertifiedKey::new(
-        vec![issued.leaf, authority.root().clone()],
-        key,
-    ))
+    let mut chain = signer.chain_of(&leaf);
+    chain.push(signer.root().clone());
+    Ok(Made {
+        key: Arc::new(CertifiedKey::new(chain, key)),
+        renew_at: now + (leaf.not_after - now) / 2,
+        not_after: leaf.not_after,
+        root: signer.root_sha256().to_owned(),
+    })
 }
 
 fn san(name: &str) -> Result<SanType, ServerCertError> {

@@ -17,7 +17,7 @@ use super::{
     tokens,
 };
 use crate::{
-    caller::Caller,
+    caller::{Caller, Shown},
     metrics::Metrics,
     refusal::Refusal,
     spiffe::SpiffeId,
@@ -40,6 +40,8 @@ pub(crate) struct IdentityService {
     pub(crate) store: Store,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) limit: Arc<IssueLimit>,
+    /// For how long a certificate that has ended may still renew itself.
+    pub(crate) renewal_grace: Duration,
     /// None = tokens of pods are not taken.
     pub(crate) kubernetes: Option<Arc<KubernetesTokens>>,
 }
@@ -59,9 +61,11 @@ impl IdentityService {
         caller: &Caller,
         csr_der: &[u8],
         ttl: Option<Duration>,
+        renews: Option<&Shown>,
     ) -> Result<(SpiffeId, Issued), Refusal> {
-        let result = self.try_issue(caller, csr_der, ttl).await;
+        let result = self.try_issue(caller, csr_der, ttl, renews).await;
         let label = match &result {
+            Ok(_) if matches!(caller, Caller::Expired(_)) => "revived",
             Ok(_) => "issued",
             Err(refusal) if refusal.code == Code::ResourceExhausted => "limited",
             Err(_) => "refused",
@@ -75,8 +79,14 @@ impl IdentityService {
         caller: &Caller,
         csr_der: &[u8],
         ttl: Option<Duration>,
+        renews: Option<&Shown>,
     ) -> Result<(SpiffeId, Issued), Refusal> {
         let id = match caller {
+            Caller::Expired(id) => {
+                self.may_revive(id, renews)?;
+                self.take(id)?;
+                id.clone()
+            }
             Caller::Workload(id) => {
                 self.take(id)?;
                 id.clone()
@@ -109,11 +119,40 @@ impl IdentityService {
                 ));
             }
         };
+        let renews = renews.map(|shown| &*shown.serial);
         let issued = self
             .authority
-            .issue(&id, csr_der, ttl, OffsetDateTime::now_utc())?;
+            .issue(&id, csr_der, ttl, renews, OffsetDateTime::now_utc())
+            .await?;
         tracing::debug!(%id, "certificate issued");
         Ok((id, issued))
+    }
+
+    /// A certificate that has ended may renew itself for a while: the control plane may have been away, and the join
+    /// token is used up. Not one that has been renewed already, whose key should be gone.
+    fn may_revive(&self, id: &SpiffeId, shown: Option<&Shown>) -> Result<(), Refusal> {
+        let refuse = |why: String| Err(Refusal::new(Code::Unauthenticated, why));
+        let Some(shown) = shown else {
+            return refuse(format!("the certificate of {id} has ended"));
+        };
+        if self.authority.records().is_renewed(&shown.serial) {
+            tracing::warn!(%id, serial = %shown.serial, "a certificate that has ended and was renewed is shown again: its key may have been stolen");
+            return refuse(format!(
+                "the certificate of {id} has ended, and another took its place"
+            ));
+        }
+        let ended = SystemTime::now()
+            .duration_since(shown.not_after)
+            .unwrap_or_default();
+        if ended > self.renewal_grace {
+            return refuse(format!(
+                "the certificate of {id} ended {} s ago; it could renew itself for {} s (--renewal-grace): start the sidecar with a new join token",
+                ended.as_secs(),
+                self.renewal_grace.as_secs()
+            ));
+        }
+        tracing::warn!(%id, ended_s = ended.as_secs(), "a certificate that has ended renews itself");
+        Ok(())
     }
 
     fn take(&self, id: &SpiffeId) -> Result<(), Refusal> {
@@ -292,7 +331,7 @@ impl IdentityService {
             .with_label_values(&["created"])
             .inc();
         Ok(NewToken {
-            text: format!("{secret}.{}", self.authority.root_sha256()),
+            text: format!("{secret}.{}", self.authority.pins()),
             id,
             expires: from_unix_ms(expires_ms),
         })

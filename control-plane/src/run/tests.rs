@@ -33,22 +33,9 @@ use tonic::{
 use super::*;
 
 fn config(dir: &TempDir) -> Config {
-    let any: SocketAddr = ([127, 0, 0, 1], 0).into();
     Config {
-        grpc: any,
-        plaintext: Some(any),
-        http: any,
-        data_dir: dir.path().join("data"),
-        trust_domain: "cluster.local".into(),
-        domain: "cluster.local".into(),
-        root_cert: None,
-        root_key: None,
-        root_namespace: "istio-system".into(),
-        lease_ttl: Duration::from_secs(30),
-        heartbeat_interval: Duration::from_secs(10),
-        server_names: Vec::new(),
-        kubernetes: None,
-        spiffe_bundle: None,
+        plaintext: Some(([127, 0, 0, 1], 0).into()),
+        ..Config::for_tests(&dir.path().join("data"))
     }
 }
 
@@ -730,7 +717,7 @@ async fn files_with_secrets_are_for_their_owner_only() {
     let dir = &mesh.control_plane.ready().data_dir;
     let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
     assert_eq!(mode(dir), 0o700);
-    for file in ["root.pem", "root-key.pem", ADMIN_TOKEN_FILE] {
+    for file in ["root.pem", "root-encryption.key", ADMIN_TOKEN_FILE] {
         assert_eq!(mode(&dir.join(file)), 0o600, "{file}");
     }
 }

@@ -9,7 +9,7 @@ use tonic::Code;
 use crate::{
     caller::{Caller, Secret},
     refusal::Refusal,
-    spiffe::SpiffeId,
+    server::tls::Client,
 };
 
 /// Longest bearer token that is looked at. A Kubernetes token has about 1 KiB.
@@ -34,15 +34,17 @@ impl Authenticator {
         }
     }
 
-    /// The admin token wins over a certificate, a certificate over any other token.
-    pub(crate) fn caller(&self, client: Option<&SpiffeId>, headers: &HeaderMap) -> Caller {
+    /// The admin token wins over a certificate, a certificate over any other token, and any token over a certificate that
+    /// has ended.
+    pub(crate) fn caller(&self, client: Option<&Client>, headers: &HeaderMap) -> Caller {
         let bearer = bearer(headers);
         if bearer.is_some_and(|token| self.is_admin(token)) {
             return Caller::Operator;
         }
         match (client, bearer) {
-            (Some(id), _) => Caller::Workload(id.clone()),
-            (None, Some(token)) => Caller::Bearer(Secret(token.into())),
+            (Some(client), _) if !client.left().is_zero() => Caller::Workload(client.id.clone()),
+            (_, Some(token)) => Caller::Bearer(Secret(token.into())),
+            (Some(client), None) => Caller::Expired(client.id.clone()),
             (None, None) => Caller::Anonymous,
         }
     }
@@ -111,9 +113,12 @@ fn name_of(host: &str) -> &str {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use http::HeaderValue;
 
     use super::*;
+    use crate::spiffe::SpiffeId;
 
     fn headers(values: &[&str]) -> HeaderMap {
         values
@@ -127,14 +132,27 @@ mod tests {
         let authenticator = Authenticator::new("admin");
         let id = SpiffeId::new("cluster.local", "default", "reviews").unwrap();
         let workload = Caller::Workload(id.clone());
+        let expired = Caller::Expired(id.clone());
+        let now = std::time::SystemTime::now();
+        let ending = |not_after| Client {
+            id: id.clone(),
+            not_before: now,
+            not_after,
+            serial: "01".into(),
+            issuer: Vec::new(),
+        };
+        let (live, ended) = (ending(now + Duration::from_secs(60)), ending(now));
         let other = Caller::Bearer(Secret("other".into()));
-        let table: &[(Option<&SpiffeId>, &[&str], Caller)] = &[
+        let table: &[(Option<&Client>, &[&str], Caller)] = &[
             (None, &[], Caller::Anonymous),
             (None, &["Bearer admin"], Caller::Operator),
             (None, &["bearer admin"], Caller::Operator),
-            (Some(&id), &["Bearer admin"], Caller::Operator),
-            (Some(&id), &[], workload.clone()),
-            (Some(&id), &["Bearer other"], workload),
+            (Some(&live), &["Bearer admin"], Caller::Operator),
+            (Some(&live), &[], workload.clone()),
+            (Some(&live), &["Bearer other"], workload),
+            (Some(&ended), &["Bearer admin"], Caller::Operator),
+            (Some(&ended), &["Bearer other"], other.clone()),
+            (Some(&ended), &[], expired),
             (None, &["Bearer other"], other),
             (None, &["Bearer"], Caller::Anonymous),
             (None, &["Bearer "], Caller::Anonymous),

@@ -28,7 +28,7 @@ async fn served_as(caller: Conn, router: Router, ends: Ends) -> Served {
         caller,
         router,
     };
-    let server = tokio::spawn(connection.serve(http().http2_only(), far, ends, stopped));
+    let server = tokio::spawn(connection.serve(http().http2_only(), far, (ends, None), stopped));
     let (sender, connection) = http2::Builder::new(TokioExecutor::new())
         .handshake(TokioIo::new(near))
         .await

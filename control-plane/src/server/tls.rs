@@ -4,30 +4,41 @@
 
 use std::{
     sync::Arc,
-    time::{Duration, SystemTime},
+    time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
 use rustls::{
     DigitallySignedStruct, DistinguishedName, Error, RootCertStore, ServerConfig, SignatureScheme,
     client::danger::HandshakeSignatureValid,
-    crypto::aws_lc_rs,
+    crypto::{
+        WebPkiSupportedAlgorithms, aws_lc_rs, verify_tls12_signature, verify_tls13_signature,
+    },
     server::{
-        NoServerSessionStorage, ResolvesServerCert, WebPkiClientVerifier,
+        NoServerSessionStorage, ResolvesServerCert,
         danger::{ClientCertVerified, ClientCertVerifier},
     },
     version::TLS13,
 };
 use rustls_pki_types::{CertificateDer, UnixTime};
+use webpki::{EndEntityCert, KeyUsage};
 use x509_parser::{extensions::GeneralName, parse_x509_certificate};
 
 use super::client_roots::ClientRoots;
-use crate::{ca::Authority, spiffe::SpiffeId};
+use crate::{
+    ca::{Authority, hex},
+    spiffe::SpiffeId,
+};
 
 /// What a client's certificate says.
 #[derive(Clone, Debug)]
 pub(crate) struct Client {
     pub(crate) id: SpiffeId,
+    pub(crate) not_before: SystemTime,
     pub(crate) not_after: SystemTime,
+    /// Hexadecimal.
+    pub(crate) serial: Arc<str>,
+    /// DER of the name that signed it.
+    pub(crate) issuer: Vec<u8>,
 }
 
 impl Client {
@@ -46,16 +57,9 @@ pub(crate) fn server_config(
     also: Option<Arc<ClientRoots>>,
 ) -> Result<ServerConfig, Error> {
     let provider = Arc::new(aws_lc_rs::default_provider());
-    let mut roots = RootCertStore::empty();
-    roots.add(authority.root().clone())?;
-    let webpki =
-        WebPkiClientVerifier::builder_with_provider(Arc::new(roots), Arc::clone(&provider))
-            .allow_unauthenticated()
-            .build()
-            .map_err(|error| Error::General(error.to_string()))?;
     let verifier = SpiffeVerifier {
-        webpki,
-        trust_domain: Arc::clone(authority.trust_domain()),
+        authority: Arc::clone(authority),
+        algorithms: provider.signature_verification_algorithms,
         also,
     };
     let mut config = ServerConfig::builder_with_provider(provider)
@@ -69,12 +73,33 @@ pub(crate) fn server_config(
     Ok(config)
 }
 
+/// Verifies against the roots in force at the moment of the handshake.
 #[derive(Debug)]
 struct SpiffeVerifier {
-    webpki: Arc<dyn ClientCertVerifier>,
-    trust_domain: Arc<str>,
+    authority: Arc<Authority>,
+    algorithms: WebPkiSupportedAlgorithms,
     /// Roots of others that clients may have.
     also: Option<Arc<ClientRoots>>,
+}
+
+/// Whether a chain leads to one of `roots` now.
+pub(crate) fn verify_chain(
+    roots: &RootCertStore,
+    leaf: &CertificateDer<'_>,
+    intermediates: &[CertificateDer<'_>],
+    now: UnixTime,
+) -> Result<(), webpki::Error> {
+    let algorithms = aws_lc_rs::default_provider().signature_verification_algorithms;
+    EndEntityCert::try_from(leaf)?.verify_for_usage(
+        algorithms.all,
+        &roots.roots,
+        intermediates,
+        now,
+        KeyUsage::client_auth(),
+        None,
+        None,
+    )?;
+    Ok(())
 }
 
 impl ClientCertVerifier for SpiffeVerifier {
@@ -87,7 +112,7 @@ impl ClientCertVerifier for SpiffeVerifier {
     }
 
     fn root_hint_subjects(&self) -> &[DistinguishedName] {
-        self.webpki.root_hint_subjects()
+        &[]
     }
 
     fn verify_client_cert(
@@ -96,23 +121,30 @@ impl ClientCertVerifier for SpiffeVerifier {
         intermediates: &[CertificateDer<'_>],
         now: UnixTime,
     ) -> Result<ClientCertVerified, Error> {
-        let verified = match (
-            self.webpki.verify_client_cert(leaf, intermediates, now),
-            &self.also,
-        ) {
-            (Err(_), Some(also)) if also.verify(leaf, intermediates, now).is_ok() => {
-                ClientCertVerified::assertion()
-            }
-            (verified, _) => verified?,
-        };
         let client = identity(leaf).map_err(Error::General)?;
-        if client.id.trust_domain() != &*self.trust_domain {
+        // One that has ended is looked at as of its last second: it may still renew itself, and nothing else
+        // (`Caller::Expired`).
+        let end = client.not_after.duration_since(UNIX_EPOCH);
+        let last = UnixTime::since_unix_epoch(
+            end.unwrap_or_default()
+                .saturating_sub(Duration::from_secs(1)),
+        );
+        let at = if last < now { last } else { now };
+        let in_force = self.authority.in_force();
+        if let Err(error) = verify_chain(&in_force.bundle.anchors, leaf, intermediates, at) {
+            let also = self.also.as_ref();
+            if !also.is_some_and(|also| also.verify(leaf, intermediates, now).is_ok()) {
+                return Err(Error::General(error.to_string()));
+            }
+        }
+        let trust_domain = self.authority.trust_domain();
+        if client.id.trust_domain() != &**trust_domain {
             return Err(Error::General(format!(
-                "{} is not of the trust domain {}",
-                client.id, self.trust_domain
+                "{} is not of the trust domain {trust_domain}",
+                client.id
             )));
         }
-        Ok(verified)
+        Ok(ClientCertVerified::assertion())
     }
 
     fn verify_tls12_signature(
@@ -121,7 +153,7 @@ impl ClientCertVerifier for SpiffeVerifier {
         cert: &CertificateDer<'_>,
         dss: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
-        self.webpki.verify_tls12_signature(message, cert, dss)
+        verify_tls12_signature(message, cert, dss, &self.algorithms)
     }
 
     fn verify_tls13_signature(
@@ -130,11 +162,11 @@ impl ClientCertVerifier for SpiffeVerifier {
         cert: &CertificateDer<'_>,
         dss: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
-        self.webpki.verify_tls13_signature(message, cert, dss)
+        verify_tls13_signature(message, cert, dss, &self.algorithms)
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.webpki.supported_verify_schemes()
+        self.algorithms.supported_schemes()
     }
 }
 
@@ -165,10 +197,13 @@ pub(crate) fn identity(leaf: &CertificateDer<'_>) -> Result<Client, String> {
     let (Some(uri), None) = (uris.next(), uris.next()) else {
         return Err("an identity has exactly one URI".to_owned());
     };
-    let not_after = SystemTime::from(cert.validity().not_after.to_datetime());
+    let validity = cert.validity();
     Ok(Client {
         id: SpiffeId::parse(uri)?,
-        not_after,
+        not_before: validity.not_before.to_datetime().into(),
+        not_after: validity.not_after.to_datetime().into(),
+        serial: hex(cert.raw_serial()).into(),
+        issuer: cert.issuer().as_raw().to_vec(),
     })
 }
 

@@ -3,7 +3,7 @@
 use std::{
     io,
     sync::{
-        Arc,
+        Arc, RwLock,
         atomic::{AtomicBool, Ordering},
     },
 };
@@ -20,6 +20,8 @@ pub(crate) struct Disk {
     full: Arc<AtomicBool>,
     fail_next_sync: Arc<AtomicBool>,
     full_after_sync: Arc<AtomicBool>,
+    /// True after a crash: nothing is written any more. Held while something is, so that a crash is one instant.
+    crashed: Arc<RwLock<bool>>,
 }
 
 impl Disk {
@@ -44,6 +46,21 @@ impl Disk {
         self.fail_next_sync();
     }
 
+    /// What is on it now, as another process finds it: who has this one open cannot write any more.
+    pub(crate) fn after_crash(&self) -> Self {
+        use redb::StorageBackend as _;
+
+        let mut crashed = self.crashed.write().unwrap();
+        *crashed = true;
+        let length = self.content.len().unwrap();
+        let mut bytes = vec![0; usize::try_from(length).unwrap()];
+        self.content.read(0, &mut bytes).unwrap();
+        let copy = Self::default();
+        copy.content.set_len(length).unwrap();
+        copy.content.write(0, &bytes).unwrap();
+        copy
+    }
+
     pub(crate) fn open(&self) -> Store {
         let disk = self.clone();
         let histogram = HistogramOpts::new("write_seconds", "test");
@@ -64,6 +81,10 @@ impl redb::StorageBackend for Disk {
 
     fn set_len(&self, len: u64) -> io::Result<()> {
         self.check()?;
+        let crashed = self.crashed.read().unwrap();
+        if *crashed {
+            return Err(io::ErrorKind::BrokenPipe.into());
+        }
         self.content.set_len(len)
     }
 
@@ -77,6 +98,10 @@ impl redb::StorageBackend for Disk {
 
     fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
         self.check()?;
+        let crashed = self.crashed.read().unwrap();
+        if *crashed {
+            return Err(io::ErrorKind::BrokenPipe.into());
+        }
         self.content.write(offset, data)
     }
 }

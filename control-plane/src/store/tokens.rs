@@ -109,6 +109,19 @@ pub(crate) fn redeem(
     Ok(redeemed)
 }
 
+/// When the last token ends that can still be used. Blocks on the disk.
+pub(crate) fn last_expiry(store: &Store, now_ms: u64) -> Result<Option<u64>, StoreError> {
+    let txn = store.read()?;
+    let mut last = None;
+    for row in txn.open_table(TOKENS)?.iter()? {
+        let token: Token = decode(row?.1.value())?;
+        if token.used_ms.is_none() && token.expires_ms > now_ms {
+            last = last.max(Some(token.expires_ms));
+        }
+    }
+    Ok(last)
+}
+
 fn judge(
     found: Option<redb::AccessGuard<'_, &'static [u8]>>,
     key_sha256: &str,

@@ -20,7 +20,7 @@ use prometheus::Histogram;
 use redb::{Database, DatabaseError, ReadableTable as _, WriteTransaction};
 use tokio::sync::mpsc;
 
-use super::{FORMAT, Job, META, StoreError, policies, registrations, tokens};
+use super::{FORMAT, Job, META, StoreError, authorities, policies, registrations, tokens};
 
 /// Jobs that share one fsync.
 const BATCH: usize = 256;
@@ -191,6 +191,7 @@ fn prepare(db: &Database, path: &Path) -> Result<u64, StoreError> {
                 });
             }
         }
+        authorities::open(&txn)?;
         policies::open(&txn)?;
         registrations::open(&txn)?;
         tokens::open(&txn)?;

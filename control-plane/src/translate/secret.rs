@@ -10,12 +10,12 @@ use outrigger_proto::envoy::{
 use crate::snapshot::{ResourceBytes, ResourceType};
 
 /// What TLS contexts call the trust bundle (Istio's name).
-pub(super) const ROOTCA: &str = "ROOTCA";
+pub(crate) const ROOTCA: &str = "ROOTCA";
 /// What TLS contexts call the workload's own certificate (Istio's name).
 pub(super) const DEFAULT: &str = "default";
 
 /// The trust bundle, inline.
-pub(super) fn root(roots_pem: &str) -> Arc<ResourceBytes> {
+pub(crate) fn root(roots_pem: &str) -> Arc<ResourceBytes> {
     let bundle = DataSource {
         specifier: Some(Specifier::InlineBytes(roots_pem.as_bytes().to_vec())),
         ..DataSource::default()

@@ -36,7 +36,7 @@ use super::{
     together::{Member, Together},
 };
 use crate::{
-    caller::{Caller, Peer},
+    caller::{Caller, Peer, Shown},
     clients::{Client, ClientHandle, Clients, Note},
     interests::{Entry, Interest},
     push::{Pushed, Pushes},
@@ -115,6 +115,10 @@ impl Xds {
             xds: Arc::clone(self),
             identity: identity.cloned(),
             peer: request.extensions().get::<Peer>().map(|peer| peer.0),
+            serial: request
+                .extensions()
+                .get::<Shown>()
+                .map(|shown| Arc::clone(&shown.serial)),
             only,
         };
         let (sender, receiver) = mpsc::channel(QUEUE);
@@ -158,6 +162,8 @@ struct Session {
     xds: Arc<Xds>,
     identity: Option<SpiffeId>,
     peer: Option<SocketAddr>,
+    /// Of its certificate.
+    serial: Option<Arc<str>>,
     only: Option<ResourceType>,
 }
 
@@ -222,6 +228,7 @@ impl Session {
             }
             stream.tell_others();
             stream.settle();
+            stream.trust();
             stream.note();
             // Held until the next look, it would hold a translation that others have left behind. Not if it would have to
             // be made anew each time.
@@ -330,6 +337,7 @@ impl Session {
                 .as_ref()
                 .map(|identity| Arc::clone(identity.uri())),
             peer: self.peer,
+            serial: self.serial.clone(),
             protocol: name,
             dialect: node.dialect.name(),
         });
@@ -360,6 +368,7 @@ impl Session {
             settled: None,
             unenforced: Vec::new(),
             notes: Vec::new(),
+            bundle: None,
             _open: Open(open),
         }
     }
@@ -397,6 +406,8 @@ struct Stream {
     unenforced: Vec<(Arc<str>, String)>,
     /// The last ones that were told to `client`.
     notes: Vec<Note>,
+    /// The last one that was told to `client`.
+    bundle: Option<Option<Arc<str>>>,
     _open: Open,
 }
 
@@ -507,6 +518,16 @@ impl Stream {
         if self.notes != notes {
             self.client.noted(notes.clone());
             self.notes = notes;
+        }
+    }
+
+    /// Notes which trust bundle the client has accepted: the rotation of the root waits for that.
+    fn trust(&mut self) {
+        let bundle = self.state.bundle();
+        if self.bundle.as_ref().map(Option::as_ref) != bundle {
+            let bundle = bundle.map(Option::<&Arc<str>>::cloned);
+            self.client.trusts(bundle.clone());
+            self.bundle = bundle;
         }
     }
 

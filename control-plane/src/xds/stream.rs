@@ -28,7 +28,10 @@ use super::{
     },
     together::Others,
 };
-use crate::snapshot::{ResourceType, Resources, Snapshot};
+use crate::{
+    snapshot::{ResourceType, Resources, Snapshot},
+    translate::BUNDLE,
+};
 
 /// How long a step waits for its ACKs. Envoy acknowledges clusters when they are warm, which may take long.
 const STEP_LIMIT: Duration = Duration::from_secs(1);
@@ -309,6 +312,12 @@ impl StreamState {
                 notes.map(move |note| (kind, name, note.as_str()))
             })
         })
+    }
+
+    /// Which version of the trust bundle the client has accepted, if it asked for it at all.
+    pub(crate) fn bundle(&self) -> Option<Option<&Arc<str>>> {
+        let secrets = self.served.get(&ResourceType::Secret)?;
+        secrets.accepted(BUNDLE)
     }
 
     /// What the client holds of the types that are served.

@@ -227,6 +227,21 @@ impl Subscription {
         known.chain(asked.map(|name| (name, Holding::NotSent)))
     }
 
+    /// Which version of `name` the client has accepted, if it asked for it at all.
+    pub(crate) fn accepted(&self, name: &str) -> Option<Option<&Arc<str>>> {
+        if !self.started || !self.concerns(name) {
+            return None;
+        }
+        let open = self.outstanding.as_ref();
+        let open = open.is_some_and(|answer| answer.names.iter().any(|sent| &**sent == name));
+        Some(match self.known.get(name) {
+            Some(Known::Held { version, .. }) if !open && !self.refused.contains_key(name) => {
+                Some(version)
+            }
+            _ => None,
+        })
+    }
+
     /// Whether something new has been sent and not been acknowledged.
     pub(crate) fn is_waiting(&self) -> bool {
         self.outstanding

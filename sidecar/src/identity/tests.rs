@@ -448,9 +448,36 @@ fn only_the_control_plane_of_our_trust_domain_is_the_control_plane() {
     ));
 }
 
+#[tokio::test]
+async fn a_bundle_that_came_over_an_open_stream_outlasts_the_answer_to_an_older_question() {
+    let ours = Arc::new(authority());
+    let url = control_plane(&ours, THEM, US).await;
+    let (issuer, shared) = issuer(url, token("secret", &ours));
+    issuer.first().await.unwrap();
+    let both = vec![ours.der().clone(), authority().der().clone()];
+    issuer.store.set_bundle(both);
+    issuer.again(&Key::generate().unwrap()).await.unwrap();
+    let roots = || shared.identity.load_full().unwrap().roots.roots.len();
+    assert_eq!(roots(), 2);
+    issuer.store.unfollow();
+    issuer.again(&Key::generate().unwrap()).await.unwrap();
+    assert_eq!(
+        roots(),
+        1,
+        "without a stream the certificate's bundle is the newest"
+    );
+}
+
 #[test]
-fn renewal_is_due_at_half_of_the_lifetime_give_or_take_a_twentieth() {
-    let hour = Duration::from_secs(3600);
-    assert_eq!(renewal_after(hour, 0.0), Duration::from_secs(1620));
-    assert_eq!(renewal_after(hour, 1.0), Duration::from_secs(1980));
+fn a_token_of_a_rotation_pins_both_roots() {
+    let (one, two) = ("11".repeat(32), "22".repeat(32));
+    let pins = |text: &str| crate::control::pinned_roots(text);
+    assert_eq!(pins(&format!("secret.{one}")), Some(vec![[0x11; 32]]));
+    assert_eq!(
+        pins(&format!("secret.{one}.{two}")),
+        Some(vec![[0x11; 32], [0x22; 32]])
+    );
+    for bad in ["secret", "secret.", &format!("secret.{one}."), "secret.11"] {
+        assert_eq!(pins(bad), None, "{bad}");
+    }
 }

@@ -16,8 +16,8 @@ pub(crate) const CONTROL_PLANE: &str = "/ns/outrigger-system/sa/control-plane";
 /// What a control plane is verified against.
 #[derive(Clone, Debug)]
 pub(crate) enum Trust {
-    /// SHA-256 of the root's DER, from a join token; the chain must include that root.
-    Pinned([u8; 32]),
+    /// SHA-256 of roots' DER, from a join token; the chain must include one of them.
+    Pinned(Vec<[u8; 32]>),
     /// A file of roots.
     Roots(Arc<RootCertStore>),
     /// Our trust bundle; the control plane must be of our trust domain.
@@ -49,10 +49,10 @@ impl ControlPlaneVerifier {
     ) -> Result<(), Error> {
         let pinned;
         let anchors: &[TrustAnchor<'_>] = match &self.trust {
-            Trust::Pinned(hash) => {
+            Trust::Pinned(hashes) => {
                 let root = chain
                     .iter()
-                    .find(|certificate| sha256(certificate) == *hash);
+                    .find(|certificate| hashes.contains(&sha256(certificate)));
                 let Some(root) = root else {
                     return Err(refused(
                         "the chain does not include the root that the join token pins",

@@ -113,6 +113,7 @@ impl Client {
                 .await;
             self.vitals.set_connected(false);
             self.shared.demand.set_connected(false);
+            self.store.unfollow();
             lock(&self.engine).disconnected();
             match end {
                 End::Renewed => self.vitals.count_stream("renewed"),

@@ -8,6 +8,7 @@ use rustls::server::ResolvesServerCertUsingSni;
 use time::OffsetDateTime;
 
 use super::*;
+use crate::{config::Config, store::testing::Disk};
 
 const GOOD: &str = "spiffe://cluster.local/ns/default/sa/reviews";
 
@@ -16,25 +17,39 @@ struct Mesh {
     verifier: SpiffeVerifier,
 }
 
+/// With a root that the test has the key of.
+fn authority() -> (Issuer<'static, KeyPair>, Arc<Authority>) {
+    let key = KeyPair::generate().unwrap();
+    let mut params = CertificateParams::default();
+    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    params.key_usages = vec![KeyUsagePurpose::KeyCertSign];
+    let root = params.self_signed(&key).unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    let (cert, private) = (dir.path().join("cert.pem"), dir.path().join("key.pem"));
+    std::fs::write(&cert, root.pem()).unwrap();
+    std::fs::write(&private, key.serialize_pem()).unwrap();
+    let config = Config {
+        root_cert: Some(cert),
+        root_key: Some(private),
+        ..Config::for_tests(dir.path())
+    };
+    let store = Disk::default().open();
+    let open = Authority::open(store, &config, OffsetDateTime::now_utc());
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .build()
+        .unwrap();
+    let authority = runtime.block_on(open).unwrap();
+    (Issuer::new(params, key), Arc::new(authority))
+}
+
 impl Mesh {
     fn new() -> Self {
-        let key = KeyPair::generate().unwrap();
-        let mut params = CertificateParams::default();
-        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        params.key_usages = vec![KeyUsagePurpose::KeyCertSign];
-        let root = params.self_signed(&key).unwrap();
-        let mut roots = RootCertStore::empty();
-        roots.add(root.der().clone()).unwrap();
-        let provider = Arc::new(aws_lc_rs::default_provider());
-        let webpki = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider)
-            .allow_unauthenticated()
-            .build()
-            .unwrap();
+        let (issuer, authority) = authority();
         Self {
-            issuer: Issuer::new(params, key),
+            issuer,
             verifier: SpiffeVerifier {
-                webpki,
-                trust_domain: "cluster.local".into(),
+                authority,
+                algorithms: aws_lc_rs::default_provider().signature_verification_algorithms,
                 also: None,
             },
         }
@@ -102,9 +117,6 @@ fn an_identity_that_breaks_the_rules_is_refused_although_our_key_signed_it() {
 fn a_certificate_for_other_purposes_is_refused() {
     type Change = fn(&mut CertificateParams);
     let table: &[(&str, Change)] = &[
-        ("expired", |p| {
-            p.not_after = OffsetDateTime::now_utc() - Duration::from_secs(1);
-        }),
         ("not yet", |p| {
             p.not_before = OffsetDateTime::now_utc() + Duration::from_secs(30);
         }),
@@ -133,27 +145,23 @@ fn an_identity_of_another_root_is_refused() {
 }
 
 #[test]
+fn one_that_has_ended_gets_in_to_renew_itself_and_has_no_time_left() {
+    let mesh = Mesh::new();
+    let ended = mesh.leaf(&[GOOD], |p| {
+        p.not_after = OffsetDateTime::now_utc() - Duration::from_secs(1);
+    });
+    assert!(mesh.accepts(&ended));
+    assert_eq!(identity(&ended).unwrap().left(), Duration::ZERO);
+    let foreign = Mesh::new().leaf(&[GOOD], |p| {
+        p.not_after = OffsetDateTime::now_utc() - Duration::from_secs(1);
+    });
+    assert!(!mesh.accepts(&foreign));
+}
+
+#[test]
 fn sessions_are_never_resumed() {
-    let dir = tempfile::tempdir().unwrap();
-    let config = crate::config::Config {
-        grpc: ([127, 0, 0, 1], 0).into(),
-        plaintext: None,
-        http: ([127, 0, 0, 1], 0).into(),
-        data_dir: dir.path().to_owned(),
-        trust_domain: "cluster.local".into(),
-        domain: "cluster.local".into(),
-        root_cert: None,
-        root_key: None,
-        root_namespace: "istio-system".into(),
-        lease_ttl: Duration::from_secs(30),
-        heartbeat_interval: Duration::from_secs(10),
-        server_names: Vec::new(),
-        kubernetes: None,
-        spiffe_bundle: None,
-    };
-    let authority = crate::ca::root::load(&config, OffsetDateTime::now_utc()).unwrap();
     let config = server_config(
-        &Arc::new(authority),
+        &authority().1,
         Arc::new(ResolvesServerCertUsingSni::new()),
         None,
     )
