@@ -184,7 +184,7 @@ fn caller(args: &CanArgs, status: &StatusResponse, assumed: &mut Vec<String>) ->
         }),
     };
     let address = first.and_then(|first| first.address.parse::<SocketAddr>().ok());
-    let from = args.from_ip.or(address.map(|address| address.ip()));
+    let from = args.from_ip.or_else(|| address.map(|address| address.ip()));
     if from.is_none() {
         assumed.push("it comes from 127.0.0.1 (--from-ip)".to_owned());
     }

@@ -188,7 +188,7 @@ impl Keeper {
                 Some(_) => {
                     let held = client.serial.as_deref();
                     let held = held.and_then(|serial| self.authority.records().get(serial));
-                    let end = held.map_or(unix_ms(now + MAX_TTL), |held| held.not_after_ms);
+                    let end = held.map_or_else(|| unix_ms(now + MAX_TTL), |held| held.not_after_ms);
                     behind.insert(client.node_id, end);
                 }
                 None => {}

@@ -133,7 +133,7 @@ impl ClientCertVerifier for SpiffeVerifier {
         let in_force = self.authority.in_force();
         if let Err(error) = verify_chain(&in_force.bundle.anchors, leaf, intermediates, at) {
             let also = self.also.as_ref();
-            if !also.is_some_and(|also| also.verify(leaf, intermediates, now).is_ok()) {
+            if also.is_none_or(|also| also.verify(leaf, intermediates, now).is_err()) {
                 return Err(Error::General(error.to_string()));
             }
         }

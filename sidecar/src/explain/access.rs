@@ -195,10 +195,12 @@ impl<'a> Chain<'a> {
         let last = self.chain.filters.last().and_then(config);
         let is = |any: &&Any| fields::type_name(&any.type_url) == HCM;
         if let Some(any) = last.filter(is) {
-            let manager: HttpConnectionManager = unpack(any, HCM).map_err(text)?;
+            let manager: HttpConnectionManager =
+                unpack(any, HCM).map_err(|error| error.to_string())?;
             // Nobody is asked: which cluster would be does not matter.
             let mut slots = |_: &str| ClusterSlot(0);
-            let settings = manager::settings(&manager, &mut slots).map_err(text)?;
+            let settings =
+                manager::settings(&manager, &mut slots).map_err(|error| error.to_string())?;
             return self.request(settings.as_deref());
         }
         self.access.is_http = false;
@@ -213,8 +215,9 @@ impl<'a> Chain<'a> {
             let any = config(filter);
             let is = |any: &&Any| fields::type_name(&any.type_url) == NETWORK_RBAC;
             if let Some(any) = any.filter(is) {
-                let rbac: NetworkRbac = unpack(any, NETWORK_RBAC).map_err(text)?;
-                let rbac = filters::of_connections(&rbac).map_err(text)?;
+                let rbac: NetworkRbac =
+                    unpack(any, NETWORK_RBAC).map_err(|error| error.to_string())?;
+                let rbac = filters::of_connections(&rbac).map_err(|error| error.to_string())?;
                 if self.ask(&filter.name, &rbac, &subject).is_break() {
                     return Ok(());
                 }
@@ -380,10 +383,6 @@ fn config(filter: &NetworkFilter) -> Option<&Any> {
         filter::ConfigType::TypedConfig(any) => Some(any),
         filter::ConfigType::ConfigDiscovery(_) => None,
     }
-}
-
-fn text(error: impl ToString) -> String {
-    error.to_string()
 }
 
 fn ours(metadata: Option<&Metadata>) -> Option<&Struct> {

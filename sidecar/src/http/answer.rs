@@ -202,7 +202,7 @@ pub(crate) struct Problem {
     /// The whole body, in place of ours.
     text: Option<&'static str>,
     /// How the caller may show who it is.
-    challenge: Option<HeaderValue>,
+    challenge: Option<Box<HeaderValue>>,
     /// An authorization server's own answer, in place of ours.
     given: Option<Box<Given>>,
 }
@@ -273,7 +273,10 @@ impl Problem {
 
     /// With a `www-authenticate`.
     pub(crate) fn challenging(self, challenge: Option<HeaderValue>) -> Self {
-        Self { challenge, ..self }
+        Self {
+            challenge: challenge.map(Box::new),
+            ..self
+        }
     }
 
     /// The body is not ours, so that it does not name the policy.
@@ -399,7 +402,7 @@ pub(crate) fn problem(problem: &Problem, context: &Context<'_>) -> Response<Down
         headers.insert(POLICY, policy);
     }
     if let Some(challenge) = &problem.challenge {
-        headers.insert(WWW_AUTHENTICATE, challenge.clone());
+        headers.insert(WWW_AUTHENTICATE, (**challenge).clone());
     }
     let passing = [StatusCode::SERVICE_UNAVAILABLE, StatusCode::GATEWAY_TIMEOUT];
     if inbound && problem.unsent && passing.contains(&problem.status()) {

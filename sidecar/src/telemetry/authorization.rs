@@ -52,6 +52,9 @@ impl<'a> Decided<'a> {
 /// By verdict.
 type Row = [OnceCell<Option<IntCounter>>; VERDICTS.len()];
 
+/// A policy's name and its counter.
+type Known = (Arc<str>, Option<IntCounter>);
+
 /// A worker's counters.
 #[derive(Debug)]
 pub(super) struct Authorization {
@@ -60,7 +63,7 @@ pub(super) struct Authorization {
     nobody: [[Row; ACTIONS.len()]; 2],
     /// By the address of a policy's name, which is kept, so that nothing else gets its address. A policy has one
     /// verdict.
-    policies: RefCell<HashMap<usize, (Arc<str>, Option<IntCounter>), FixedState>>,
+    policies: RefCell<HashMap<usize, Known, FixedState>>,
 }
 
 impl Authorization {

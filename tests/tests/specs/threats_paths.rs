@@ -192,7 +192,7 @@ fn careless(target: &str) -> String {
     for _ in 0..8 {
         path = decoded(&path);
     }
-    let path = path.replace('\\', "/").replace('\u{2215}', "/");
+    let path = path.replace(['\\', '\u{2215}'], "/");
     let mut kept: Vec<&str> = Vec::new();
     for segment in path.split('/') {
         let segment = segment.split([';', '\0']).next().unwrap_or_default().trim();
@@ -261,8 +261,7 @@ impl Joined {
         app: &TestApp,
         version: &str,
         filter: HttpFilter,
-        merge: bool,
-        escaped: i32,
+        (merge, escaped): (bool, i32),
         is_in_force: (&str, &str),
     ) -> Vec<(String, String)> {
         let nonce = format!("p{version}");
@@ -317,7 +316,7 @@ async fn no_path_gets_around_a_rule_about_paths() {
         let deny = rules(rbac::rbac::Action::Deny, "/admin");
         version += 1;
         let passed = joined
-            .passed(&app, &version.to_string(), deny, merge, escaped, marks[0])
+            .passed(&app, &version.to_string(), deny, (merge, escaped), marks[0])
             .await;
         assert!(!passed.is_empty());
         for (sent, seen) in passed {
@@ -337,7 +336,13 @@ async fn no_path_gets_around_a_rule_about_paths() {
         let allow = rules(rbac::rbac::Action::Allow, "/public");
         version += 1;
         let passed = joined
-            .passed(&app, &version.to_string(), allow, merge, escaped, marks[1])
+            .passed(
+                &app,
+                &version.to_string(),
+                allow,
+                (merge, escaped),
+                marks[1],
+            )
             .await;
         assert!(!passed.is_empty());
         for (sent, seen) in passed {

@@ -90,7 +90,9 @@ async fn an_application_does_not_speak_for_a_sidecar() {
     let caller = shopper.caller();
     eventually("reviews answer", async || {
         let reply = caller.get("reviews:9080", "/").await;
-        (reply.status == 200).then_some(()).ok_or(reply.text())
+        (reply.status == 200)
+            .then_some(())
+            .ok_or_else(|| reply.text())
     })
     .await;
     app.forget();
@@ -174,7 +176,9 @@ async fn a_request_that_goes_round_is_stopped() {
     let caller = sidecar.caller();
     eventually("the gateway answers", async || {
         let reply = caller.get("gateway:9080", "/").await;
-        (reply.status == 200).then_some(()).ok_or(reply.text())
+        (reply.status == 200)
+            .then_some(())
+            .ok_or_else(|| reply.text())
     })
     .await;
     proxy.send_replace(Some(sidecar.outbound));
@@ -393,7 +397,9 @@ async fn an_application_without_its_sidecar_is_reached_by_nobody() {
     let caller = shopper.caller();
     eventually("reviews answer", async || {
         let reply = caller.get("reviews:9080", "/").await;
-        (reply.status == 200).then_some(()).ok_or(reply.text())
+        (reply.status == 200)
+            .then_some(())
+            .ok_or_else(|| reply.text())
     })
     .await;
     // Another user cannot end it.

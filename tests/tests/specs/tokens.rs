@@ -50,7 +50,7 @@ fn server(issuer: &Issuer) -> String {
     )
 }
 
-async fn pair<'a>(mesh: &'a Mesh, app: &TestApp) -> (Sidecar, Sidecar) {
+async fn pair(mesh: &Mesh, app: &TestApp) -> (Sidecar, Sidecar) {
     let orders = mesh
         .service("orders")
         .label("app", "orders")

@@ -193,7 +193,7 @@ impl Stage {
         eventually("the sidecar has the documents", async || {
             self.send(self.to(), &ask)
                 .await
-                .map_err(|why| format!("{why}"))?;
+                .map_err(|why| why.to_string())?;
             let now = self.tried_by_sidecar().await;
             (now > before).then_some(()).ok_or_else(|| format!("{now}"))
         })
@@ -202,7 +202,7 @@ impl Stage {
         eventually("Envoy has the documents", async || {
             self.send(self.envoy.inbound, &ask)
                 .await
-                .map_err(|why| format!("{why}"))?;
+                .map_err(|why| why.to_string())?;
             let now = self.envoy.count("shadow_denied").await;
             (now > before)
                 .then_some(())

@@ -79,7 +79,9 @@ async fn came(
     (app, authorizer): (&TestApp, &Authorizer),
     (path, word, body): (&str, &str, usize),
 ) -> Came {
-    (app.forget(), authorizer.checks(), authorizer.requests());
+    app.forget();
+    authorizer.checks();
+    authorizer.requests();
     let request = Request::post(path)
         .header("host", format!("{host}:9080"))
         .header("x-authz", word)

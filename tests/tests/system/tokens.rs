@@ -191,7 +191,8 @@ async fn a_sidecar_and_an_envoy_say_the_same_of_every_token() {
             .await;
         }
         for case in cases(&issuer, &other) {
-            (of_ours.forget(), of_envoy.forget());
+            of_ours.forget();
+            of_envoy.forget();
             let ours = send(&caller, "ours:9080", &case).await;
             let theirs = send(&caller, "envoys:9080", &case).await;
             let name = format!("{what}, {}", case.name);

@@ -275,9 +275,8 @@ fn disabled<'a>(finder: &mut Finder<'a>, object: &'a Object, spec: &'a PeerAuthe
     let mesh = finder.mesh;
     let mut found = Vec::new();
     for (host, by_namespace) in &mesh.destination_rules {
-        let namespaces: Vec<&str> = mesh.namespaces_of(host).collect();
-        let here = object.key.namespace == mesh.root_namespace()
-            || namespaces.contains(&object.key.namespace.as_str());
+        let own = object.key.namespace.as_str();
+        let here = own == mesh.root_namespace() || mesh.namespaces_of(host).any(|one| one == own);
         let endpoints = finder.endpoints(host).unwrap_or_default();
         let selects = |labels: &Labels| {
             spec.selector.as_ref().is_none_or(|selector| {

@@ -135,7 +135,7 @@ impl<'de> Visitor<'de> for Any {
     fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Claim, A::Error> {
         let depth = self.inner()?;
         let mut items = Vec::new();
-        while let Some(item) = list.next_element_seed(Any(depth))? {
+        while let Some(item) = list.next_element_seed(Self(depth))? {
             items.push(item);
         }
         Ok(Claim::List(items.into()))
@@ -145,7 +145,7 @@ impl<'de> Visitor<'de> for Any {
         let depth = self.inner()?;
         let mut pairs: Vec<(Box<str>, Claim)> = Vec::new();
         while let Some(name) = map.next_key::<String>()? {
-            pairs.push((name.into(), map.next_value_seed(Any(depth))?));
+            pairs.push((name.into(), map.next_value_seed(Self(depth))?));
         }
         pairs.sort_by(|(a, _), (b, _)| a.cmp(b));
         let twice = pairs.iter().zip(pairs.iter().skip(1));

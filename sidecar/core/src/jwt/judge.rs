@@ -155,6 +155,9 @@ enum No {
     Wants(Arc<RemoteKeys>),
 }
 
+/// A provider's place, a token, and what became of it there.
+type Seen<'r> = (usize, Cow<'r, [u8]>, Result<Arc<Verified>, Fault>);
+
 /// One look at one request.
 struct Look<'a, 'r> {
     filter: &'a JwtAuthn,
@@ -163,7 +166,7 @@ struct Look<'a, 'r> {
     caches: &'a mut TokenCaches,
     tried: &'a [Arc<RemoteKeys>],
     /// What became of tokens, by provider: several requirements may look at one.
-    seen: Vec<(usize, Cow<'r, [u8]>, Result<Arc<Verified>, Fault>)>,
+    seen: Vec<Seen<'r>>,
     good: Vec<Good>,
     spared: Option<Fault>,
 }
@@ -310,7 +313,7 @@ impl<'r> Look<'_, 'r> {
         }
         let verified = self.verify(provider, &token, audiences);
         match verified {
-            Err(No::Wants(remote)) => return Err(No::Wants(remote)),
+            Err(No::Wants(remote)) => Err(No::Wants(remote)),
             Err(No::Fault(fault, _)) => {
                 if fault != Fault::Audience {
                     self.seen.push((place, token, Err(fault)));
@@ -435,8 +438,8 @@ fn check_audience(facts: &TokenFacts, audiences: &[Box<str>]) -> Result<(), Faul
         let bare = bare.unwrap_or(audience);
         bare.strip_suffix('/').unwrap_or(bare)
     }
-    let is_meant = |own: &Box<str>| audiences.iter().any(|one| bare(one) == bare(own));
-    if audiences.is_empty() || facts.audiences.iter().any(is_meant) {
+    let is_meant = |own: &str| audiences.iter().any(|one| bare(one) == bare(own));
+    if audiences.is_empty() || facts.audiences.iter().any(|own| is_meant(own)) {
         return Ok(());
     }
     Err(Fault::Audience)

@@ -125,8 +125,8 @@ fn facts(claims: &Claims) -> Result<TokenFacts, Fault> {
         Malformed("Jwt payload [sub] field is not a string"),
     )?;
     Ok(TokenFacts {
-        issuer: issuer.map(|text| Arc::from(&**text)),
-        subject: subject.cloned(),
+        issuer: issuer.map(Arc::from),
+        subject: subject.map(Box::from),
         audiences: audiences(claims)?,
         expires: time(
             claims,
@@ -142,7 +142,7 @@ fn facts(claims: &Claims) -> Result<TokenFacts, Fault> {
     })
 }
 
-fn text<'c>(claims: &'c Claims, name: &str, fault: Fault) -> Result<Option<&'c Box<str>>, Fault> {
+fn text<'c>(claims: &'c Claims, name: &str, fault: Fault) -> Result<Option<&'c str>, Fault> {
     match claims.get(name) {
         None => Ok(None),
         Some(Claim::Text(text)) => Ok(Some(text)),

@@ -37,10 +37,7 @@ const SHOWN: usize = 12;
 
 pub(super) fn decode(d: &mut Decoder, item: Item<'_>, index: usize) -> Option<Clause> {
     let fields = Fields::open(d, item, &CONDITION)?;
-    let attribute = fields.required(d, "key", "what is looked at", key);
-    let Some(attribute) = attribute else {
-        return None;
-    };
+    let attribute = fields.required(d, "key", "what is looked at", key)?;
     let read: super::Read<'_> = match attribute {
         Attribute::SourceIp | Attribute::RemoteIp | Attribute::DestinationIp => &network,
         Attribute::Port => &port,

@@ -286,7 +286,10 @@ fn attacks() -> Vec<(&'static str, String)> {
         ("padding", format!("{head}.{payload}.{signature}==")),
         (
             "standard base64",
-            format!("{head}.{payload}.{}+/", &signature[..signature.len() - 2]),
+            format!(
+                "{head}.{payload}.{}+/",
+                signature.split_at(signature.len() - 2).0
+            ),
         ),
         ("four parts", format!("{good}.x")),
         ("five parts, as encrypted ones", format!("{head}.a.b.c.d")),
@@ -304,8 +307,8 @@ fn attacks() -> Vec<(&'static str, String)> {
             "a line break within",
             format!(
                 "{head}.{payload}.{}\t{}",
-                &signature[..10],
-                &signature[10..]
+                signature.split_at(10).0,
+                signature.split_at(10).1
             ),
         ),
         (

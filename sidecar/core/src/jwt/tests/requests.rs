@@ -19,7 +19,7 @@ fn a_request_without_a_token_goes_on_and_has_no_principal() {
         assert!(ask.good(&filter).is_empty());
     }
     let needed = JwtAuthn::new(
-        filter.providers.clone(),
+        filter.providers,
         vec![(everything(), Some(Requirement::Provider(0, None)))],
     );
     assert_eq!(Ask::at("/a").fault(&needed), Some(Fault::Missing));
@@ -89,7 +89,7 @@ fn one_bad_token_is_enough_wherever_it_is() {
         );
     }
     let many: String = (0..9).map(|_| format!("&access_token={good}")).collect();
-    let ask = Ask::at(&format!("/a?{}", &many[1..]));
+    let ask = Ask::at(&format!("/a?{}", many.split_at(1).1));
     assert_eq!(ask.fault(&filter), Some(Fault::TooMany));
 }
 

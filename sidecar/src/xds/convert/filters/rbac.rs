@@ -270,7 +270,7 @@ fn claim(from: &MetadataMatcher) -> Converted<ClaimMatch> {
     for (index, segment) in from.path.iter().enumerate() {
         match &segment.segment {
             Some(path_segment::Segment::Key(key)) if !key.is_empty() => {
-                keys.push(key.as_str().into())
+                keys.push(key.as_str().into());
             }
             _ => return refuse(format!("path[{index}].key"), "missing"),
         }
