@@ -96,7 +96,7 @@ pub struct Mesh {
     pub(crate) delegated: Vec<Delegated>,
     /// Who may call whom.
     pub(crate) security: Security,
-    /// Whose tokens are verified, oldest first.
+    /// Whose tokens are verified, by name.
     pub(crate) tokens: Vec<(Arc<Object>, RequestAuthentication)>,
     root_namespace: String,
     names: Names,

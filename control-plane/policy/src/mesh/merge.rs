@@ -164,10 +164,18 @@ pub(super) fn merge(input: &MeshInput<'_>) -> (Mesh, Found) {
                 mesh.workload_entries.insert(object.key.clone(), entry);
             }
             // In the order of their age, below.
-            Spec::PeerAuthentication(_)
-            | Spec::AuthorizationPolicy(_)
-            | Spec::ExtensionProvider(_)
-            | Spec::RequestAuthentication(_) => {}
+            Spec::PeerAuthentication(_) => {}
+            Spec::AuthorizationPolicy(spec) => {
+                let entry = (Arc::clone(object), spec.clone());
+                mesh.security.rules.push(entry);
+            }
+            Spec::ExtensionProvider(spec) => {
+                let entry = (Arc::clone(object), spec.clone());
+                mesh.security.providers.insert(object.key.clone(), entry);
+            }
+            Spec::RequestAuthentication(spec) => {
+                mesh.tokens.push((Arc::clone(object), spec.clone()));
+            }
             Spec::Sidecar(spec) => {
                 let entry = (Arc::clone(object), spec.clone());
                 mesh.sidecars.insert(object.key.clone(), entry);
@@ -212,23 +220,9 @@ pub(super) fn merge(input: &MeshInput<'_>) -> (Mesh, Found) {
     mesh.names = names;
     input.root_namespace.clone_into(&mut mesh.root_namespace);
     for object in input.objects {
-        match &object.spec {
-            Spec::PeerAuthentication(spec) => {
-                let entry = (Arc::clone(object), spec.clone());
-                mesh.security.peers.push(entry);
-            }
-            Spec::AuthorizationPolicy(spec) => {
-                let entry = (Arc::clone(object), spec.clone());
-                mesh.security.rules.push(entry);
-            }
-            Spec::ExtensionProvider(spec) => {
-                let entry = (Arc::clone(object), spec.clone());
-                mesh.security.providers.insert(object.key.clone(), entry);
-            }
-            Spec::RequestAuthentication(spec) => {
-                mesh.tokens.push((Arc::clone(object), spec.clone()));
-            }
-            _ => {}
+        if let Spec::PeerAuthentication(spec) = &object.spec {
+            let entry = (Arc::clone(object), spec.clone());
+            mesh.security.peers.push(entry);
         }
     }
     (mesh, found)

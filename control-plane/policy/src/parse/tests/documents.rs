@@ -132,6 +132,7 @@ fn every_effective_field_is_accepted() {
             Kind::ExtensionProvider,
             Kind::ExtensionProvider,
             Kind::ExtensionProvider,
+            Kind::RequestAuthentication,
         ]
     );
     let Spec::VirtualService(service) = &objects[0].spec else {

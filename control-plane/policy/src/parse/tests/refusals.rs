@@ -483,7 +483,7 @@ fn a_document_is_refused_in_words_that_help() {
         (
             "apiVersion: v1\nkind: Service\nmetadata: {name: a}\nspec: {ports: []}\n",
             &[
-                "f:2:7: kind: kind Service is not supported yet; supported: VirtualService, DestinationRule, DestinationPolicy, ServiceEntry, WorkloadEntry, Sidecar, PeerAuthentication, AuthorizationPolicy",
+                "f:2:7: kind: kind Service is not supported yet; supported: VirtualService, DestinationRule, DestinationPolicy, ServiceEntry, WorkloadEntry, Sidecar, PeerAuthentication, AuthorizationPolicy, ExtensionProvider, RequestAuthentication",
             ],
         ),
         (
@@ -493,7 +493,7 @@ fn a_document_is_refused_in_words_that_help() {
         (
             "apiVersion: x\nkind: Foo\n",
             &[
-                "f:2:7: kind: kind \"Foo\" is unknown; supported: VirtualService, DestinationRule, DestinationPolicy, ServiceEntry, WorkloadEntry, Sidecar, PeerAuthentication, AuthorizationPolicy",
+                "f:2:7: kind: kind \"Foo\" is unknown; supported: VirtualService, DestinationRule, DestinationPolicy, ServiceEntry, WorkloadEntry, Sidecar, PeerAuthentication, AuthorizationPolicy, ExtensionProvider, RequestAuthentication",
             ],
         ),
         (
