@@ -2,8 +2,8 @@
 
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
-use clap::Args;
-use outrigger_control_plane::{Config, RunError};
+use clap::{Args, ValueEnum};
+use outrigger_control_plane::{Config, PathNormalization, RunError};
 
 use crate::{
     authority::AuthorityArgs,
@@ -14,6 +14,34 @@ use crate::{
     life::{self, LifeArgs},
     open_files,
 };
+
+/// See `--help`.
+#[derive(Clone, Copy, Debug, Default, ValueEnum)]
+enum Normalization {
+    /// merge-slashes for workloads whose access rules look at paths, base for others
+    #[default]
+    Auto,
+    /// Dot segments are resolved (always so)
+    Base,
+    /// Several slashes in a row become one
+    MergeSlashes,
+    /// %2F and %5C become slashes, too
+    DecodeAndMergeSlashes,
+    /// As merge-slashes, and a path with %2F or %5C is refused
+    RejectEscapedSlashes,
+}
+
+impl From<Normalization> for PathNormalization {
+    fn from(said: Normalization) -> Self {
+        match said {
+            Normalization::Auto => Self::Auto,
+            Normalization::Base => Self::Base,
+            Normalization::MergeSlashes => Self::MergeSlashes,
+            Normalization::DecodeAndMergeSlashes => Self::DecodeAndMergeSlashes,
+            Normalization::RejectEscapedSlashes => Self::RejectEscapedSlashes,
+        }
+    }
+}
 
 /// Run the control plane: policies, registry, certificates, xDS.
 ///
@@ -68,6 +96,15 @@ pub(crate) struct ControlPlaneArgs {
         env = "OUTRIGGER_ROOT_NAMESPACE"
     )]
     root_namespace: String,
+    /// What becomes of paths before access rules, routes and applications see them (Istio's pathNormalization).
+    #[arg(
+        long,
+        value_enum,
+        default_value_t,
+        value_name = "HOW",
+        env = "OUTRIGGER_PATH_NORMALIZATION"
+    )]
+    path_normalization: Normalization,
     /// Root certificate (PEM) to sign with, instead of one made at first start.
     #[arg(
         long,
@@ -135,6 +172,7 @@ pub(crate) fn run(args: ControlPlaneArgs) -> Result<(), Failure> {
         trust_domain: args.trust_domain,
         domain: args.domain,
         root_namespace: args.root_namespace,
+        path_normalization: args.path_normalization.into(),
         root_cert: args.root_cert,
         root_key: args.root_key,
         ca_dir: args.authority.ca_dir,

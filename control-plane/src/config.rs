@@ -14,6 +14,23 @@ pub enum RootEncryption {
     Key(Hidden),
 }
 
+/// What becomes of a path before access rules, routes and the application see it: all three see the same one. Dot
+/// segments are always resolved, and what disguises them is refused. Source: Istio `MeshConfig.pathNormalization`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum PathNormalization {
+    /// [`Self::MergeSlashes`] for workloads whose access rules look at paths, [`Self::Base`] for others. Default.
+    #[default]
+    Auto,
+    /// Nothing else (Istio's default).
+    Base,
+    /// Several slashes in a row become one.
+    MergeSlashes,
+    /// `%2F` and `%5C` become slashes, too.
+    DecodeAndMergeSlashes,
+    /// A path with `%2F` or `%5C` is refused (400).
+    RejectEscapedSlashes,
+}
+
 /// Something that must not be printed.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Hidden(String);
@@ -53,6 +70,8 @@ pub struct Config {
     pub domain: String,
     /// Namespace whose security documents without a selector are for the whole mesh. Default `istio-system` (Istio's).
     pub root_namespace: String,
+    /// Of requests that workloads are sent.
+    pub path_normalization: PathNormalization,
     /// Root certificate (PEM) to use instead of one made at first start. Needs `root_key`.
     pub root_cert: Option<PathBuf>,
     /// Private key (PEM) of `root_cert`.
@@ -126,6 +145,7 @@ impl Config {
             server_names: Vec::new(),
             kubernetes: None,
             root_namespace: "istio-system".into(),
+            path_normalization: PathNormalization::Auto,
             spiffe_bundle: None,
         }
     }

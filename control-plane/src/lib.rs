@@ -31,5 +31,5 @@ mod translate;
 mod world;
 mod xds;
 
-pub use config::{Config, Hidden, Kubernetes, KubernetesCheck, RootEncryption};
+pub use config::{Config, Hidden, Kubernetes, KubernetesCheck, PathNormalization, RootEncryption};
 pub use run::{ControlPlane, Ready, RunError, run};

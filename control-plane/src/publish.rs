@@ -10,7 +10,8 @@ use std::{sync::Arc, time::Duration};
 use tokio::sync::watch;
 
 use crate::{
-    ca::Authority, metrics::Metrics, policies::Policies, registry::Registry, world::World,
+    ca::Authority, config::PathNormalization, metrics::Metrics, policies::Policies,
+    registry::Registry, world::World,
 };
 
 /// How long a change waits for others.
@@ -24,6 +25,7 @@ pub(crate) struct Publisher {
     pub(crate) authority: Arc<Authority>,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) domain: Arc<str>,
+    pub(crate) path_normalization: PathNormalization,
 }
 
 impl Publisher {
@@ -38,6 +40,7 @@ impl Publisher {
             roots_pem: Arc::clone(&self.authority.in_force().bundle.pem),
             trust_domain: Arc::clone(self.authority.trust_domain()),
             domain: Arc::clone(&self.domain),
+            path_normalization: self.path_normalization,
         }
     }
 
@@ -100,6 +103,7 @@ mod tests {
             authority: Arc::new(authority.unwrap()),
             metrics,
             domain,
+            path_normalization: PathNormalization::Auto,
         }
     }
 

@@ -383,6 +383,7 @@ impl Parts {
             authority: Arc::clone(&authority),
             metrics: Arc::clone(&metrics),
             domain: Arc::clone(&domain),
+            path_normalization: config.path_normalization,
         };
         let registry = RegistryService {
             registry,

@@ -314,7 +314,7 @@ impl NodeResources {
         if let Some((true, map)) = before {
             return Arc::clone(map);
         }
-        let workload = Workload::of(mesh, &shared.world.trust_domain, node);
+        let workload = Workload::of(&shared.world, node);
         let inbound = node.inbound.as_ref().zip(workload);
         let inbound = inbound.map(|(inbound, workload)| listener::inbound(inbound, &workload));
         let all = self.proxy.iter().cloned().chain(inbound);

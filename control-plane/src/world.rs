@@ -11,7 +11,7 @@ use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
 use outrigger_policy::{HostName, Mesh, Protocol};
 use serde::{Deserialize, Serialize};
 
-use crate::sorted::SortedMap;
+use crate::{config::PathNormalization, sorted::SortedMap};
 
 /// One consistent state of the mesh.
 #[derive(Clone, Debug)]
@@ -28,6 +28,8 @@ pub(crate) struct World {
     pub(crate) trust_domain: Arc<str>,
     /// e.g. `cluster.local`
     pub(crate) domain: Arc<str>,
+    /// Of requests that workloads are sent.
+    pub(crate) path_normalization: PathNormalization,
 }
 
 /// A service that instances registered.

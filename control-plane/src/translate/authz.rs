@@ -17,7 +17,9 @@ pub(super) use rule::Of;
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use outrigger_policy::{Mesh, MtlsMode, ObjectKey, PeerMode, Position, WorkloadView};
+use outrigger_policy::{
+    Attribute, AuthorizationRule, Mesh, MtlsMode, ObjectKey, PeerMode, Position, WorkloadView,
+};
 use outrigger_proto::envoy::{
     config::{core::v3::Metadata, listener::v3::Filter},
     extensions::filters::network::http_connection_manager::v3::HttpFilter,
@@ -29,6 +31,7 @@ use super::{
     authn, ext_authz,
     node::NodeInfo,
 };
+use crate::{config::PathNormalization, world::World};
 
 /// Whose inbound side it is.
 #[derive(Clone, Copy, Debug)]
@@ -39,15 +42,17 @@ pub(super) struct Workload<'a> {
     pub(super) labels: &'a BTreeMap<String, String>,
     /// That it is registered with.
     pub(super) port: u16,
+    normalization: PathNormalization,
 }
 
 impl<'a> Workload<'a> {
     /// The workload behind `node`; None if nobody can call it.
-    pub(super) fn of(mesh: &'a Mesh, trust_domain: &'a str, node: &'a NodeInfo) -> Option<Self> {
+    pub(super) fn of(world: &'a World, node: &'a NodeInfo) -> Option<Self> {
         let inbound = node.inbound.as_ref()?;
         Some(Self {
-            mesh,
-            trust_domain,
+            mesh: &world.mesh,
+            trust_domain: &world.trust_domain,
+            normalization: world.path_normalization,
             namespace: &node.namespace,
             labels: &node.labels,
             port: inbound.port,
@@ -59,6 +64,22 @@ impl<'a> Workload<'a> {
         WorkloadView {
             namespace: self.namespace,
             labels: self.labels,
+        }
+    }
+
+    /// What becomes of paths; never [`PathNormalization::Auto`].
+    pub(super) fn normalization(&self) -> PathNormalization {
+        let looks_at_paths = || {
+            let mut documents = self.mesh.authorization_policies(self.view());
+            documents.any(|(_, spec)| {
+                let mut clauses = spec.rules.iter().flat_map(AuthorizationRule::clauses);
+                clauses.any(|clause| clause.attribute == Attribute::Path)
+            })
+        };
+        match self.normalization {
+            PathNormalization::Auto if looks_at_paths() => PathNormalization::MergeSlashes,
+            PathNormalization::Auto => PathNormalization::Base,
+            said => said,
         }
     }
 

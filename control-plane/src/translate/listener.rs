@@ -28,7 +28,8 @@ use outrigger_proto::envoy::{
         network::http_connection_manager::v3::{
             HttpConnectionManager, HttpFilter, Rds,
             http_connection_manager::{
-                ForwardClientCertDetails, RouteSpecifier, SetCurrentClientCertDetails,
+                ForwardClientCertDetails, PathWithEscapedSlashesAction, RouteSpecifier,
+                SetCurrentClientCertDetails,
             },
             http_filter,
         },
@@ -46,7 +47,10 @@ use super::{
     node::Inbound,
     tls,
 };
-use crate::snapshot::{ResourceBytes, ResourceType};
+use crate::{
+    config::PathNormalization,
+    snapshot::{ResourceBytes, ResourceType},
+};
 
 /// Listener and route configuration of the explicit proxy port.
 pub(super) const HTTP_PROXY: &str = "http_proxy";
@@ -247,6 +251,14 @@ fn inbound_manager(name: &str, workload: &Workload<'_>) -> HttpConnectionManager
         validate_clusters: Some(false),
         ..RouteConfiguration::default()
     };
+    let normalization = workload.normalization();
+    let escaped_slashes = match normalization {
+        PathNormalization::RejectEscapedSlashes => PathWithEscapedSlashesAction::RejectRequest,
+        PathNormalization::DecodeAndMergeSlashes => {
+            PathWithEscapedSlashesAction::UnescapeAndForward
+        }
+        _ => PathWithEscapedSlashesAction::ImplementationSpecificDefault,
+    };
     HttpConnectionManager {
         stat_prefix: name.to_owned(),
         route_specifier: Some(RouteSpecifier::RouteConfig(routes)),
@@ -255,6 +267,8 @@ fn inbound_manager(name: &str, workload: &Workload<'_>) -> HttpConnectionManager
             uri: true,
             ..SetCurrentClientCertDetails::default()
         }),
+        merge_slashes: normalization != PathNormalization::Base,
+        path_with_escaped_slashes_action: escaped_slashes as i32,
         ..manager(authz::http_filters(workload))
     }
 }

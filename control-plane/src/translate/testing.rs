@@ -14,6 +14,7 @@ use serde_json::Value;
 
 use super::{Dialect, NodeInfo, NodeResources, Shared};
 use crate::{
+    config::PathNormalization,
     snapshot::{ResourceType, Snapshot},
     world::{Instance, InstanceHealth, Service, World},
 };
@@ -27,6 +28,7 @@ pub(crate) struct Given {
     objects: Vec<Arc<Object>>,
     services: BTreeMap<HostName, Arc<Service>>,
     revision: u64,
+    normalization: PathNormalization,
 }
 
 pub(crate) fn host(name: &str) -> HostName {
@@ -198,6 +200,13 @@ impl Given {
         self
     }
 
+    pub(crate) fn normalizing(self, normalization: PathNormalization) -> Self {
+        Self {
+            normalization,
+            ..self
+        }
+    }
+
     pub(crate) fn world(&self) -> World {
         self.world_with(self.mesh())
     }
@@ -211,6 +220,7 @@ impl Given {
             roots_pem: "-----BEGIN CERTIFICATE-----".into(),
             trust_domain: DOMAIN.into(),
             domain: DOMAIN.into(),
+            path_normalization: self.normalization,
         }
     }
 

@@ -188,3 +188,62 @@ fn what_is_for_one_workload_leaves_the_listeners_of_others_as_they_are() {
     let second = after.snapshot(&other, &own);
     assert!(Arc::ptr_eq(&first.listeners.own, &second.listeners.own));
 }
+
+#[test]
+fn slashes_are_merged_where_rules_look_at_paths_and_as_the_setting_says() {
+    use crate::config::PathNormalization::{
+        Auto, Base, DecodeAndMergeSlashes, MergeSlashes, RejectEscapedSlashes,
+    };
+    let about_paths = rules(
+        "a",
+        "{action: DENY, rules: [{to: [{operation: {notPaths: [/public]}}]}]}",
+    );
+    let about_methods = rules(
+        "a",
+        "{action: DENY, rules: [{to: [{operation: {methods: [GET]}}]}]}",
+    );
+    for (setting, document, merge, escaped) in [
+        (
+            Auto,
+            &about_methods,
+            false,
+            "IMPLEMENTATION_SPECIFIC_DEFAULT",
+        ),
+        (Auto, &about_paths, true, "IMPLEMENTATION_SPECIFIC_DEFAULT"),
+        (Base, &about_paths, false, "IMPLEMENTATION_SPECIFIC_DEFAULT"),
+        (
+            MergeSlashes,
+            &about_methods,
+            true,
+            "IMPLEMENTATION_SPECIFIC_DEFAULT",
+        ),
+        (
+            DecodeAndMergeSlashes,
+            &about_methods,
+            true,
+            "UNESCAPE_AND_FORWARD",
+        ),
+        (RejectEscapedSlashes, &about_methods, true, "REJECT_REQUEST"),
+    ] {
+        let given = Given::default()
+            .policy("a.yaml", document)
+            .normalizing(setting);
+        let listener = listener(&given, Protocol::Http);
+        let manager = &listener["filterChains"][0]["filters"][0]["typedConfig"];
+        let or = |value: &Value, default: Value| match value {
+            Value::Null => default,
+            said => said.clone(),
+        };
+        assert_eq!(manager["normalizePath"], true);
+        assert_eq!(
+            or(&manager["mergeSlashes"], false.into()),
+            merge,
+            "{setting:?}"
+        );
+        let found = or(
+            &manager["pathWithEscapedSlashesAction"],
+            "IMPLEMENTATION_SPECIFIC_DEFAULT".into(),
+        );
+        assert_eq!(found, escaped, "{setting:?}");
+    }
+}
