@@ -25,7 +25,12 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("outrigger-shop", &[]),
     (
         "outrigger-tests",
-        &["outrigger-policy", "outrigger-proto", "outrigger-core"],
+        &[
+            "outrigger-policy",
+            "outrigger-proto",
+            "outrigger-core",
+            "outrigger-sidecar",
+        ],
     ),
     ("outrigger-bench", &["outrigger-core", "outrigger-proto"]),
 ];

@@ -339,7 +339,7 @@ async fn a_token_of_another_workload_is_not_taken_for_ours() {
     issuer.workload.service_account = "ratings".to_owned();
     let error = issuer.first().await.unwrap_err().to_string();
     assert!(
-        error.starts_with(&format!("the join token is for {US}"))
+        error.starts_with(&format!("the token is for {US}"))
             && error.contains("service account ratings of namespace default"),
         "{error}"
     );

@@ -220,7 +220,7 @@ fn every_condition_of_a_policy_is_taken_or_refused_by_its_name() {
         ),
         (
             Rule::UriTemplate(Default::default()),
-            ".uri_template: not supported yet",
+            ".uri_template.typed_config: not supported yet",
         ),
     ] {
         let found = refusal_of(rbac_filter(rbac_config(
