@@ -110,8 +110,9 @@ async fn policies_mean_the_same_to_outrigger_can_to_our_sidecar_and_to_envoy() {
     );
     let never: Vec<String> = model::labels().difference(&decided).cloned().collect();
     // Few policies cannot have all of it.
+    eprintln!("never decisive: {never:?}");
     assert!(
-        never.is_empty() || wanted < 100,
+        never.is_empty() || wanted < 1_000 && never.len() <= model::labels().len() / 3,
         "these fields never decided anything: {never:?}"
     );
 }

@@ -22,7 +22,7 @@ pub(crate) struct Observed {
 }
 
 /// Headers of requests that differ, each with its reason.
-const REQUEST_HEADERS: [(&str, &str); 6] = [
+const REQUEST_HEADERS: [(&str, &str); 7] = [
     (
         "x-request-id",
         "Envoy makes one up where it is missing; ours leaves the request as its caller wrote it",
@@ -44,6 +44,10 @@ const REQUEST_HEADERS: [(&str, &str); 6] = [
         "meant for the proxy that the caller speaks to (RFC 9110, 11.7.2): ours keeps it",
     ),
     ("expect", "Envoy takes the header out, ours passes it on"),
+    (
+        "x-outrigger-hops",
+        "ours counts hops, so that a request that goes round is stopped",
+    ),
 ];
 
 /// Headers of answers that differ, each with its reason.
