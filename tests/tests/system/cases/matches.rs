@@ -39,7 +39,7 @@ fn uris() -> Vec<Case> {
             "GET /./a -> 200; v1; >:path=/a",
             "GET /b/../a -> 200; v1; >:path=/a",
             "GET /b/%2e%2E/a?x=/../ -> 200; v1; >:path=/a?x=/../",
-            "GET /b%2F../a -> 200; v2",
+            "GET /b%2F../a -> 400 ~~ Envoy leaves dots beside an encoded slash to the application; ours refuses them",
             "GET /a%2Fb -> 200; v2; >:path=/a%2Fb",
             "GET /a/. -> 200; v2; >:path=/a/",
             "GET /%7Eb%2d%41%5F -> 200; v2; >:path=/~b-A_",

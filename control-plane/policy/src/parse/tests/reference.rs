@@ -90,7 +90,9 @@ fn leaves(node: &Node, path: &str, found: &mut Vec<String>) {
         }
         _ => {
             let steps: Vec<&str> = path.split('.').collect();
-            let matched = matches!(steps.last(), Some(&("exact" | "prefix" | "regex")));
+            // `prefix` of `fromHeaders` is a field like others.
+            let matched = matches!(steps.last(), Some(&("exact" | "prefix" | "regex")))
+                && !steps.contains(&"fromHeaders[]");
             let end = steps.len() - usize::from(matched);
             found.push(steps[..end].join("."));
         }
