@@ -12,7 +12,7 @@ use crate::failure::Failure;
 #[command(next_help_heading = "Kubernetes")]
 pub(crate) struct KubernetesArgs {
     /// Take projected service-account tokens for certificates, and check them with the cluster's keys (JWKS): a file, or
-    /// a URL such as https://kubernetes.default.svc/openid/v1/jwks. Needs --kubernetes-issuer. Default: not taken.
+    /// a URL such as `https://kubernetes.default.svc/openid/v1/jwks`. Needs --kubernetes-issuer. Default: not taken.
     #[arg(
         long,
         value_name = "FILE|URL",

@@ -192,18 +192,14 @@ impl Stage {
         .await;
         let before = self.tried_by_sidecar().await;
         eventually("the sidecar has the documents", async || {
-            self.send(self.to(), &ask)
-                .await
-                .map_err(|why| why.to_string())?;
+            self.send(self.to(), &ask).await?;
             let now = self.tried_by_sidecar().await;
             (now > before).then_some(()).ok_or_else(|| format!("{now}"))
         })
         .await;
         let before = self.envoy.count("shadow_denied").await;
         eventually("Envoy has the documents", async || {
-            self.send(self.envoy.inbound, &ask)
-                .await
-                .map_err(|why| why.to_string())?;
+            self.send(self.envoy.inbound, &ask).await?;
             let now = self.envoy.count("shadow_denied").await;
             (now > before)
                 .then_some(())

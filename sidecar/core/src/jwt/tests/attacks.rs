@@ -533,6 +533,7 @@ fn keys_that_are_no_public_keys_for_signatures_are_never_used() {
 }
 
 #[test]
+#[expect(clippy::print_stdout, reason = "to run the same again")]
 fn whatever_a_token_is_made_of_is_refused_and_nothing_falls_over() {
     let seed = fastrand::u64(..);
     println!("seed {seed}");
