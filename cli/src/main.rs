@@ -9,6 +9,7 @@ mod can;
 mod certs;
 mod client;
 mod completions;
+mod configuration;
 mod control_plane;
 mod delete;
 mod demo;

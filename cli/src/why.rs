@@ -5,33 +5,22 @@
 
 mod show;
 
-use std::{collections::BTreeMap, time::Duration};
+use std::collections::BTreeMap;
 
-use anyhow::{Context as _, bail};
+use anyhow::bail;
 use clap::Args;
-use outrigger_proto::{
-    envoy::service::discovery::v3::aggregated_discovery_service_client::AggregatedDiscoveryServiceClient,
-    outrigger::v1::StatusResponse,
-};
+use outrigger_proto::outrigger::v1::StatusResponse;
 use outrigger_sidecar::{
     Workload,
     explain::{Explanation, Question, Reader},
 };
-use tokio::sync::mpsc;
-use tokio_stream::wrappers::ReceiverStream;
 
 use crate::{
     client::{self, Admin, ConnectArgs},
+    configuration,
     failure::Failure,
     output::{Output, OutputArgs, print, print_json},
 };
-
-/// Largest answer of the control plane, as a sidecar takes it.
-const MAX_MESSAGE: usize = 64 << 20;
-/// The whole configuration has to arrive within this time.
-const PATIENCE: Duration = Duration::from_secs(15);
-/// Requests on their way out; one answer makes at most five.
-const QUEUE: usize = 32;
 
 /// Region, zone and sub-zone.
 type Locality = [String; 3];
@@ -167,42 +156,8 @@ async fn ask(
     question: &Question,
 ) -> anyhow::Result<Explanation> {
     let mut reader = Reader::new(workload);
-    let read = read(admin, &mut reader);
-    tokio::time::timeout(PATIENCE, read)
-        .await
-        .with_context(|| {
-            format!(
-                "the control plane has not sent the whole configuration within {} s",
-                PATIENCE.as_secs()
-            )
-        })??;
+    configuration::read(admin, &mut reader, "the whole configuration").await?;
     reader.explain(question).map_err(anyhow::Error::msg)
-}
-
-async fn read(admin: &Admin, reader: &mut Reader) -> anyhow::Result<()> {
-    let (requests, queue) = mpsc::channel(QUEUE);
-    for request in reader.connected() {
-        requests.send(request).await?;
-    }
-    let mut client = AggregatedDiscoveryServiceClient::new(admin.channel())
-        .max_decoding_message_size(MAX_MESSAGE);
-    let answers = client
-        .delta_aggregated_resources(ReceiverStream::new(queue))
-        .await;
-    let mut answers = answers
-        .map_err(|status| admin.refusal(&status))?
-        .into_inner();
-    while !reader.is_complete() {
-        let answer = answers
-            .message()
-            .await
-            .map_err(|status| admin.refusal(&status))?;
-        let answer = answer.context("the control plane closed the stream")?;
-        for request in reader.response(answer) {
-            requests.send(request).await?;
-        }
-    }
-    Ok(())
 }
 
 #[cfg(test)]

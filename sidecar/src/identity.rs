@@ -12,6 +12,7 @@ mod credential;
 pub(crate) mod delivered;
 mod key;
 mod schedule;
+pub(crate) mod secrets;
 pub(crate) mod verify;
 pub(crate) mod workload_api;
 

@@ -3,30 +3,17 @@
 use std::{
     collections::BTreeMap,
     net::{IpAddr, Ipv4Addr, SocketAddr},
-    time::Duration,
 };
 
-use anyhow::Context as _;
-use outrigger_proto::{
-    envoy::service::discovery::v3::aggregated_discovery_service_client::AggregatedDiscoveryServiceClient,
-    outrigger::v1::{InstanceStatus, ServiceStatus, StatusResponse},
-};
+use outrigger_proto::outrigger::v1::{InstanceStatus, ServiceStatus, StatusResponse};
 use outrigger_sidecar::{
     App, Readiness, Workload,
     explain::{Access, AccessQuestion, Reader},
 };
-use tokio::sync::mpsc;
-use tokio_stream::wrappers::ReceiverStream;
 
 use super::CanArgs;
-use crate::{client::Admin, failure::Failure};
+use crate::{client::Admin, configuration, failure::Failure};
 
-/// Largest answer of the control plane, as a sidecar takes it.
-const MAX_MESSAGE: usize = 64 << 20;
-/// The configuration of one sidecar has to arrive within this time.
-const PATIENCE: Duration = Duration::from_secs(15);
-/// Requests on their way out; one answer makes at most five.
-const QUEUE: usize = 32;
 /// Sets of labels that are asked about.
 const MAX_GROUPS: usize = 64;
 
@@ -305,39 +292,7 @@ fn question(
 /// What the control plane tells the sidecar of `workload`.
 async fn read(admin: &Admin, workload: &Workload, app: &App) -> anyhow::Result<Reader> {
     let mut reader = Reader::of_server(workload, app);
-    let all = async {
-        let (requests, queue) = mpsc::channel(QUEUE);
-        for request in reader.connected() {
-            requests.send(request).await?;
-        }
-        let mut client = AggregatedDiscoveryServiceClient::new(admin.channel())
-            .max_decoding_message_size(MAX_MESSAGE);
-        let answers = client
-            .delta_aggregated_resources(ReceiverStream::new(queue))
-            .await;
-        let mut answers = answers
-            .map_err(|status| admin.refusal(&status))?
-            .into_inner();
-        while !reader.is_complete() {
-            let answer = answers
-                .message()
-                .await
-                .map_err(|status| admin.refusal(&status))?;
-            let answer = answer.context("the control plane closed the stream")?;
-            for request in reader.response(answer) {
-                requests.send(request).await?;
-            }
-        }
-        anyhow::Ok(())
-    };
-    tokio::time::timeout(PATIENCE, all)
-        .await
-        .with_context(|| {
-            format!(
-                "the control plane has not sent the configuration of {} within {} s",
-                workload.service,
-                PATIENCE.as_secs()
-            )
-        })??;
+    let what = format!("the configuration of {}", workload.service);
+    configuration::read(admin, &mut reader, &what).await?;
     Ok(reader)
 }

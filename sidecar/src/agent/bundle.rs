@@ -5,16 +5,13 @@
 
 use std::{net::IpAddr, sync::Arc, time::Duration};
 
-use outrigger_proto::{
-    envoy::{
-        config::core::v3::Node,
-        extensions::transport_sockets::tls::v3::Secret,
-        service::{
-            discovery::v3::{DiscoveryRequest, DiscoveryResponse},
-            secret::v3::secret_discovery_service_client::SecretDiscoveryServiceClient,
-        },
+use outrigger_proto::envoy::{
+    config::core::v3::Node,
+    extensions::transport_sockets::tls::v3::Secret,
+    service::{
+        discovery::v3::{DiscoveryRequest, DiscoveryResponse},
+        secret::v3::secret_discovery_service_client::SecretDiscoveryServiceClient,
     },
-    google::rpc::Status,
 };
 use prost::Message as _;
 use rustls_pki_types::CertificateDer;
@@ -26,14 +23,16 @@ use crate::{
     Workload,
     backoff::Backoff,
     control::Control,
-    identity::{IdentityStore, chain},
+    identity::{
+        IdentityStore, chain,
+        secrets::{SECRET, reply},
+    },
     xds::{
         convert::tls::{self, BUNDLE},
         node::{self, short_name},
     },
 };
 
-const SECRET: &str = "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.Secret";
 /// What the control plane calls us.
 const AGENT: &str = "outrigger-agent";
 
@@ -89,7 +88,7 @@ impl Roots {
                     if let Err(error) = &result {
                         tracing::warn!(error, "the mesh's roots were not taken");
                     }
-                    if requests.send(answer(response, result)).await.is_err() {
+                    if requests.send(reply(BUNDLE, response, result)).await.is_err() {
                         return Ok(());
                     }
                 }
@@ -129,26 +128,6 @@ impl Roots {
             .map_err(|error| chain(&error))?;
         self.store.set_bundle(roots);
         Ok(())
-    }
-}
-
-fn answer(response: DiscoveryResponse, result: Result<(), String>) -> DiscoveryRequest {
-    let refused = result.err().map(|message| Status {
-        code: 3,
-        message,
-        ..Status::default()
-    });
-    DiscoveryRequest {
-        version_info: if refused.is_none() {
-            response.version_info
-        } else {
-            String::new()
-        },
-        response_nonce: response.nonce,
-        resource_names: vec![BUNDLE.to_owned()],
-        type_url: SECRET.to_owned(),
-        error_detail: refused,
-        ..DiscoveryRequest::default()
     }
 }
 

@@ -10,16 +10,13 @@
 use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use hyper_util::rt::TokioIo;
-use outrigger_proto::{
-    envoy::{
-        config::core::v3::Node,
-        extensions::transport_sockets::tls::v3::{Secret, TlsCertificate, secret},
-        service::{
-            discovery::v3::{DiscoveryRequest, DiscoveryResponse},
-            secret::v3::secret_discovery_service_client::SecretDiscoveryServiceClient,
-        },
+use outrigger_proto::envoy::{
+    config::core::v3::Node,
+    extensions::transport_sockets::tls::v3::{Secret, TlsCertificate, secret},
+    service::{
+        discovery::v3::{DiscoveryRequest, DiscoveryResponse},
+        secret::v3::secret_discovery_service_client::SecretDiscoveryServiceClient,
     },
-    google::rpc::Status,
 };
 use prost::Message as _;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject as _};
@@ -30,7 +27,11 @@ use tokio::{
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::{Channel, Endpoint};
 
-use super::{IdentityStore, chain, checked, unix_now};
+use super::{
+    IdentityStore, chain, checked,
+    secrets::{SECRET, reply},
+    unix_now,
+};
 use crate::{
     backoff::Backoff,
     tls::svid,
@@ -38,7 +39,6 @@ use crate::{
     xds::convert::tls::{self, BUNDLE, CERTIFICATE},
 };
 
-const SECRET: &str = "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.Secret";
 const CONNECT: Duration = Duration::from_secs(5);
 
 /// Follows both secrets.
@@ -213,24 +213,4 @@ fn pair(
     let key = PrivateKeyDer::from_pem_slice(&pem)
         .map_err(|error| format!("{path}: is not a key in PEM: {error}"))?;
     Ok((chain, key))
-}
-
-fn reply(name: &str, answer: DiscoveryResponse, result: Result<(), String>) -> DiscoveryRequest {
-    let refused = result.err().map(|message| Status {
-        code: 3,
-        message,
-        ..Status::default()
-    });
-    DiscoveryRequest {
-        version_info: if refused.is_none() {
-            answer.version_info
-        } else {
-            String::new()
-        },
-        response_nonce: answer.nonce,
-        resource_names: vec![name.to_owned()],
-        type_url: SECRET.to_owned(),
-        error_detail: refused,
-        ..DiscoveryRequest::default()
-    }
 }
