@@ -113,7 +113,8 @@ impl Session<'_> {
         let counters = self.worker.handles.filters();
         let direction = self.connection.bound.direction;
         route.rbac.iter().find_map(|rbac| {
-            let (rules, judgement) = counters.judge(direction, rbac, &subject, policies)?;
+            let judged = counters.judge(direction, rbac, &subject, policies);
+            let (rules, judgement) = judged.denied?;
             Some(Refused::denied(rules, &judgement, policies))
         })
     }

@@ -95,8 +95,8 @@ pub(crate) async fn look(
                 }
             }
             InForce::Rbac(rbac) => {
-                mark(call, rbac, (all, &mut markings), parts, authority);
-                authorize(call, rbac, all, &chain.policies, parts, authority)?;
+                let settings = (&**all, &mut markings);
+                authorize(call, rbac, settings, &chain.policies, parts, authority)?;
             }
             InForce::ExtAuthz(check) => {
                 let Ok(policy) = markings.selects(check.only.as_ref()) else {
@@ -138,35 +138,11 @@ pub(crate) async fn look(
     Ok(next)
 }
 
-/// Leaves what rules that are only counted say for the filters that ask for it.
-fn mark(
-    call: &Call,
-    rbac: &Rbac,
-    (settings, markings): (&HttpSettings, &mut Markings),
-    parts: &Parts,
-    authority: &HeaderValue,
-) {
-    let (Some(key), Some(rules)) = (&rbac.marks, &rbac.shadow) else {
-        return;
-    };
-    let request = view(parts, authority);
-    let claims = call.claims.borrow();
-    let subject = Subject {
-        caller: call.connection.caller(),
-        request: Some(&request),
-        believes: !settings.own_address,
-        trusted_hops: settings.trusted_hops,
-        claims: &claims,
-    };
-    if let Some(policy) = rules.judge(&subject).policy {
-        markings.put(key, policy);
-    }
-}
-
+/// Refuses what access rules deny; leaves what rules that are only counted say for the filters that ask for it.
 fn authorize(
     call: &Call,
     rbac: &Rbac,
-    settings: &HttpSettings,
+    (settings, markings): (&HttpSettings, &mut Markings),
     policies: &PolicyPositions,
     parts: &Parts,
     authority: &HeaderValue,
@@ -181,7 +157,11 @@ fn authorize(
         claims: &claims,
     };
     let counters = call.worker.handles.filters();
-    let Some((rules, judgement)) = counters.judge(call.direction, rbac, &subject, policies) else {
+    let judged = counters.judge(call.direction, rbac, &subject, policies);
+    if let (Some(key), Some(policy)) = (&rbac.marks, judged.shadow) {
+        markings.put(key, policy);
+    }
+    let Some((rules, judgement)) = judged.denied else {
         return Ok(());
     };
     let why = rules.why(&judgement);

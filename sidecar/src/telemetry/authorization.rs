@@ -66,6 +66,15 @@ pub(super) struct Authorization {
     policies: RefCell<HashMap<usize, Known, FixedState>>,
 }
 
+/// What a filter's access rules say of one request or connection.
+#[derive(Debug, Default)]
+pub(crate) struct Judged<'a> {
+    /// The policy that matches, of those that are only counted.
+    pub(crate) shadow: Option<&'a Arc<str>>,
+    /// The rules that deny it.
+    pub(crate) denied: Option<(&'a Rules, Judgement<'a>)>,
+}
+
 impl Authorization {
     pub(super) fn new(telemetry: &Arc<Telemetry>) -> Self {
         Self {
@@ -75,16 +84,18 @@ impl Authorization {
         }
     }
 
-    /// What access rules say; the rules that deny it, if they do.
+    /// What access rules say.
     pub(super) fn judge<'a>(
         &self,
         direction: Direction,
         rbac: &'a Rbac,
         subject: &Subject<'_>,
         policies: &PolicyPositions,
-    ) -> Option<(&'a Rules, Judgement<'a>)> {
+    ) -> Judged<'a> {
+        let mut judged = Judged::default();
         if let Some(shadow) = &rbac.shadow {
             let judgement = shadow.judge(subject);
+            judged.shadow = judgement.policy;
             let verdict = if judgement.allowed { 3 } else { 4 };
             self.count(direction, shadow.action(), verdict, &judgement);
             if !judgement.allowed {
@@ -96,7 +107,9 @@ impl Authorization {
                 );
             }
         }
-        let rules = rbac.rules.as_ref()?;
+        let Some(rules) = &rbac.rules else {
+            return judged;
+        };
         let judgement = rules.judge(subject);
         let is_logged = rules.action() == RbacAction::Log && judgement.policy.is_some();
         let verdict = match judgement.allowed {
@@ -109,7 +122,8 @@ impl Authorization {
             let decided = Decided::of(&judgement, policies);
             tracing::info!(caller = %Shown(subject), policy = %decided.told(), "audited");
         }
-        (!judgement.allowed).then_some((rules, judgement))
+        judged.denied = (!judgement.allowed).then_some((rules, judgement));
+        judged
     }
 
     fn count(

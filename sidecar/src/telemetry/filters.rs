@@ -3,10 +3,13 @@
 
 use std::{cell::OnceCell, sync::Arc};
 
-use outrigger_core::{Direction, Judgement, PolicyPositions, RateVerdict, Rbac, Rules, Subject};
+use outrigger_core::{Direction, PolicyPositions, RateVerdict, Rbac, Subject};
 use prometheus::{IntCounter, IntCounterVec};
 
-use super::{Telemetry, authorization::Authorization};
+use super::{
+    Telemetry,
+    authorization::{Authorization, Judged},
+};
 
 const CHECKS: [&str; 4] = ["allowed", "denied", "error", "failed_open"];
 const TOKENS: [&str; 7] = [
@@ -66,14 +69,14 @@ impl FilterCounters {
         }
     }
 
-    /// What access rules say, counted; the rules that deny it, if they do.
+    /// What access rules say, counted.
     pub(crate) fn judge<'a>(
         &self,
         direction: Direction,
         rbac: &'a Rbac,
         subject: &Subject<'_>,
         policies: &PolicyPositions,
-    ) -> Option<(&'a Rules, Judgement<'a>)> {
+    ) -> Judged<'a> {
         self.authorization.judge(direction, rbac, subject, policies)
     }
 
