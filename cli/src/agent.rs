@@ -186,10 +186,8 @@ pub(crate) fn run(args: AgentArgs) -> Result<(), Failure> {
 fn failure(error: AgentError) -> Failure {
     match error {
         AgentError::Run(error) => sidecar::failure(error),
-        error @ AgentError::NoCommand => Failure::Misused(error.to_string()),
-        error @ (AgentError::Files(_) | AgentError::Command { .. } | AgentError::Socket { .. }) => {
-            error.into()
-        }
+        AgentError::Command(error) => sidecar::command_failure(error),
+        error @ (AgentError::Files(_) | AgentError::Socket { .. }) => error.into(),
     }
 }
 

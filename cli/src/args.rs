@@ -5,8 +5,9 @@ use clap::{Parser, Subcommand};
 use crate::{
     agent::AgentArgs, analyze::AnalyzeArgs, apply::ApplyArgs, can::CanArgs, certs::CertsArgs,
     completions::CompletionsArgs, control_plane::ControlPlaneArgs, delete::DeleteArgs,
-    demo::DemoArgs, explain::ExplainArgs, get::GetArgs, logging::LogArgs, sidecar::SidecarArgs,
-    status::StatusArgs, token::TokenArgs, version::VersionArgs, why::WhyArgs,
+    demo::DemoArgs, explain::ExplainArgs, get::GetArgs, logging::LogArgs, run::RunArgs,
+    sidecar::SidecarArgs, status::StatusArgs, token::TokenArgs, version::VersionArgs,
+    wait::WaitArgs, why::WhyArgs,
 };
 
 /// A service mesh: Istio's policy documents in, canaries over mutual TLS out.
@@ -31,6 +32,8 @@ pub(crate) enum Command {
     Demo(DemoArgs),
     ControlPlane(Box<ControlPlaneArgs>),
     Sidecar(Box<SidecarArgs>),
+    Run(Box<RunArgs>),
+    Wait(WaitArgs),
     Agent(Box<AgentArgs>),
     Apply(ApplyArgs),
     Analyze(AnalyzeArgs),
@@ -54,7 +57,10 @@ impl Command {
     pub(crate) const fn default_log(&self) -> &'static str {
         match self {
             Self::ControlPlane(_) | Self::Sidecar(_) | Self::Agent(_) => "info",
-            Self::Demo(_)
+            // Standard error is the application's first.
+            Self::Run(_)
+            | Self::Wait(_)
+            | Self::Demo(_)
             | Self::Apply(_)
             | Self::Analyze(_)
             | Self::Explain(_)

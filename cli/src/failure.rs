@@ -13,6 +13,8 @@ pub(crate) enum Failure {
     Failed(anyhow::Error),
     /// Everything has been said already. Status 1.
     Reported,
+    /// A command that we were to run for somebody else did not start; with the status that shells have for that.
+    NotStarted(u8, anyhow::Error),
     /// A command that we ran for somebody else ended with this status, which becomes ours.
     Command(u8),
 }
@@ -30,7 +32,9 @@ impl Failure {
             }
             // `{:#}`: the whole chain of causes on one line.
             Self::Failed(error) if broken_pipe(error) => Ok(()),
-            Self::Failed(error) => writeln!(stderr, "error: {error:#}"),
+            Self::Failed(error) | Self::NotStarted(_, error) => {
+                writeln!(stderr, "error: {error:#}")
+            }
             Self::Reported | Self::Command(_) => Ok(()),
         };
         // Nobody reads standard error: the status still tells.
@@ -38,7 +42,7 @@ impl Failure {
         match self {
             Self::Misused(_) => ExitCode::from(2),
             Self::Failed(_) | Self::Reported => ExitCode::FAILURE,
-            Self::Command(code) => ExitCode::from(*code),
+            Self::Command(code) | Self::NotStarted(code, _) => ExitCode::from(*code),
         }
     }
 }

@@ -27,6 +27,10 @@ pub(crate) struct LifeArgs {
 }
 
 impl LifeArgs {
+    pub(crate) fn is_asked_for(&self) -> bool {
+        self.exit_with_parent
+    }
+
     pub(crate) fn watch(&self) -> anyhow::Result<()> {
         if !self.exit_with_parent {
             return Ok(());

@@ -27,11 +27,13 @@ mod member;
 mod open_files;
 mod otlp;
 mod output;
+mod run;
 mod sidecar;
 mod source;
 mod status;
 mod token;
 mod version;
+mod wait;
 mod why;
 
 use std::process::ExitCode;
@@ -45,18 +47,20 @@ use crate::{
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
-    match run(cli) {
+    match start(cli) {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => failure.report(),
     }
 }
 
-fn run(cli: Cli) -> Result<(), Failure> {
+fn start(cli: Cli) -> Result<(), Failure> {
     logging::start(&cli.log, cli.command.default_log())?;
     match cli.command {
         Command::Demo(args) => demo::run(args),
         Command::ControlPlane(args) => control_plane::run(*args),
         Command::Sidecar(args) => sidecar::run(*args),
+        Command::Run(args) => run::run(*args),
+        Command::Wait(args) => wait::run(&args),
         Command::Agent(args) => agent::run(*args),
         Command::Apply(args) => apply::run(&args),
         Command::Analyze(args) => analyze::run(&args),

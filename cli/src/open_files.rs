@@ -2,6 +2,13 @@
 
 use tracing::warn;
 
+/// As [`raise_limit`]; gives what it was before, for programs that we start.
+pub(crate) fn raise_limit_from() -> Option<u64> {
+    let before = rlimit::Resource::NOFILE.get();
+    raise_limit();
+    before.ok().map(|(soft, _)| soft)
+}
+
 /// Raises the limit on open files to what this process may have without asking anybody (`ulimit -Hn`).
 pub(crate) fn raise_limit() {
     if let Err(error) = rlimit::increase_nofile_limit(rlimit::INFINITY) {

@@ -10,7 +10,8 @@ use std::{
 use anyhow::{Context as _, bail};
 use clap::Args;
 use outrigger_sidecar::{
-    App, Bootstrap, Config, ControlPlaneError, Discovery, PolicyHeader, RunError, XdsProtocol,
+    App, Bootstrap, CommandError, Config, ControlPlaneError, Discovery, PolicyHeader, RunError,
+    XdsProtocol,
 };
 
 use crate::{
@@ -183,9 +184,54 @@ struct TuningArgs {
     /// always, everybody; never, nobody. The log and the span always say it.
     #[arg(long, default_value = "mesh", value_name = "WHOM", value_parser = policy_header, env = "OUTRIGGER_POLICY_HEADER")]
     policy_header: PolicyHeader,
-    /// How long a drain waits for requests in flight.
+    /// How long a drain goes on serving what is new, at most: until others have heard that this instance leaves and have
+    /// gone elsewhere, and the application does not listen any more.
+    #[arg(long, default_value = "5s", value_parser = duration::parse, env = "OUTRIGGER_DRAIN_TIME")]
+    drain_time: Duration,
+    /// How long it does so at least: for a load balancer that looks at the readiness port every few seconds.
+    #[arg(long, default_value = "0s", value_parser = duration::parse_or_zero, env = "OUTRIGGER_DRAIN_DELAY")]
+    drain_delay: Duration,
+    /// How long it then waits for requests in flight.
     #[arg(long, default_value = "30s", value_parser = duration::parse, env = "OUTRIGGER_DRAIN_TIMEOUT")]
     drain_timeout: Duration,
+}
+
+impl SidecarArgs {
+    /// The port of the application is to be picked, and told to it.
+    pub(crate) fn pick_app_port(&mut self) -> Result<bool, Failure> {
+        let Some(app) = self.app.app.as_mut().filter(|app| app.port() == 0) else {
+            return Ok(false);
+        };
+        if self.app.port.is_none() {
+            return Err(Failure::Misused(format!(
+                "--app {app} lets the application have any port, so --port has to say by which one others call it"
+            )));
+        }
+        // Free now, and most likely still when the application takes it: the kernel gives such ports out in turn.
+        let free = std::net::TcpListener::bind(*app).and_then(|listener| listener.local_addr());
+        *app = free.with_context(|| format!("looking for a free port on {}", app.ip()))?;
+        Ok(true)
+    }
+
+    /// Ports that nobody chose become any that is free.
+    pub(crate) fn free_ports(&mut self) {
+        let site = &mut self.listen.site;
+        for (address, usual) in [
+            (&mut self.listen.outbound, 15080),
+            (&mut self.listen.inbound, 15006),
+            (&mut self.listen.admin, 15000),
+            (&mut site.metrics, 15020),
+            (&mut site.readiness, 15021),
+        ] {
+            if address.port() == usual {
+                address.set_port(0);
+            }
+        }
+    }
+
+    pub(crate) fn ends_with_parent(&self) -> bool {
+        self.life.is_asked_for()
+    }
 }
 
 pub(crate) fn run(args: SidecarArgs) -> Result<(), Failure> {
@@ -205,11 +251,22 @@ pub(crate) fn failure(error: RunError) -> Failure {
             | ControlPlaneError::NoRoot
             | ControlPlaneError::Token,
         ) => Failure::Misused(error.to_string()),
+        RunError::Command(error) => command_failure(error),
         other => other.into(),
     }
 }
 
-fn config(args: SidecarArgs) -> Result<Config, Failure> {
+/// A command that did not start ends us as a shell says it.
+pub(crate) fn command_failure(error: CommandError) -> Failure {
+    match error {
+        CommandError::Empty => Failure::Misused(error.to_string()),
+        CommandError::Start { .. } | CommandError::Signals(_) => {
+            Failure::NotStarted(error.exit_code(), error.into())
+        }
+    }
+}
+
+pub(crate) fn config(args: SidecarArgs) -> Result<Config, Failure> {
     let SidecarArgs {
         mut control,
         workload,
@@ -265,6 +322,8 @@ fn config(args: SidecarArgs) -> Result<Config, Failure> {
         lease_ttl: tuning.lease.lease_ttl,
         heartbeat_interval: tuning.lease.heartbeat_interval,
         policy_header: tuning.policy_header,
+        drain_time: tuning.drain_time,
+        drain_delay: tuning.drain_delay,
         drain_timeout: tuning.drain_timeout,
     })
 }

@@ -11,7 +11,6 @@
 mod bootstrap;
 mod bundle;
 mod check;
-mod command;
 mod envoy;
 pub(crate) mod files;
 mod pages;
@@ -24,7 +23,10 @@ use std::{
     io::{self, Write as _},
     net::{IpAddr, SocketAddr, TcpListener},
     path::PathBuf,
-    sync::{Arc, atomic::Ordering},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
@@ -39,13 +41,14 @@ use tokio::{
 use crate::{
     App, RunError, Workload,
     admin::{self, Port},
+    command::{Command, CommandError, Environment},
     control::{Control, First, pinned_roots},
     identity::{
         Credential, IdentityStore, Issued, Issuer, chain, verify::sha256, workload_api::WorkloadApi,
     },
     readiness::{self, AppHealth},
     register::{self, Registered, Registrar},
-    run::{CONTROL_THREADS, SETTLE, Signals, bind},
+    run::{CONTROL_THREADS, End, SETTLE, Signals, bind},
     shared::Shared,
     tls::files::Allowed,
     vitals::Vitals,
@@ -53,13 +56,15 @@ use crate::{
 
 use bootstrap::Place;
 use bundle::Roots;
-use command::Command;
 pub use envoy::EnvoyListeners;
 use files::CertificateFiles;
 pub use files::FilesError;
 use pages::AgentSite;
 use relay::Relay;
 use sds::Secrets;
+
+/// Where gRPC libraries look for their bootstrap file.
+const BOOTSTRAP: &str = "GRPC_XDS_BOOTSTRAP";
 
 /// Settings of one agent. Addresses with port 0 pick a free port; the ready line says which.
 #[derive(Clone, Debug)]
@@ -119,15 +124,9 @@ pub enum AgentError {
     /// The directory of the certificates.
     #[error("--dir cannot be used")]
     Files(#[from] FilesError),
-    /// The application cannot be started.
-    #[error("cannot start the command {program:?}; is it installed, and executable?")]
-    Command {
-        /// Its first word.
-        program: String,
-        /// Cause.
-        #[source]
-        source: io::Error,
-    },
+    /// The application does not start.
+    #[error(transparent)]
+    Command(#[from] CommandError),
     /// The socket that an Envoy has its key from.
     #[error("the socket of secrets {} cannot be had", path.display())]
     Socket {
@@ -137,9 +136,6 @@ pub enum AgentError {
         #[source]
         source: io::Error,
     },
-    /// There is no program in it.
-    #[error("the command is empty; give a program after --")]
-    NoCommand,
 }
 
 /// Runs until a signal, `POST /drain` or the end of the command ends it; gives the exit code, which is the command's if
@@ -299,7 +295,9 @@ async fn supervise(parts: Parts, sockets: Sockets) -> Result<u8, AgentError> {
             Arc::default(),
         ));
     }
+    let mut signals = Signals::new().map_err(RunError::Start)?;
     let mut agent = Agent {
+        typed: signals.typed(),
         site: Arc::clone(&site),
         config,
         shared,
@@ -313,7 +311,6 @@ async fn supervise(parts: Parts, sockets: Sockets) -> Result<u8, AgentError> {
         command: None,
         leave: None,
     };
-    let mut signals = Signals::new().map_err(RunError::Start)?;
     let end = tokio::select! {
         ended = agent.serve() => End::Command(ended?),
         signal = signals.next() => End::Asked(signal),
@@ -323,14 +320,6 @@ async fn supervise(parts: Parts, sockets: Sockets) -> Result<u8, AgentError> {
         code = agent.drain(end) => code,
         _ = signals.next() => Err(RunError::Interrupted.into()),
     }
-}
-
-/// Why it is over.
-#[derive(Clone, Copy, Debug)]
-enum End {
-    /// The command has ended, with this code.
-    Command(u8),
-    Asked(SignalKind),
 }
 
 /// Everything that runs.
@@ -349,6 +338,8 @@ struct Agent {
     /// Ended with the agent.
     tasks: JoinSet<()>,
     command: Option<Command>,
+    /// Set while what is typed reaches the command without us.
+    typed: Arc<AtomicBool>,
     /// Tells the registrar to say goodbye.
     leave: Option<(oneshot::Sender<()>, tokio::task::JoinHandle<Registered>)>,
 }
@@ -375,7 +366,9 @@ impl Agent {
             self.say_ready(&file, ip).map_err(RunError::Start)?;
         } else {
             tracing::info!(bootstrap = %file.display(), "starting the command");
-            self.command = Some(Command::start(&command, &file)?);
+            let environment = Environment::default().with(BOOTSTRAP, &file);
+            self.command = Some(Command::start(&command, &environment)?);
+            self.typed.store(true, Ordering::Relaxed);
         }
         let health = self.watch_app();
         self.start_registration(ip, health);

@@ -108,7 +108,11 @@ pub struct Config {
     pub heartbeat_interval: Duration,
     /// Who is told which policy denied a request. Default: callers with a verified identity.
     pub policy_header: PolicyHeader,
-    /// How long a drain waits for requests in flight. Default 30 s.
+    /// How long a drain goes on serving what is new, at most, so that others have time to go elsewhere. Default 5 s.
+    pub drain_time: Duration,
+    /// How long it does so at least, for those who only see that readiness says no. Default 0.
+    pub drain_delay: Duration,
+    /// How long a drain waits for requests in flight after that, and for a command that was asked to end. Default 30 s.
     pub drain_timeout: Duration,
 }
 

@@ -75,22 +75,30 @@ pub(crate) struct Accepted {
 pub(crate) struct Seat {
     pub(crate) commands: mpsc::Sender<Command>,
     pub(crate) connections: Arc<AtomicUsize>,
+    /// Those of them that others have opened.
+    pub(crate) inbound: Arc<AtomicUsize>,
 }
 
 /// Counts one connection of a worker until it is dropped.
 #[derive(Debug)]
 pub(crate) struct Load {
     connections: Arc<AtomicUsize>,
+    inbound: Option<Arc<AtomicUsize>>,
     total: prometheus::IntGauge,
 }
 
 impl Load {
-    fn new(seat: &Seat, telemetry: &Telemetry) -> Self {
+    fn new(seat: &Seat, direction: Direction, telemetry: &Telemetry) -> Self {
         seat.connections.fetch_add(1, Ordering::Relaxed);
+        let inbound = (direction == Direction::Inbound).then(|| Arc::clone(&seat.inbound));
+        if let Some(inbound) = &inbound {
+            inbound.fetch_add(1, Ordering::Relaxed);
+        }
         let total = telemetry.metrics.connections.clone();
         total.inc();
         Self {
             connections: Arc::clone(&seat.connections),
+            inbound,
             total,
         }
     }
@@ -99,6 +107,9 @@ impl Load {
 impl Drop for Load {
     fn drop(&mut self) {
         self.connections.fetch_sub(1, Ordering::Relaxed);
+        if let Some(inbound) = &self.inbound {
+            inbound.fetch_sub(1, Ordering::Relaxed);
+        }
         self.total.dec();
     }
 }
@@ -329,7 +340,7 @@ impl Accepting {
             stream,
             remote,
             bound: Arc::clone(&self.bound),
-            load: Load::new(seat, &self.telemetry),
+            load: Load::new(seat, self.bound.direction, &self.telemetry),
         };
         if seat.commands.try_send(Command::Accepted(accepted)).is_err() {
             // The worker is far behind: a closed connection tells the caller sooner than a queue would.

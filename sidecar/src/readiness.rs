@@ -20,6 +20,8 @@ use crate::{App, Readiness, shared::Shared, vitals::Vitals};
 
 /// Before the first success; applications take their time to start.
 const STARTING: Duration = Duration::from_millis(250);
+/// An application that has not answered by then is worth a warning.
+const SLOW: Duration = Duration::from_secs(5);
 
 /// What we tell others about the application.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -119,6 +121,7 @@ pub(crate) async fn watch(
 ) {
     let mut judge = Judge::new(app.readiness.clone());
     let mut is_said = false;
+    let started = Instant::now();
     loop {
         // From begin to begin: a check that waits for its timeout does not delay the next.
         let began = Instant::now();
@@ -132,7 +135,10 @@ pub(crate) async fn watch(
             } else {
                 tracing::info!(app = %app.address, health = ?now, "application's readiness changed");
             }
-        } else if now == AppHealth::Unknown && !std::mem::replace(&mut is_said, true) {
+        } else if now == AppHealth::Unknown
+            && started.elapsed() >= SLOW
+            && !std::mem::replace(&mut is_said, true)
+        {
             tracing::warn!(app = %app.address, ?check, "application has not answered yet");
         }
         tokio::select! {

@@ -6,6 +6,9 @@
 //! ```
 
 pub(crate) mod check;
+mod launch;
+mod leave;
+mod signals;
 mod sockets;
 #[cfg(test)]
 mod tests;
@@ -13,23 +16,30 @@ mod tests;
 use std::{
     io::{self, Write as _},
     net::{IpAddr, SocketAddr},
-    sync::{Arc, Mutex, OnceLock, atomic::Ordering},
+    path::PathBuf,
+    sync::{
+        Arc, Mutex, OnceLock,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
 use outrigger_proto::envoy::config::core::v3::Node;
 use tokio::{
-    signal::unix::{Signal, SignalKind, signal},
+    signal::unix::SignalKind,
     sync::{Notify, oneshot, watch},
     task::JoinSet,
+    time::timeout,
 };
 
 use crate::{
     Config, Discovery, XdsProtocol,
     admin::{self, Port, Site},
+    command::{Command, CommandError},
     control::{Control, ControlPlaneError},
     identity::{
-        Credential, IdentityStore, Issuer, chain, delivered::Delivered, workload_api::WorkloadApi,
+        Credential, IdentityStore, Issuer, chain, delivered::Delivered, unix_now,
+        workload_api::WorkloadApi,
     },
     jwks,
     quota::{self, client::Shares},
@@ -47,6 +57,8 @@ use crate::{
     },
 };
 
+pub use launch::{Launch, ProxyEnv};
+pub(crate) use signals::{End, Signals};
 pub(crate) use sockets::bind;
 use sockets::{Addresses, Sockets};
 
@@ -89,9 +101,34 @@ pub enum RunError {
     /// Threads, signals or standard output.
     #[error("cannot start")]
     Start(#[from] io::Error),
-    /// A second signal ended the process before it was drained.
-    #[error("ended by a second signal before the drain was over")]
+    /// Further signals ended the process before it was drained.
+    #[error("ended by a further signal before the drain was over")]
     Interrupted,
+    /// There is nothing to start the application for.
+    #[error(
+        "the sidecar was not ready after {waited:?} (--start-timeout), the command was not started: {missing}; \
+         is the control plane at {control_plane} up?"
+    )]
+    NotReady {
+        /// As set.
+        control_plane: String,
+        /// As set.
+        waited: Duration,
+        /// In words.
+        missing: String,
+    },
+    /// Where the ready line is to be written.
+    #[error("cannot write --ready-file {}", path.display())]
+    ReadyFile {
+        /// As set.
+        path: PathBuf,
+        /// Cause.
+        #[source]
+        source: io::Error,
+    },
+    /// The application.
+    #[error(transparent)]
+    Command(#[from] CommandError),
 }
 
 /// Runs a sidecar until a signal or `POST /drain` ends it. Prints the ready line on standard output.
@@ -99,6 +136,19 @@ pub enum RunError {
 /// # Errors
 /// [`RunError`].
 pub fn run(config: Config) -> Result<(), RunError> {
+    start(config, None).map(drop)
+}
+
+/// Runs a sidecar, and an application once the sidecar is ready; ends with the application, or asks it to end when a
+/// signal or `POST /drain` comes. Gives the application's exit code. Standard input and output are the application's.
+///
+/// # Errors
+/// [`RunError`].
+pub fn run_with(config: Config, launch: Launch) -> Result<u8, RunError> {
+    start(config, Some(launch))
+}
+
+fn start(config: Config, launch: Option<Launch>) -> Result<u8, RunError> {
     check::check(&config)?;
     let shared = Shared::new(Allowed::new(&config.tls_files));
     let control = Arc::new(Control::new(&config, Arc::clone(&shared))?);
@@ -108,17 +158,32 @@ pub fn run(config: Config) -> Result<(), RunError> {
         .thread_name("control")
         .enable_all()
         .build()?;
-    let result = runtime.block_on(supervise(config, shared, control, sockets));
+    let parts = Parts {
+        config,
+        launch,
+        shared,
+        control,
+    };
+    let result = runtime.block_on(supervise(parts, sockets));
     runtime.shutdown_timeout(Duration::from_secs(1));
     result
 }
 
-async fn supervise(
+/// What is made before anything runs.
+struct Parts {
     config: Config,
+    launch: Option<Launch>,
     shared: Arc<Shared>,
     control: Arc<Control>,
-    sockets: Sockets,
-) -> Result<(), RunError> {
+}
+
+async fn supervise(parts: Parts, sockets: Sockets) -> Result<u8, RunError> {
+    let Parts {
+        config,
+        launch,
+        shared,
+        control,
+    } = parts;
     let addresses = Addresses::of(&sockets)?;
     let telemetry = Telemetry::start(&config);
     let registry = &telemetry.metrics.registry;
@@ -163,10 +228,14 @@ async fn supervise(
     tasks.spawn(sweep(Arc::clone(&shared)));
     tasks.spawn(reread(Arc::clone(&shared)));
     tasks.spawn(jwks::run(Arc::clone(&shared), Arc::clone(&telemetry)));
+    let mut signals = Signals::new()?;
     let mut sidecar = Sidecar {
         shares: Shares::new(&shared),
         give_up: None,
         config,
+        launch,
+        command: None,
+        typed: signals.typed(),
         shared,
         control,
         vitals,
@@ -177,16 +246,16 @@ async fn supervise(
         tasks,
         leave: None,
     };
-    let mut signals = Signals::new()?;
     let site = Arc::clone(&sidecar.site);
+    let end = tokio::select! {
+        ended = sidecar.serve() => End::Command(ended?),
+        signal = signals.next() => End::Asked(signal),
+        () = site.drain.notified() => End::Asked(SignalKind::terminate()),
+    };
+    let (hurry, hurried) = watch::channel(false);
     tokio::select! {
-        result = sidecar.serve() => match result? {},
-        _ = signals.next() => {}
-        () = site.drain.notified() => {}
-    }
-    tokio::select! {
-        () = sidecar.drain() => Ok(()),
-        _ = signals.next() => Err(RunError::Interrupted),
+        code = sidecar.drain(end, hurried) => code,
+        () = signals.twice(&hurry) => Err(RunError::Interrupted),
     }
 }
 
@@ -219,33 +288,13 @@ async fn reread(shared: Arc<Shared>) {
     }
 }
 
-/// SIGTERM and SIGINT.
-#[derive(Debug)]
-pub(crate) struct Signals {
-    terminate: Signal,
-    interrupt: Signal,
-}
-
-impl Signals {
-    pub(crate) fn new() -> io::Result<Self> {
-        Ok(Self {
-            terminate: signal(SignalKind::terminate())?,
-            interrupt: signal(SignalKind::interrupt())?,
-        })
-    }
-
-    /// Which of them came.
-    pub(crate) async fn next(&mut self) -> SignalKind {
-        tokio::select! {
-            _ = self.terminate.recv() => SignalKind::terminate(),
-            _ = self.interrupt.recv() => SignalKind::interrupt(),
-        }
-    }
-}
-
 /// Everything that runs.
 struct Sidecar {
     config: Config,
+    launch: Option<Launch>,
+    command: Option<Command>,
+    /// Set while what is typed reaches the command without us.
+    typed: Arc<AtomicBool>,
     shared: Arc<Shared>,
     control: Arc<Control>,
     vitals: Arc<Vitals>,
@@ -263,8 +312,40 @@ struct Sidecar {
 }
 
 impl Sidecar {
-    /// Starts everything and then waits for ever.
-    async fn serve(&mut self) -> Result<std::convert::Infallible, RunError> {
+    /// Starts everything; ends when the command does, with its code.
+    async fn serve(&mut self) -> Result<u8, RunError> {
+        let limit = self.launch.as_ref().map(|launch| launch.ready_timeout);
+        // One that runs already is known before it is registered.
+        let running = limit.is_none().then(|| self.watch_app()).flatten();
+        let prepared = match limit.filter(|limit| !limit.is_zero()) {
+            None => self.prepare().await,
+            Some(limit) => timeout(limit, self.prepare())
+                .await
+                .unwrap_or_else(|_elapsed| Err(self.not_ready(limit))),
+        };
+        let ip = prepared?;
+        let ready = self.addresses.ready(&self.shown());
+        match self.launch.take() {
+            None => {
+                let mut stdout = io::stdout().lock();
+                writeln!(stdout, "ready {ready}")?;
+                stdout.flush()?;
+            }
+            Some(launch) => {
+                self.launch(&launch, &ready)?;
+                self.launch = Some(launch);
+            }
+        }
+        let health = running.or_else(|| self.watch_app());
+        self.start_registration(ip, health);
+        match &mut self.command {
+            Some(command) => Ok(command.ended().await?),
+            None => std::future::pending().await,
+        }
+    }
+
+    /// Until requests can be served. Gives the address that others reach us at.
+    async fn prepare(&mut self) -> Result<IpAddr, RunError> {
         let store = IdentityStore::new(Arc::clone(&self.shared));
         let roots_come_along =
             self.config.spiffe_endpoint.is_some() || self.config.has_delivered_identity();
@@ -273,7 +354,6 @@ impl Sidecar {
         } else {
             store
         });
-        let health = self.watch_app();
         if self.control.is_tls() {
             self.get_identity(&store).await?;
         }
@@ -286,8 +366,32 @@ impl Sidecar {
         let configured = self.start_xds(ip, store);
         self.wait_until_configured(configured).await?;
         self.vitals.configured.store(true, Ordering::Relaxed);
-        self.start_registration(ip, health);
-        std::future::pending().await
+        Ok(ip)
+    }
+
+    fn not_ready(&self, waited: Duration) -> RunError {
+        let missing = self.vitals.missing(&self.shared, unix_now());
+        RunError::NotReady {
+            control_plane: self.config.control_plane.clone(),
+            waited,
+            missing: missing.join("; "),
+        }
+    }
+
+    fn launch(&mut self, launch: &Launch, ready: &serde_json::Value) -> Result<(), RunError> {
+        if let Some(path) = &launch.ready_file {
+            launch::write_ready(path, ready).map_err(|source| RunError::ReadyFile {
+                path: path.clone(),
+                source,
+            })?;
+        }
+        tracing::info!(%ready, "starting the command");
+        let app = self.config.app.as_ref();
+        let port = app.map(|app| app.address.port());
+        let environment = launch::environment_here(launch, &self.addresses, ready, port);
+        self.command = Some(Command::start(&launch.command, &environment)?);
+        self.typed.store(true, Ordering::Relaxed);
+        Ok(())
     }
 
     fn has_identity(&self) -> bool {
@@ -411,7 +515,7 @@ impl Sidecar {
         self.tasks.spawn(client.run(left));
     }
 
-    /// First configuration applied, listeners bound; then the ready line.
+    /// First configuration applied, listeners bound.
     async fn wait_until_configured(
         &self,
         mut configured: watch::Receiver<bool>,
@@ -432,22 +536,22 @@ impl Sidecar {
         let bound = listeners
             .wait_for(|states| wanted.iter().all(|name| states.contains_key(name)))
             .await;
-        let states = bound.map_err(io::Error::other)?.clone();
-        let mut shown = Vec::new();
-        for (name, state) in states {
-            match state {
-                ListenerState::Bound(address) if !self.is_fixed(address) => {
-                    shown.push((name, address));
-                }
-                // What is not open has been said where it was tried.
-                ListenerState::Bound(_) | ListenerState::Failed(_) => {}
-            }
-        }
-        let line = format!("ready {}\n", self.addresses.ready(&shown));
-        let mut stdout = io::stdout().lock();
-        stdout.write_all(line.as_bytes())?;
-        stdout.flush()?;
+        bound.map(drop).map_err(io::Error::other)?;
         Ok(())
+    }
+
+    /// The listeners of the ready line.
+    fn shown(&self) -> Vec<(String, SocketAddr)> {
+        let states = self.workers.listeners();
+        let states = states.borrow();
+        let bound = states.iter().filter_map(|(name, state)| match state {
+            ListenerState::Bound(address) => Some((name.clone(), *address)),
+            // What is not open has been said where it was tried.
+            ListenerState::Failed(_) => None,
+        });
+        bound
+            .filter(|(_, address)| !self.is_fixed(*address))
+            .collect()
     }
 
     fn is_fixed(&self, address: SocketAddr) -> bool {
@@ -469,42 +573,5 @@ impl Sidecar {
         };
         let (leave, left) = oneshot::channel();
         self.leave = Some((leave, tokio::spawn(registrar.run(health, left))));
-    }
-
-    /// Others first hear that we leave, then nothing new is taken, then what is in flight is finished.
-    async fn drain(mut self) {
-        tracing::info!("draining");
-        let mut registered = None;
-        if let Some((leave, registrar)) = self.leave.take() {
-            if leave.send(()).is_err() {
-                tracing::debug!("the registrar has ended already");
-            }
-            registered = registrar.await.ok();
-            if registered.as_ref().is_some_and(Registered::is_known) {
-                tokio::time::sleep(SETTLE.min(self.config.drain_timeout)).await;
-            }
-        }
-        self.shared.draining.store(true, Ordering::Release);
-        self.shared.drain.send_replace(true);
-        let cut_off = self.workers.drain(self.config.drain_timeout).await;
-        if cut_off > 0 {
-            tracing::warn!(
-                connections = cut_off,
-                "drain timeout is over, connections were cut off"
-            );
-        }
-        if let Some(registered) = registered {
-            registered.deregister().await;
-        }
-        if let Some(give_up) = self.give_up.take() {
-            let (tell, told) = oneshot::channel();
-            if give_up.send(tell).is_ok() {
-                // Without a goodbye the shares are free when the lease is over.
-                drop(tokio::time::timeout(FLUSH_TIMEOUT, told).await);
-            }
-        }
-        self.telemetry.flush(FLUSH_TIMEOUT).await;
-        self.tasks.abort_all();
-        tracing::info!("drained");
     }
 }

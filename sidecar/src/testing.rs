@@ -198,6 +198,8 @@ pub(crate) fn config() -> Config {
         lease_ttl: Duration::from_secs(30),
         heartbeat_interval: Duration::from_secs(10),
         policy_header: crate::PolicyHeader::Mesh,
+        drain_time: Duration::from_secs(5),
+        drain_delay: Duration::ZERO,
         drain_timeout: Duration::from_secs(5),
     }
 }

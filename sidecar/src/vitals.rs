@@ -75,12 +75,11 @@ impl Vitals {
         }
     }
 
-    pub(crate) fn ready(&self, shared: &Shared, unix_now: u64) -> Ready {
+    /// Whether calls can be made and taken, if there is somebody to take them: an application that waits for us is not
+    /// waited for.
+    pub(crate) fn started(&self, shared: &Shared, unix_now: u64) -> Ready {
         let mut missing = Vec::new();
         let mut warnings = Vec::new();
-        if shared.draining.load(Ordering::Relaxed) {
-            missing.push("draining".to_owned());
-        }
         match shared.identity.load_full() {
             None if self.needs_identity => missing.push("no certificate yet".to_owned()),
             Some(identity) if identity.not_after <= unix_now => {
@@ -96,6 +95,29 @@ impl Vitals {
         }
         if !self.configured.load(Ordering::Relaxed) {
             missing.push("no configuration yet".to_owned());
+        }
+        if missing.is_empty() {
+            Ready::Yes(warnings)
+        } else {
+            Ready::No(missing)
+        }
+    }
+
+    /// What keeps us from having [`Self::started`].
+    pub(crate) fn missing(&self, shared: &Shared, unix_now: u64) -> Vec<String> {
+        match self.started(shared, unix_now) {
+            Ready::Yes(_) => Vec::new(),
+            Ready::No(missing) => missing,
+        }
+    }
+
+    pub(crate) fn ready(&self, shared: &Shared, unix_now: u64) -> Ready {
+        let (mut missing, warnings) = match self.started(shared, unix_now) {
+            Ready::Yes(warnings) => (Vec::new(), warnings),
+            Ready::No(missing) => (missing, Vec::new()),
+        };
+        if shared.draining.load(Ordering::Relaxed) {
+            missing.insert(0, "draining".to_owned());
         }
         match self.app() {
             Some(AppHealth::Unknown) => missing.push("application has not answered yet".to_owned()),

@@ -12,10 +12,7 @@ use std::{
     io,
     net::SocketAddr,
     rc::Rc,
-    sync::{
-        Arc,
-        atomic::{AtomicUsize, Ordering},
-    },
+    sync::{Arc, atomic::Ordering},
     thread,
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
@@ -86,6 +83,8 @@ pub(crate) enum Command {
     Accepted(Accepted),
     /// A request elsewhere waits for a connection of this cluster: give one up.
     Shed(ClusterSlot),
+    /// Tell peers to go elsewhere; serve them until they have.
+    Leave,
     /// End all connections gracefully.
     Drain,
     /// End.
@@ -135,7 +134,8 @@ pub(crate) fn start_with(
         .iter()
         .map(|commands| Seat {
             commands: commands.clone(),
-            connections: Arc::new(AtomicUsize::new(0)),
+            connections: Arc::default(),
+            inbound: Arc::default(),
         })
         .collect();
     crate::telemetry::breakers::register(telemetry, shared);
@@ -193,6 +193,12 @@ impl Workers {
         self.seats.iter().map(of).sum()
     }
 
+    /// Of these, the ones that others have opened.
+    pub(crate) fn inbound_connections(&self) -> usize {
+        let of = |seat: &Seat| seat.inbound.load(Ordering::Relaxed);
+        self.seats.iter().map(of).sum()
+    }
+
     /// One entry for every cluster that has had a connection.
     pub(crate) fn pools(&self) -> Vec<PoolStats> {
         self.gates.stats()
@@ -208,16 +214,39 @@ impl Workers {
         self.gates.follow_shares();
     }
 
-    /// Stops accepting, ends every connection after its last response (`Connection: close`, GOAWAY), waits at most
-    /// `timeout`, then ends the threads. Says how many connections were cut off.
+    /// From now on what others have opened ends after a response (`Connection: close`, GOAWAY), the first one of a new
+    /// connection as well. One that is idle stays: its peer may be sending a request at this moment.
+    pub(crate) fn leave(&self) {
+        self.tell(|| Command::Leave);
+    }
+
+    /// As [`Self::drain_until`], without a hurry.
+    #[cfg(test)]
     pub(crate) async fn drain(&self, timeout: Duration) -> usize {
+        self.drain_until(timeout, std::future::pending()).await
+    }
+
+    /// Stops accepting, ends every connection after its last response (`Connection: close`, GOAWAY), waits at most
+    /// `timeout` and until `hurry`, then ends the threads. Says how many connections were cut off.
+    pub(crate) async fn drain_until(
+        &self,
+        timeout: Duration,
+        hurry: impl Future<Output = ()>,
+    ) -> usize {
         let until = Instant::now() + timeout;
         self.shared.draining.store(true, Ordering::Relaxed);
         self.shared.drain.send_replace(true);
         self.stop_accepting.send_replace(true);
         self.tell(|| Command::Drain);
-        while self.connections() > 0 && Instant::now() < until {
-            tokio::time::sleep(DRAIN_LOOK).await;
+        let ended = async {
+            while self.connections() > 0 && Instant::now() < until {
+                tokio::time::sleep(DRAIN_LOOK).await;
+            }
+        };
+        tokio::select! {
+            biased;
+            () = ended => {}
+            () = hurry => {}
         }
         let cut = self.connections();
         self.tell(|| Command::Stop);
@@ -298,6 +327,7 @@ pub(crate) struct Worker {
     now: Rc<Cell<Moment>>,
     connections: RefCell<BTreeMap<u64, Rc<Connection>>>,
     next_connection: Cell<u64>,
+    leaving: Cell<bool>,
     draining: Cell<bool>,
     identity: Cell<Option<u64>>,
 }
@@ -326,6 +356,7 @@ impl Worker {
             now: Rc::new(Cell::new(now)),
             connections: RefCell::new(BTreeMap::new()),
             next_connection: Cell::new(0),
+            leaving: Cell::new(false),
             draining: Cell::new(false),
             identity: Cell::new(None),
             shared: seed.shared,
@@ -378,6 +409,7 @@ impl Worker {
                         drop(tokio::task::spawn_local(downstream::serve(Rc::clone(&self), accepted)));
                     }
                     Some(Command::Shed(slot)) => self.pools.shed(slot),
+                    Some(Command::Leave) => self.leave(),
                     Some(Command::Drain) => self.drain(),
                     Some(Command::Stop) | None => break,
                 },
@@ -437,6 +469,13 @@ impl Worker {
         }
     }
 
+    fn leave(&self) {
+        self.leaving.set(true);
+        for connection in self.connections.borrow().values() {
+            connection.leave();
+        }
+    }
+
     fn drain(&self) {
         self.draining.set(true);
         for connection in self.connections.borrow().values() {
@@ -451,6 +490,9 @@ impl Worker {
         self.connections
             .borrow_mut()
             .insert(number, Rc::clone(connection));
+        if self.leaving.get() {
+            connection.leave();
+        }
         if self.draining.get() {
             connection.order(Order::EndGracefully);
         }

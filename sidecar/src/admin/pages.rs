@@ -31,6 +31,7 @@ pub(super) static PAGES: &[Entry<Site>] = &[
     Entry { path: "/config_dump", ports: &[Port::Admin], changes: false, help: "resources in force and refused; ?resource=cluster|endpoint|listener|route|virtual_host|secret, ?name=PART", show: dump::show },
     Entry { path: "/drain", ports: &[Port::Admin], changes: true, help: "deregister, finish what is in flight, and end", show: drain },
     Entry { path: "/healthz/ready", ports: &[Port::Readiness], changes: false, help: "200 when this sidecar takes traffic", show: |site, _| ready(&site.vitals, &site.shared) },
+    Entry { path: "/healthz/started", ports: &[Port::Readiness], changes: false, help: "200 once this sidecar can be used, whether its application is there or not", show: |site, _| started(&site.vitals, &site.shared) },
     Entry { path: "/help", ports: &[Port::Admin, Port::Metrics, Port::Readiness], changes: false, help: "this list", show: |_, _| help(PAGES) },
     Entry { path: "/listeners", ports: &[Port::Admin], changes: false, help: "listeners and where they are bound; ?format=json", show: listeners },
     Entry { path: "/logging", ports: &[Port::Admin], changes: true, help: "change the log level; ?level=debug or any filter", show: |_, query| logging(query) },
@@ -72,7 +73,16 @@ pub(crate) fn help<S>(pages: &[Entry<S>]) -> Page {
 }
 
 pub(crate) fn ready(vitals: &Vitals, shared: &Shared) -> Page {
-    match vitals.ready(shared, unix_now()) {
+    page_of(vitals.ready(shared, unix_now()))
+}
+
+/// What an application that waits for its sidecar asks.
+pub(crate) fn started(vitals: &Vitals, shared: &Shared) -> Page {
+    page_of(vitals.started(shared, unix_now()))
+}
+
+fn page_of(ready: Ready) -> Page {
+    match ready {
         Ready::Yes(warnings) => {
             let warnings: String = warnings.iter().map(|w| format!("warning: {w}\n")).collect();
             text(StatusCode::OK, format!("LIVE\n{warnings}"))

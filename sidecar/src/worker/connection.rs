@@ -14,7 +14,7 @@ use std::{
 };
 
 use outrigger_core::{
-    Caller, ConnectionSettings, FilterChain, FilterChains, Greeting, Moment, PeerNames,
+    Caller, ConnectionSettings, Direction, FilterChain, FilterChains, Greeting, Moment, PeerNames,
 };
 use rustls_pki_types::CertificateDer;
 use tokio::sync::Notify;
@@ -78,6 +78,8 @@ pub(crate) struct Connection {
     /// Of a connection of bytes whose upstream is under mTLS.
     pub(crate) server: RefCell<Option<Server>>,
     order: Cell<Order>,
+    /// It ends after its next response.
+    leaving: Cell<bool>,
     changed: Notify,
     /// When it ends even if something is still under way.
     cut_at: Cell<Option<Moment>>,
@@ -85,8 +87,10 @@ pub(crate) struct Connection {
     now: Rc<Cell<Moment>>,
     idle_since: Cell<Moment>,
     opened: Moment,
-    /// Requests so far.
+    /// Requests so far, where there may be so many only.
     requests: Cell<u32>,
+    /// It has brought a request.
+    served: Cell<bool>,
     /// What its listener says about its end.
     pub(crate) settings: ConnectionSettings,
     head_since: Cell<Option<Moment>>,
@@ -112,12 +116,14 @@ impl Connection {
             expires: None,
             server: RefCell::new(None),
             order: Cell::new(Order::Serve),
+            leaving: Cell::new(false),
             changed: Notify::new(),
             cut_at: Cell::new(None),
             active: Cell::new(0),
             idle_since: Cell::new(now.get()),
             opened: now.get(),
             requests: Cell::new(0),
+            served: Cell::new(false),
             settings: ConnectionSettings::default(),
             head_since: Cell::new(None),
             http2: Cell::new(false),
@@ -162,6 +168,18 @@ impl Connection {
         self.order(Order::EndGracefully);
     }
 
+    /// Of others, which are to go elsewhere: ends after the response in flight or else the next one. An idle connection of
+    /// HTTP/1.1 is not closed, as a request may be on its way; HTTP/2 says which requests it took.
+    pub(crate) fn leave(&self) {
+        if self.bound.direction != Direction::Inbound || self.is_bytes.get() {
+            return;
+        }
+        self.leaving.set(true);
+        if self.active.get() > 0 || (self.http2.get() && self.served.get()) {
+            self.order(Order::EndGracefully);
+        }
+    }
+
     pub(crate) fn speaks_http2(&self) {
         self.http2.set(true);
     }
@@ -192,6 +210,10 @@ impl Connection {
     pub(crate) fn begin(self: &Rc<Self>) -> ActiveRequest {
         self.active.set(self.active.get() + 1);
         self.head_since.set(None);
+        self.served.set(true);
+        if self.leaving.get() {
+            self.order(Order::EndGracefully);
+        }
         if let Some(most) = self.settings.max_requests {
             self.requests.set(self.requests.get().saturating_add(1));
             if self.requests.get() >= most {
@@ -257,8 +279,6 @@ impl Drop for ActiveRequest {
 
 #[cfg(test)]
 mod tests {
-    use outrigger_core::Direction;
-
     use super::*;
 
     struct Clock(Rc<Cell<Moment>>);
