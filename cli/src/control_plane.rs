@@ -3,7 +3,9 @@
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 use clap::{Args, ValueEnum};
-use outrigger_control_plane::{Config, PathNormalization, RunError};
+use outrigger_control_plane::{
+    Config, OutboundTrafficPolicy, PathNormalization, RunError, Subnet, VipPools,
+};
 
 use crate::{
     authority::AuthorityArgs,
@@ -39,6 +41,25 @@ impl From<Normalization> for PathNormalization {
             Normalization::MergeSlashes => Self::MergeSlashes,
             Normalization::DecodeAndMergeSlashes => Self::DecodeAndMergeSlashes,
             Normalization::RejectEscapedSlashes => Self::RejectEscapedSlashes,
+        }
+    }
+}
+
+/// See `--help`.
+#[derive(Clone, Copy, Debug, Default, ValueEnum)]
+enum Outbound {
+    /// They go where they were going to, as they are (Istio's default)
+    #[default]
+    AllowAny,
+    /// They are closed; requests are answered with 502
+    RegistryOnly,
+}
+
+impl From<Outbound> for OutboundTrafficPolicy {
+    fn from(said: Outbound) -> Self {
+        match said {
+            Outbound::AllowAny => Self::AllowAny,
+            Outbound::RegistryOnly => Self::RegistryOnly,
         }
     }
 }
@@ -105,6 +126,24 @@ pub(crate) struct ControlPlaneArgs {
         env = "OUTRIGGER_PATH_NORMALIZATION"
     )]
     path_normalization: Normalization,
+    /// Network that services have addresses from, for redirected connections; once for IPv4, once for IPv6. A change moves
+    /// every service. Default: 240.240.0.0/16 and 2001:2::/48 (Istio's).
+    #[arg(
+        long,
+        value_name = "CIDR",
+        value_delimiter = ',',
+        env = "OUTRIGGER_VIP_CIDR"
+    )]
+    vip_cidr: Vec<Subnet>,
+    /// What becomes of redirected connections to where no service is, where no Sidecar document says.
+    #[arg(
+        long,
+        value_enum,
+        default_value_t,
+        value_name = "POLICY",
+        env = "OUTRIGGER_OUTBOUND_TRAFFIC_POLICY"
+    )]
+    outbound_traffic_policy: Outbound,
     /// Root certificate (PEM) to sign with, instead of one made at first start.
     #[arg(
         long,
@@ -173,6 +212,9 @@ pub(crate) fn run(args: ControlPlaneArgs) -> Result<(), Failure> {
         domain: args.domain,
         root_namespace: args.root_namespace,
         path_normalization: args.path_normalization.into(),
+        vip_pools: VipPools::with(&args.vip_cidr)
+            .map_err(|error| Failure::Misused(format!("--vip-cidr {error}")))?,
+        outbound_traffic_policy: args.outbound_traffic_policy.into(),
         root_cert: args.root_cert,
         root_key: args.root_key,
         ca_dir: args.authority.ca_dir,
@@ -208,6 +250,7 @@ mod tests {
             ("--trust-domain", "Not/One"),
             ("--domain", "a b"),
             ("--root-namespace", "a b"),
+            ("--vip-cidr", "10.0.0.0/31"),
         ] {
             let mut args = ["outrigger", "control-plane", "--data-dir"]
                 .map(std::ffi::OsString::from)

@@ -1,6 +1,12 @@
 //! What the control plane is started with. The command line fills it; nothing else reads flags or environment.
 
-use std::{net::SocketAddr, path::PathBuf, time::Duration};
+use std::{
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    path::PathBuf,
+    time::Duration,
+};
+
+pub use outrigger_policy::{OutboundTrafficPolicy, Subnet};
 
 /// Where the key is that encrypts the roots' private keys.
 #[derive(Clone, Debug, Default)]
@@ -29,6 +35,65 @@ pub enum PathNormalization {
     DecodeAndMergeSlashes,
     /// A path with `%2F` or `%5C` is refused (400).
     RejectEscapedSlashes,
+}
+
+/// Where services have addresses from that redirected connections go to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct VipPools {
+    /// IPv4: 8 to 29 bits of prefix. Default 240.240.0.0/16 (Istio's).
+    pub v4: Subnet,
+    /// IPv6: 16 to 112 bits of prefix. Default 2001:2::/48 (Istio's).
+    pub v6: Subnet,
+}
+
+impl Default for VipPools {
+    fn default() -> Self {
+        Self {
+            v4: Subnet {
+                address: Ipv4Addr::new(240, 240, 0, 0).into(),
+                prefix: 16,
+            },
+            v6: Subnet {
+                address: Ipv6Addr::new(0x2001, 2, 0, 0, 0, 0, 0, 0).into(),
+                prefix: 48,
+            },
+        }
+    }
+}
+
+impl VipPools {
+    /// The default with these in place of those of their family.
+    ///
+    /// # Errors
+    /// Which one is wrong, and what would be right.
+    pub fn with(written: &[Subnet]) -> Result<Self, String> {
+        let mut pools = Self::default();
+        let (mut v4, mut v6) = (false, false);
+        for net in written {
+            let (pool, seen, range) = match net.address {
+                IpAddr::V4(_) => (&mut pools.v4, &mut v4, 8..=29),
+                IpAddr::V6(_) => (&mut pools.v6, &mut v6, 16..=112),
+            };
+            if std::mem::replace(seen, true) {
+                return Err(format!("{net}: one network of each family"));
+            }
+            if !range.contains(&net.prefix) {
+                return Err(format!(
+                    "{net}: a network of {} to {} bits, e.g. {pool}",
+                    range.start(),
+                    range.end()
+                ));
+            }
+            let address = net.address;
+            if address.is_loopback() || address.is_multicast() || address.is_unspecified() {
+                return Err(format!(
+                    "{net}: addresses that nothing else has, e.g. {pool}"
+                ));
+            }
+            *pool = *net;
+        }
+        Ok(pools)
+    }
 }
 
 /// Something that must not be printed.
@@ -72,6 +137,10 @@ pub struct Config {
     pub root_namespace: String,
     /// Of requests that workloads are sent.
     pub path_normalization: PathNormalization,
+    /// Addresses of services. Default `240.240.0.0/16` and `2001:2::/48`.
+    pub vip_pools: VipPools,
+    /// What becomes of redirected connections to where no service is, if no Sidecar document says. Default: they go on.
+    pub outbound_traffic_policy: OutboundTrafficPolicy,
     /// Root certificate (PEM) to use instead of one made at first start. Needs `root_key`.
     pub root_cert: Option<PathBuf>,
     /// Private key (PEM) of `root_cert`.
@@ -146,6 +215,8 @@ impl Config {
             kubernetes: None,
             root_namespace: "istio-system".into(),
             path_normalization: PathNormalization::Auto,
+            vip_pools: VipPools::default(),
+            outbound_traffic_policy: OutboundTrafficPolicy::AllowAny,
             spiffe_bundle: None,
         }
     }

@@ -28,8 +28,12 @@ mod store;
 #[cfg(test)]
 mod strangers;
 mod translate;
+mod vips;
 mod world;
 mod xds;
 
-pub use config::{Config, Hidden, Kubernetes, KubernetesCheck, PathNormalization, RootEncryption};
+pub use config::{
+    Config, Hidden, Kubernetes, KubernetesCheck, OutboundTrafficPolicy, PathNormalization,
+    RootEncryption, Subnet, VipPools,
+};
 pub use run::{ControlPlane, Ready, RunError, run};

@@ -40,6 +40,8 @@ pub(crate) struct Metrics {
     pub(crate) connections: IntGaugeVec,
     /// By `reason`: limit, handshake, timeout.
     pub(crate) connections_refused: IntCounterVec,
+    /// Addresses of services by `state`: given, resting, missing.
+    pub(crate) addresses: IntGaugeVec,
     /// States of the mesh handed to translation.
     pub(crate) worlds: IntCounter,
     /// Seconds per durable write.
@@ -100,6 +102,11 @@ impl Metrics {
                 "outrigger_connections_refused_total",
                 "Connections closed before the first request",
                 &["reason"],
+            )?,
+            addresses: make.gauges(
+                "outrigger_service_addresses",
+                "Services with an address of the pools, those whose address rests, those that found none",
+                &["state"],
             )?,
             worlds: make.counter(
                 "outrigger_worlds_total",

@@ -7,11 +7,12 @@
 
 use std::{sync::Arc, time::Duration};
 
+use outrigger_policy::OutboundTrafficPolicy;
 use tokio::sync::watch;
 
 use crate::{
     ca::Authority, config::PathNormalization, metrics::Metrics, policies::Policies,
-    registry::Registry, world::World,
+    registry::Registry, vips::Addresses, world::World,
 };
 
 /// How long a change waits for others.
@@ -26,6 +27,8 @@ pub(crate) struct Publisher {
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) domain: Arc<str>,
     pub(crate) path_normalization: PathNormalization,
+    pub(crate) outbound_traffic_policy: OutboundTrafficPolicy,
+    pub(crate) addresses: Arc<Addresses>,
 }
 
 impl Publisher {
@@ -33,6 +36,7 @@ impl Publisher {
     pub(crate) fn world(&self) -> World {
         let services = self.registry.services();
         let in_force = self.policies.in_force();
+        let vips = self.addresses.settle(&services, &in_force.mesh);
         World {
             revision: in_force.revision,
             mesh: Arc::clone(&in_force.mesh),
@@ -41,11 +45,15 @@ impl Publisher {
             trust_domain: Arc::clone(self.authority.trust_domain()),
             domain: Arc::clone(&self.domain),
             path_normalization: self.path_normalization,
+            outbound_traffic_policy: self.outbound_traffic_policy,
+            vip_pools: self.addresses.pools(),
+            vips,
         }
     }
 
     /// Sends a world after each change. Runs until it is dropped.
     pub(crate) async fn run(self, worlds: watch::Sender<Arc<World>>) {
+        self.addresses.store().await;
         let mut comings = None;
         let mut roots = self.authority.changes();
         loop {
@@ -65,6 +73,8 @@ impl Publisher {
                 drop(tokio::task::spawn_blocking(move || policies.rebuild(hosts)).await);
             }
             let world = self.world();
+            // Before anybody hears of them, so that a restart gives nobody another one.
+            self.addresses.store().await;
             self.metrics.worlds.inc();
             self.metrics
                 .policy_revision
@@ -96,6 +106,9 @@ mod tests {
         )
         .unwrap();
         let config = Config::for_tests(dir.path());
+        let pools = crate::config::VipPools::default();
+        let addresses = Addresses::load(store.clone(), pools, metrics.addresses.clone());
+        let addresses = Arc::new(addresses.unwrap());
         let authority = Authority::open(store, &config, time::OffsetDateTime::now_utc()).await;
         Publisher {
             policies: Arc::new(policies),
@@ -104,6 +117,8 @@ mod tests {
             metrics,
             domain,
             path_normalization: PathNormalization::Auto,
+            outbound_traffic_policy: OutboundTrafficPolicy::AllowAny,
+            addresses,
         }
     }
 

@@ -64,6 +64,7 @@ use crate::{
     },
     spiffe,
     store::{self, Store, StoreError},
+    vips::Addresses,
     xds::{self, holdings::StatusService},
 };
 
@@ -377,6 +378,8 @@ impl Parts {
             .policies_refused
             .set(i64::try_from(policies.in_force().refused.len()).unwrap_or(i64::MAX));
         tracing::info!(restored, revision, "store read");
+        let addresses = Addresses::load(store.clone(), config.vip_pools, metrics.addresses.clone())
+            .map_err(|error| start("the addresses of services cannot be read", error))?;
         let publisher = Publisher {
             policies: Arc::clone(&policies),
             registry: Arc::clone(&registry),
@@ -384,6 +387,8 @@ impl Parts {
             metrics: Arc::clone(&metrics),
             domain: Arc::clone(&domain),
             path_normalization: config.path_normalization,
+            outbound_traffic_policy: config.outbound_traffic_policy,
+            addresses: Arc::new(addresses),
         };
         let registry = RegistryService {
             registry,

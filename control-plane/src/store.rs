@@ -24,6 +24,7 @@ pub(crate) mod authorities;
 pub(crate) mod policies;
 pub(crate) mod registrations;
 pub(crate) mod tokens;
+pub(crate) mod vips;
 mod writer;
 
 /// File name inside the data directory.

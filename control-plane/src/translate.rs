@@ -13,6 +13,7 @@ mod any;
 mod authn;
 mod authz;
 mod caller;
+mod capture;
 mod cluster;
 mod domains;
 mod endpoint;
@@ -293,8 +294,10 @@ impl NodeResources {
         let routes = node.on_demand.then(|| on_demand::routes(name));
         let inbound = node.inbound.as_ref();
         let app = inbound.map(|inbound| cluster::inbound(inbound, node.service.as_deref()));
+        let captured = node.capture.map(|_| capture::clusters(node));
+        let clusters = app.into_iter().chain(captured.into_iter().flatten());
         Self {
-            clusters: TypeMap::following(None, app),
+            clusters: TypeMap::following(None, clusters),
             proxy,
             listeners: Mutex::default(),
             routes: TypeMap::following(None, routes),
@@ -317,7 +320,10 @@ impl NodeResources {
         let workload = Workload::of(&shared.world, node);
         let inbound = node.inbound.as_ref().zip(workload);
         let inbound = inbound.map(|(inbound, workload)| listener::inbound(inbound, &workload));
-        let all = self.proxy.iter().cloned().chain(inbound);
+        let outbound = node.capture;
+        let outbound =
+            outbound.map(|capture| capture::virtual_outbound(&shared.world, node, capture));
+        let all = self.proxy.iter().cloned().chain(inbound).chain(outbound);
         let map = TypeMap::following(before.map(|(_, map)| map), all);
         *known = Some((Arc::clone(mesh), Arc::clone(&map)));
         map

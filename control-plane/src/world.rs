@@ -8,10 +8,14 @@
 
 use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
 
-use outrigger_policy::{HostName, Mesh, Protocol};
+use outrigger_policy::{HostName, Mesh, OutboundTrafficPolicy, Protocol};
 use serde::{Deserialize, Serialize};
 
-use crate::{config::PathNormalization, sorted::SortedMap};
+use crate::{
+    config::{PathNormalization, VipPools},
+    sorted::SortedMap,
+    vips::Vips,
+};
 
 /// One consistent state of the mesh.
 #[derive(Clone, Debug)]
@@ -30,6 +34,12 @@ pub(crate) struct World {
     pub(crate) domain: Arc<str>,
     /// Of requests that workloads are sent.
     pub(crate) path_normalization: PathNormalization,
+    /// What becomes of redirected connections to where no service is, if no document says.
+    pub(crate) outbound_traffic_policy: OutboundTrafficPolicy,
+    /// Where addresses of services come from.
+    pub(crate) vip_pools: VipPools,
+    /// The addresses that services have from there.
+    pub(crate) vips: Vips,
 }
 
 /// A service that instances registered.

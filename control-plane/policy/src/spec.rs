@@ -93,6 +93,8 @@ pub struct VirtualService {
 pub struct ServiceEntry {
     /// Hosts as written.
     pub hosts: Vec<At<String>>,
+    /// What its hosts' names mean to redirected connections, in place of addresses that the mesh gives. Empty = those.
+    pub addresses: Vec<At<Subnet>>,
     /// At least one.
     pub ports: Vec<ServicePort>,
     /// Given here (resolution STATIC).
@@ -101,6 +103,18 @@ pub struct ServiceEntry {
     pub workload_selector: Option<BTreeMap<String, String>>,
     /// `MESH_INTERNAL` endpoints may have mTLS; `MESH_EXTERNAL` (default) ones are plain.
     pub mesh_internal: bool,
+    /// How it is known where to connect.
+    pub resolution: Resolution,
+}
+
+/// `ServiceEntry.resolution`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Resolution {
+    /// To the endpoints.
+    #[default]
+    Static,
+    /// To the address that the application connected to (`NONE`).
+    AsConnected,
 }
 
 /// `ports[]`.
@@ -129,6 +143,8 @@ pub enum Protocol {
     Tcp,
     /// TLS that is passed through, routed by its server name (`TLS`, `HTTPS`).
     Tls,
+    /// Nobody said: HTTP or bytes, as each connection's first bytes tell.
+    Auto,
 }
 
 impl Protocol {
@@ -138,7 +154,27 @@ impl Protocol {
         matches!(self, Self::Http | Self::Http2 | Self::Grpc)
     }
 
-    /// `HTTP`, `HTTP2`, `GRPC`, `TCP`, `TLS`.
+    /// HTTP, or possibly so: requests to it can be routed.
+    #[must_use]
+    pub const fn may_be_http(self) -> bool {
+        self.is_http() || matches!(self, Self::Auto)
+    }
+
+    /// By the beginning of a port's name (Istio's convention): `http-web`, `grpc`, `mysql-a`. None if it says nothing.
+    #[must_use]
+    pub fn of_port_name(name: &str) -> Option<Self> {
+        let word = name.split('-').next()?.to_ascii_lowercase();
+        match word.as_str() {
+            "http" => Some(Self::Http),
+            "http2" => Some(Self::Http2),
+            "grpc" => Some(Self::Grpc),
+            "tcp" | "mongo" | "redis" | "mysql" => Some(Self::Tcp),
+            "tls" | "https" => Some(Self::Tls),
+            _ => None,
+        }
+    }
+
+    /// `HTTP`, `HTTP2`, `GRPC`, `TCP`, `TLS`, `AUTO`.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -147,13 +183,21 @@ impl Protocol {
             Self::Grpc => "GRPC",
             Self::Tcp => "TCP",
             Self::Tls => "TLS",
+            Self::Auto => "AUTO",
         }
     }
 
     /// Of one of the names of [`Self::as_str`].
     #[must_use]
     pub fn named(name: &str) -> Option<Self> {
-        let all = [Self::Http, Self::Http2, Self::Grpc, Self::Tcp, Self::Tls];
+        let all = [
+            Self::Http,
+            Self::Http2,
+            Self::Grpc,
+            Self::Tcp,
+            Self::Tls,
+            Self::Auto,
+        ];
         all.into_iter().find(|one| one.as_str() == name)
     }
 }
@@ -184,6 +228,30 @@ pub struct Sidecar {
     pub workload_selector: Option<BTreeMap<String, String>>,
     /// At least one.
     pub egress: Vec<EgressListener>,
+    /// What becomes of redirected connections to where no service is. None = what the mesh says.
+    pub outbound_traffic_policy: Option<OutboundTrafficPolicy>,
+}
+
+/// `outboundTrafficPolicy.mode`: what becomes of redirected connections to where no service is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum OutboundTrafficPolicy {
+    /// They go where they were going to, as they are (`ALLOW_ANY`). Istio's default.
+    #[default]
+    AllowAny,
+    /// They are closed; requests are answered with 502 (`REGISTRY_ONLY`).
+    RegistryOnly,
+}
+
+/// `captureMode`: how connections come to an egress listener.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum CaptureMode {
+    /// As the workload's connections do: redirected if they are, else to a port of its own (`DEFAULT`).
+    #[default]
+    Default,
+    /// Redirected (`IPTABLES`).
+    Redirected,
+    /// To a port of its own (`NONE`).
+    Bound,
 }
 
 /// One group of callable hosts, with or without a local port of its own.
@@ -195,6 +263,8 @@ pub struct EgressListener {
     pub port: Option<ServicePort>,
     /// Address to bind, default 127.0.0.1 when `port` is set.
     pub bind: Option<String>,
+    /// How connections come to it.
+    pub capture_mode: CaptureMode,
     /// `namespace/dnsName`, each part possibly `*`; `./` = own namespace, `~/` = none.
     pub hosts: Vec<At<EgressHost>>,
 }

@@ -187,9 +187,10 @@ fn protocol(text: &str) -> Result<Protocol, Refusal> {
         "http2" => Ok(Protocol::Http2),
         "grpc" => Ok(Protocol::Grpc),
         "tcp" => Ok(Protocol::Tcp),
+        "auto" => Ok(Protocol::Auto),
         other => Err(Refusal::invalid(
             "protocol",
-            format!("{other:?} is not known; use http, http2, grpc or tcp"),
+            format!("{other:?} is not known; use http, http2, grpc, tcp or auto"),
         )),
     }
 }
@@ -202,6 +203,7 @@ pub(crate) const fn protocol_text(protocol: Protocol) -> &'static str {
         Protocol::Grpc => "grpc",
         Protocol::Tcp => "tcp",
         Protocol::Tls => "tls",
+        Protocol::Auto => "auto",
     }
 }
 
@@ -390,6 +392,7 @@ mod tests {
             ("http2", Protocol::Http2),
             ("grpc", Protocol::Grpc),
             ("tcp", Protocol::Tcp),
+            ("auto", Protocol::Auto),
         ] {
             let request = api::RegisterRequest {
                 protocol: name.into(),

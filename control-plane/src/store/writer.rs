@@ -20,7 +20,7 @@ use prometheus::Histogram;
 use redb::{Database, DatabaseError, ReadableTable as _, WriteTransaction};
 use tokio::sync::mpsc;
 
-use super::{FORMAT, Job, META, StoreError, authorities, policies, registrations, tokens};
+use super::{FORMAT, Job, META, StoreError, authorities, policies, registrations, tokens, vips};
 
 /// Jobs that share one fsync.
 const BATCH: usize = 256;
@@ -195,6 +195,7 @@ fn prepare(db: &Database, path: &Path) -> Result<u64, StoreError> {
         policies::open(&txn)?;
         registrations::open(&txn)?;
         tokens::open(&txn)?;
+        vips::open(&txn)?;
         meta.get("writes")?.map_or(0, |writes| writes.value())
     };
     txn.commit()?;

@@ -8,7 +8,7 @@ use outrigger_proto::envoy::config::core::v3::{
     config_source::ConfigSourceSpecifier, socket_address::PortSpecifier,
 };
 use prost::Message;
-use prost_types::{Any, Struct, Value, value::Kind};
+use prost_types::{Any, ListValue, Struct, Value, value::Kind};
 
 /// Where our own metadata lives in any xDS message.
 pub(crate) const OUTRIGGER: &str = "outrigger";
@@ -78,6 +78,14 @@ pub(super) fn object<'a>(fields: impl IntoIterator<Item = (&'a str, Value)>) -> 
             .into_iter()
             .map(|(key, value)| (key.to_owned(), value))
             .collect(),
+    }
+}
+
+pub(super) fn list(values: impl IntoIterator<Item = Value>) -> Value {
+    Value {
+        kind: Some(Kind::ListValue(ListValue {
+            values: values.into_iter().collect(),
+        })),
     }
 }
 

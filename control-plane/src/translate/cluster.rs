@@ -10,7 +10,7 @@ use std::{sync::Arc, time::Duration};
 use outrigger_policy::{Client, MergedDestinationRule, Mesh, Protocol, Subset, TrafficPolicy};
 use outrigger_proto::envoy::config::{
     cluster::v3::{
-        Cluster,
+        CircuitBreakers, Cluster,
         cluster::{ClusterDiscoveryType, DiscoveryType, EdsClusterConfig},
     },
     endpoint::v3::{
@@ -31,7 +31,7 @@ use super::{
 use crate::snapshot::{ResourceBytes, ResourceType};
 
 /// Istio's default, where `connectTimeout` is not set.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+pub(super) const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// `outbound|<port>|<subset>|<host>`
 pub(super) fn name(port: u16, subset: &str, host: &str) -> String {
@@ -170,6 +170,11 @@ pub(super) fn inbound(to: &Inbound, service: Option<&str>) -> Arc<ResourceBytes>
         ..Cluster::default()
     };
     ResourceBytes::new(ResourceType::Cluster, &name, &cluster)
+}
+
+/// Thresholds of a cluster that no document limits.
+pub(super) fn unlimited() -> CircuitBreakers {
+    limits::circuit_breakers(None, None)
 }
 
 /// `inbound|<port>||`

@@ -277,8 +277,13 @@ impl Chains {
 
 /// The TCP proxy to `cluster` of an inbound port: it has no timeouts, as the caller's side has them.
 pub(super) fn inbound(cluster: &str) -> Filter {
+    plain(cluster, cluster)
+}
+
+/// The TCP proxy to `cluster` for what no document speaks of.
+pub(super) fn plain(cluster: &str, stat_prefix: &str) -> Filter {
     filter(&TcpProxy {
-        stat_prefix: cluster.to_owned(),
+        stat_prefix: stat_prefix.to_owned(),
         cluster_specifier: Some(ClusterSpecifier::Cluster(cluster.to_owned())),
         idle_timeout: Some(prost_types::Duration::default()),
         ..TcpProxy::default()

@@ -56,6 +56,29 @@ pub(crate) struct NodeInfo {
     pub(crate) sds_cluster: bool,
     /// Its inbound side, if it has one.
     pub(crate) inbound: Option<Inbound>,
+    /// Connections of its application are redirected to it, and those to its application.
+    pub(crate) capture: Option<Capture>,
+    /// It answers its application's DNS queries.
+    pub(crate) dns: bool,
+}
+
+/// How connections come to a proxy that did not ask for them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Capture {
+    /// Where the application's connections are redirected to.
+    pub(crate) listen: SocketAddr,
+    /// Its host has IPv6: that port of `::1`, too.
+    pub(crate) ipv6: bool,
+    /// By TPROXY, so that it has to accept connections to addresses of others.
+    pub(crate) transparent: bool,
+}
+
+impl Capture {
+    /// The other family's address of the same port.
+    pub(crate) fn also(&self) -> Option<SocketAddr> {
+        let loopback = std::net::Ipv6Addr::LOCALHOST;
+        (self.ipv6 && self.listen.is_ipv4()).then(|| (loopback, self.listen.port()).into())
+    }
 }
 
 /// The inbound side of a sidecar.
@@ -99,6 +122,8 @@ impl NodeInfo {
             on_demand: on_demand(own)?,
             sds_cluster: sds_cluster(own)?,
             inbound: inbound(own)?,
+            capture: capture(metadata, own)?,
+            dns: dns(metadata)?,
         })
     }
 }
@@ -147,6 +172,52 @@ fn sds_cluster(own: &Struct) -> Result<bool, String> {
     }
 }
 
+/// Where Istio's rules redirect an application's connections to, if nothing else is said.
+const OUTBOUND: SocketAddr =
+    SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 15001);
+
+/// Istio's key for how, ours for where to.
+fn capture(metadata: &Struct, own: &Struct) -> Result<Option<Capture>, String> {
+    let transparent = match string(metadata, "INTERCEPTION_MODE") {
+        None | Some("NONE") => return Ok(None),
+        Some("REDIRECT") => false,
+        Some("TPROXY") => true,
+        Some(other) => {
+            return Err(format!(
+                "node.metadata.INTERCEPTION_MODE is {other:?}; use \"REDIRECT\", \"TPROXY\" or \"NONE\""
+            ));
+        }
+    };
+    let ipv6 = match field(own, "IPV6").map(|value| &value.kind) {
+        None => false,
+        Some(Some(Kind::BoolValue(on))) => *on,
+        Some(_) => return Err("node.metadata.OUTRIGGER.IPV6 is not true or false".to_owned()),
+    };
+    let listen = socket(own, "OUTBOUND")?.unwrap_or(OUTBOUND);
+    if !listen.ip().is_loopback() {
+        return Err(format!(
+            "node.metadata.OUTRIGGER.OUTBOUND is \"{listen}\"; others could call with this workload's identity: use an address of loopback, e.g. \"127.0.0.1:15001\""
+        ));
+    }
+    Ok(Some(Capture {
+        listen,
+        ipv6,
+        transparent,
+    }))
+}
+
+/// A word, as Istio's agents write it, or a flag.
+fn dns(metadata: &Struct) -> Result<bool, String> {
+    match field(metadata, "DNS_CAPTURE").map(|value| &value.kind) {
+        None => Ok(false),
+        Some(Some(Kind::BoolValue(on))) => Ok(*on),
+        Some(Some(Kind::StringValue(text))) if matches!(text.as_str(), "true" | "false" | "") => {
+            Ok(text == "true")
+        }
+        Some(_) => Err("node.metadata.DNS_CAPTURE is not \"true\" or \"false\"".to_owned()),
+    }
+}
+
 fn inbound(own: &Struct) -> Result<Option<Inbound>, String> {
     let (Some(listen), Some(app)) = (socket(own, "INBOUND")?, socket(own, "APP")?) else {
         return Ok(None);
@@ -156,9 +227,10 @@ fn inbound(own: &Struct) -> Result<Option<Inbound>, String> {
         "http2" => Protocol::Http2,
         "grpc" => Protocol::Grpc,
         "tcp" => Protocol::Tcp,
+        "auto" => Protocol::Auto,
         other => {
             return Err(format!(
-                "node.metadata.OUTRIGGER.PROTOCOL is {other:?}; use \"http\", \"http2\", \"grpc\" or \"tcp\""
+                "node.metadata.OUTRIGGER.PROTOCOL is {other:?}; use \"http\", \"http2\", \"grpc\", \"tcp\" or \"auto\""
             ));
         }
     };
@@ -248,6 +320,77 @@ fn as_struct(value: &Value) -> Option<&Struct> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// A node whose metadata are these words, those with a dot under `OUTRIGGER`.
+    fn saying(words: &[(&str, &str)]) -> Result<NodeInfo, String> {
+        let text = |text: &str| Value {
+            kind: Some(match text {
+                "yes" => Kind::BoolValue(true),
+                text => Kind::StringValue(text.to_owned()),
+            }),
+        };
+        let (own, plain): (Vec<_>, Vec<_>) =
+            words.iter().partition(|(key, _)| key.starts_with('.'));
+        let own = own.iter().map(|(key, value)| {
+            let key = key.trim_start_matches('.');
+            (key.to_owned(), text(value))
+        });
+        let own = Struct {
+            fields: own.collect(),
+        };
+        let own = Value {
+            kind: Some(Kind::StructValue(own)),
+        };
+        let plain = plain
+            .iter()
+            .map(|(key, value)| ((*key).to_owned(), text(value)));
+        let metadata = Struct {
+            fields: plain.chain([("OUTRIGGER".to_owned(), own)]).collect(),
+        };
+        NodeInfo::parse(&Node {
+            metadata: Some(metadata),
+            ..Node::default()
+        })
+    }
+
+    #[test]
+    fn a_node_says_how_its_connections_are_captured() {
+        let found = |words: &[(&str, &str)]| saying(words).unwrap().capture;
+        assert_eq!(found(&[]), None);
+        assert_eq!(found(&[("INTERCEPTION_MODE", "NONE")]), None);
+        let plain = found(&[("INTERCEPTION_MODE", "REDIRECT")]).unwrap();
+        assert_eq!(plain.listen, "127.0.0.1:15001".parse().unwrap());
+        assert_eq!((plain.also(), plain.transparent), (None, false));
+        let all = found(&[
+            ("INTERCEPTION_MODE", "TPROXY"),
+            (".OUTBOUND", "127.0.0.1:16001"),
+            (".IPV6", "yes"),
+        ]);
+        let all = all.unwrap();
+        assert_eq!(all.also(), Some("[::1]:16001".parse().unwrap()));
+        assert!(all.transparent);
+    }
+
+    #[test]
+    fn a_node_that_could_be_called_by_others_as_itself_is_refused() {
+        let error = |words: &[(&str, &str)]| saying(words).unwrap_err();
+        let open = [
+            ("INTERCEPTION_MODE", "REDIRECT"),
+            (".OUTBOUND", "0.0.0.0:15001"),
+        ];
+        assert!(error(&open).contains("OUTBOUND is \"0.0.0.0:15001\""));
+        assert!(error(&[("INTERCEPTION_MODE", "IPTABLES")]).contains("INTERCEPTION_MODE"));
+        assert!(error(&[("DNS_CAPTURE", "on")]).contains("DNS_CAPTURE"));
+    }
+
+    #[test]
+    fn a_node_says_whether_it_answers_dns() {
+        for (word, dns) in [("true", true), ("false", false), ("yes", true)] {
+            let found = saying(&[("DNS_CAPTURE", word)]).unwrap();
+            assert_eq!(found.dns, dns, "{word}");
+        }
+        assert!(!saying(&[]).unwrap().dns);
+    }
 
     #[test]
     fn the_service_is_named_in_full() {

@@ -14,8 +14,9 @@ use serde_json::Value;
 
 use super::{Dialect, NodeInfo, NodeResources, Shared};
 use crate::{
-    config::PathNormalization,
+    config::{OutboundTrafficPolicy, PathNormalization, VipPools},
     snapshot::{ResourceType, Snapshot},
+    vips::{self, Pool, Vips},
     world::{Instance, InstanceHealth, Service, World},
 };
 
@@ -29,6 +30,7 @@ pub(crate) struct Given {
     services: BTreeMap<HostName, Arc<Service>>,
     revision: u64,
     normalization: PathNormalization,
+    pub(crate) outbound: OutboundTrafficPolicy,
 }
 
 pub(crate) fn host(name: &str) -> HostName {
@@ -215,13 +217,24 @@ impl Given {
     pub(crate) fn world_with(&self, mesh: Arc<Mesh>) -> World {
         World {
             revision: self.revision,
-            mesh,
             services: self.services.clone().into_iter().collect(),
             roots_pem: "-----BEGIN CERTIFICATE-----".into(),
             trust_domain: DOMAIN.into(),
             domain: DOMAIN.into(),
             path_normalization: self.normalization,
+            outbound_traffic_policy: self.outbound,
+            vip_pools: VipPools::default(),
+            vips: self.vips(&mesh),
+            mesh,
         }
+    }
+
+    /// Those that a new control plane gives.
+    fn vips(&self, mesh: &Mesh) -> Vips {
+        let services = self.services.clone().into_iter().collect();
+        let mut pool = Pool::new(VipPools::default(), []);
+        pool.settle(&vips::wanted(&services, mesh), 0);
+        pool.given()
     }
 
     pub(crate) fn mesh(&self) -> Arc<Mesh> {
@@ -265,6 +278,8 @@ pub(crate) fn node() -> NodeInfo {
         on_demand: false,
         sds_cluster: false,
         inbound: None,
+        capture: None,
+        dns: false,
     }
 }
 

@@ -85,20 +85,7 @@ fn ports<'a>(
     port: &ServicePort,
     path: &str,
 ) {
-    let word = port
-        .name
-        .split('-')
-        .next()
-        .unwrap_or_default()
-        .to_ascii_lowercase();
-    let said = match word.as_str() {
-        "http" => Some(Protocol::Http),
-        "http2" => Some(Protocol::Http2),
-        "grpc" => Some(Protocol::Grpc),
-        "tcp" | "mongo" | "redis" | "mysql" => Some(Protocol::Tcp),
-        "tls" | "https" => Some(Protocol::Tls),
-        _ => None,
-    };
+    let said = Protocol::of_port_name(&port.name);
     let agree = |said: Protocol| {
         said == port.protocol || (said == Protocol::Http && port.protocol.is_http())
     };
@@ -106,8 +93,8 @@ fn ports<'a>(
         let message = format!(
             "the name {:?} says {}, but the protocol is {}, which is what holds; let both say the same",
             port.name,
-            word_of(said),
-            word_of(port.protocol)
+            said.as_str(),
+            port.protocol.as_str()
         );
         finder.find(
             Code::PortNameProtocol,
@@ -161,16 +148,6 @@ fn plain_443<'a>(
             &format!("{path}.protocol"),
             message,
         );
-    }
-}
-
-const fn word_of(protocol: Protocol) -> &'static str {
-    match protocol {
-        Protocol::Http => "HTTP",
-        Protocol::Http2 => "HTTP2",
-        Protocol::Grpc => "GRPC",
-        Protocol::Tcp => "TCP",
-        Protocol::Tls => "TLS",
     }
 }
 

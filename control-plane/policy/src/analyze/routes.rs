@@ -137,7 +137,7 @@ fn protocols<'a>(finder: &mut Finder<'a>, object: &'a Object, spec: &VirtualServ
         if known.is_empty() || known.len() < ports.len() {
             continue;
         }
-        if !spec.http.is_empty() && !known.iter().any(|protocol| protocol.is_http()) {
+        if !spec.http.is_empty() && !known.iter().any(|protocol| protocol.may_be_http()) {
             let message = format!(
                 "no port of {} speaks HTTP, so no request is ever seen that these rules could take; declare the port as HTTP, HTTP2 or \
                  GRPC, or write tcp or tls rules",

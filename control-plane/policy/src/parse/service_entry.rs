@@ -1,11 +1,11 @@
 //! `ServiceEntry` and `WorkloadEntry`: services and instances that do not register themselves.
 //! Source: Istio `networking/v1` ServiceEntry, WorkloadEntry.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, net::IpAddr};
 
-use super::virtual_service::everywhere;
+use super::{layer4::subnet, virtual_service::everywhere};
 use crate::{
-    At, Protocol, ServiceEntry, ServicePort, WorkloadEntry,
+    At, Protocol, Resolution, ServiceEntry, ServicePort, Subnet, WorkloadEntry,
     decode::{
         Decoder, Fields, Item, Shape, at, dns_label, enumeration, filled_list, filled_text, host,
         integer32, ip_address, label_map, list, map, object_name, port, refuse_twice, text,
@@ -18,6 +18,7 @@ pub(super) const SERVICE_ENTRY: Shape = Shape {
     what: "a ServiceEntry's spec",
     fields: &[
         "hosts",
+        "addresses",
         "ports",
         "location",
         "resolution",
@@ -25,7 +26,7 @@ pub(super) const SERVICE_ENTRY: Shape = Shape {
         "workloadSelector",
         "exportTo",
     ],
-    not_yet: &["addresses", "subjectAltNames"],
+    not_yet: &["subjectAltNames"],
 };
 
 pub(super) fn decode(d: &mut Decoder, item: Item<'_>) -> Option<ServiceEntry> {
@@ -51,11 +52,32 @@ pub(super) fn decode(d: &mut Decoder, item: Item<'_>) -> Option<ServiceEntry> {
     let mesh_internal = fields.optional(d, "location", |d, item| {
         enumeration(d, item, "a location", &locations, &[])
     });
-    let want = "STATIC; without it Istio means NONE, which is not supported yet";
-    fields.required(d, "resolution", want, |d, item| {
-        let later = ["NONE", "DNS", "DNS_ROUND_ROBIN", "DYNAMIC_DNS"];
-        enumeration(d, item, "a resolution", &[("STATIC", ())], &later)
+    let resolutions = [
+        ("STATIC", Resolution::Static),
+        ("NONE", Resolution::AsConnected),
+    ];
+    // Istio's default, which a document that lists endpoints never means: there it is refused below.
+    let resolution = fields.optional(d, "resolution", |d, item| {
+        let later = ["DNS", "DNS_ROUND_ROBIN", "DYNAMIC_DNS"];
+        enumeration(d, item, "a resolution", &resolutions, &later)
     });
+    let resolution = resolution.unwrap_or(Resolution::AsConnected);
+    let addresses = fields.optional(d, "addresses", |d, item| {
+        list(d, item, |d, item| at(d, item, address))
+    });
+    if let Some(addresses) = &addresses {
+        let name = |one: &At<Subnet>| (one.value.to_string(), one.position.clone());
+        refuse_twice(d, &fields, ("addresses", ""), addresses, name, "keep one");
+    }
+    if resolution == Resolution::AsConnected {
+        let why = if fields.has("resolution") {
+            "with resolution NONE connections go to the address that the application connected to; remove this, or write resolution: STATIC"
+        } else {
+            "without a resolution (NONE) connections go to the address that the application connected to; write resolution: STATIC"
+        };
+        fields.refuse_if_present(d, "endpoints", why);
+        fields.refuse_if_present(d, "workloadSelector", why);
+    }
     let ports = fields.required(d, "ports", "a list of ports", |d, item| {
         filled_list(d, item, |d, item| {
             at(d, item, |d, item| service_port(d, item, &SERVICE_PORT))
@@ -103,11 +125,28 @@ pub(super) fn decode(d: &mut Decoder, item: Item<'_>) -> Option<ServiceEntry> {
     let workload_selector = workload_selector(d, &fields);
     Some(ServiceEntry {
         hosts: hosts?,
+        addresses: addresses.unwrap_or_default(),
+        resolution,
         ports: ports?.into_iter().map(|port| port.value).collect(),
         endpoints: endpoints.unwrap_or_default(),
         workload_selector,
         mesh_internal: mesh_internal.unwrap_or(false),
     })
+}
+
+/// An address that connections are redirected from, or a network of them.
+fn address(d: &mut Decoder, item: Item<'_>) -> Option<Subnet> {
+    let found = subnet(d, item)?;
+    let fault = match found.address {
+        IpAddr::V4(v4) if v4.is_unspecified() => "every address",
+        IpAddr::V6(v6) if v6.is_unspecified() => "every address",
+        address if address.is_loopback() => "of the calling host itself",
+        address if address.is_multicast() => "of a group of hosts",
+        _ => return Some(found),
+    };
+    let message = format!("found {found}, which is {fault}: a service has addresses of its own");
+    d.refuse(item, message);
+    None
 }
 
 /// Two endpoints may share an address if they listen on different ports.
@@ -144,13 +183,19 @@ const PROTOCOLS: [(&str, Protocol); 9] = [
 ];
 /// Istio's words for what is not carried.
 const OTHER_PROTOCOLS: [&str; 3] = ["UDP", "GRPC-WEB", "HTTP_PROXY"];
-const WANT_PROTOCOL: &str = "HTTP, HTTP2, GRPC, TCP or TLS";
 
 pub(super) fn service_port(d: &mut Decoder, item: Item<'_>, shape: &Shape) -> Option<ServicePort> {
     let fields = Fields::open(d, item, shape)?;
     let number = fields.required(d, "number", "a port from 1 to 65535", port);
     let name = fields.required(d, "name", "the port's name", dns_label);
-    let protocol = fields.required(d, "protocol", WANT_PROTOCOL, protocol);
+    let written = fields.has("protocol");
+    let protocol = fields.optional(d, "protocol", protocol);
+    let protocol = match (&name, written) {
+        (_, true) => protocol,
+        // As Kubernetes' ports do in Istio: the name says it, or the connections do.
+        (Some(name), false) => Some(Protocol::of_port_name(name).unwrap_or(Protocol::Auto)),
+        (None, false) => None,
+    };
     let target_port = fields.optional(d, "targetPort", port);
     Some(ServicePort {
         number: number?,

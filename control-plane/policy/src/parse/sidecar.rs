@@ -5,7 +5,8 @@ use std::net::IpAddr;
 
 use super::service_entry::service_port;
 use crate::{
-    At, EgressHost, EgressListener, Position, Protocol, Sidecar,
+    At, CaptureMode, EgressHost, EgressListener, OutboundTrafficPolicy, Position, Protocol,
+    Sidecar,
     decode::{
         Decoder, Fields, Item, Shape, at, dns_fault, enumeration, filled_list, filled_text,
         ip_address, refuse_twice, workload_selector,
@@ -26,11 +27,17 @@ pub(super) const POLICY: Shape = Shape {
 
 pub(super) fn decode(d: &mut Decoder, item: Item<'_>) -> Option<Sidecar> {
     let fields = Fields::open(d, item, &SIDECAR)?;
-    // What is not registered is not callable: the only mode there is.
-    fields.optional(d, "outboundTrafficPolicy", |d, item| {
-        Fields::open(d, item, &POLICY)?.required(d, "mode", "REGISTRY_ONLY", |d, item| {
-            enumeration(d, item, "a mode", &[("REGISTRY_ONLY", ())], &["ALLOW_ANY"])
-        })
+    let modes = [
+        ("REGISTRY_ONLY", OutboundTrafficPolicy::RegistryOnly),
+        ("ALLOW_ANY", OutboundTrafficPolicy::AllowAny),
+    ];
+    let outbound_traffic_policy = fields.optional(d, "outboundTrafficPolicy", |d, item| {
+        let fields = Fields::open(d, item, &POLICY)?;
+        // Istio: REGISTRY_ONLY is the first of the words, and so what a policy without one means.
+        let mode = fields.optional(d, "mode", |d, item| {
+            enumeration(d, item, "a mode", &modes, &[])
+        });
+        Some(mode.unwrap_or(OutboundTrafficPolicy::RegistryOnly))
     });
     let workload_selector = workload_selector(d, &fields);
     let egress = fields.required(d, "egress", "a list of egress listeners", |d, item| {
@@ -54,6 +61,7 @@ pub(super) fn decode(d: &mut Decoder, item: Item<'_>) -> Option<Sidecar> {
     Some(Sidecar {
         workload_selector,
         egress,
+        outbound_traffic_policy,
     })
 }
 
@@ -79,15 +87,27 @@ fn listener(d: &mut Decoder, item: Item<'_>) -> Option<EgressListener> {
             "has no effect without a port; add one, or remove it",
         );
     }
-    fields.optional(d, "captureMode", |d, item| {
-        // A listener with a port is bound, not captured into: NONE. DEFAULT leaves it to us.
-        let words: &[_] = if fields.has("port") {
-            &[("DEFAULT", ()), ("NONE", ())]
+    let capture_mode = fields.optional(d, "captureMode", |d, item| {
+        let words = [
+            ("DEFAULT", CaptureMode::Default),
+            ("IPTABLES", CaptureMode::Redirected),
+            ("NONE", CaptureMode::Bound),
+        ];
+        // Without a port there is none to bind.
+        let (words, later) = if fields.has("port") {
+            (&words[..], &[][..])
         } else {
-            &[("DEFAULT", ())]
+            (&words[..2], &["NONE"][..])
         };
-        enumeration(d, item, "a capture mode", words, &["NONE", "IPTABLES"])
+        enumeration(d, item, "a capture mode", words, later)
     });
+    if capture_mode == Some(CaptureMode::Redirected) {
+        fields.refuse_if_present(
+            d,
+            "bind",
+            "has no effect with captureMode IPTABLES: connections to a port of loopback are not redirected; remove it, or write captureMode: NONE",
+        );
+    }
     let hosts = fields.required(d, "hosts", "a list of namespace/host", |d, item| {
         filled_list(d, item, |d, item| at(d, item, egress_host))
     })?;
@@ -106,6 +126,7 @@ fn listener(d: &mut Decoder, item: Item<'_>) -> Option<EgressListener> {
         position: d.position(item),
         port,
         bind,
+        capture_mode: capture_mode.unwrap_or_default(),
         hosts,
     })
 }
