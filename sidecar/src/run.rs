@@ -25,8 +25,9 @@ use tokio::{
 };
 
 use crate::{
-    Config, Discovery, XdsProtocol,
+    CaptureCheck, Config, Discovery, XdsProtocol,
     admin::{self, Port, Site},
+    capture::{Setup, probe},
     control::{Control, ControlPlaneError},
     identity::{
         Credential, IdentityStore, Issuer, chain, delivered::Delivered, workload_api::WorkloadApi,
@@ -130,11 +131,23 @@ async fn supervise(
     let Sockets {
         outbound,
         inbound,
+        captured,
+        inbound_v6,
         admin,
         metrics,
         readiness,
     } = sockets;
-    let prebound = std::iter::once(outbound).chain(inbound).collect();
+    let prebound = [outbound].into_iter().chain(inbound);
+    let prebound = prebound.chain(captured).chain(inbound_v6).collect();
+    if addresses.captured.is_some() {
+        shared.capture.start(Setup {
+            mode: config.capture.mode,
+            check: config.capture.check,
+            inbound: addresses.inbound,
+            app: config.app.as_ref().map(|app| app.address),
+            ipv6: addresses.ipv6,
+        });
+    }
     let workers = Arc::new(worker::start(&shared, &config, prebound, &telemetry)?);
     let site = Arc::new(Site {
         shared: Arc::clone(&shared),
@@ -159,6 +172,11 @@ async fn supervise(
             Arc::clone(&site),
             Arc::clone(&users),
         ));
+    }
+    if let Some(setup) = shared.capture.setup()
+        && setup.check != CaptureCheck::Off
+    {
+        tasks.spawn(probe::run(Arc::clone(&shared), setup.ipv6));
     }
     tasks.spawn(sweep(Arc::clone(&shared)));
     tasks.spawn(reread(Arc::clone(&shared)));
@@ -360,6 +378,8 @@ impl Sidecar {
         let ports = Ports {
             outbound: self.addresses.outbound,
             inbound: self.addresses.inbound,
+            captured: self.addresses.captured.map(|at| (self.config.capture.mode, at)),
+            ipv6: self.addresses.ipv6,
         };
         let bootstrap = self.config.bootstrap.as_ref();
         let protocol = self.config.xds_protocol();
@@ -440,7 +460,7 @@ impl Sidecar {
                     shown.push((name, address));
                 }
                 // What is not open has been said where it was tried.
-                ListenerState::Bound(_) | ListenerState::Failed(_) => {}
+                ListenerState::Bound(_) | ListenerState::Unbound | ListenerState::Failed(_) => {}
             }
         }
         let line = format!("ready {}\n", self.addresses.ready(&shown));

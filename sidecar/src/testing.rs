@@ -343,6 +343,7 @@ impl Sidecar {
                     policies: PolicyPositions::default(),
                 }),
                 dry_run: None,
+                capture: outrigger_core::Capture::default(),
             }),
         );
         this.publish("virtualInbound").await
@@ -377,6 +378,7 @@ impl Sidecar {
                     policies: PolicyPositions::default(),
                 }),
                 dry_run: None,
+                capture: outrigger_core::Capture::default(),
             }),
         );
         let address = this.publish("http_proxy").await;
@@ -397,6 +399,7 @@ impl Sidecar {
             .unwrap();
         match &states[listener] {
             ListenerState::Bound(address) => *address,
+            ListenerState::Unbound => panic!("{listener} is not bound"),
             ListenerState::Failed(error) => panic!("{error}"),
         }
     }
