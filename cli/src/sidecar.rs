@@ -10,8 +10,8 @@ use std::{
 use anyhow::{Context as _, bail};
 use clap::Args;
 use outrigger_sidecar::{
-    App, Bootstrap, CommandError, Config, ControlPlaneError, Discovery, PolicyHeader, RunError,
-    XdsProtocol,
+    App, Bootstrap, Capture, CaptureCheck, CaptureMode, CommandError, Config, ControlPlaneError,
+    Discovery, PolicyHeader, RunError, XdsProtocol,
 };
 
 use crate::{
@@ -98,8 +98,8 @@ struct AppArgs {
     /// The service's port as clients name it. Default: the port of --app.
     #[arg(long, requires = "app", value_parser = clap::value_parser!(u16).range(1..), env = "OUTRIGGER_PORT")]
     port: Option<u16>,
-    /// What the application speaks: http, http2, grpc, or tcp for anything else.
-    #[arg(long, default_value = "http", value_parser = ["http", "http2", "grpc", "tcp"], env = "OUTRIGGER_PROTOCOL")]
+    /// What the application speaks: http, http2, grpc, tcp for anything else, or auto to have it found out.
+    #[arg(long, default_value = "http", value_parser = ["http", "http2", "grpc", "tcp", "auto"], env = "OUTRIGGER_PROTOCOL")]
     protocol: String,
     /// Path that answers 2xx when the application is ready. Default: a TCP connection is enough.
     #[arg(
@@ -132,6 +132,8 @@ struct ListenArgs {
         env = "OUTRIGGER_INBOUND"
     )]
     inbound: SocketAddr,
+    #[command(flatten)]
+    capture: CaptureArgs,
     /// Admin: /ready, /config_dump, /stats, /clusters; loopback only.
     #[arg(
         long,
@@ -151,6 +153,26 @@ struct ListenArgs {
     admin_users: Vec<u32>,
     #[command(flatten)]
     site: SiteArgs,
+}
+
+#[derive(Args, Debug)]
+struct CaptureArgs {
+    /// How the application's connections, and those of others to it, come to the sidecar: none, the application calls
+    /// the ports above; redirect, `outrigger redirect apply` has made rules for it; tproxy, the same, and the
+    /// application sees the addresses of its callers (needs CAP_NET_ADMIN).
+    #[arg(long, default_value = "none", value_name = "HOW", value_parser = capture_mode, env = "OUTRIGGER_CAPTURE")]
+    capture: CaptureMode,
+    /// Port for redirected connections of the application, on loopback of both families.
+    #[arg(
+        long,
+        default_value_t = 15001,
+        value_name = "PORT",
+        env = "OUTRIGGER_OUTBOUND_PORT"
+    )]
+    outbound_port: u16,
+    /// What to do if nothing is redirected: required, not be ready; warn, say so on the readiness page; off, do not look.
+    #[arg(long, default_value = "required", value_name = "WHAT", value_parser = capture_check, env = "OUTRIGGER_CAPTURE_CHECK")]
+    capture_check: CaptureCheck,
 }
 
 #[derive(Args, Debug)]
@@ -310,6 +332,11 @@ pub(crate) fn config(args: SidecarArgs) -> Result<Config, Failure> {
         advertise_address: workload.advertise_address,
         outbound: listen.outbound,
         inbound: listen.inbound,
+        capture: Capture {
+            mode: listen.capture.capture,
+            outbound_port: listen.capture.outbound_port,
+            check: listen.capture.capture_check,
+        },
         admin: listen.admin,
         admin_users: listen.admin_users,
         metrics: listen.site.metrics,
@@ -337,6 +364,26 @@ fn service(said: Option<String>, bootstrap: Option<&Bootstrap>) -> String {
             .map(|c| if plain(c) { c } else { '-' })
             .collect()
     })
+}
+
+fn capture_mode(text: &str) -> Result<CaptureMode, String> {
+    match text {
+        "none" => Ok(CaptureMode::None),
+        "redirect" => Ok(CaptureMode::Redirect),
+        "tproxy" => Ok(CaptureMode::Tproxy),
+        _ => Err(format!(
+            "\"{text}\" is no way; write redirect, tproxy or none"
+        )),
+    }
+}
+
+fn capture_check(text: &str) -> Result<CaptureCheck, String> {
+    match text {
+        "required" => Ok(CaptureCheck::Required),
+        "warn" => Ok(CaptureCheck::Warn),
+        "off" => Ok(CaptureCheck::Off),
+        _ => Err(format!("\"{text}\"; write required, warn or off")),
+    }
 }
 
 fn policy_header(text: &str) -> Result<PolicyHeader, String> {

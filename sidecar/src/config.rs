@@ -52,6 +52,59 @@ impl PolicyHeader {
     }
 }
 
+/// Whether connections of the application, and those of others to it, are redirected to the sidecar by rules of the
+/// kernel.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum CaptureMode {
+    /// They are not: the application calls ports of the sidecar.
+    #[default]
+    None,
+    /// They are, and the application sees connections of its own host.
+    Redirect,
+    /// They are, and the application sees the addresses of its callers. Needs `CAP_NET_ADMIN` or `CAP_NET_RAW`.
+    Tproxy,
+}
+
+/// What a sidecar does that finds that connections are not redirected.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum CaptureCheck {
+    /// It is not ready.
+    #[default]
+    Required,
+    /// It warns.
+    Warn,
+    /// It does not look.
+    Off,
+}
+
+/// Redirected connections.
+#[derive(Clone, Copy, Debug)]
+pub struct Capture {
+    /// Whether there are such.
+    pub mode: CaptureMode,
+    /// Port, on loopback of both families, for those of the application. Default 15001.
+    pub outbound_port: u16,
+    /// What happens if there are none.
+    pub check: CaptureCheck,
+}
+
+impl Default for Capture {
+    fn default() -> Self {
+        Self {
+            mode: CaptureMode::None,
+            outbound_port: 15001,
+            check: CaptureCheck::Required,
+        }
+    }
+}
+
+impl Capture {
+    /// Whether there are such.
+    pub(crate) fn is_on(&self) -> bool {
+        self.mode != CaptureMode::None
+    }
+}
+
 /// Settings of one sidecar. Addresses with port 0 pick a free port; the ready line says which.
 #[derive(Clone, Debug)]
 pub struct Config {
@@ -82,8 +135,10 @@ pub struct Config {
     pub advertise_address: Option<IpAddr>,
     /// Explicit HTTP proxy for the application. Default `127.0.0.1:15080`. Loopback only.
     pub outbound: SocketAddr,
-    /// mTLS for others. Default `0.0.0.0:15006`.
+    /// mTLS for others. Default `0.0.0.0:15006`; with [`Capture`], of both families.
     pub inbound: SocketAddr,
+    /// Redirected connections. Default: none.
+    pub capture: Capture,
     /// Admin. Default `127.0.0.1:15000`. Loopback only.
     pub admin: SocketAddr,
     /// Users (uid) whose processes may change things there, besides root and the sidecar's own. Default none.

@@ -1,6 +1,11 @@
 //! Opens a connection to an endpoint: TCP, then TLS where the endpoint has it. The cluster's connect timeout covers both.
 
-use std::{fmt, io, net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    fmt, io,
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+    time::Duration,
+};
 
 use arc_swap::ArcSwap;
 use outrigger_core::{Cluster, Endpoint, TcpKeepalive as Probes};
@@ -12,8 +17,12 @@ use tokio_rustls::{TlsConnector, TlsStream};
 
 use crate::{
     http::io::Transport,
+    shared::Shared,
     tls::{ALPN_H2, Refusal, Svid, svid},
 };
+
+/// How names of clusters begin that lead to the application.
+const INBOUND: &str = "inbound|";
 
 /// Why there is no connection. The request provably was not sent.
 #[derive(Clone, Debug)]
@@ -67,17 +76,55 @@ impl Opened {
     }
 }
 
-/// Outbound ports of this sidecar. They are on loopback only.
+/// Ports of this sidecar.
 #[derive(Debug, Default)]
-pub(crate) struct OwnPorts(ArcSwap<Vec<SocketAddr>>);
+pub(crate) struct OwnPorts(ArcSwap<Vec<OwnPort>>);
+
+/// A listener that is bound.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct OwnPort {
+    pub(crate) address: SocketAddr,
+    /// What is sent there is sent on.
+    pub(crate) outbound: bool,
+    /// Redirected connections come there, so that its number means it at whatever address of this host.
+    pub(crate) captures: bool,
+}
+
+impl OwnPort {
+    fn covers(self, to: SocketAddr) -> bool {
+        let (own, ip) = (self.address.ip(), to.ip());
+        let any = own.is_unspecified() && own.is_ipv4() == ip.is_ipv4();
+        self.address.port() == to.port() && (own == ip || any)
+    }
+}
 
 impl OwnPorts {
-    pub(crate) fn set(&self, all: Vec<SocketAddr>) {
+    pub(crate) fn set(&self, all: Vec<OwnPort>) {
         self.0.store(Arc::new(all));
     }
 
+    /// An outbound one, which are on loopback only.
     fn contains(&self, to: SocketAddr) -> bool {
-        to.ip().is_loopback() && self.0.load().contains(&to)
+        let all = self.0.load();
+        to.ip().is_loopback() && all.iter().any(|own| own.outbound && own.address == to)
+    }
+
+    /// Redirected connections of the application are taken.
+    pub(crate) fn captures_outbound(&self) -> bool {
+        let all = self.0.load();
+        all.iter().any(|own| own.outbound && own.captures)
+    }
+
+    /// One of them listens there, if the address is one of this host.
+    pub(crate) fn covers(&self, to: SocketAddr) -> bool {
+        self.0.load().iter().any(|own| own.covers(to))
+    }
+
+    /// A connection there comes back here. `is_host` says whether an address is one of this host.
+    pub(crate) fn leads_here(&self, to: SocketAddr, is_host: impl Fn(IpAddr) -> bool) -> bool {
+        let all = self.0.load();
+        let mut same = all.iter().filter(|own| own.address.port() == to.port());
+        same.any(|own| own.captures || own.covers(to)) && is_host(to.ip())
     }
 }
 
@@ -86,14 +133,14 @@ pub(crate) async fn open(
     cluster: &Cluster,
     endpoint: &Endpoint,
     tls: Option<Arc<ClientConfig>>,
-    own_ports: &OwnPorts,
+    shared: &Shared,
 ) -> Result<Opened, ConnectError> {
     let to = endpoint.config.address;
-    if own_ports.contains(to) {
+    if shared.own_ports.contains(to) {
         return Err(ConnectError::OwnPort(to));
     }
     let within = cluster.config.connect_timeout;
-    match timeout(within, open_unbounded(cluster, to, tls)).await {
+    match timeout(within, open_unbounded(cluster, to, tls, shared)).await {
         Ok(opened) => opened,
         Err(_elapsed) => Err(ConnectError::Timeout(to, within)),
     }
@@ -103,10 +150,20 @@ async fn open_unbounded(
     cluster: &Cluster,
     to: SocketAddr,
     tls: Option<Arc<ClientConfig>>,
+    shared: &Shared,
 ) -> Result<Opened, ConnectError> {
-    let stream = TcpStream::connect(to)
-        .await
-        .map_err(|error| ConnectError::Tcp(to, error.to_string()))?;
+    let capture = &shared.capture;
+    let config = &cluster.config;
+    let round = if config.original_dst || config.name.starts_with(INBOUND) {
+        None
+    } else {
+        capture.way_round(to, tls.is_some() && config.mesh_tls().is_some())
+    };
+    let stream = match round {
+        None => TcpStream::connect(to).await,
+        Some(inbound) => capture.hairpins.connect(inbound, to).await,
+    };
+    let stream = stream.map_err(|error| ConnectError::Tcp(to, error.to_string()))?;
     tune(&stream, &cluster.config.tcp_keepalive);
     let Some(config) = tls else {
         return Ok(Opened {

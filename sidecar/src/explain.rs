@@ -58,6 +58,8 @@ impl Reader {
         let ports = node::Ports {
             outbound: PROXY,
             inbound: Some(INBOUND),
+            captured: None,
+            ipv6: false,
         };
         let ip = std::net::Ipv4Addr::LOCALHOST.into();
         // Nothing that it calls.
@@ -93,6 +95,8 @@ impl Reader {
         let ports = node::Ports {
             outbound: PROXY,
             inbound: None,
+            captured: None,
+            ipv6: false,
         };
         let app: Option<&App> = None;
         let ip = std::net::Ipv4Addr::LOCALHOST.into();

@@ -400,11 +400,9 @@ fn plan<'a>(
         };
     }
     upstream::edit(call, parts, authority, route, weighted)?;
-    let is_outside = cluster
-        .config
-        .tls
-        .as_ref()
-        .is_some_and(|tls| tls.outside.is_some());
+    let config = &cluster.config;
+    let has_outside_tls = config.tls.as_ref().is_some_and(|tls| tls.outside.is_some());
+    let is_outside = has_outside_tls || config.original_dst;
     if call.direction == Direction::Outbound && !is_outside {
         claims::put_hops(&mut parts.headers, call.hops.get());
     }

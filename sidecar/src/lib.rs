@@ -8,6 +8,7 @@ mod admin;
 mod agent;
 mod backoff;
 mod bootstrap;
+mod capture;
 mod command;
 mod config;
 mod connect;
@@ -43,7 +44,10 @@ pub use admin::{LogControl, set_log_control};
 pub use agent::{AgentConfig, AgentError, EnvoyListeners, FilesError, run as run_agent};
 pub use bootstrap::{Bootstrap, BootstrapError};
 pub use command::CommandError;
-pub use config::{App, Config, Discovery, PolicyHeader, Readiness, Workload, XdsProtocol};
+pub use config::{
+    App, Capture, CaptureCheck, CaptureMode, Config, Discovery, PolicyHeader, Readiness, Workload,
+    XdsProtocol,
+};
 pub use control::ControlPlaneError;
 pub use identity::workload_api::spiffe_endpoint;
 pub use run::{Launch, ProxyEnv, RunError, run, run_with};

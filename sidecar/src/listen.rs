@@ -3,7 +3,7 @@
 use std::{
     collections::BTreeMap,
     io,
-    net::{SocketAddr, TcpListener, TcpStream},
+    net::{IpAddr, SocketAddr, TcpListener, TcpStream},
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicUsize, Ordering},
@@ -20,6 +20,7 @@ use tokio::{
 };
 
 use crate::{
+    connect::OwnPort,
     listen::caps::{Caps, Seldom},
     shared::Shared,
     telemetry::Telemetry,
@@ -28,8 +29,8 @@ use crate::{
 
 pub(crate) mod caps;
 
-/// What the two ports that a sidecar binds before it asks for configuration are called (`docs/WIRE.md`).
-const OWN: [&str; 2] = ["http_proxy", "virtualInbound"];
+/// What the ports that a sidecar binds before it asks for configuration are called (`docs/WIRE.md`).
+const OWN: [&str; 3] = ["http_proxy", "virtualInbound", "virtualOutbound"];
 /// Connections that the kernel may hold for us.
 const BACKLOG: i32 = 4096;
 /// Listeners that could not be bound are tried again this often.
@@ -53,6 +54,11 @@ impl Bound {
             direction,
             closing: AtomicBool::new(false),
         }
+    }
+
+    /// See [`Self::is_closing`].
+    pub(crate) fn close(&self) {
+        self.closing.store(true, Ordering::Relaxed);
     }
 
     /// Its connections end after the response in flight.
@@ -128,9 +134,12 @@ pub(crate) struct Acceptor {
 
 #[derive(Debug)]
 struct Open {
-    configured: SocketAddr,
+    configured: Vec<SocketAddr>,
+    /// The first one.
+    address: SocketAddr,
     bound: Arc<Bound>,
-    task: JoinHandle<()>,
+    tasks: Vec<JoinHandle<()>>,
+    captures: bool,
 }
 
 impl Acceptor {
@@ -175,7 +184,7 @@ impl Acceptor {
             }
         }
         for open in self.open.values() {
-            open.task.abort();
+            open.tasks.iter().for_each(JoinHandle::abort);
         }
         self.prebound.clear();
     }
@@ -184,14 +193,18 @@ impl Acceptor {
         let mut states = BTreeMap::new();
         let gone = self.open.extract_if(.., |name, open| {
             snapshot.listeners.get(name).is_none_or(|listener| {
-                listener.address != open.configured || listener.direction != open.bound.direction
+                listener.capture.unbound
+                    || !listener.addresses().eq(open.configured.iter().copied())
+                    || listener.direction != open.bound.direction
             })
         });
         for (_, open) in gone.collect::<Vec<_>>() {
-            open.bound.closing.store(true, Ordering::Relaxed);
-            open.task.abort();
-            // Ends at once, and only then is its address free for another. How it ended says nothing.
-            drop(open.task.await);
+            open.bound.close();
+            for task in open.tasks {
+                task.abort();
+                // Ends at once, and only then is its address free for another. How it ended says nothing.
+                drop(task.await);
+            }
         }
         // Of two that want one address, the sidecar's own port has it.
         let (own, others): (Vec<_>, Vec<_>) = snapshot
@@ -202,6 +215,7 @@ impl Acceptor {
             let known = self.states.borrow().get(name).cloned();
             let state = match (self.open.contains_key(name), known) {
                 (true, Some(state)) => state,
+                _ if listener.capture.unbound => ListenerState::Unbound,
                 (_, known) => match self.open(name, listener) {
                     Ok(address) => ListenerState::Bound(address),
                     Err(error) => {
@@ -217,14 +231,16 @@ impl Acceptor {
             };
             states.insert(name.clone(), state);
         }
-        let outbound = states.iter().filter_map(|(name, state)| match state {
-            ListenerState::Bound(address) => {
-                let listener = snapshot.listeners.get(name)?;
-                (listener.direction == Direction::Outbound).then_some(*address)
-            }
-            ListenerState::Failed(_) => None,
+        for (name, open) in &mut self.open {
+            let listener = snapshot.listeners.get(name);
+            open.captures = listener.is_some_and(|listener| listener.capture.restores);
+        }
+        let own = self.open.values().map(|open| OwnPort {
+            address: open.address,
+            outbound: open.bound.direction == Direction::Outbound,
+            captures: open.captures,
         });
-        self.shared.own_ports.set(outbound.collect());
+        self.shared.own_ports.set(own.collect());
         self.states.send_if_modified(|old| {
             let modified = *old != states;
             *old = states;
@@ -233,45 +249,71 @@ impl Acceptor {
     }
 
     fn open(&mut self, name: &str, listener: &Listener) -> io::Result<SocketAddr> {
-        let adopted = self
-            .prebound
-            .iter()
-            .position(|socket| socket.local_addr().is_ok_and(|at| at == listener.address))
-            .map(|at| self.prebound.swap_remove(at));
-        let socket = match adopted {
-            Some(socket) => socket,
-            None => bind(listener.address)?,
-        };
-        socket.set_nonblocking(true)?;
-        let address = socket.local_addr()?;
+        let configured: Vec<SocketAddr> = listener.addresses().collect();
+        let mut sockets = Vec::with_capacity(configured.len());
+        for address in &configured {
+            let socket = match self.adopt(|at| at == *address) {
+                Some(socket) => Ok(socket),
+                None => bind(*address, listener.capture.transparent),
+            };
+            match socket {
+                Ok(socket) => sockets.push(socket),
+                Err(error) => {
+                    // The next try finds them again.
+                    self.prebound.append(&mut sockets);
+                    return Err(error);
+                }
+            }
+        }
+        // The same port of the other family was bound for the same listener.
+        while let Some(socket) = self.adopt(|at| is_sibling(at, listener.address)) {
+            sockets.push(socket);
+        }
         let bound = Arc::new(Bound::new(name, listener.direction));
-        let accepting = Accepting {
-            socket: tokio::net::TcpListener::from_std(socket)?,
-            bound: Arc::clone(&bound),
-            seats: Arc::clone(&self.seats),
-            telemetry: Arc::clone(&self.telemetry),
-            most: self.caps.connections,
-            warned: Seldom::default(),
-        };
-        tracing::info!(listener = %name, %address, "listener open");
+        let mut first = None;
+        let mut tasks = Vec::with_capacity(sockets.len());
+        for socket in sockets {
+            socket.set_nonblocking(true)?;
+            let address = socket.local_addr()?;
+            first.get_or_insert(address);
+            let accepting = Accepting {
+                socket: tokio::net::TcpListener::from_std(socket)?,
+                bound: Arc::clone(&bound),
+                seats: Arc::clone(&self.seats),
+                telemetry: Arc::clone(&self.telemetry),
+                most: self.caps.connections,
+                warned: Seldom::default(),
+            };
+            tracing::info!(listener = %name, %address, "listener open");
+            // Aborted when the listener goes.
+            tasks.push(tokio::spawn(accepting.run()));
+        }
+        let address = first.unwrap_or(listener.address);
         self.open.insert(
             name.to_owned(),
             Open {
-                configured: listener.address,
+                configured,
+                address,
                 bound,
-                // Aborted when the listener goes.
-                task: tokio::spawn(accepting.run()),
+                tasks,
+                captures: listener.capture.restores,
             },
         );
         Ok(address)
     }
+
+    fn adopt(&mut self, is_wanted: impl Fn(SocketAddr) -> bool) -> Option<TcpListener> {
+        let mut sockets = self.prebound.iter();
+        let at = sockets.position(|socket| socket.local_addr().is_ok_and(&is_wanted))?;
+        Some(self.prebound.swap_remove(at))
+    }
 }
 
-/// Binds and listens.
+/// Binds and listens. `transparent`: also for addresses that are not this host's, which needs `CAP_NET_ADMIN`.
 ///
 /// # Errors
 /// The operating system's.
-pub(crate) fn bind(address: SocketAddr) -> io::Result<TcpListener> {
+pub(crate) fn bind(address: SocketAddr, transparent: bool) -> io::Result<TcpListener> {
     let socket = Socket::new(
         Domain::for_address(address),
         Type::STREAM,
@@ -281,10 +323,23 @@ pub(crate) fn bind(address: SocketAddr) -> io::Result<TcpListener> {
     if address.is_ipv6() {
         socket.set_only_v6(true)?;
     }
+    match address {
+        SocketAddr::V4(_) if transparent => socket.set_ip_transparent_v4(true)?,
+        SocketAddr::V6(_) if transparent => socket.set_ip_transparent_v6(true)?,
+        SocketAddr::V4(_) | SocketAddr::V6(_) => {}
+    }
     socket.bind(&address.into())?;
     socket.listen(BACKLOG)?;
     socket.set_nonblocking(true)?;
     Ok(socket.into())
+}
+
+/// The loopback or wildcard address of the other family, same port.
+fn is_sibling(one: SocketAddr, other: SocketAddr) -> bool {
+    let both = |is: fn(&IpAddr) -> bool| is(&one.ip()) && is(&other.ip());
+    one.port() == other.port()
+        && one.is_ipv4() != other.is_ipv4()
+        && (both(IpAddr::is_unspecified) || both(IpAddr::is_loopback))
 }
 
 struct Accepting {

@@ -231,6 +231,7 @@ impl Pools {
         let pools: Vec<_> = self.clusters.borrow().values().cloned().collect();
         for pool in pools {
             pool.look_at_files(&self.shared);
+            pool.follow_destinations(self.worker);
             for endpoint in pool.endpoints.borrow().values() {
                 endpoint.retire(&pool.gate, self.worker, now, unix_now, generation);
             }
@@ -278,6 +279,14 @@ impl ClusterPool {
         pool
     }
 
+    /// Of a cluster of type `ORIGINAL_DST`: closes pools of destinations that are forgotten.
+    fn follow_destinations(&self, worker: usize) {
+        let cluster = self.policy.borrow().as_ref().map(|(of, _)| Arc::clone(of));
+        if let Some(cluster) = cluster.filter(|cluster| cluster.config.original_dst) {
+            self.keep(worker, cluster.destination_ids());
+        }
+    }
+
     /// Connections of an earlier reading are retired.
     fn look_at_files(&self, shared: &Shared) {
         let policy = self.policy.borrow();
@@ -309,13 +318,23 @@ impl ClusterPool {
     fn keep_only(&self, worker: usize, cluster: &Arc<Cluster>) {
         // Lets go of the cluster of the snapshot before.
         self.policy(cluster);
+        if cluster.config.original_dst {
+            // They come and go between snapshots.
+            self.keep(worker, cluster.destination_ids());
+            return;
+        }
         // Of all clusters of a snapshot few have changed.
         let same = self.followed.borrow().as_ptr() == Arc::as_ptr(cluster);
         if !self.grown.replace(false) && same {
             return;
         }
         *self.followed.borrow_mut() = Arc::downgrade(cluster);
-        let mut known: Vec<EndpointId> = cluster.endpoints.iter().map(|one| one.id).collect();
+        let known = cluster.endpoints.iter().map(|one| one.id).collect();
+        self.keep(worker, known);
+    }
+
+    /// Closes pools of all endpoints but these.
+    fn keep(&self, worker: usize, mut known: Vec<EndpointId>) {
         known.sort_unstable();
         let endpoints = self.endpoints.borrow();
         let gone = endpoints.keys().copied();

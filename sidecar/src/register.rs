@@ -45,7 +45,13 @@ pub(crate) fn registration(
     ip: IpAddr,
     inbound: SocketAddr,
 ) -> RegisterRequest {
-    let address = SocketAddr::new(ip, inbound.port());
+    // What is redirected to our inbound port is told of by its own.
+    let port = if config.capture.is_on() {
+        app.address.port()
+    } else {
+        inbound.port()
+    };
+    let address = SocketAddr::new(ip, port);
     RegisterRequest {
         mtls: true,
         ..instance(&config.workload, app, address, config.lease_ttl)

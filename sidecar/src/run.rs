@@ -33,8 +33,9 @@ use tokio::{
 };
 
 use crate::{
-    Config, Discovery, XdsProtocol,
+    CaptureCheck, Config, Discovery, XdsProtocol,
     admin::{self, Port, Site},
+    capture::{Setup, probe},
     command::{Command, CommandError},
     control::{Control, ControlPlaneError},
     identity::{
@@ -195,11 +196,23 @@ async fn supervise(parts: Parts, sockets: Sockets) -> Result<u8, RunError> {
     let Sockets {
         outbound,
         inbound,
+        captured,
+        inbound_v6,
         admin,
         metrics,
         readiness,
     } = sockets;
-    let prebound = std::iter::once(outbound).chain(inbound).collect();
+    let prebound = [outbound].into_iter().chain(inbound);
+    let prebound = prebound.chain(captured).chain(inbound_v6).collect();
+    if addresses.captured.is_some() {
+        shared.capture.start(Setup {
+            mode: config.capture.mode,
+            check: config.capture.check,
+            inbound: addresses.inbound,
+            app: config.app.as_ref().map(|app| app.address),
+            ipv6: addresses.ipv6,
+        });
+    }
     let workers = Arc::new(worker::start(&shared, &config, prebound, &telemetry)?);
     let site = Arc::new(Site {
         shared: Arc::clone(&shared),
@@ -224,6 +237,11 @@ async fn supervise(parts: Parts, sockets: Sockets) -> Result<u8, RunError> {
             Arc::clone(&site),
             Arc::clone(&users),
         ));
+    }
+    if let Some(setup) = shared.capture.setup()
+        && setup.check != CaptureCheck::Off
+    {
+        tasks.spawn(probe::run(Arc::clone(&shared), setup.ipv6));
     }
     tasks.spawn(sweep(Arc::clone(&shared)));
     tasks.spawn(reread(Arc::clone(&shared)));
@@ -464,6 +482,11 @@ impl Sidecar {
         let ports = Ports {
             outbound: self.addresses.outbound,
             inbound: self.addresses.inbound,
+            captured: self
+                .addresses
+                .captured
+                .map(|at| (self.config.capture.mode, at)),
+            ipv6: self.addresses.ipv6,
         };
         let bootstrap = self.config.bootstrap.as_ref();
         let protocol = self.config.xds_protocol();
@@ -547,7 +570,7 @@ impl Sidecar {
         let bound = states.iter().filter_map(|(name, state)| match state {
             ListenerState::Bound(address) => Some((name.clone(), *address)),
             // What is not open has been said where it was tried.
-            ListenerState::Failed(_) => None,
+            ListenerState::Unbound | ListenerState::Failed(_) => None,
         });
         bound
             .filter(|(_, address)| !self.is_fixed(*address))

@@ -27,6 +27,7 @@ pub(crate) fn config() -> Config {
         advertise_address: None,
         outbound: free,
         inbound: free,
+        capture: crate::Capture::default(),
         admin: free,
         admin_users: Vec::new(),
         metrics: free,

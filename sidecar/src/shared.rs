@@ -14,7 +14,9 @@ use tokio::{
     time::Instant,
 };
 
-use crate::{connect::OwnPorts, demand::Demand, forward::chain::Chains, jwks::Jwks};
+use crate::{
+    capture::Capturing, connect::OwnPorts, demand::Demand, forward::chain::Chains, jwks::Jwks,
+};
 
 use crate::tls::files::{Allowed, TlsFiles};
 
@@ -86,8 +88,10 @@ pub(crate) struct Shared {
     pub(crate) drain: watch::Sender<bool>,
     /// Notified by a worker that could not connect to the application: check its readiness now.
     pub(crate) app_unreachable: Notify,
-    /// Outbound ports of this sidecar, as far as they are bound.
+    /// Ports of this sidecar, as far as they are bound.
     pub(crate) own_ports: OwnPorts,
+    /// What is known of redirected connections.
+    pub(crate) capture: Capturing,
     /// What requests of one trace know of each other.
     pub(crate) chains: Chains,
     /// Hosts whose routes requests wait for.
@@ -109,6 +113,7 @@ impl Shared {
             drain: watch::Sender::new(false),
             app_unreachable: Notify::new(),
             own_ports: OwnPorts::default(),
+            capture: Capturing::default(),
             chains: Chains::default(),
             demand: Demand::default(),
             jwks: Jwks::default(),

@@ -22,6 +22,7 @@ use refusal::{About, Code, Refused};
 use upstream::Target;
 
 use crate::{
+    demand::Denied,
     hello::peek::NoHello,
     http::io::Io,
     telemetry::Handles,
@@ -56,6 +57,12 @@ pub(crate) fn refuse_greeting(worker: &Worker, connection: &Connection, why: &No
     if let Some(refused) = Refused::no_hello(why) {
         Session { worker, connection }.refuse(&refused, None, None);
     }
+}
+
+/// Whether the address that it was going to has a listener of its own, nobody knows.
+pub(crate) fn refuse_unknown(worker: &Worker, connection: &Connection, denied: &Denied) {
+    let refused = Refused::unknown(connection, denied);
+    Session { worker, connection }.refuse(&refused, None, None);
 }
 
 /// No filter chain is for such a connection.
@@ -148,6 +155,7 @@ impl Session<'_> {
             cluster: &cluster,
             route,
             source: self.connection.remote.ip(),
+            destination: self.connection.destination,
             direction: self.connection.bound.direction,
         };
         let opened = tokio::select! {
@@ -187,6 +195,7 @@ impl Session<'_> {
         tracing::debug!(
             listener = %self.connection.bound.name,
             remote = %self.connection.remote,
+            destination = self.connection.destination.map(|to| to.to_string()),
             %endpoint,
             ?end,
             sent = report.counts.sent.get(),

@@ -186,6 +186,7 @@ pub(crate) fn config() -> Config {
         advertise_address: None,
         outbound: any,
         inbound: any,
+        capture: crate::Capture::default(),
         admin: any,
         admin_users: Vec::new(),
         metrics: any,
@@ -345,6 +346,7 @@ impl Sidecar {
                     policies: PolicyPositions::default(),
                 }),
                 dry_run: None,
+                capture: outrigger_core::Capture::default(),
             }),
         );
         this.publish("virtualInbound").await
@@ -379,6 +381,7 @@ impl Sidecar {
                     policies: PolicyPositions::default(),
                 }),
                 dry_run: None,
+                capture: outrigger_core::Capture::default(),
             }),
         );
         let address = this.publish("http_proxy").await;
@@ -399,6 +402,7 @@ impl Sidecar {
             .unwrap();
         match &states[listener] {
             ListenerState::Bound(address) => *address,
+            ListenerState::Unbound => panic!("{listener} is not bound"),
             ListenerState::Failed(error) => panic!("{error}"),
         }
     }

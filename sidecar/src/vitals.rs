@@ -12,6 +12,7 @@ use std::{
 use prometheus::{Gauge, IntCounterVec, IntGauge, Opts, Registry};
 
 use crate::{
+    capture::probe,
     readiness::AppHealth,
     shared::Shared,
     xds::{engine::Tally, state::Kind},
@@ -93,7 +94,11 @@ impl Vitals {
             }
             _ => {}
         }
-        if !self.configured.load(Ordering::Relaxed) {
+        if self.configured.load(Ordering::Relaxed) {
+            let [lacks, warns] = probe::verdict(shared);
+            missing.extend(lacks);
+            warnings.extend(warns);
+        } else {
             missing.push("no configuration yet".to_owned());
         }
         if missing.is_empty() {

@@ -59,6 +59,8 @@ const DRAIN_LOOK: Duration = Duration::from_millis(20);
 pub(crate) enum ListenerState {
     /// Accepting here.
     Bound(SocketAddr),
+    /// Not bound: takes what another hands over.
+    Unbound,
     /// Could not be bound; tried again with every snapshot and every five seconds.
     Failed(String),
 }

@@ -29,6 +29,7 @@ use crate::{
     ClusterSlot, KeepAlive, Limits, LimitsScope, Moment, OutlierConfig, RetryBudget, Thresholds,
     balance::{Ewma, LbPolicy, Leave, Priorities, SlowStart},
     breaker::{Breaker, BreakerConfig, Breakers, Trial},
+    capture::Destinations,
     outlier::{Ejector, Heeds},
 };
 
@@ -128,6 +129,8 @@ pub struct ClusterConfig {
     pub tls: Option<UpstreamTls>,
     /// The line of YAML behind the policy, if a document set it.
     pub position: Option<Arc<str>>,
+    /// It has no endpoints of its own: connections go where they were going (`ORIGINAL_DST`).
+    pub original_dst: bool,
     /// Of an aggregate: the clusters that it stands for, the most wanted first; see [`crate::Snapshot::serving`].
     pub members: Vec<ClusterSlot>,
 }
@@ -158,6 +161,7 @@ impl Default for ClusterConfig {
             protocol: UpstreamProtocol::AsDownstream,
             tls: None,
             position: None,
+            original_dst: false,
             members: Vec::new(),
         }
     }
@@ -215,6 +219,23 @@ pub struct EndpointConfig {
     pub labels: BTreeMap<String, String>,
 }
 
+impl EndpointConfig {
+    /// A healthy one in plain text.
+    #[must_use]
+    pub fn plain(address: SocketAddr) -> Self {
+        Self {
+            address,
+            weight: 1,
+            health: Health::Healthy,
+            priority: 0,
+            locality: Locality::default(),
+            locality_weight: 0,
+            mtls: false,
+            labels: BTreeMap::new(),
+        }
+    }
+}
+
 /// An endpoint of a cluster with the state that all workers share.
 #[derive(Debug)]
 pub struct Endpoint {
@@ -264,6 +285,10 @@ pub enum NoEndpoint {
     Unhealthy,
     /// All that are left were tried by this request.
     Exhausted,
+    /// It is one of type `ORIGINAL_DST`, and the connection was going nowhere else.
+    NotRedirected,
+    /// It is one of type `ORIGINAL_DST`, and has as many destinations in use as may be.
+    TooManyDestinations,
     /// Circuit breakers are open.
     BreakerOpen {
         /// When the next probe is let through.
@@ -314,6 +339,8 @@ pub struct Cluster {
     /// Circuit breakers beside those of the endpoints; kept over snapshots.
     pub breakers: Arc<Breakers>,
     priorities: Priorities,
+    /// Kept over snapshots.
+    destinations: Arc<Destinations>,
     ejector: Arc<Ejector>,
     heeds: Heeds,
     /// All endpoints are dated.
@@ -328,6 +355,7 @@ pub(crate) struct Kept {
     retries: Arc<RetryBudget>,
     breakers: Arc<Breakers>,
     ejector: Arc<Ejector>,
+    destinations: Arc<Destinations>,
 }
 
 impl EndpointState {

@@ -13,6 +13,7 @@ mod aggregate;
 pub mod balance;
 pub mod breaker;
 pub mod bucket;
+pub mod capture;
 pub mod chain;
 pub mod cluster;
 pub mod connection;
@@ -30,9 +31,10 @@ pub mod snapshot;
 
 pub use balance::{LbPolicy, SlowStart};
 pub use breaker::{Breaker, BreakerConfig, BreakerState, Breakers};
+pub use capture::{Capture, InUse, Users};
 pub use chain::{
-    ChainLookup, ChainMatch, FilterChain, FilterChains, Greeting, Inspect, MatchedTwice,
-    PolicyPositions,
+    ChainLookup, ChainMatch, FilterChain, FilterChains, Greeting, HTTP1, HTTP2, Inspect,
+    MatchedTwice, PolicyPositions,
 };
 pub use cluster::{
     Cluster, ClusterConfig, Endpoint, EndpointConfig, EndpointId, EndpointState, Health, InFlight,

@@ -3,10 +3,14 @@
 //! Routes name clusters by dense [`ClusterSlot`]s that stay the same for the life of the process, so an
 //! endpoint change replaces one `Arc` in a vector and leaves every route table as it is.
 
-use std::{collections::BTreeMap, net::SocketAddr, sync::Arc};
+use std::{
+    collections::BTreeMap,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    sync::Arc,
+};
 
 use crate::{
-    Cluster, ClusterConfig, ConnectionRoute, EndpointConfig, FilterChains, RouteTable,
+    Capture, Cluster, ClusterConfig, ConnectionRoute, EndpointConfig, FilterChains, RouteTable,
     cluster::Kept,
 };
 
@@ -62,6 +66,15 @@ pub struct Listener {
     pub chains: FilterChains,
     /// What a document would do that is only tried.
     pub dry_run: Option<DryRun>,
+    /// What it has to do with connections that were going elsewhere.
+    pub capture: Capture,
+}
+
+impl Listener {
+    /// All addresses that it is for.
+    pub fn addresses(&self) -> impl Iterator<Item = SocketAddr> {
+        std::iter::once(self.address).chain(self.capture.more_addresses.iter().copied())
+    }
 }
 
 /// Who would be let in by a document that is not in force.
@@ -82,11 +95,33 @@ pub struct Snapshot {
     pub version: u64,
     /// By LDS name.
     pub listeners: BTreeMap<String, Arc<Listener>>,
+    /// Those that are not bound, by each address that they are for.
+    unbound: Arc<BTreeMap<SocketAddr, Arc<Listener>>>,
     routes: Vec<Option<Arc<RouteTable>>>,
     clusters: Vec<Option<Arc<Cluster>>>,
 }
 
 impl Snapshot {
+    /// The listener that is not bound and takes connections to exactly `destination`.
+    #[must_use]
+    pub fn listener_at(&self, destination: SocketAddr) -> Option<&Arc<Listener>> {
+        self.unbound.get(&destination)
+    }
+
+    /// The listener that is not bound and takes connections to the port of `destination` at whatever address: of its
+    /// family, else one of IPv4, which is how they are named where both are meant.
+    #[must_use]
+    pub fn listener_of_port(&self, destination: SocketAddr) -> Option<&Arc<Listener>> {
+        let port = destination.port();
+        let any = |ip: IpAddr| self.unbound.get(&SocketAddr::new(ip, port));
+        match destination {
+            SocketAddr::V4(_) => any(Ipv4Addr::UNSPECIFIED.into()),
+            SocketAddr::V6(_) => {
+                any(Ipv6Addr::UNSPECIFIED.into()).or_else(|| any(Ipv4Addr::UNSPECIFIED.into()))
+            }
+        }
+    }
+
     /// The cluster in `slot`, unless it is unknown or was removed.
     #[must_use]
     pub fn cluster(&self, slot: ClusterSlot) -> Option<&Arc<Cluster>> {
@@ -111,6 +146,8 @@ impl Snapshot {
 #[derive(Debug, Default)]
 pub struct SnapshotBuilder {
     current: Snapshot,
+    /// Listeners that are not bound have come, changed or gone.
+    unbound_changed: bool,
     cluster_names: BTreeMap<Arc<str>, ClusterSlot>,
     /// Of clusters that were removed. As many as there are names without a cluster, which are kept anyhow.
     removed: BTreeMap<ClusterSlot, Kept>,
@@ -182,18 +219,35 @@ impl SnapshotBuilder {
 
     /// Sets or removes a listener.
     pub fn set_listener(&mut self, name: &str, listener: Option<Listener>) {
-        match listener {
+        let is_unbound = |listener: &Listener| listener.capture.unbound;
+        self.unbound_changed |= listener.as_ref().is_some_and(is_unbound);
+        let before = match listener {
             Some(listener) => self
                 .current
                 .listeners
                 .insert(name.to_owned(), Arc::new(listener)),
             None => self.current.listeners.remove(name),
         };
+        self.unbound_changed |= before.is_some_and(|before| is_unbound(&before));
     }
 
     /// The next version.
     pub fn build(&mut self) -> Arc<Snapshot> {
         self.current.version += 1;
+        if std::mem::take(&mut self.unbound_changed) {
+            let mut unbound = BTreeMap::new();
+            for listener in self.current.listeners.values() {
+                if listener.capture.unbound {
+                    for address in listener.addresses() {
+                        // Of two for one address, the first by name.
+                        unbound
+                            .entry(address)
+                            .or_insert_with(|| Arc::clone(listener));
+                    }
+                }
+            }
+            self.current.unbound = Arc::new(unbound);
+        }
         Arc::new(self.current.clone())
     }
 }

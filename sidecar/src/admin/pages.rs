@@ -145,6 +145,7 @@ fn listeners(site: &Site, query: Query<'_>) -> Page {
                 ListenerState::Bound(address) => {
                     json!({"name": name, "address": address.to_string()})
                 }
+                ListenerState::Unbound => json!({"name": name, "bound": false}),
                 ListenerState::Failed(error) => json!({"name": name, "error": error}),
             })
             .collect();
@@ -154,6 +155,7 @@ fn listeners(site: &Site, query: Query<'_>) -> Page {
         .iter()
         .map(|(name, state)| match state {
             ListenerState::Bound(address) => format!("{name}::{address}\n"),
+            ListenerState::Unbound => format!("{name}::redirected connections\n"),
             ListenerState::Failed(error) => format!("{name}::failed: {error}\n"),
         })
         .collect();

@@ -153,6 +153,12 @@ fn from_cluster(from: &Cluster) -> Converted<Server> {
         EndpointSource::Eds(_) => {
             return refuse("type", "EDS; must be STATIC, STRICT_DNS or LOGICAL_DNS");
         }
+        EndpointSource::OriginalDst => {
+            return refuse(
+                "type",
+                "ORIGINAL_DST; must be STATIC, STRICT_DNS or LOGICAL_DNS",
+            );
+        }
         EndpointSource::Aggregate(_) => {
             return refuse(
                 "cluster_type",

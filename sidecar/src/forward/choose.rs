@@ -2,7 +2,9 @@
 
 use std::sync::{Arc, atomic::Ordering};
 
-use outrigger_core::{EndpointId, Moment, NoEndpoint, PickContext, Picked};
+use outrigger_core::{
+    EndpointId, Moment, NoEndpoint, PickContext, Picked, capture::MAX_DESTINATIONS,
+};
 
 use super::{call::Call, tries::Plan};
 use crate::http::answer::{Code, Problem};
@@ -14,6 +16,10 @@ pub(super) fn pick(
     tried: &mut Vec<EndpointId>,
 ) -> Result<Picked, NoEndpoint> {
     let policy = &*plan.retry;
+    if plan.cluster.config.original_dst {
+        let now = call.worker.shared.now();
+        return plan.cluster.toward(call.connection.destination, now);
+    }
     let previous_priorities = previous_priorities(plan, tried);
     let attempt = |tried: &[EndpointId]| {
         plan.cluster.pick(&mut PickContext {
@@ -44,6 +50,9 @@ pub(super) fn pick(
 
 /// An endpoint for a try beside another one.
 pub(super) fn beside(call: &Call, plan: &Plan<'_>, tried: &[EndpointId]) -> Option<Picked> {
+    if plan.cluster.config.original_dst {
+        return None;
+    }
     let picked = plan.cluster.pick(&mut PickContext {
         hash: plan.hash,
         tried,
@@ -76,6 +85,16 @@ pub(super) fn no_endpoint(call: &Call, plan: &Plan<'_>, none: NoEndpoint) -> Pro
     }
     match none {
         NoEndpoint::Empty => Problem::new(Code::NoEndpoints, format!("{service} has no endpoints")),
+        NoEndpoint::NotRedirected => {
+            let message = format!(
+                "{service} leads to where a connection was going before it was redirected to this sidecar, and this one was going nowhere else"
+            );
+            Problem::new(Code::NoEndpoints, message)
+        }
+        NoEndpoint::TooManyDestinations => {
+            let message = format!("{MAX_DESTINATIONS} destinations of {service} are in use");
+            Problem::new(Code::OverflowRequests, message)
+        }
         NoEndpoint::Unhealthy | NoEndpoint::Exhausted => {
             let all = &plan.cluster.endpoints;
             let now = call.worker.shared.now();

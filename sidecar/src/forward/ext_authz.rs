@@ -350,6 +350,9 @@ async fn exchange(
 fn no_endpoint(none: &NoEndpoint) -> &'static str {
     match none {
         NoEndpoint::Empty => "it has no endpoints",
+        NoEndpoint::NotRedirected | NoEndpoint::TooManyDestinations => {
+            "a cluster of type ORIGINAL_DST has no server to ask"
+        }
         NoEndpoint::Unhealthy | NoEndpoint::Exhausted => "none of its endpoints is healthy",
         NoEndpoint::BreakerOpen { .. } => "its circuit breaker is open",
     }

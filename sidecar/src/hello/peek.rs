@@ -77,6 +77,7 @@ mod tests {
         let inspect = Inspect {
             within: Duration::from_secs(5),
             silence_is_plain,
+            ..Inspect::default()
         };
         caller.write_all(said).await.unwrap();
         let kept = (!leaves).then_some(caller);

@@ -48,7 +48,7 @@ impl Exclusive {
         let ours = chosen.as_ref().map_or(u64::MAX, |chosen| chosen.expires);
         let generation = chosen.as_ref().and_then(|chosen| chosen.generation);
         let tls = chosen.map(|chosen| chosen.config);
-        let opened = connect::open(cluster, endpoint, tls, &pools.shared.own_ports).await?;
+        let opened = connect::open(cluster, endpoint, tls, &pools.shared).await?;
         pools.opened.inc();
         let theirs = opened.peer.as_ref().map_or(u64::MAX, |peer| peer.not_after);
         let under = Under {

@@ -164,11 +164,14 @@ pub(crate) fn check_app(app: &App) -> Result<(), RunError> {
     if app.port == 0 {
         return bad("port", "0".to_owned(), "must be 1 to 65535");
     }
-    if !matches!(app.protocol.as_str(), "http" | "http2" | "grpc" | "tcp") {
+    if !matches!(
+        app.protocol.as_str(),
+        "http" | "http2" | "grpc" | "tcp" | "auto"
+    ) {
         return bad(
             "protocol",
             format!("{:?}", app.protocol),
-            "must be http, http2, grpc or tcp",
+            "must be http, http2, grpc, tcp or auto",
         );
     }
     let rules = &app.readiness;

@@ -134,6 +134,8 @@ mod tests {
         let addresses = Addresses {
             outbound: at(15080),
             inbound: None,
+            captured: None,
+            ipv6: false,
             admin: at(15000),
             metrics: at(15020),
             readiness: at(15021),
@@ -172,7 +174,7 @@ mod tests {
         );
         let hosts = value(&told, "no_proxy");
         assert_eq!(hosts.as_deref(), Some(".corp,127.0.0.1,localhost,::1"));
-        let upper = super::tests::told(ProxyEnv::Http, &[("NO_PROXY", "a.b")]);
+        let upper = self::told(ProxyEnv::Http, &[("NO_PROXY", "a.b")]);
         let hosts = value(&upper, "no_proxy");
         assert_eq!(hosts.as_deref(), Some("a.b,localhost,127.0.0.1,::1"));
     }

@@ -2,11 +2,11 @@
 
 use std::{
     io,
-    net::{SocketAddr, TcpListener},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener},
 };
 
 use super::RunError;
-use crate::Config;
+use crate::{Capture, CaptureMode, Config, listen};
 
 /// All ports, bound before anything else so that the numbers we tell are real.
 #[derive(Debug)]
@@ -14,6 +14,10 @@ pub(super) struct Sockets {
     pub(super) outbound: TcpListener,
     /// None = nothing to take calls for, or no identity to take them with.
     pub(super) inbound: Option<TcpListener>,
+    /// For redirected connections of the application, IPv4 first. None = there are none.
+    pub(super) captured: Vec<TcpListener>,
+    /// The inbound port of the other family.
+    pub(super) inbound_v6: Option<TcpListener>,
     pub(super) admin: TcpListener,
     pub(super) metrics: TcpListener,
     pub(super) readiness: TcpListener,
@@ -35,13 +39,19 @@ pub(crate) fn bind(flag: &'static str, address: SocketAddr) -> Result<TcpListene
 
 impl Sockets {
     pub(super) fn bind(config: &Config, has_inbound: bool) -> Result<Self, RunError> {
+        let captured = captured(config.capture)?;
+        // The host has no IPv6 otherwise.
+        let ipv6 = captured.len() > 1;
+        let (inbound, inbound_v6) = if has_inbound {
+            inbound(config, ipv6)?
+        } else {
+            (None, None)
+        };
         Ok(Self {
             outbound: bind("outbound", config.outbound)?,
-            inbound: if has_inbound {
-                Some(bind("inbound", config.inbound)?)
-            } else {
-                None
-            },
+            inbound,
+            captured,
+            inbound_v6,
             admin: bind("admin", config.admin)?,
             metrics: bind("metrics", config.metrics)?,
             readiness: bind("readiness", config.readiness)?,
@@ -49,11 +59,68 @@ impl Sockets {
     }
 }
 
+/// The same port on loopback of both families, or of IPv4 if the host has no other.
+fn captured(capture: Capture) -> Result<Vec<TcpListener>, RunError> {
+    if !capture.is_on() {
+        return Ok(Vec::new());
+    }
+    let flag = "outbound-port";
+    let refused = |address: SocketAddr| {
+        move |source| RunError::Bind {
+            address,
+            flag,
+            source,
+        }
+    };
+    let address = SocketAddr::from((Ipv4Addr::LOCALHOST, capture.outbound_port));
+    let first = listen::bind(address, false).map_err(refused(address))?;
+    let port = first.local_addr()?.port();
+    let address = SocketAddr::from((Ipv6Addr::LOCALHOST, port));
+    match listen::bind(address, false) {
+        Ok(second) => Ok(vec![first, second]),
+        Err(error) if has_no_family(&error) => Ok(vec![first]),
+        Err(error) => Err(refused(address)(error)),
+    }
+}
+
+fn has_no_family(error: &io::Error) -> bool {
+    let is_unknown = error.raw_os_error() == Some(libc::EAFNOSUPPORT);
+    is_unknown || error.kind() == io::ErrorKind::AddrNotAvailable
+}
+
+type Inbound = (Option<TcpListener>, Option<TcpListener>);
+
+/// With redirected connections, of both families if it is for every address.
+fn inbound(config: &Config, ipv6: bool) -> Result<Inbound, RunError> {
+    let transparent = config.capture.mode == CaptureMode::Tproxy;
+    let bind = |address: SocketAddr| {
+        listen::bind(address, transparent).map_err(|source| RunError::Bind {
+            address,
+            flag: "inbound",
+            source,
+        })
+    };
+    if !config.capture.is_on() {
+        return Ok((Some(self::bind("inbound", config.inbound)?), None));
+    }
+    let first = bind(config.inbound)?;
+    let both = ipv6 && config.inbound.ip() == IpAddr::from(Ipv4Addr::UNSPECIFIED);
+    let second = both.then(|| {
+        let port = first.local_addr()?.port();
+        bind((Ipv6Addr::UNSPECIFIED, port).into())
+    });
+    Ok((Some(first), second.transpose()?))
+}
+
 /// Where everything listens.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Addresses {
     pub(super) outbound: SocketAddr,
     pub(super) inbound: Option<SocketAddr>,
+    /// For redirected connections of the application.
+    pub(super) captured: Option<SocketAddr>,
+    /// Redirected connections are of both families.
+    pub(super) ipv6: bool,
     pub(super) admin: SocketAddr,
     pub(super) metrics: SocketAddr,
     pub(super) readiness: SocketAddr,
@@ -68,6 +135,12 @@ impl Addresses {
                 .as_ref()
                 .map(TcpListener::local_addr)
                 .transpose()?,
+            captured: sockets
+                .captured
+                .first()
+                .map(TcpListener::local_addr)
+                .transpose()?,
+            ipv6: sockets.captured.len() > 1,
             admin: sockets.admin.local_addr()?,
             metrics: sockets.metrics.local_addr()?,
             readiness: sockets.readiness.local_addr()?,

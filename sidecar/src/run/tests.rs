@@ -124,6 +124,8 @@ fn the_ready_line_tells_every_port() {
     let addresses = Addresses {
         outbound: at(1),
         inbound: None,
+        captured: None,
+        ipv6: false,
         admin: at(2),
         metrics: at(3),
         readiness: at(4),

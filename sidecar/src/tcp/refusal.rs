@@ -1,12 +1,15 @@
 //! Connections that are not led on. Their caller sees a close and nothing else: why, is in a line of the log and in a
 //! counter.
 
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::{borrow::Cow, net::SocketAddr, sync::Arc, time::Duration};
 
-use outrigger_core::{Cluster, Direction, Judgement, NoEndpoint, PolicyPositions, Rules};
+use outrigger_core::{
+    Cluster, Direction, Judgement, NoEndpoint, PolicyPositions, Rules, capture::MAX_DESTINATIONS,
+};
 
 use crate::{
-    connect::ConnectError, hello::peek::NoHello, telemetry::Decided, worker::connection::Connection,
+    connect::ConnectError, demand::Denied, hello::peek::NoHello, telemetry::Decided,
+    worker::connection::Connection, xds::convert::listener::BLACK_HOLE,
 };
 
 /// What went wrong, as operators search for it. A closed set; the names are those of requests where there is such a one.
@@ -23,6 +26,9 @@ pub(super) enum Code {
     TlsFailed,
     ClientHelloTimeout,
     ClientHelloInvalid,
+    NotInRegistry,
+    NoRouteYet,
+    OverflowOnDemand,
 }
 
 impl Code {
@@ -39,18 +45,25 @@ impl Code {
             Self::TlsFailed => "tls_failed",
             Self::ClientHelloTimeout => "client_hello_timeout",
             Self::ClientHelloInvalid => "client_hello_invalid",
+            Self::NotInRegistry => "not_in_registry",
+            Self::NoRouteYet => "no_route_yet",
+            Self::OverflowOnDemand => "overflow_on_demand",
         }
     }
 
     /// Envoy's flag for it.
     pub(super) fn flags(self) -> &'static str {
         match self {
-            Self::NoRouteConnection | Self::ClientHelloTimeout | Self::ClientHelloInvalid => "NR",
+            Self::NotInRegistry
+            | Self::NoRouteConnection
+            | Self::ClientHelloTimeout
+            | Self::ClientHelloInvalid => "NR",
             // Envoy has none for it.
             Self::RbacDenied => "-",
             Self::ClusterUnknown => "NC",
             Self::NoEndpoints | Self::NoHealthyEndpoints => "UH",
-            Self::BreakerOpen | Self::OverflowConnections => "UO",
+            Self::NoRouteYet => "NC",
+            Self::BreakerOpen | Self::OverflowConnections | Self::OverflowOnDemand => "UO",
             Self::ConnectFailed | Self::TlsFailed => "UF",
         }
     }
@@ -95,6 +108,36 @@ impl Refused {
         let message =
             format!("no whole ClientHello within {within:?}, which would say the server name");
         Self::new(Code::ClientHelloTimeout, message)
+    }
+
+    /// What there is at the address that it was going to was not to be had.
+    pub(super) fn unknown(connection: &Connection, denied: &Denied) -> Self {
+        let to = connection.destination.map(|to| to.to_string());
+        let what = format!(
+            "the listener of {}, which is asked for when it is needed,",
+            to.unwrap_or_default()
+        );
+        match denied {
+            Denied::Absent => Self::new(Code::NoRouteYet, format!("{what} does not exist")),
+            Denied::Refused(why) => {
+                Self::new(Code::NoRouteYet, format!("{what} cannot be used: {why}"))
+            }
+            Denied::Late(waited) => Self::new(
+                Code::NoRouteYet,
+                format!(
+                    "{what} did not come from the control plane within {} ms",
+                    waited.as_millis()
+                ),
+            ),
+            Denied::Away => Self::new(
+                Code::NoRouteYet,
+                format!("{what} is not here, and the control plane is away"),
+            ),
+            Denied::Overflow(most) => Self::new(
+                Code::OverflowOnDemand,
+                format!("as many {most} as may; {what} is not among them"),
+            ),
+        }
     }
 
     /// No filter chain is for it.
@@ -152,6 +195,17 @@ impl Refused {
     pub(super) fn no_endpoint(cluster: &Cluster, none: NoEndpoint) -> Self {
         let service = &cluster.config.service;
         match none {
+            NoEndpoint::Empty if cluster.config.name == BLACK_HOLE => {
+                Self::new(Code::NotInRegistry, "")
+            }
+            NoEndpoint::NotRedirected => Self::new(
+                Code::NoEndpoints,
+                "it was not redirected to this sidecar, and was going nowhere else",
+            ),
+            NoEndpoint::TooManyDestinations => Self::new(
+                Code::OverflowConnections,
+                format!("{MAX_DESTINATIONS} destinations of {service} are in use"),
+            ),
             NoEndpoint::Empty => {
                 Self::new(Code::NoEndpoints, format!("{service} has no endpoints"))
             }
@@ -212,6 +266,14 @@ impl About<'_> {
 
     /// One line for each.
     pub(super) fn log(&self, refused: &Refused) {
+        let destination = self.connection.destination;
+        let reason = match (refused.code, destination) {
+            (Code::NotInRegistry, Some(to)) => Cow::Owned(format!(
+                "{to} is the address of no service, and only services may be called (outboundTrafficPolicy: REGISTRY_ONLY)"
+            )),
+            (Code::NotInRegistry, None) => Cow::Borrowed("it leads nowhere"),
+            _ => Cow::Borrowed(&*refused.message),
+        };
         let service = self.cluster.map(|cluster| cluster.config.service.as_str());
         let by_cluster = self
             .cluster
@@ -229,7 +291,8 @@ impl About<'_> {
             endpoint = refused.endpoint.map(|endpoint| endpoint.to_string()),
             attempts = refused.attempts,
             policy = policy.map(|position| &**position),
-            reason = %refused.message,
+            destination = destination.map(|to| to.to_string()),
+            %reason,
             "connection refused"
         );
     }

@@ -108,6 +108,7 @@ fn listener(direction: Direction, tls: Option<DownstreamTls>, route: ConnectionR
         direction,
         chains: FilterChains::one(chain(tls, route)),
         dry_run: None,
+        capture: outrigger_core::Capture::default(),
     }
 }
 
@@ -295,6 +296,7 @@ async fn by_name(hello_timeout: Duration) -> (Sidecar, SocketAddr) {
     let inspect = Inspect {
         within: hello_timeout,
         silence_is_plain: false,
+        ..Inspect::default()
     };
     let lookup = ChainLookup::new(&[named("*.a.example"), named("b.example")], inspect).unwrap();
     let chains = vec![chain(None, to_a), chain(None, to_b)];
@@ -304,6 +306,7 @@ async fn by_name(hello_timeout: Duration) -> (Sidecar, SocketAddr) {
         direction: Direction::Outbound,
         chains: FilterChains::new(chains, Some(lookup)),
         dry_run: None,
+        capture: outrigger_core::Capture::default(),
     };
     sidecar.builder.set_listener("db", Some(listener));
     let address = sidecar.publish("db").await;

@@ -1,11 +1,14 @@
 //! How a connection comes by its endpoint: one that takes it, out of as many as its route lets it try. Nothing of it
 //! has been sent until one has.
 
-use std::{net::IpAddr, sync::Arc};
+use std::{
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+};
 
 use outrigger_core::{
-    Cluster, ClusterSlot, ConnectionRoute, Direction, Endpoint, EndpointId, InFlight, Outcome,
-    PickContext, Picked,
+    Cluster, ClusterSlot, ConnectionRoute, Direction, Endpoint, EndpointId, InFlight, NoEndpoint,
+    Outcome, PickContext, Picked,
 };
 
 use super::refusal::Refused;
@@ -24,6 +27,8 @@ pub(super) struct Target<'a> {
     pub(super) cluster: &'a Arc<Cluster>,
     pub(super) route: &'a ConnectionRoute,
     pub(super) source: IpAddr,
+    /// Where the connection was going before it was redirected.
+    pub(super) destination: Option<SocketAddr>,
     pub(super) direction: Direction,
 }
 
@@ -48,13 +53,21 @@ pub(super) async fn open(worker: &Worker, target: Target<'_>) -> Result<Upstream
     let mut tried: Vec<EndpointId> = Vec::new();
     let mut last = None;
     for attempt in 1..=target.route.attempts {
-        let picked = cluster.pick(&mut PickContext {
-            hash,
-            tried: &tried,
-            previous_priorities: &[],
-            now: worker.shared.now(),
-            rng: &mut worker.rng.borrow_mut(),
-        });
+        let now = worker.shared.now();
+        let picked = if !cluster.config.original_dst {
+            cluster.pick(&mut PickContext {
+                hash,
+                tried: &tried,
+                previous_priorities: &[],
+                now,
+                rng: &mut worker.rng.borrow_mut(),
+            })
+        } else if tried.is_empty() {
+            cluster.toward(target.destination, now)
+        } else {
+            // There is one only.
+            Err(NoEndpoint::Exhausted)
+        };
         let picked = match picked {
             Ok(picked) => picked,
             Err(none) => return Err(last.unwrap_or_else(|| Refused::no_endpoint(cluster, none))),
@@ -104,8 +117,7 @@ pub(super) async fn open(worker: &Worker, target: Target<'_>) -> Result<Upstream
             }
         }
     }
-    Err(last
-        .unwrap_or_else(|| Refused::no_endpoint(cluster, outrigger_core::NoEndpoint::Exhausted)))
+    Err(last.unwrap_or_else(|| Refused::no_endpoint(cluster, NoEndpoint::Exhausted)))
 }
 
 /// What ejection is told of an endpoint that took a connection: what it does with it, nobody sees.

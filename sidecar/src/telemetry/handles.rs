@@ -276,7 +276,13 @@ impl HandleCache {
         cluster: &Cluster,
         endpoint: &Endpoint,
     ) -> Rc<Handles> {
-        let key = (slot, endpoint.id);
+        // Destinations are strangers' to choose, and have no labels.
+        let id = if cluster.config.original_dst {
+            EndpointId(0)
+        } else {
+            endpoint.id
+        };
+        let key = (slot, id);
         if let Some(handles) = self.outbound.borrow().get(&key) {
             return Rc::clone(handles);
         }

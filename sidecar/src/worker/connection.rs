@@ -14,7 +14,8 @@ use std::{
 };
 
 use outrigger_core::{
-    Caller, ConnectionSettings, Direction, FilterChain, FilterChains, Greeting, Moment, PeerNames,
+    Caller, ConnectionSettings, Direction, FilterChain, FilterChains, Greeting, InUse, Moment,
+    PeerNames,
 };
 use rustls_pki_types::CertificateDer;
 use tokio::sync::Notify;
@@ -62,8 +63,12 @@ pub(crate) struct Server {
 pub(crate) struct Connection {
     pub(crate) bound: Arc<Bound>,
     pub(crate) remote: std::net::SocketAddr,
-    /// Where it was accepted.
+    /// Where it was accepted; of one that was redirected, where it was going.
     pub(crate) local: Option<std::net::SocketAddr>,
+    /// Where it was going before it was redirected; None = it was not.
+    pub(crate) destination: Option<std::net::SocketAddr>,
+    /// Set if it was handed over to a listener that is not bound.
+    pub(crate) handed: Option<InUse>,
     pub(crate) peer: Option<Peer>,
     /// What its TLS asked for, wherever that ends.
     pub(crate) server_name: Option<Box<str>>,
@@ -108,6 +113,8 @@ impl Connection {
             bound,
             remote,
             local: None,
+            destination: None,
+            handed: None,
             peer: None,
             server_name: None,
             greeting: None,
@@ -151,13 +158,16 @@ impl Connection {
         let has_tls = self.peer.is_some();
         let chain = match (chains.only(), &self.greeting) {
             (Some(only), _) => only,
-            (None, Some(greeting)) => chains.find(greeting)?,
+            (None, Some(greeting)) => chains.find_for(greeting, self.local)?,
             // From before first bytes were looked at.
-            (None, None) => chains.find(&Greeting {
-                tls: has_tls,
-                server_name: self.server_name.clone(),
-                ..Greeting::default()
-            })?,
+            (None, None) => {
+                let greeting = Greeting {
+                    tls: has_tls,
+                    server_name: self.server_name.clone(),
+                    ..Greeting::default()
+                };
+                chains.find_for(&greeting, self.local)?
+            }
         };
         (chain.tls.is_some() == has_tls).then_some(chain)
     }

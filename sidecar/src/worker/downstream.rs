@@ -14,6 +14,7 @@ use super::{
     connection::{Connection, Order, Peer},
 };
 use crate::{
+    capture::place,
     connect::tune,
     detect::{self, Wire},
     hello::peek,
@@ -49,6 +50,9 @@ pub(super) async fn serve(worker: Rc<Worker>, accepted: Accepted) {
     tune(&stream, &TcpKeepalive::default());
     let mut connection = Connection::new(bound, remote, Rc::clone(&worker.now));
     connection.local = stream.local_addr().ok();
+    if !place::find(&worker, &mut connection, &stream).await {
+        return;
+    }
     let Some((stream, first)) = look(&worker, &mut connection, stream).await else {
         return;
     };
@@ -57,10 +61,11 @@ pub(super) async fn serve(worker: Rc<Worker>, accepted: Accepted) {
     let Some(listener) = snapshot.listeners.get(&connection.bound.name) else {
         return;
     };
-    let found = match &connection.greeting {
-        Some(greeting) => listener.chains.find(greeting),
-        None => listener.chains.only(),
-    };
+    let found = listener.chains.only().or_else(|| {
+        let plain = Greeting::default();
+        let greeting = connection.greeting.as_ref().unwrap_or(&plain);
+        listener.chains.find_for(greeting, connection.local)
+    });
     let Some(chain) = found else {
         tcp::refuse_unmatched(&worker, &connection);
         count_dry_run(&worker, listener, &connection, false);

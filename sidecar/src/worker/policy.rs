@@ -2,6 +2,7 @@
 //! end. Rules about requests need nothing done, since each request reads the newest.
 //!
 //! ```text
+//! listener gone                                            ──► ends after what is under way, within the drain timeout
 //! chain gone, or of another kind (STRICT after PERMISSIVE) ──► HTTP: ends after what is under way    bytes: reset
 //! access rules of connections deny it now                 ──► reset
 //! ```
@@ -16,6 +17,16 @@ use crate::tcp;
 
 /// To be called when `next` takes the place of `before`.
 pub(super) fn follow(worker: &Worker, before: &Snapshot, next: &Snapshot) {
+    for (name, listener) in &before.listeners {
+        // The sockets of those that are bound are closed by who accepts.
+        if listener.capture.unbound && !next.listeners.contains_key(name) {
+            let connections = worker.connections.borrow();
+            let handed = connections
+                .values()
+                .filter(|one| one.handed.is_some() && one.bound.name == *name);
+            handed.for_each(|one| one.bound.close());
+        }
+    }
     for (name, listener) in &next.listeners {
         let is_known = |old: &std::sync::Arc<Listener>| std::sync::Arc::ptr_eq(old, listener);
         // Listeners change seldom; there may be many connections.

@@ -132,6 +132,7 @@ async fn the_proxys_port_is_not_taken_by_a_document_that_names_it() {
                     policies: PolicyPositions::default(),
                 }),
                 dry_run: None,
+                capture: outrigger_core::Capture::default(),
             }),
         );
     }
@@ -162,6 +163,7 @@ async fn a_listener_takes_over_the_socket_that_was_bound_before() {
                 policies: PolicyPositions::default(),
             }),
             dry_run: None,
+            capture: outrigger_core::Capture::default(),
         }),
     );
     assert_eq!(sidecar.publish("http_proxy").await, address);
@@ -292,6 +294,7 @@ async fn connections_beyond_their_number_are_closed_at_once() {
                 policies: PolicyPositions::default(),
             }),
             dry_run: None,
+            capture: outrigger_core::Capture::default(),
         }),
     );
     sidecar.publish("http_proxy").await;

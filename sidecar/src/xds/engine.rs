@@ -66,6 +66,8 @@ pub(crate) struct Engine {
     types: [TypeState; 6],
     mesh: Mesh,
     asked: Asked,
+    /// Listeners of single addresses that connections were going to.
+    asked_listeners: Asked,
     bundle: Option<Vec<CertificateDer<'static>>>,
     tls_files: Allowed,
     tallies: BTreeMap<Kind, Tally>,
@@ -82,6 +84,7 @@ impl Engine {
             types: Kind::ALL.map(TypeState::new),
             mesh: Mesh::default(),
             asked: Asked::default(),
+            asked_listeners: Asked::default(),
             bundle: None,
             tls_files: Allowed::default(),
             tallies: BTreeMap::new(),
@@ -173,6 +176,11 @@ impl Engine {
             match taken {
                 Ok(any) => {
                     tally.accepted += 1;
+                    if kind == Kind::Listener {
+                        for asked in std::iter::once(&name).chain(&resource.aliases) {
+                            self.asked_listeners.held(asked, &name);
+                        }
+                    }
                     for name in &of {
                         self.state_mut(kind)
                             .accept(name, version.clone(), any.clone());
@@ -186,8 +194,14 @@ impl Engine {
                             let (version, details) = (version.clone(), details.clone());
                             self.state_mut(kind).refuse(name, version, details);
                         }
-                        if kind == Kind::VirtualHost {
-                            self.asked.refused(name, &details);
+                        match kind {
+                            Kind::VirtualHost => self.asked.refused(name, &details),
+                            Kind::Listener => {
+                                for asked in std::iter::once(name).chain(&resource.aliases) {
+                                    self.asked_listeners.refused(asked, &details);
+                                }
+                            }
+                            _ => {}
                         }
                     }
                     refusals.push(details);
@@ -220,6 +234,11 @@ impl Engine {
             self.asked
                 .sweep(now, |routes, host| mesh.host_is_used(routes, host));
         }
+        let listeners = &mut self.asked_listeners;
+        if self.connected && listeners.sweep_due().is_some_and(|due| due <= now) {
+            let mesh = &self.mesh;
+            listeners.sweep(now, |_, listener| mesh.listener_is_used(listener));
+        }
         let mut requests = self.settle(now);
         requests.extend(self.start_listeners(now));
         requests
@@ -229,15 +248,25 @@ impl Engine {
     pub(crate) fn deadline(&self) -> Option<Instant> {
         let overdue = self.types.iter().filter_map(TypeState::next_deadline);
         let held = self.mesh.held_until();
-        overdue.chain(self.asked.sweep_due()).chain(held).min()
+        let sweeps = [self.asked.sweep_due(), self.asked_listeners.sweep_due()];
+        overdue
+            .chain(sweeps.into_iter().flatten())
+            .chain(held)
+            .min()
     }
 
-    /// Requests wait for the virtual hosts of these names (`<route configuration>/<authority>`).
+    /// Requests wait for the virtual hosts of these names (`<route configuration>/<authority>`), connections for the
+    /// listeners of these (`<address>_<port>`).
     pub(crate) fn ask(&mut self, names: &[String], now: Instant) -> Vec<DeltaDiscoveryRequest> {
         for name in names {
             let mesh = &self.mesh;
-            self.asked
-                .ask(name, now, |routes, host| mesh.host_is_used(routes, host));
+            if is_of_listener(name) {
+                let listeners = &mut self.asked_listeners;
+                listeners.ask(name, now, |_, listener| mesh.listener_is_used(listener));
+            } else {
+                self.asked
+                    .ask(name, now, |routes, host| mesh.host_is_used(routes, host));
+            }
         }
         self.settle(now)
     }
@@ -245,18 +274,27 @@ impl Engine {
     /// Requests were answered from what is remembered of these names.
     pub(crate) fn used(&mut self, names: &[String], now: Instant) {
         for name in names {
-            self.asked.used(name, now);
+            let asked = if is_of_listener(name) {
+                &mut self.asked_listeners
+            } else {
+                &mut self.asked
+            };
+            asked.used(name, now);
         }
     }
 
     /// What became of names that were asked for. To be passed on after the snapshot was published.
     pub(crate) fn take_answers(&mut self) -> Vec<(String, Answer)> {
-        self.asked.take_answers()
+        let mut answers = self.asked.take_answers();
+        answers.extend(self.asked_listeners.take_answers());
+        answers
     }
 
-    /// Virtual hosts that are held, names that have none, names without an answer.
+    /// Virtual hosts and listeners that are held, names that have none, names without an answer.
     pub(crate) fn asked(&self) -> [usize; 3] {
-        self.asked.counts()
+        let [one, two, three] = self.asked.counts();
+        let [more, and, others] = self.asked_listeners.counts();
+        [one + more, two + and, three + others]
     }
 
     /// Shares were given out for the clusters of `snapshot`.
@@ -365,7 +403,15 @@ impl Engine {
     fn missing(&mut self, kind: Kind, name: &str, (by_word, now): (bool, Instant)) {
         match kind {
             Kind::Cluster => self.mesh.remove_cluster(name, now),
-            Kind::Listener => self.mesh.remove_listener(name),
+            Kind::Listener => {
+                self.mesh.remove_listener(name);
+                // By either of its names. One that does not come may come yet.
+                if by_word {
+                    let mut of = self.asked_listeners.names_of(name);
+                    of.push(name.to_owned());
+                    of.iter().for_each(|name| self.asked_listeners.absent(name));
+                }
+            }
             Kind::Endpoint if self.state(kind).wants(name) => {
                 self.mesh.endpoints_missing(name, now);
             }
@@ -396,6 +442,10 @@ impl Engine {
         for (routes, host) in self.asked.take_loose() {
             self.mesh.remove_host(&routes, &host);
         }
+        for (_, listener) in self.asked_listeners.take_loose() {
+            self.mesh.remove_listener(&listener);
+            self.state_mut(Kind::Listener).forget(&listener);
+        }
         self.warm(now);
         self.subscribe(now)
     }
@@ -410,6 +460,8 @@ impl Engine {
         let mesh = &self.mesh;
         self.asked
             .tell(|routes, host| mesh.host_serves(routes, host));
+        self.asked_listeners
+            .tell(|_, listener| mesh.listener_serves(listener));
     }
 
     /// Brings the subscriptions of everything that is asked for by name up to what is named now.
@@ -436,6 +488,10 @@ impl Engine {
             .extend(named.filter_map(|(kind, names)| self.state_mut(kind).subscribe(&names, now)));
         let [new, gone] = self.asked.take_changes();
         requests.extend(self.state_mut(Kind::VirtualHost).change(new, gone, now));
+        if self.state(Kind::Listener).is_subscribed() {
+            let [new, gone] = self.asked_listeners.take_changes();
+            requests.extend(self.state_mut(Kind::Listener).change(new, gone, now));
+        }
         requests
     }
 
@@ -489,4 +545,9 @@ fn joined(refusals: &[String]) -> String {
         text.extend(refusal.chars().take(MAX_NACK));
     }
     text
+}
+
+/// Of what is asked for by name, virtual hosts alone have a slash.
+fn is_of_listener(name: &str) -> bool {
+    !name.contains('/')
 }

@@ -19,8 +19,8 @@ use std::{
 };
 
 use outrigger_core::{
-    ClusterConfig, ClusterSlot, EndpointConfig, Filter, FilterChain, FilterChains, LimitsScope,
-    Listener, RouteSource, RouteTable, Snapshot, SnapshotBuilder, VirtualHost,
+    Capture, ClusterConfig, ClusterSlot, EndpointConfig, Filter, FilterChain, FilterChains,
+    LimitsScope, Listener, RouteSource, RouteTable, Snapshot, SnapshotBuilder, VirtualHost,
     jwt::{RemoteKeys, RemoteName},
 };
 
@@ -392,6 +392,14 @@ impl Mesh {
             direction: parsed.direction,
             chains: FilterChains::new(chains, parsed.lookup),
             dry_run: parsed.dry_run,
+            capture: Capture {
+                // Its connections are the same ones.
+                users: match self.listeners.get(&parsed.name) {
+                    Some(known) => Arc::clone(&known.listener.capture.users),
+                    None => parsed.capture.users,
+                },
+                ..parsed.capture
+            },
         };
         self.listeners.insert(
             parsed.name,
@@ -404,6 +412,16 @@ impl Mesh {
                 warming: true,
             },
         );
+    }
+
+    pub(crate) fn listener_serves(&self, name: &str) -> bool {
+        self.serving.contains_key(name)
+    }
+
+    /// Whether it has connections, or had one since the last call, or is not complete yet.
+    pub(crate) fn listener_is_used(&self, name: &str) -> bool {
+        let listener = self.listeners.get(name);
+        listener.is_some_and(|one| one.warming || one.listener.capture.users.take_used())
     }
 
     pub(crate) fn remove_listener(&mut self, name: &str) {
@@ -567,6 +585,7 @@ impl Mesh {
         };
         let mut endpoints = match &cluster.source {
             EndpointSource::Static(endpoints) => endpoints.clone(),
+            EndpointSource::OriginalDst => Vec::new(),
             EndpointSource::Aggregate(members) => {
                 // Names get their slots here, where all clusters are known.
                 let slots = members
@@ -624,7 +643,7 @@ impl Told<'_> {
             Some(EndpointSource::Eds(eds)) => self.endpoints.status(eds),
             // It is being looked up.
             Some(EndpointSource::Static(_) | EndpointSource::Dns(_)) => None,
-            Some(EndpointSource::Aggregate(_)) => None,
+            Some(EndpointSource::Aggregate(_) | EndpointSource::OriginalDst) => None,
         };
         match status {
             None | Some(Status::Requested) => Standing::Pending,

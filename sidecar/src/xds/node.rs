@@ -8,7 +8,7 @@ use std::{
 use outrigger_proto::envoy::config::core::v3::{Locality, Node, node::UserAgentVersionType};
 use prost_types::{Struct, Value, value::Kind};
 
-use crate::{App, Discovery, Workload};
+use crate::{App, CaptureMode, Discovery, Workload};
 
 /// Domain of a service that is named without one.
 const DEFAULT_DOMAIN: &str = "cluster.local";
@@ -19,6 +19,10 @@ pub(crate) struct Ports {
     pub(crate) outbound: SocketAddr,
     /// None = takes no calls from others.
     pub(crate) inbound: Option<SocketAddr>,
+    /// Takes redirected connections of the application; None = there are none.
+    pub(crate) captured: Option<(CaptureMode, SocketAddr)>,
+    /// These are of both families.
+    pub(crate) ipv6: bool,
 }
 
 pub(crate) fn node(
@@ -40,6 +44,10 @@ pub(crate) fn node(
     if let Some(inbound) = ports.inbound {
         ours.insert("INBOUND".to_owned(), text(&inbound));
     }
+    if let Some((_, captured)) = ports.captured {
+        ours.insert("OUTBOUND".to_owned(), text(&captured));
+        ours.insert("IPV6".to_owned(), value(Kind::BoolValue(ports.ipv6)));
+    }
     if let Some(app) = app {
         ours.insert("APP".to_owned(), text(&app.address));
         ours.insert(
@@ -53,7 +61,12 @@ pub(crate) fn node(
         .iter()
         .map(|(key, label)| (key.clone(), text(label)))
         .collect();
-    let metadata = BTreeMap::from([
+    let interception = ports.captured.and_then(|(mode, _)| match mode {
+        CaptureMode::None => None,
+        CaptureMode::Redirect => Some("REDIRECT"),
+        CaptureMode::Tproxy => Some("TPROXY"),
+    });
+    let mut metadata = BTreeMap::from([
         ("NAMESPACE".to_owned(), text(namespace)),
         (
             "SERVICE_ACCOUNT".to_owned(),
@@ -64,6 +77,7 @@ pub(crate) fn node(
         ("LABELS".to_owned(), object(labels)),
         ("OUTRIGGER".to_owned(), object(ours)),
     ]);
+    metadata.extend(interception.map(|mode| ("INTERCEPTION_MODE".to_owned(), text(&mode))));
     let [region, zone, sub_zone] = workload.locality.clone();
     // Istio has the pod's name here. A port of ours tells copies of one service on one address apart.
     let port = ports.inbound.unwrap_or(ports.outbound).port();
@@ -130,6 +144,8 @@ mod tests {
             let ports = Ports {
                 outbound: outbound.parse().unwrap(),
                 inbound: inbound.map(|address| address.parse().unwrap()),
+                captured: None,
+                ipv6: false,
             };
             let ip = IpAddr::from([10, 0, 0, 1]);
             node(&workload, None, ip, ports, Discovery::OnDemand).id

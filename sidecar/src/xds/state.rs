@@ -299,6 +299,13 @@ impl TypeState {
         }
     }
 
+    /// What was held under a name that is not asked for by itself.
+    pub(crate) fn forget(&mut self, name: &str) {
+        if !self.names.contains(name) {
+            self.entries.remove(name);
+        }
+    }
+
     /// Names that became overdue by `now`.
     pub(crate) fn expire(&mut self, now: Instant) -> Vec<String> {
         let mut overdue = Vec::new();

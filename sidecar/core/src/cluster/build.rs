@@ -54,6 +54,7 @@ impl Cluster {
             retries: Arc::clone(&self.retries),
             breakers: Arc::clone(&self.breakers),
             ejector: Arc::clone(&self.ejector),
+            destinations: Arc::clone(&self.destinations),
         }
     }
 
@@ -70,6 +71,7 @@ impl Cluster {
             retries,
             breakers,
             ejector,
+            destinations,
         } = kept;
         limits.set_scoped(config.thresholds, config.limits_scope);
         retries.set_share(config.retry_share.percent, config.retry_share.least);
@@ -81,6 +83,7 @@ impl Cluster {
             retries,
             priorities: Priorities::new(tiers),
             breakers,
+            destinations,
             ejector,
             heeds: Heeds::default(),
             arrived: AtomicBool::new(false),
@@ -95,6 +98,7 @@ impl Kept {
             retries: Arc::default(),
             breakers: Arc::default(),
             ejector: Arc::default(),
+            destinations: Arc::default(),
         }
     }
 }
@@ -141,7 +145,7 @@ fn identify(
         .collect()
 }
 
-fn next_id() -> EndpointId {
+pub(super) fn next_id() -> EndpointId {
     EndpointId(NEXT_ID.fetch_add(1, Relaxed))
 }
 

@@ -2,11 +2,12 @@
 
 use std::{
     cell::Cell,
+    net::SocketAddr,
     sync::{Arc, atomic::Ordering::Relaxed},
     time::Duration,
 };
 
-use super::{Cluster, Endpoint, EndpointId, NoEndpoint, PickContext, Picked};
+use super::{Cluster, Endpoint, EndpointId, NoEndpoint, PickContext, Picked, build::next_id};
 use crate::{
     Health, Moment, Outcome,
     balance::{Asked, Candidates, Leave},
@@ -53,6 +54,29 @@ impl Cluster {
                 Err(none)
             }
         }
+    }
+
+    /// Of one of type `ORIGINAL_DST`: the endpoint at `destination`, where the connection was going.
+    ///
+    /// # Errors
+    /// [`NoEndpoint::NotRedirected`], [`NoEndpoint::TooManyDestinations`].
+    pub fn toward(
+        &self,
+        destination: Option<SocketAddr>,
+        now: Moment,
+    ) -> Result<Picked, NoEndpoint> {
+        let to = destination.ok_or(NoEndpoint::NotRedirected)?;
+        Ok(Picked {
+            endpoint: self.destinations.at(to, now, next_id)?,
+            leave: Leave::default(),
+            service_trial: None,
+        })
+    }
+
+    /// Of one of type `ORIGINAL_DST`: the endpoints of now.
+    #[must_use]
+    pub fn destination_ids(&self) -> Vec<EndpointId> {
+        self.destinations.ids()
     }
 
     /// Tells ejection, circuit breakers and peak EWMA how a request to the endpoint it was given ended.
@@ -113,6 +137,9 @@ impl Cluster {
     pub fn sweep(&self, now: Moment) {
         if !self.arrived.load(Relaxed) {
             self.arrive(now);
+        }
+        if self.config.original_dst {
+            self.destinations.sweep(now);
         }
         if let Some(config) = &self.config.outlier {
             self.ejector.sweep(config, &self.endpoints, now);

@@ -29,6 +29,12 @@ impl Cidr {
         })
     }
 
+    /// How many bits count.
+    #[must_use]
+    pub fn bits(&self) -> u8 {
+        self.bits
+    }
+
     /// Whether `address` is in it. An address of the other family never is.
     #[must_use]
     pub fn contains(&self, address: IpAddr) -> bool {

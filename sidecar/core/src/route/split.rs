@@ -28,6 +28,11 @@ impl ClusterChoice {
         })
     }
 
+    /// Names of all clusters.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        self.clusters.iter().map(|one| &*one.name)
+    }
+
     /// The cluster for one request, by weight.
     #[must_use]
     pub fn choose(&self, rng: &mut fastrand::Rng) -> Option<&WeightedCluster> {

@@ -27,6 +27,7 @@ async fn empty() -> (Sidecar, SocketAddr) {
                 policies: PolicyPositions::default(),
             }),
             dry_run: None,
+            capture: outrigger_core::Capture::default(),
         }),
     );
     let address = sidecar.publish("http_proxy").await;

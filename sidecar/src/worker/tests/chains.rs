@@ -43,6 +43,7 @@ async fn set(
             let inspect = Inspect {
                 within: Duration::from_millis(500),
                 silence_is_plain: false,
+                ..Inspect::default()
             };
             let lookup = ChainLookup::new(&wanted, inspect).unwrap();
             FilterChains::new(vec![strict.clone(), plain], Some(lookup))

@@ -7,8 +7,9 @@ use outrigger_proto::envoy::{
     config::cluster::v3::{
         self as proto,
         cluster::{
-            CommonLbConfig, LbConfig, LbPolicy as ProtoPolicy, SlowStartConfig,
-            common_lb_config::LocalityConfigSpecifier, ring_hash_lb_config::HashFunction,
+            ClusterDiscoveryType, CommonLbConfig, DiscoveryType, LbConfig, LbPolicy as ProtoPolicy,
+            SlowStartConfig, common_lb_config::LocalityConfigSpecifier,
+            ring_hash_lb_config::HashFunction,
         },
     },
     extensions::load_balancing_policies::{
@@ -110,6 +111,11 @@ fn bounded(percent: u32, is_hash: bool) -> Converted<Option<u32>> {
     }
 }
 
+fn is_original_dst(from: &proto::Cluster) -> bool {
+    let original = i32::from(DiscoveryType::OriginalDst);
+    matches!(from.cluster_discovery_type, Some(ClusterDiscoveryType::Type(kind)) if kind == original)
+}
+
 fn policy(from: &proto::Cluster) -> Converted<Balancing> {
     let Ok(policy) = ProtoPolicy::try_from(from.lb_policy) else {
         return refuse("lb_policy", format!("{} is unknown", from.lb_policy));
@@ -140,6 +146,8 @@ fn policy(from: &proto::Cluster) -> Converted<Balancing> {
             maglev(config.table_size).map_err(|error| error.under("maglev_lb_config"))
         }
         (ProtoPolicy::Maglev, None) => maglev(None),
+        // There is nothing to choose from.
+        (ProtoPolicy::ClusterProvided, None) if is_original_dst(from) => Ok(LbPolicy::RoundRobin),
         (ProtoPolicy::ClusterProvided | ProtoPolicy::LoadBalancingPolicyConfig, _) => {
             refuse("lb_policy", format!("{name} needs load_balancing_policy"))
         }

@@ -9,7 +9,7 @@ use outrigger_proto::envoy::{
     config::{
         cluster::v3::{
             self as proto,
-            cluster::{ClusterDiscoveryType, DiscoveryType, TransportSocketMatch},
+            cluster::{ClusterDiscoveryType, DiscoveryType, LbPolicy, TransportSocketMatch},
         },
         core::v3::Http2ProtocolOptions,
     },
@@ -51,6 +51,8 @@ pub(crate) enum EndpointSource {
     Dns(DnsSource),
     /// Those of other clusters, by name.
     Aggregate(Vec<String>),
+    /// Where connections were going before they were redirected.
+    OriginalDst,
 }
 
 pub(crate) fn convert(from: &proto::Cluster) -> Converted<ParsedCluster> {
@@ -107,6 +109,7 @@ pub(crate) fn convert(from: &proto::Cluster) -> Converted<ParsedCluster> {
         protocol: http.protocol,
         tls,
         position: ours.position,
+        original_dst: source == EndpointSource::OriginalDst,
         members: Vec::new(),
     };
     Ok(ParsedCluster {
@@ -174,12 +177,41 @@ fn source(from: &proto::Cluster) -> Converted<EndpointSource> {
         }
         Ok(DiscoveryType::StrictDns) => dns::source(from, false).map(EndpointSource::Dns),
         Ok(DiscoveryType::LogicalDns) => dns::source(from, true).map(EndpointSource::Dns),
-        Ok(DiscoveryType::OriginalDst) => refuse(
+        Ok(DiscoveryType::OriginalDst) => {
+            let provided = [LbPolicy::ClusterProvided, LbPolicy::RoundRobin].map(i32::from);
+            for (path, is_wrong, message) in [
+                (
+                    "load_assignment",
+                    from.load_assignment.is_some(),
+                    "has no effect on a cluster of type ORIGINAL_DST",
+                ),
+                (
+                    "eds_cluster_config",
+                    from.eds_cluster_config.is_some(),
+                    "has no effect on a cluster of type ORIGINAL_DST",
+                ),
+                (
+                    "lb_policy",
+                    // Zero, which is not written at all, is ROUND_ROBIN.
+                    !provided.contains(&from.lb_policy),
+                    "a cluster of type ORIGINAL_DST has CLUSTER_PROVIDED",
+                ),
+                (
+                    "transport_socket_matches",
+                    !from.transport_socket_matches.is_empty(),
+                    "has no effect on a cluster of type ORIGINAL_DST: its endpoints have no metadata",
+                ),
+            ] {
+                if is_wrong {
+                    return refuse(path, message);
+                }
+            }
+            Ok(EndpointSource::OriginalDst)
+        }
+        Err(_unknown) => refuse(
             "type",
-            "ORIGINAL_DST is not supported yet: connections are not redirected to this sidecar; EDS, STATIC, \
-             STRICT_DNS or LOGICAL_DNS",
+            "is unknown; EDS, STATIC, STRICT_DNS, LOGICAL_DNS or ORIGINAL_DST",
         ),
-        Err(_unknown) => refuse("type", "is unknown; EDS, STATIC, STRICT_DNS or LOGICAL_DNS"),
     }
 }
 

@@ -4,8 +4,8 @@
 use std::{net::SocketAddr, sync::Arc};
 
 use outrigger_core::{
-    ChainLookup, ChainMatch, ConnectionRoute, Direction, DownstreamTls, DryRun, HttpSettings,
-    PolicyPositions, RouteTable,
+    Capture, ChainLookup, ChainMatch, ConnectionRoute, Direction, DownstreamTls, DryRun,
+    HttpSettings, PolicyPositions, RouteTable,
 };
 use outrigger_proto::envoy::{
     config::listener::v3::{self as proto, filter, listener::ListenerSpecifier},
@@ -21,6 +21,8 @@ use super::{
     socket_address, tls, unpack, unsupported,
 };
 
+/// The cluster without endpoints that leads nowhere (Istio's name).
+pub(crate) const BLACK_HOLE: &str = "BlackHoleCluster";
 const HCM: &str =
     "envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager";
 
@@ -34,6 +36,7 @@ pub(crate) struct ParsedListener {
     /// None = there is one chain.
     pub(crate) lookup: Option<ChainLookup>,
     pub(crate) dry_run: Option<DryRun>,
+    pub(crate) capture: Capture,
 }
 
 /// See [`outrigger_core::FilterChain`].
@@ -66,40 +69,51 @@ pub(crate) fn convert(
     if let Some(ListenerSpecifier::InternalListener(_)) = from.listener_specifier {
         return unsupported("internal_listener");
     }
-    must_be_false("use_original_dst", from.use_original_dst.unwrap_or(false))?;
-    if from.bind_to_port == Some(false) {
-        return refuse("bind_to_port", "false is not supported yet");
-    }
     let address = socket_address("address", from.address.as_ref())?;
-    let inspect = chains::inspector(from)?;
+    let asks = chains::asks(from)?;
+    let capture = capture(from, asks)?;
     let mut matches = Vec::with_capacity(from.filter_chains.len());
     for (index, chain) in from.filter_chains.iter().enumerate() {
-        let found = chains::wanted(chain.filter_chain_match.as_ref(), inspect.is_some());
+        let found = chains::wanted(chain.filter_chain_match.as_ref(), asks);
         let path = format!("filter_chains[{index}].filter_chain_match");
         matches.push(found.map_err(|error| error.under(path))?);
     }
-    let lookup = chains::lookup(inspect, &matches)?;
+    let rest = from.default_filter_chain.as_ref();
+    if rest.is_some_and(|chain| chain.filter_chain_match.is_some()) {
+        let path = "default_filter_chain.filter_chain_match";
+        return refuse(path, "has no effect: it is for what no other chain matches");
+    }
+    let lookup = chains::lookup(asks, &matches, rest.is_some())?;
     let has_tls = from
         .filter_chains
         .iter()
+        .chain(rest)
         .any(|chain| chain.transport_socket.is_some());
     let direction = direction(from.traffic_direction, has_tls);
-    let mut parsed = Vec::with_capacity(matches.len());
+    let mut parsed = Vec::with_capacity(matches.len() + 1);
     for (index, chain) in from.filter_chains.iter().enumerate() {
         let found = filter_chain(chain, direction, slots);
         parsed.push(found.map_err(|error| error.under(format!("filter_chains[{index}]")))?);
     }
-    if direction == Direction::Inbound && !address.ip().is_loopback() {
-        refuse_plain_text(&matches, &parsed)?;
+    if let Some(chain) = rest {
+        let found = filter_chain(chain, direction, slots);
+        parsed.push(found.map_err(|error| error.under("default_filter_chain"))?);
+        matches.push(ChainMatch::default());
     }
-    if direction == Direction::Outbound && !address.ip().is_loopback() {
-        return refuse(
-            "address.socket_address.address",
-            format!(
-                "{} is not a loopback address; an outbound listener would be an open proxy",
-                address.ip()
-            ),
-        );
+    let mut addresses = std::iter::once(&address).chain(&capture.more_addresses);
+    let open = addresses.find(|address| !address.ip().is_loopback());
+    if let (Some(open), false) = (open, capture.unbound) {
+        if direction == Direction::Inbound {
+            refuse_plain_text(&matches, &parsed)?;
+        } else {
+            return refuse(
+                "address.socket_address.address",
+                format!(
+                    "{} is not a loopback address; an outbound listener would be an open proxy",
+                    open.ip()
+                ),
+            );
+        }
     }
     Ok(ParsedListener {
         name: from.name.clone(),
@@ -108,6 +122,38 @@ pub(crate) fn convert(
         chains: parsed,
         lookup,
         dry_run: chains::dry_run(from.metadata.as_ref())?,
+        capture,
+    })
+}
+
+/// What it has to do with connections that were going elsewhere.
+fn capture(from: &proto::Listener, asks: chains::Asks) -> Converted<Capture> {
+    let hands_over = from.use_original_dst.unwrap_or(false);
+    let unbound = from.bind_to_port == Some(false);
+    if hands_over && unbound {
+        return refuse(
+            "use_original_dst",
+            "has no effect on a listener that is not bound (bind_to_port)",
+        );
+    }
+    let transparent = from.transparent.unwrap_or(false);
+    if transparent && unbound {
+        let message = "has no effect on a listener that is not bound (bind_to_port)";
+        return refuse("transparent", message);
+    }
+    let mut more_addresses = Vec::with_capacity(from.additional_addresses.len());
+    for (index, more) in from.additional_addresses.iter().enumerate() {
+        let path = format!("additional_addresses[{index}].address");
+        more_addresses.push(socket_address(&path, more.address.as_ref())?);
+    }
+    Ok(Capture {
+        more_addresses,
+        unbound,
+        hands_over,
+        restores: hands_over || asks.original_dst,
+        transparent,
+        mesh_addresses: chains::mesh_addresses(from.metadata.as_ref())?,
+        ..Capture::default()
     })
 }
 
@@ -116,7 +162,12 @@ pub(crate) fn convert(
 fn refuse_plain_text(matches: &[ChainMatch], parsed: &[ParsedChain]) -> Converted<()> {
     let is_permissive = matches.iter().any(|wanted| wanted.tls == Some(false));
     for (index, (wanted, chain)) in matches.iter().zip(parsed).enumerate() {
-        let passed = is_permissive && matches!(chain.routes, ParsedRoutes::Connection(_));
+        let passed = match &chain.routes {
+            ParsedRoutes::Connection(route) => {
+                is_permissive || route.clusters.names().all(|name| name == BLACK_HOLE)
+            }
+            _ => false,
+        };
         if chain.tls.is_none() && wanted.tls != Some(false) && !passed {
             return refuse(
                 format!("filter_chains[{index}].transport_socket"),

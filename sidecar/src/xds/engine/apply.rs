@@ -1,5 +1,7 @@
 //! One resource: validated, and put where it belongs.
 
+use std::sync::Arc;
+
 use outrigger_core::{Locality, LocalityPolicy};
 use outrigger_proto::envoy::{
     config::{
@@ -100,12 +102,16 @@ impl Engine {
             Kind::Listener => {
                 let listener: Listener = convert::unpack(any, message)?;
                 same_name(name, "name", &listener.name)?;
-                let listener = convert::listener::convert(&listener, &mut |name| {
+                let mut listener = convert::listener::convert(&listener, &mut |name| {
                     if on_demand {
                         led.insert(name.to_owned());
                     }
                     mesh.slot(name)
                 })?;
+                if !on_demand {
+                    // Everything comes by itself.
+                    listener.capture.mesh_addresses = Arc::default();
+                }
                 let with_tls = listener.chains.iter().position(|chain| chain.tls.is_some());
                 if let (Some(index), false) = (with_tls, self.has_identity) {
                     return refuse(
