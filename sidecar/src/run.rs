@@ -28,6 +28,8 @@ use crate::{
     Config, Discovery, XdsProtocol,
     admin::{self, Port, Site},
     control::{Control, ControlPlaneError},
+    dns,
+    dns::names::Scope,
     identity::{
         Credential, IdentityStore, Issuer, chain, delivered::Delivered, workload_api::WorkloadApi,
     },
@@ -133,6 +135,7 @@ async fn supervise(
         admin,
         metrics,
         readiness,
+        dns,
     } = sockets;
     let prebound = std::iter::once(outbound).chain(inbound).collect();
     let workers = Arc::new(worker::start(&shared, &config, prebound, &telemetry)?);
@@ -142,10 +145,16 @@ async fn supervise(
         telemetry: Arc::clone(&telemetry),
         workers: Arc::clone(&workers),
         engine: OnceLock::new(),
+        dns: OnceLock::new(),
         drain: Notify::new(),
         started: std::time::Instant::now(),
     });
     let mut tasks = JoinSet::new();
+    if let (Some(sockets), Some(settings)) = (dns, &config.dns) {
+        let upstreams = &settings.upstreams;
+        let running = dns::start(sockets, upstreams, &shared.names, registry, &mut tasks)?;
+        site.dns.get_or_init(|| running);
+    }
     let users: Arc<[u32]> = config.admin_users.as_slice().into();
     for (listener, port) in [
         (admin, Port::Admin),
@@ -378,6 +387,11 @@ impl Sidecar {
         }
         if discovery == Discovery::OnDemand {
             engine = engine.on_demand();
+        }
+        if self.config.dns.is_some() {
+            let names = &self.shared.names;
+            names.begin(Scope::of_node(&node.id, discovery == Discovery::OnDemand));
+            engine = engine.naming(Arc::clone(names));
         }
         let engine = Arc::new(Mutex::new(engine));
         self.site.engine.get_or_init(|| Arc::clone(&engine));

@@ -6,7 +6,7 @@ use std::{
 };
 
 use super::RunError;
-use crate::Config;
+use crate::{Config, dns};
 
 /// All ports, bound before anything else so that the numbers we tell are real.
 #[derive(Debug)]
@@ -17,6 +17,7 @@ pub(super) struct Sockets {
     pub(super) admin: TcpListener,
     pub(super) metrics: TcpListener,
     pub(super) readiness: TcpListener,
+    pub(super) dns: Option<dns::sockets::Sockets>,
 }
 
 /// Binds the port that `flag` names.
@@ -45,7 +46,24 @@ impl Sockets {
             admin: bind("admin", config.admin)?,
             metrics: bind("metrics", config.metrics)?,
             readiness: bind("readiness", config.readiness)?,
+            dns: config.dns.as_ref().map(bind_dns).transpose()?,
         })
+    }
+}
+
+fn bind_dns(config: &crate::Dns) -> Result<dns::sockets::Sockets, RunError> {
+    let sockets = dns::sockets::bind(config.address).map_err(|source| RunError::Bind {
+        address: config.address,
+        flag: "dns",
+        source,
+    })?;
+    match dns::own_upstream(&config.upstreams, &sockets.addresses) {
+        None => Ok(sockets),
+        Some(own) => Err(RunError::Setting {
+            flag: "dns-upstream",
+            value: own.to_string(),
+            expected: "is this sidecar's own DNS server; name another",
+        }),
     }
 }
 
@@ -57,6 +75,7 @@ pub(super) struct Addresses {
     pub(super) admin: SocketAddr,
     pub(super) metrics: SocketAddr,
     pub(super) readiness: SocketAddr,
+    pub(super) dns: Option<SocketAddr>,
 }
 
 impl Addresses {
@@ -71,6 +90,10 @@ impl Addresses {
             admin: sockets.admin.local_addr()?,
             metrics: sockets.metrics.local_addr()?,
             readiness: sockets.readiness.local_addr()?,
+            dns: sockets
+                .dns
+                .as_ref()
+                .and_then(|dns| dns.addresses.first().copied()),
         })
     }
 
@@ -86,6 +109,7 @@ impl Addresses {
             "admin": self.admin.to_string(),
             "metrics": self.metrics.to_string(),
             "readiness": self.readiness.to_string(),
+            "dns": self.dns.map(|address| address.to_string()),
             "listeners": listeners,
         })
     }
