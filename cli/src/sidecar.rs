@@ -11,7 +11,7 @@ use anyhow::{Context as _, bail};
 use clap::Args;
 use outrigger_sidecar::{
     App, Bootstrap, Capture, CaptureCheck, CaptureMode, CommandError, Config, ControlPlaneError,
-    Discovery, PolicyHeader, RunError, XdsProtocol,
+    Discovery, Dns, PolicyHeader, RunError, XdsProtocol,
 };
 
 use crate::{
@@ -153,6 +153,48 @@ struct ListenArgs {
     admin_users: Vec<u32>,
     #[command(flatten)]
     site: SiteArgs,
+    #[command(flatten)]
+    dns: DnsArgs,
+}
+
+#[derive(Args, Debug)]
+struct DnsArgs {
+    /// DNS server for the application, over UDP and TCP: names of the mesh are answered here, all others by
+    /// --dns-upstream. Loopback only; of 127.0.0.1 also [::1]. off: none, which is the default.
+    #[arg(long, value_name = "ADDR", value_parser = dns, env = "OUTRIGGER_DNS")]
+    dns: Option<DnsAt>,
+    /// Server that is asked for names outside of the mesh; port 53 unless said. Repeatable, 8 at most. Default: the
+    /// servers of /etc/resolv.conf; where that has systemd's stub only, those behind it.
+    #[arg(
+        long = "dns-upstream",
+        value_name = "ADDR",
+        value_parser = dns_upstream,
+        env = "OUTRIGGER_DNS_UPSTREAM",
+        value_delimiter = ','
+    )]
+    dns_upstreams: Vec<SocketAddr>,
+}
+
+/// Where the DNS server listens.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum DnsAt {
+    Off,
+    Address(SocketAddr),
+}
+
+impl DnsArgs {
+    fn config(self) -> Result<Option<Dns>, Failure> {
+        match self.dns {
+            Some(DnsAt::Address(address)) => Ok(Some(Dns {
+                address,
+                upstreams: self.dns_upstreams,
+            })),
+            Some(DnsAt::Off) | None if self.dns_upstreams.is_empty() => Ok(None),
+            Some(DnsAt::Off) | None => Err(Failure::Misused(
+                "--dns-upstream needs --dns, e.g. --dns 127.0.0.1:15053".to_owned(),
+            )),
+        }
+    }
 }
 
 #[derive(Args, Debug)]
@@ -341,6 +383,7 @@ pub(crate) fn config(args: SidecarArgs) -> Result<Config, Failure> {
         admin_users: listen.admin_users,
         metrics: listen.site.metrics,
         readiness: listen.site.readiness,
+        dns: listen.dns.config()?,
         tls_files: tuning.tls_files,
         workers: tuning.workers,
         otlp_endpoint: otlp::endpoint(tuning.otlp_endpoint)?,
@@ -393,6 +436,23 @@ fn policy_header(text: &str) -> Result<PolicyHeader, String> {
         "never" => Ok(PolicyHeader::Never),
         _ => Err(format!("\"{text}\" is nobody; write mesh, always or never")),
     }
+}
+
+fn dns(text: &str) -> Result<DnsAt, String> {
+    match text {
+        "off" => Ok(DnsAt::Off),
+        _ => text.parse().map(DnsAt::Address).map_err(|_error| {
+            format!("\"{text}\" is no address; write e.g. 127.0.0.1:15053, or off")
+        }),
+    }
+}
+
+fn dns_upstream(text: &str) -> Result<SocketAddr, String> {
+    let with_port = text.parse();
+    let without = text.parse().map(|ip: IpAddr| SocketAddr::new(ip, 53));
+    with_port
+        .or(without)
+        .map_err(|_error| format!("\"{text}\" is no address; write e.g. 10.0.0.2 or 10.0.0.2:5353"))
 }
 
 fn protocol(text: &str) -> Result<XdsProtocol, String> {
@@ -529,6 +589,20 @@ mod tests {
     }
 
     #[test]
+    fn a_dns_server_has_an_address_and_may_have_servers_of_its_own() {
+        let dns = |line: &str| parsed(&format!("--service a {line}")).unwrap().dns;
+        assert_eq!(dns("--workers 1"), None);
+        assert_eq!(dns("--dns off"), None);
+        let found = dns(
+            "--dns 127.0.0.1:15053 --dns-upstream 10.0.0.2,[2001:db8::1]:5353 --dns-upstream 2001:db8::2",
+        );
+        let expected = ["10.0.0.2:53", "[2001:db8::1]:5353", "[2001:db8::2]:53"];
+        let found = found.unwrap();
+        assert_eq!(found.address, "127.0.0.1:15053".parse().unwrap());
+        assert_eq!(found.upstreams, expected.map(|text| text.parse().unwrap()));
+    }
+
+    #[test]
     fn labels_and_locality_are_taken_apart() {
         let config =
             parsed("--service a --label version=v2 --label x=y --locality eu/eu-1").unwrap();
@@ -551,6 +625,10 @@ mod tests {
             "--service a --lease-ttl 10s",
             "--service a --lease-ttl 0s",
             "--service a --otlp-endpoint foo",
+            "--service a --dns localhost",
+            "--service a --dns-upstream 10.0.0.2",
+            "--service a --dns off --dns-upstream 10.0.0.2",
+            "--service a --dns 127.0.0.1:0 --dns-upstream dns.example.com",
             "--service a --otlp-endpoint https://127.0.0.1:4317",
         ] {
             assert!(matches!(parsed(line), Err(Failure::Misused(_))), "{line}");
@@ -576,6 +654,16 @@ mod tests {
             (
                 format!("--service a --certificate-ttl 25h --join-token {token}"),
                 "--certificate-ttl",
+            ),
+            (
+                format!("--service a --dns 0.0.0.0:0 --join-token {token}"),
+                "--dns",
+            ),
+            (
+                format!(
+                    "--service a --dns 127.0.0.1:0 --dns-upstream 10.0.0.2:0 --join-token {token}"
+                ),
+                "--dns-upstream",
             ),
             (
                 "--service a --join-token abc".to_owned(),

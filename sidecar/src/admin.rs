@@ -68,6 +68,8 @@ pub(crate) struct Site {
     pub(crate) workers: Arc<Workers>,
     /// Set once there is a client.
     pub(crate) engine: OnceLock<Arc<Mutex<Engine>>>,
+    /// The DNS server, if there is one.
+    pub(crate) dns: OnceLock<crate::dns::Running>,
     /// Notified by `POST /drain`.
     pub(crate) drain: Notify,
     pub(crate) started: std::time::Instant,

@@ -147,6 +147,8 @@ pub struct Config {
     pub metrics: SocketAddr,
     /// Readiness (`/healthz/ready`). Default `0.0.0.0:15021`.
     pub readiness: SocketAddr,
+    /// DNS server for the application. Default none.
+    pub dns: Option<Dns>,
     /// Directories below which DestinationRules may name TLS files of this machine. Default none. Absolute.
     pub tls_files: Vec<PathBuf>,
     /// Worker threads; 0 = one per core.
@@ -193,6 +195,16 @@ impl Config {
             Discovery::All
         })
     }
+}
+
+/// The DNS server for the application.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Dns {
+    /// UDP and TCP; of `127.0.0.1` also `[::1]`. Loopback only.
+    pub address: SocketAddr,
+    /// Who is asked for names outside of the mesh. Empty = the servers of `/etc/resolv.conf`. At most 8; none of them may
+    /// be `address`.
+    pub upstreams: Vec<SocketAddr>,
 }
 
 /// Who the application is.

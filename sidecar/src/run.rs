@@ -38,6 +38,8 @@ use crate::{
     capture::{Setup, probe},
     command::{Command, CommandError},
     control::{Control, ControlPlaneError},
+    dns,
+    dns::names::Scope,
     identity::{
         Credential, IdentityStore, Issuer, chain, delivered::Delivered, unix_now,
         workload_api::WorkloadApi,
@@ -201,6 +203,7 @@ async fn supervise(parts: Parts, sockets: Sockets) -> Result<u8, RunError> {
         admin,
         metrics,
         readiness,
+        dns,
     } = sockets;
     let prebound = [outbound].into_iter().chain(inbound);
     let prebound = prebound.chain(captured).chain(inbound_v6).collect();
@@ -220,10 +223,16 @@ async fn supervise(parts: Parts, sockets: Sockets) -> Result<u8, RunError> {
         telemetry: Arc::clone(&telemetry),
         workers: Arc::clone(&workers),
         engine: OnceLock::new(),
+        dns: OnceLock::new(),
         drain: Notify::new(),
         started: std::time::Instant::now(),
     });
     let mut tasks = JoinSet::new();
+    if let (Some(sockets), Some(settings)) = (dns, &config.dns) {
+        let upstreams = &settings.upstreams;
+        let running = dns::start(sockets, upstreams, &shared.names, registry, &mut tasks)?;
+        site.dns.get_or_init(|| running);
+    }
     let users: Arc<[u32]> = config.admin_users.as_slice().into();
     for (listener, port) in [
         (admin, Port::Admin),
@@ -505,6 +514,11 @@ impl Sidecar {
         }
         if discovery == Discovery::OnDemand {
             engine = engine.on_demand();
+        }
+        if self.config.dns.is_some() {
+            let names = &self.shared.names;
+            names.begin(Scope::of_node(&node.id, discovery == Discovery::OnDemand));
+            engine = engine.naming(Arc::clone(names));
         }
         let engine = Arc::new(Mutex::new(engine));
         self.site.engine.get_or_init(|| Arc::clone(&engine));

@@ -32,6 +32,7 @@ pub(crate) fn config() -> Config {
         admin_users: Vec::new(),
         metrics: free,
         readiness: free,
+        dns: None,
         tls_files: Vec::new(),
         workers: 1,
         otlp_endpoint: None,

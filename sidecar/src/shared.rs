@@ -15,7 +15,8 @@ use tokio::{
 };
 
 use crate::{
-    capture::Capturing, connect::OwnPorts, demand::Demand, forward::chain::Chains, jwks::Jwks,
+    capture::Capturing, connect::OwnPorts, demand::Demand, dns::names::Names,
+    forward::chain::Chains, jwks::Jwks,
 };
 
 use crate::tls::files::{Allowed, TlsFiles};
@@ -96,6 +97,8 @@ pub(crate) struct Shared {
     pub(crate) chains: Chains,
     /// Hosts whose routes requests wait for.
     pub(crate) demand: Demand,
+    /// Names that the DNS server answers by itself.
+    pub(crate) names: Arc<Names>,
     /// Keys that tokens are verified with, as far as they are fetched.
     pub(crate) jwks: Jwks,
     /// This machine's name.
@@ -116,6 +119,7 @@ impl Shared {
             capture: Capturing::default(),
             chains: Chains::default(),
             demand: Demand::default(),
+            names: Arc::default(),
             jwks: Jwks::default(),
             hostname: hostname(),
             started: Instant::now(),

@@ -69,6 +69,7 @@ fn is_called(kind: Kind, word: &str) -> bool {
         Kind::Listener => "listener",
         Kind::Route | Kind::VirtualHost => "route",
         Kind::Secret => "secret",
+        Kind::NameTable => "name_table",
     };
     word.trim_end_matches('s') == name
 }

@@ -28,7 +28,8 @@ pub(crate) struct Entry<S: 'static> {
 pub(super) static PAGES: &[Entry<Site>] = &[
     Entry { path: "/certs", ports: &[Port::Admin], changes: false, help: "our identity and when its certificate ends", show: |site, _| certs(&site.shared) },
     Entry { path: "/clusters", ports: &[Port::Admin], changes: false, help: "clusters, limits and endpoints; ?format=json", show: clusters::show },
-    Entry { path: "/config_dump", ports: &[Port::Admin], changes: false, help: "resources in force and refused; ?resource=cluster|endpoint|listener|route|virtual_host|secret, ?name=PART", show: dump::show },
+    Entry { path: "/config_dump", ports: &[Port::Admin], changes: false, help: "resources in force and refused; ?resource=cluster|endpoint|listener|route|virtual_host|secret|name_table, ?name=PART", show: dump::show },
+    Entry { path: "/dns", ports: &[Port::Admin], changes: false, help: "names that the DNS server answers by itself, and what it did; ?name=PART", show: dns },
     Entry { path: "/drain", ports: &[Port::Admin], changes: true, help: "deregister, finish what is in flight, and end", show: drain },
     Entry { path: "/healthz/ready", ports: &[Port::Readiness], changes: false, help: "200 when this sidecar takes traffic", show: |site, _| ready(&site.vitals, &site.shared) },
     Entry { path: "/healthz/started", ports: &[Port::Readiness], changes: false, help: "200 once this sidecar can be used, whether its application is there or not", show: |site, _| started(&site.vitals, &site.shared) },
@@ -160,6 +161,19 @@ fn listeners(site: &Site, query: Query<'_>) -> Page {
         })
         .collect();
     text(StatusCode::OK, body)
+}
+
+fn dns(site: &Site, query: Query<'_>) -> Page {
+    match site.dns.get() {
+        Some(running) => {
+            let part = query.value("name").unwrap_or_default();
+            text(StatusCode::OK, crate::dns::show(running, part))
+        }
+        None => text(
+            StatusCode::OK,
+            "off; --dns 127.0.0.1:15053 switches it on\n",
+        ),
+    }
 }
 
 fn drain(site: &Site, _query: Query<'_>) -> Page {

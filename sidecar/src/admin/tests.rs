@@ -37,6 +37,7 @@ async fn site() -> Arc<Site> {
         telemetry,
         workers: Arc::new(workers),
         engine: OnceLock::new(),
+        dns: OnceLock::new(),
         drain: Notify::new(),
         started: std::time::Instant::now(),
     })

@@ -15,6 +15,9 @@ pub(super) fn check(config: &Config) -> Result<(), RunError> {
             });
         }
     }
+    if let Some(dns) = &config.dns {
+        check_dns(dns)?;
+    }
     check_credential(
         &config.control_plane,
         config.token_file.as_deref(),
@@ -57,6 +60,32 @@ pub(super) fn check(config: &Config) -> Result<(), RunError> {
     }
     check_workload(&config.workload)?;
     config.app.as_ref().map_or(Ok(()), check_app)
+}
+
+fn check_dns(dns: &crate::Dns) -> Result<(), RunError> {
+    let bad = |flag, value: String, expected| {
+        Err(RunError::Setting {
+            flag,
+            value,
+            expected,
+        })
+    };
+    if !dns.address.ip().is_loopback() {
+        let expected = "must be a loopback address, e.g. 127.0.0.1:15053";
+        return bad("dns", dns.address.to_string(), expected);
+    }
+    if dns.upstreams.len() > crate::dns::MAX_SERVERS {
+        let found = format!("{} servers", dns.upstreams.len());
+        return bad("dns-upstream", found, "at most 8");
+    }
+    match dns.upstreams.iter().find(|server| server.port() == 0) {
+        None => Ok(()),
+        Some(server) => bad(
+            "dns-upstream",
+            server.to_string(),
+            "must have a port, 1 to 65535",
+        ),
+    }
 }
 
 /// What would say who we are, to a control plane that gives no certificates.

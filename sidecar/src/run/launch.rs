@@ -136,6 +136,7 @@ mod tests {
             inbound: None,
             captured: None,
             ipv6: false,
+            dns: None,
             admin: at(15000),
             metrics: at(15020),
             readiness: at(15021),

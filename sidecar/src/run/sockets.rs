@@ -6,7 +6,7 @@ use std::{
 };
 
 use super::RunError;
-use crate::{Capture, CaptureMode, Config, listen};
+use crate::{Capture, CaptureMode, Config, dns, listen};
 
 /// All ports, bound before anything else so that the numbers we tell are real.
 #[derive(Debug)]
@@ -21,6 +21,7 @@ pub(super) struct Sockets {
     pub(super) admin: TcpListener,
     pub(super) metrics: TcpListener,
     pub(super) readiness: TcpListener,
+    pub(super) dns: Option<dns::sockets::Sockets>,
 }
 
 /// Binds the port that `flag` names.
@@ -55,6 +56,7 @@ impl Sockets {
             admin: bind("admin", config.admin)?,
             metrics: bind("metrics", config.metrics)?,
             readiness: bind("readiness", config.readiness)?,
+            dns: config.dns.as_ref().map(bind_dns).transpose()?,
         })
     }
 }
@@ -112,6 +114,22 @@ fn inbound(config: &Config, ipv6: bool) -> Result<Inbound, RunError> {
     Ok((Some(first), second.transpose()?))
 }
 
+fn bind_dns(config: &crate::Dns) -> Result<dns::sockets::Sockets, RunError> {
+    let sockets = dns::sockets::bind(config.address).map_err(|source| RunError::Bind {
+        address: config.address,
+        flag: "dns",
+        source,
+    })?;
+    match dns::own_upstream(&config.upstreams, &sockets.addresses) {
+        None => Ok(sockets),
+        Some(own) => Err(RunError::Setting {
+            flag: "dns-upstream",
+            value: own.to_string(),
+            expected: "is this sidecar's own DNS server; name another",
+        }),
+    }
+}
+
 /// Where everything listens.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Addresses {
@@ -124,6 +142,7 @@ pub(super) struct Addresses {
     pub(super) admin: SocketAddr,
     pub(super) metrics: SocketAddr,
     pub(super) readiness: SocketAddr,
+    pub(super) dns: Option<SocketAddr>,
 }
 
 impl Addresses {
@@ -144,6 +163,10 @@ impl Addresses {
             admin: sockets.admin.local_addr()?,
             metrics: sockets.metrics.local_addr()?,
             readiness: sockets.readiness.local_addr()?,
+            dns: sockets
+                .dns
+                .as_ref()
+                .and_then(|dns| dns.addresses.first().copied()),
         })
     }
 
@@ -159,6 +182,7 @@ impl Addresses {
             "admin": self.admin.to_string(),
             "metrics": self.metrics.to_string(),
             "readiness": self.readiness.to_string(),
+            "dns": self.dns.map(|address| address.to_string()),
             "listeners": listeners,
         })
     }

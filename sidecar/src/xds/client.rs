@@ -113,6 +113,7 @@ impl Client {
                 .await;
             self.vitals.set_connected(false);
             self.shared.demand.set_connected(false);
+            self.shared.names.demand.set_connected(false);
             self.store.unfollow();
             lock(&self.engine).disconnected();
             match end {
@@ -181,6 +182,7 @@ impl Client {
                             *was_up = Some(true);
                             self.vitals.set_connected(true);
                             self.shared.demand.set_connected(true);
+                            self.shared.names.demand.set_connected(true);
                         }
                         let answer = form.read(answer, &lock(&self.engine));
                         let requests = self.take(answer, wakes);
@@ -192,6 +194,7 @@ impl Client {
                 () = until(deadline) => self.tick(wakes),
                 () = wakes.stream.notified() => self.tick(wakes),
                 () = self.shared.demand.wanted() => self.ask(wakes),
+                () = self.shared.names.demand.wanted() => self.ask_names(wakes),
                 () = self.shared.jwks.came() => self.tick(wakes),
                 // Somebody else's server is shown no identity of ours.
                 _ = renewals.changed(), if self.control.is_tls() => return End::Renewed,
@@ -205,9 +208,11 @@ impl Client {
     fn tick(&self, wakes: &Wakes) -> Vec<DeltaDiscoveryRequest> {
         let now = Instant::now();
         let used = self.shared.demand.take_used();
+        let used_names = self.shared.names.demand.take_used();
         let requests = {
             let mut engine = lock(&self.engine);
             engine.used(&used, now);
+            engine.used_names(&used_names, now);
             engine.tick(now)
         };
         self.publish(now, wakes);
@@ -219,6 +224,15 @@ impl Client {
         let now = Instant::now();
         let names = self.shared.demand.take_wanted();
         let requests = lock(&self.engine).ask(&names, now);
+        self.publish(now, wakes);
+        requests
+    }
+
+    /// Asks for the names that DNS queries wait for.
+    fn ask_names(&self, wakes: &Wakes) -> Vec<DeltaDiscoveryRequest> {
+        let now = Instant::now();
+        let names = self.shared.names.demand.take_wanted();
+        let requests = lock(&self.engine).ask_names(&names, now);
         self.publish(now, wakes);
         requests
     }
@@ -261,7 +275,7 @@ impl Client {
     }
 
     fn publish(&self, now: Instant, wakes: &Wakes) {
-        let (snapshot, bundle, tallies, is_configured, answers, asked, keys) = {
+        let (snapshot, bundle, tallies, is_configured, answers, asked, keys, named, names) = {
             let mut engine = lock(&self.engine);
             if engine.awaits_shares() {
                 wakes.shares.notify_one();
@@ -274,6 +288,8 @@ impl Client {
                 engine.take_answers(),
                 engine.asked(),
                 engine.take_new_keys(),
+                engine.take_named(),
+                engine.named(),
             )
         };
         if let Some(bundle) = bundle {
@@ -285,10 +301,12 @@ impl Client {
         }
         self.shared.jwks.fetch(keys);
         self.shared.demand.settle(answers, asked);
+        self.shared.names.demand.settle(named, names);
         for (kind, tally) in tallies {
             self.vitals.count_resources(kind, tally);
         }
         if is_configured {
+            self.shared.names.set_configured();
             self.configured
                 .send_if_modified(|configured| !std::mem::replace(configured, true));
         }

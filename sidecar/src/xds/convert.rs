@@ -20,6 +20,7 @@ mod limits;
 pub(crate) mod listener;
 pub(crate) mod manager;
 mod matches;
+pub(crate) mod names;
 pub(crate) mod outside_tls;
 mod retry;
 pub(crate) mod route;

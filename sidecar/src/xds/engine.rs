@@ -36,7 +36,10 @@ use super::{
     mesh::{Mesh, Told},
     state::{Kind, Status, TypeState},
 };
-use crate::tls::files::Allowed;
+use crate::{
+    dns::names::{Names, Scope},
+    tls::files::Allowed,
+};
 
 /// Resources of one type.
 const MAX_RESOURCES: usize = 100_000;
@@ -63,11 +66,14 @@ pub(crate) struct Engine {
     on_demand: bool,
     /// The server can be asked for virtual hosts one by one.
     incremental: bool,
-    types: [TypeState; 6],
+    types: [TypeState; 7],
     mesh: Mesh,
     asked: Asked,
     /// Listeners of single addresses that connections were going to.
     asked_listeners: Asked,
+    /// Where names go; None = nobody looks them up.
+    names: Option<Arc<Names>>,
+    asked_names: Asked,
     bundle: Option<Vec<CertificateDer<'static>>>,
     tls_files: Allowed,
     tallies: BTreeMap<Kind, Tally>,
@@ -85,6 +91,8 @@ impl Engine {
             mesh: Mesh::default(),
             asked: Asked::default(),
             asked_listeners: Asked::default(),
+            names: None,
+            asked_names: Asked::default(),
             bundle: None,
             tls_files: Allowed::default(),
             tallies: BTreeMap::new(),
@@ -111,6 +119,15 @@ impl Engine {
         }
     }
 
+    /// Has names come: as they are asked for, or all at once.
+    pub(crate) fn naming(mut self, names: Arc<Names>) -> Self {
+        if names.scope().is_some_and(|scope| !scope.on_demand) {
+            *self.state_mut(Kind::NameTable) = TypeState::whole(Kind::NameTable);
+        }
+        self.names = Some(names);
+        self
+    }
+
     /// First requests of a new stream.
     pub(crate) fn connected(&mut self, now: Instant) -> Vec<DeltaDiscoveryRequest> {
         self.connected = true;
@@ -125,7 +142,11 @@ impl Engine {
                 .filter_map(|state| state.resume(now))
                 .collect()
         } else {
-            vec![self.state_mut(head).subscribe_all(now)]
+            let mut first = vec![self.state_mut(head).subscribe_all(now)];
+            if self.has_all_names() {
+                first.push(self.state_mut(Kind::NameTable).subscribe_all(now));
+            }
+            first
         };
         if let Some(first) = requests.first_mut() {
             first.node = Some(self.node.clone());
@@ -158,12 +179,12 @@ impl Engine {
             if of.is_empty() {
                 continue;
             }
-            if kind == Kind::VirtualHost && resource.resource.is_none() {
+            if matches!(kind, Kind::VirtualHost | Kind::NameTable) && resource.resource.is_none() {
                 // "There is none", in Envoy's words.
                 tally.removed += 1;
                 for name in &of {
                     self.state_mut(kind).remove(name);
-                    self.asked.absent(name);
+                    self.absent(kind, name);
                 }
                 continue;
             }
@@ -201,6 +222,7 @@ impl Engine {
                                     self.asked_listeners.refused(asked, &details);
                                 }
                             }
+                            Kind::NameTable => self.asked_names.refused(name, &details),
                             _ => {}
                         }
                     }
@@ -239,6 +261,12 @@ impl Engine {
             let mesh = &self.mesh;
             listeners.sweep(now, |_, listener| mesh.listener_is_used(listener));
         }
+        if let (true, Some(names)) = (self.connected, &self.names)
+            && self.asked_names.sweep_due().is_some_and(|due| due <= now)
+        {
+            let book = names.book();
+            self.asked_names.sweep(now, |_, name| book.take_used(name));
+        }
         let mut requests = self.settle(now);
         requests.extend(self.start_listeners(now));
         requests
@@ -248,11 +276,13 @@ impl Engine {
     pub(crate) fn deadline(&self) -> Option<Instant> {
         let overdue = self.types.iter().filter_map(TypeState::next_deadline);
         let held = self.mesh.held_until();
-        let sweeps = [self.asked.sweep_due(), self.asked_listeners.sweep_due()];
-        overdue
-            .chain(sweeps.into_iter().flatten())
-            .chain(held)
-            .min()
+        let sweeps = [
+            self.asked.sweep_due(),
+            self.asked_listeners.sweep_due(),
+            self.asked_names.sweep_due(),
+        ];
+        let sweeps = sweeps.into_iter().flatten();
+        overdue.chain(sweeps).chain(held).min()
     }
 
     /// Requests wait for the virtual hosts of these names (`<route configuration>/<authority>`), connections for the
@@ -269,6 +299,39 @@ impl Engine {
             }
         }
         self.settle(now)
+    }
+
+    /// Queries wait for what these names mean.
+    pub(crate) fn ask_names(
+        &mut self,
+        wanted: &[String],
+        now: Instant,
+    ) -> Vec<DeltaDiscoveryRequest> {
+        if let Some(names) = &self.names {
+            let book = names.book();
+            for name in wanted {
+                self.asked_names
+                    .ask(name, now, |_, name| book.take_used(name));
+            }
+        }
+        self.settle(now)
+    }
+
+    /// Queries were answered from what is remembered of names that mean nothing.
+    pub(crate) fn used_names(&mut self, names: &[String], now: Instant) {
+        for name in names {
+            self.asked_names.used(name, now);
+        }
+    }
+
+    /// The same as [`Self::take_answers`], of names that queries wait for.
+    pub(crate) fn take_named(&mut self) -> Vec<(String, Answer)> {
+        self.asked_names.take_answers()
+    }
+
+    /// Names that mean something, names that do not, names without an answer.
+    pub(crate) fn named(&self) -> [usize; 3] {
+        self.asked_names.counts()
     }
 
     /// Requests were answered from what is remembered of these names.
@@ -330,8 +393,13 @@ impl Engine {
             && [Kind::Cluster, Kind::Endpoint, Kind::Route]
                 .map(|kind| self.state(kind).is_settled(now))
                 == [true; 3]
+            && (!self.has_all_names() || self.state(Kind::NameTable).is_settled(now))
             && !self.mesh.is_looking_up()
             && !self.awaits_shares()
+    }
+
+    fn has_all_names(&self) -> bool {
+        self.names.is_some() && self.state(Kind::NameTable).is_whole()
     }
 
     /// Listeners that wait, and for what; for people.
@@ -356,6 +424,11 @@ impl Engine {
 
     pub(crate) fn state(&self, kind: Kind) -> &TypeState {
         &self.types[kind as usize]
+    }
+
+    /// Whose names are asked for.
+    fn scope(&self) -> Option<&Scope> {
+        self.names.as_ref()?.scope()
     }
 
     pub(crate) fn node(&self) -> &Node {
@@ -428,10 +501,21 @@ impl Engine {
                 of.insert(name.to_owned());
                 for name in &of {
                     self.state_mut(kind).remove(name);
-                    self.asked.absent(name);
+                    self.absent(kind, name);
                 }
             }
-            Kind::Endpoint | Kind::VirtualHost => {}
+            Kind::NameTable if by_word => self.absent(kind, name),
+            Kind::Endpoint | Kind::VirtualHost | Kind::NameTable => {}
+        }
+    }
+
+    /// The server says that there is nothing by a name that was asked for.
+    fn absent(&mut self, kind: Kind, name: &str) {
+        if kind == Kind::VirtualHost {
+            self.asked.absent(name);
+        } else if let Some(names) = &self.names {
+            names.book().remove(name);
+            self.asked_names.absent(name);
         }
     }
 
@@ -445,6 +529,11 @@ impl Engine {
         for (_, listener) in self.asked_listeners.take_loose() {
             self.mesh.remove_listener(&listener);
             self.state_mut(Kind::Listener).forget(&listener);
+        }
+        for (_, name) in self.asked_names.take_loose() {
+            if let Some(names) = &self.names {
+                names.book().remove(&name);
+            }
         }
         self.warm(now);
         self.subscribe(now)
@@ -462,6 +551,8 @@ impl Engine {
             .tell(|routes, host| mesh.host_serves(routes, host));
         self.asked_listeners
             .tell(|_, listener| mesh.listener_serves(listener));
+        // Nothing of the snapshot has to be there for a name.
+        self.asked_names.tell(|_, _| true);
     }
 
     /// Brings the subscriptions of everything that is asked for by name up to what is named now.
@@ -492,6 +583,8 @@ impl Engine {
             let [new, gone] = self.asked_listeners.take_changes();
             requests.extend(self.state_mut(Kind::Listener).change(new, gone, now));
         }
+        let [new, gone] = self.asked_names.take_changes();
+        requests.extend(self.state_mut(Kind::NameTable).change(new, gone, now));
         requests
     }
 

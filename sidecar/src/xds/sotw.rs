@@ -189,7 +189,7 @@ impl Sotw {
     }
 }
 
-/// The name in the first field, which it is for all of our types.
+/// The name in the first field, which it is for all of our types but tables of names.
 #[derive(Clone, PartialEq, Message)]
 struct Named {
     #[prost(string, tag = "1")]
@@ -210,7 +210,11 @@ fn resource(any: Any, version: &str) -> Resource {
             },
         };
     }
-    let named = Named::decode(any.value.as_slice()).unwrap_or_default();
+    // One table of all names has none itself.
+    let named = match Kind::from_type_url(&any.type_url) {
+        Some(Kind::NameTable) => Named::default(),
+        _ => Named::decode(any.value.as_slice()).unwrap_or_default(),
+    };
     Resource {
         name: named.name,
         version: version.to_owned(),

@@ -21,16 +21,19 @@ pub(crate) enum Kind {
     Route,
     VirtualHost,
     Secret,
+    /// Names for the DNS server; only where it is on.
+    NameTable,
 }
 
 impl Kind {
-    pub(crate) const ALL: [Self; 6] = [
+    pub(crate) const ALL: [Self; 7] = [
         Self::Cluster,
         Self::Endpoint,
         Self::Listener,
         Self::Route,
         Self::VirtualHost,
         Self::Secret,
+        Self::NameTable,
     ];
 
     /// Message name, e.g. `envoy.config.cluster.v3.Cluster`.
@@ -42,6 +45,7 @@ impl Kind {
             Self::Route => "envoy.config.route.v3.RouteConfiguration",
             Self::VirtualHost => "envoy.config.route.v3.VirtualHost",
             Self::Secret => "envoy.extensions.transport_sockets.tls.v3.Secret",
+            Self::NameTable => "istio.networking.nds.v1.NameTable",
         }
     }
 
@@ -121,8 +125,9 @@ pub(crate) struct TypeState {
     answered: bool,
     names: BTreeSet<String>,
     entries: BTreeMap<String, Entry>,
-    /// Wildcard only: when a first answer is overdue.
+    /// Wildcard only: when a first answer is overdue, and that it was.
     deadline: Option<Instant>,
+    overdue: bool,
 }
 
 impl TypeState {
@@ -135,6 +140,15 @@ impl TypeState {
             names: BTreeSet::new(),
             entries: BTreeMap::new(),
             deadline: None,
+            overdue: false,
+        }
+    }
+
+    /// Asked for as a whole, whatever the type.
+    pub(crate) fn whole(kind: Kind) -> Self {
+        Self {
+            wildcard: true,
+            ..Self::new(kind)
         }
     }
 
@@ -144,6 +158,10 @@ impl TypeState {
             wildcard: false,
             ..Self::new(kind)
         }
+    }
+
+    pub(crate) fn is_whole(&self) -> bool {
+        self.wildcard
     }
 
     pub(crate) fn is_subscribed(&self) -> bool {
@@ -158,6 +176,7 @@ impl TypeState {
     pub(crate) fn is_settled(&self, now: Instant) -> bool {
         let head = !self.wildcard
             || self.answered
+            || self.overdue
             || self.deadline.is_some_and(|deadline| deadline <= now);
         head && self.entries.values().all(|e| e.status != Status::Requested)
     }
@@ -177,6 +196,7 @@ impl TypeState {
     /// Starts a wildcard subscription.
     pub(crate) fn subscribe_all(&mut self, now: Instant) -> DeltaDiscoveryRequest {
         self.subscribed = true;
+        self.overdue = false;
         self.deadline = Some(now + MISSING_AFTER);
         self.request(vec!["*".to_owned()], Vec::new())
     }
@@ -226,6 +246,7 @@ impl TypeState {
         if self.wildcard {
             names.push("*".to_owned());
             if !self.answered {
+                self.overdue = false;
                 self.deadline = Some(now + MISSING_AFTER);
             }
         }
@@ -308,6 +329,8 @@ impl TypeState {
 
     /// Names that became overdue by `now`.
     pub(crate) fn expire(&mut self, now: Instant) -> Vec<String> {
+        // Said once: a deadline that stays would be due for ever.
+        self.overdue |= self.deadline.take_if(|deadline| *deadline <= now).is_some();
         let mut overdue = Vec::new();
         for (name, entry) in &mut self.entries {
             if entry.deadline.is_some_and(|deadline| deadline <= now) {

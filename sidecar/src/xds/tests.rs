@@ -181,6 +181,7 @@ fn short(kind: Kind) -> &'static str {
         Kind::Route => "RDS",
         Kind::VirtualHost => "VHDS",
         Kind::Secret => "SDS",
+        Kind::NameTable => "NDS",
     }
 }
 

@@ -97,6 +97,10 @@ const READ: &[(&str, &[&str])] = &[
         "trust_chain_verification"]),
     ("envoy.extensions.transport_sockets.tls.v3.SubjectAltNameMatcher", &["san_type", "matcher"]),
     ("envoy.extensions.transport_sockets.tls.v3.Secret", &["name", "validation_context"]),
+    // Names
+    ("istio.networking.nds.v1.NameTable", &["table"]),
+    // Which registry a host is of changes nothing here.
+    ("istio.networking.nds.v1.NameTable.NameInfo", &["ips", "registry", "shortname", "namespace", "alt_hosts"]),
     // Route
     ("envoy.config.route.v3.RouteConfiguration", &["name", "virtual_hosts", "validate_clusters", "metadata",
         "typed_per_filter_config", "vhds"]),

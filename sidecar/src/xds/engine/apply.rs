@@ -3,16 +3,19 @@
 use std::sync::Arc;
 
 use outrigger_core::{Locality, LocalityPolicy};
-use outrigger_proto::envoy::{
-    config::{
-        cluster::v3::Cluster,
-        core::v3::Node,
-        endpoint::v3::ClusterLoadAssignment,
-        listener::v3::Listener,
-        route::v3::{RouteConfiguration, VirtualHost},
+use outrigger_proto::{
+    envoy::{
+        config::{
+            cluster::v3::Cluster,
+            core::v3::Node,
+            endpoint::v3::ClusterLoadAssignment,
+            listener::v3::Listener,
+            route::v3::{RouteConfiguration, VirtualHost},
+        },
+        extensions::transport_sockets::tls::v3::Secret,
+        service::discovery::v3::Resource,
     },
-    extensions::transport_sockets::tls::v3::Secret,
-    service::discovery::v3::Resource,
+    istio::networking::nds::v1::NameTable,
 };
 use prost_types::Any;
 use tokio::time::Instant;
@@ -51,8 +54,29 @@ impl Engine {
             return refuse("", format!("is a {:?}", any.type_url));
         }
         fields::check(any)?;
+        if kind == Kind::NameTable {
+            self.take_names(resource, any)?;
+            return Ok(any.clone());
+        }
         self.apply(kind, (&resource.name, of), any, now)?;
         Ok(any.clone())
+    }
+
+    /// Puts the names of one table into the book.
+    fn take_names(&mut self, resource: &Resource, any: &Any) -> Converted<()> {
+        let (Some(names), Some(scope)) = (&self.names, self.scope()) else {
+            return refuse("", "was not asked for");
+        };
+        let name = resource.name.as_str();
+        let table: NameTable = convert::unpack(any, Kind::NameTable.message())?;
+        let asked = scope.on_demand.then_some(name);
+        let metadata = resource.metadata.as_ref();
+        let converted = convert::names::convert(&table, metadata, asked, scope)?;
+        names.book().set(name, converted);
+        if asked.is_some() {
+            self.asked_names.held(name, name);
+        }
+        Ok(())
     }
 
     /// The names under which a resource was asked for.
@@ -161,6 +185,8 @@ impl Engine {
                     self.asked.held(asked, name);
                 }
             }
+            // Taken elsewhere: it is about no snapshot.
+            Kind::NameTable => {}
             Kind::Secret => {
                 let secret: Secret = convert::unpack(any, message)?;
                 same_name(name, "name", &secret.name)?;
