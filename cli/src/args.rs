@@ -5,8 +5,8 @@ use clap::{Parser, Subcommand};
 use crate::{
     agent::AgentArgs, analyze::AnalyzeArgs, apply::ApplyArgs, can::CanArgs, certs::CertsArgs,
     completions::CompletionsArgs, control_plane::ControlPlaneArgs, delete::DeleteArgs,
-    demo::DemoArgs, explain::ExplainArgs, get::GetArgs, logging::LogArgs, run::RunArgs,
-    sidecar::SidecarArgs, status::StatusArgs, token::TokenArgs, version::VersionArgs,
+    demo::DemoArgs, explain::ExplainArgs, get::GetArgs, logging::LogArgs, redirect::RedirectArgs,
+    run::RunArgs, sidecar::SidecarArgs, status::StatusArgs, token::TokenArgs, version::VersionArgs,
     wait::WaitArgs, why::WhyArgs,
 };
 
@@ -35,6 +35,7 @@ pub(crate) enum Command {
     Run(Box<RunArgs>),
     Wait(WaitArgs),
     Agent(Box<AgentArgs>),
+    Redirect(Box<RedirectArgs>),
     Apply(ApplyArgs),
     Analyze(AnalyzeArgs),
     Explain(ExplainArgs),
@@ -61,6 +62,7 @@ impl Command {
             Self::Run(_)
             | Self::Wait(_)
             | Self::Demo(_)
+            | Self::Redirect(_)
             | Self::Apply(_)
             | Self::Analyze(_)
             | Self::Explain(_)

@@ -27,6 +27,7 @@ mod member;
 mod open_files;
 mod otlp;
 mod output;
+mod redirect;
 mod run;
 mod sidecar;
 mod source;
@@ -72,6 +73,7 @@ fn start(cli: Cli) -> Result<(), Failure> {
         Command::Status(args) => status::run(&args),
         Command::Certs(args) => certs::run(&args),
         Command::Token(args) => token::run(&args),
+        Command::Redirect(args) => redirect::run(*args),
         Command::Version(args) => version::run(&args),
         Command::Completions(args) => completions::run(&args),
         Command::DemoApp(args) => Ok(outrigger_shop::run(args)?),
