@@ -395,7 +395,7 @@ fn plan(args: RulesArgs) -> Result<Plan, Failure> {
         ));
     }
     let excluded = ports::merged(inbound.exclude_inbound_ports);
-    let (captured, excluded) = incoming(inbound.inbound_ports, excluded)?;
+    let (captured, excluded) = incoming(inbound.inbound_ports, &excluded)?;
     let dns = if mode == Mode::Off || outbound.no_dns {
         Dns::Off
     } else if !outbound.dns_server.is_empty() {
@@ -466,20 +466,20 @@ fn idle(mode: Mode, args: &OutboundArgs) -> Option<(&'static str, &'static str)>
 }
 
 /// What of incoming connections is captured, and what not.
-fn incoming(asked: Wanted, excluded: Vec<PortRange>) -> Result<(Wanted, Vec<PortRange>), Failure> {
+fn incoming(asked: Wanted, excluded: &[PortRange]) -> Result<(Wanted, Vec<PortRange>), Failure> {
     match asked {
         Wanted::Nothing => Ok((Wanted::Nothing, Vec::new())),
         Wanted::All => {
             let never = NEVER_CAPTURED.map(PortRange::one);
-            Ok((Wanted::All, ports::merged([&never[..], &excluded].concat())))
+            Ok((Wanted::All, ports::merged([&never[..], excluded].concat())))
         }
         // Who names a port means it.
         Wanted::Only(only) => {
-            let left = ports::difference(only.clone(), &excluded);
+            let left = ports::difference(only.clone(), excluded);
             if left.is_empty() {
                 return Err(Failure::Misused(format!(
                     "--exclude-inbound-ports {} leaves nothing of --inbound-ports {}",
-                    ports::list(&excluded),
+                    ports::list(excluded),
                     ports::list(&only)
                 )));
             }
