@@ -529,7 +529,7 @@ fn a_listener_is_refused_by_the_name_of_the_field() {
         );
     }
     type Change = fn(&mut lds::Listener);
-    let outside: [(Change, &str); 7] = [
+    let outside: [(Change, &str); 9] = [
         (
             |l| {
                 l.use_original_dst = Some(true);
