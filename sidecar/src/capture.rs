@@ -105,3 +105,6 @@ fn rewritten(stream: &TcpStream, local: SocketAddr) -> Option<SocketAddr> {
     let told = SocketAddr::new(told.ip().to_canonical(), told.port());
     (told != local).then_some(told)
 }
+
+#[cfg(test)]
+mod tests;

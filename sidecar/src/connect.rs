@@ -12,7 +12,10 @@ use outrigger_core::{Cluster, Endpoint, TcpKeepalive as Probes};
 use rustls::ClientConfig;
 use rustls_pki_types::{CertificateDer, ServerName};
 use socket2::{SockRef, TcpKeepalive};
-use tokio::{net::TcpStream, time::timeout};
+use tokio::{
+    net::{TcpSocket, TcpStream},
+    time::timeout,
+};
 use tokio_rustls::{TlsConnector, TlsStream};
 
 use crate::{
@@ -76,6 +79,42 @@ impl Opened {
     }
 }
 
+/// What the application is to see of a connection (TPROXY).
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Seen {
+    /// Who calls.
+    pub(crate) source: IpAddr,
+    /// Which address was called: one of this host that answers find their way back from.
+    pub(crate) at: IpAddr,
+}
+
+impl Seen {
+    async fn connect(self, to: SocketAddr) -> io::Result<TcpStream> {
+        let to = if to.ip().is_loopback() {
+            SocketAddr::new(self.at, to.port())
+        } else {
+            to
+        };
+        let source = SocketAddr::new(self.source, 0);
+        let socket = match (source, to) {
+            (SocketAddr::V4(_), SocketAddr::V4(_)) => {
+                let socket = TcpSocket::new_v4()?;
+                SockRef::from(&socket).set_ip_transparent_v4(true)?;
+                socket
+            }
+            (SocketAddr::V6(_), SocketAddr::V6(_)) => {
+                let socket = TcpSocket::new_v6()?;
+                SockRef::from(&socket).set_ip_transparent_v6(true)?;
+                socket
+            }
+            // The application listens on the other family.
+            _ => return TcpStream::connect(to).await,
+        };
+        socket.bind(source)?;
+        socket.connect(to).await
+    }
+}
+
 /// Ports of this sidecar.
 #[derive(Debug, Default)]
 pub(crate) struct OwnPorts(ArcSwap<Vec<OwnPort>>);
@@ -134,13 +173,14 @@ pub(crate) async fn open(
     endpoint: &Endpoint,
     tls: Option<Arc<ClientConfig>>,
     shared: &Shared,
+    seen: Option<Seen>,
 ) -> Result<Opened, ConnectError> {
     let to = endpoint.config.address;
     if shared.own_ports.contains(to) {
         return Err(ConnectError::OwnPort(to));
     }
     let within = cluster.config.connect_timeout;
-    match timeout(within, open_unbounded(cluster, to, tls, shared)).await {
+    match timeout(within, open_unbounded(cluster, to, tls, (shared, seen))).await {
         Ok(opened) => opened,
         Err(_elapsed) => Err(ConnectError::Timeout(to, within)),
     }
@@ -150,7 +190,7 @@ async fn open_unbounded(
     cluster: &Cluster,
     to: SocketAddr,
     tls: Option<Arc<ClientConfig>>,
-    shared: &Shared,
+    (shared, seen): (&Shared, Option<Seen>),
 ) -> Result<Opened, ConnectError> {
     let capture = &shared.capture;
     let config = &cluster.config;
@@ -159,9 +199,10 @@ async fn open_unbounded(
     } else {
         capture.way_round(to, tls.is_some() && config.mesh_tls().is_some())
     };
-    let stream = match round {
-        None => TcpStream::connect(to).await,
-        Some(inbound) => capture.hairpins.connect(inbound, to).await,
+    let stream = match (round, seen) {
+        (Some(inbound), _) => capture.hairpins.connect(inbound, to).await,
+        (None, Some(seen)) => seen.connect(to).await,
+        (None, None) => TcpStream::connect(to).await,
     };
     let stream = stream.map_err(|error| ConnectError::Tcp(to, error.to_string()))?;
     tune(&stream, &cluster.config.tcp_keepalive);

@@ -1,4 +1,5 @@
-//! Which HTTP a connection speaks, by its first bytes (or by what TLS agreed on).
+//! What a connection speaks: which HTTP, by its first bytes (or by what TLS agreed on); and where nobody has declared it,
+//! whether it is HTTP at all ([`both`]).
 
 use std::io;
 
@@ -7,8 +8,11 @@ use tokio::io::AsyncReadExt;
 
 use crate::http::io::Io;
 
-/// HTTP/2's first bytes (RFC 9113 section 3.4).
-const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+pub(crate) mod both;
+pub(crate) mod memory;
+mod sniff;
+
+use sniff::PREFACE;
 
 /// Protocol of a downstream connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -48,6 +48,9 @@ use filters::Next;
 use steering::Steering;
 use tries::Plan;
 
+/// The virtual host for every authority that is no service's, where only services may be called (Istio's name).
+const BLOCK_ALL: &str = "block_all";
+
 /// Answers one request; never fails, since every failure has its own answer. `introduction` is what the application
 /// is told about the caller, see [`crate::inbound::introduction`].
 pub(crate) async fn serve(
@@ -160,14 +163,18 @@ async fn routed(
             Problem::new(Code::NoRouteHost, message)
         })?,
     };
-    let (host, route) = match table.find(&view(&parts, &authority)) {
-        Ok(found) => found,
-        Err(NoRoute::Host) if table.on_demand && !asked => {
+    let found = table.find(&view(&parts, &authority));
+    let is_rest = |host| table.on_demand && table.is_rest(host);
+    let (host, route) = match found {
+        Ok((host, route)) if asked || !is_rest(host) => (host, route),
+        // The rest is what the control plane knows no service for.
+        Ok(_) | Err(NoRoute::Host) if table.on_demand && !asked => {
             let table = Arc::clone(table);
             drop(snapshot);
             // Boxed: the rare path, which comes back here.
             return Box::pin(demanded(call, table, parts, authority, steering)).await;
         }
+        Ok(found) => found,
         Err(no_route) => {
             // Who may not know is not told what there is.
             if chain.settings.is_some() {
@@ -205,6 +212,9 @@ async fn routed(
         },
     };
     let Action::Forward(choice) = &route.action else {
+        if &*host.name == BLOCK_ALL {
+            return Err(not_in_registry(call, &authority));
+        }
         return Ok(direct(call, &parts, &authority, route));
     };
     let weighted = choice
@@ -294,6 +304,12 @@ async fn demanded(
     steering: Option<Steering>,
 ) -> Result<Response<DownBody>, Problem> {
     if let Err(problem) = on_demand::arrival(call, &table, &authority).await {
+        // It is no service, or nobody can say and its address is not one of the mesh.
+        let goes_on = problem.code == Code::NoRouteHost || !on_demand::is_to_mesh(call);
+        if table.rest().is_some() && goes_on {
+            drop(table);
+            return routed(call, parts, authority, steering, true).await;
+        }
         let snapshot = call.worker.snapshot();
         let listener = snapshot.listeners.get(&call.connection.bound.name);
         let chain = listener.and_then(|listener| call.connection.chain(&listener.chains));
@@ -304,6 +320,17 @@ async fn demanded(
     }
     drop(table);
     routed(call, parts, authority, steering, true).await
+}
+
+/// What requests get that are for no service, where only services may be called.
+fn not_in_registry(call: &Call, authority: &HeaderValue) -> Problem {
+    let to = call.connection.destination;
+    let to = to.map_or_else(String::new, |to| format!(", which was going to {to},"));
+    let message = format!(
+        "{:?}{to} is no service of the registry, and only services may be called (outboundTrafficPolicy: REGISTRY_ONLY)",
+        authority.to_str().unwrap_or_default()
+    );
+    Problem::new(Code::NotInRegistry, message)
 }
 
 fn nowhere(

@@ -135,8 +135,8 @@ pub(crate) struct Acceptor {
 #[derive(Debug)]
 struct Open {
     configured: Vec<SocketAddr>,
-    /// The first one.
-    address: SocketAddr,
+    /// What its sockets really have.
+    addresses: Vec<SocketAddr>,
     bound: Arc<Bound>,
     tasks: Vec<JoinHandle<()>>,
     captures: bool,
@@ -235,10 +235,12 @@ impl Acceptor {
             let listener = snapshot.listeners.get(name);
             open.captures = listener.is_some_and(|listener| listener.capture.restores);
         }
-        let own = self.open.values().map(|open| OwnPort {
-            address: open.address,
-            outbound: open.bound.direction == Direction::Outbound,
-            captures: open.captures,
+        let own = self.open.values().flat_map(|open| {
+            open.addresses.iter().map(|address| OwnPort {
+                address: *address,
+                outbound: open.bound.direction == Direction::Outbound,
+                captures: open.captures,
+            })
         });
         self.shared.own_ports.set(own.collect());
         self.states.send_if_modified(|old| {
@@ -270,12 +272,12 @@ impl Acceptor {
             sockets.push(socket);
         }
         let bound = Arc::new(Bound::new(name, listener.direction));
-        let mut first = None;
+        let mut addresses = Vec::with_capacity(sockets.len());
         let mut tasks = Vec::with_capacity(sockets.len());
         for socket in sockets {
             socket.set_nonblocking(true)?;
             let address = socket.local_addr()?;
-            first.get_or_insert(address);
+            addresses.push(address);
             let accepting = Accepting {
                 socket: tokio::net::TcpListener::from_std(socket)?,
                 bound: Arc::clone(&bound),
@@ -288,12 +290,12 @@ impl Acceptor {
             // Aborted when the listener goes.
             tasks.push(tokio::spawn(accepting.run()));
         }
-        let address = first.unwrap_or(listener.address);
+        let address = addresses.first().copied().unwrap_or(listener.address);
         self.open.insert(
             name.to_owned(),
             Open {
                 configured,
-                address,
+                addresses,
                 bound,
                 tasks,
                 captures: listener.capture.restores,

@@ -15,7 +15,8 @@ use tokio::{
 };
 
 use crate::{
-    capture::Capturing, connect::OwnPorts, demand::Demand, dns::names::Names,
+    capture::Capturing, connect::OwnPorts, demand::Demand, detect::memory::Memory,
+    dns::names::Names,
     forward::chain::Chains, jwks::Jwks,
 };
 
@@ -91,6 +92,8 @@ pub(crate) struct Shared {
     pub(crate) app_unreachable: Notify,
     /// Ports of this sidecar, as far as they are bound.
     pub(crate) own_ports: OwnPorts,
+    /// What was found out of destinations whose protocol nobody has declared.
+    pub(crate) protocols: Memory,
     /// What is known of redirected connections.
     pub(crate) capture: Capturing,
     /// What requests of one trace know of each other.
@@ -116,6 +119,7 @@ impl Shared {
             drain: watch::Sender::new(false),
             app_unreachable: Notify::new(),
             own_ports: OwnPorts::default(),
+            protocols: Memory::default(),
             capture: Capturing::default(),
             chains: Chains::default(),
             demand: Demand::default(),

@@ -14,12 +14,13 @@ use outrigger_core::{
 use tokio::time::Instant;
 
 pub(crate) mod copy;
+pub(crate) mod early;
 mod refusal;
 mod upstream;
 
 use copy::{Counts, End, Ends, Limits};
-use refusal::{About, Code, Refused};
-use upstream::Target;
+use early::{Early, Failed};
+use refusal::{About, Refused};
 
 use crate::{
     demand::Denied,
@@ -38,8 +39,8 @@ pub(crate) async fn serve(
     worker: &Rc<Worker>,
     connection: &Rc<Connection>,
     mut down: Io,
-    route: &Arc<ConnectionRoute>,
-    policies: &PolicyPositions,
+    (route, policies): (&Arc<ConnectionRoute>, &PolicyPositions),
+    early: Option<Result<Early, Failed>>,
 ) {
     // HTTP's clock looks for idle connections and slow heads: neither means anything here.
     let _busy = connection.begin();
@@ -49,7 +50,7 @@ pub(crate) async fn serve(
         session.refuse(&refused, Some(route), None);
         return;
     }
-    session.lead(&mut down, route).await;
+    session.lead(&mut down, route, early).await;
 }
 
 /// Nobody knows what the connection is.
@@ -126,47 +127,34 @@ impl Session<'_> {
         })
     }
 
-    async fn lead(&self, down: &mut Io, route: &Arc<ConnectionRoute>) {
-        let snapshot = self.worker.snapshot();
-        let Some(weighted) = route.clusters.choose(&mut self.worker.rng.borrow_mut()) else {
-            let refused = Refused::new(Code::ClusterUnknown, "the route names no cluster");
-            self.refuse(&refused, Some(route), None);
-            return;
+    async fn lead(
+        &self,
+        down: &mut Io,
+        route: &Arc<ConnectionRoute>,
+        early: Option<Result<Early, Failed>>,
+    ) {
+        let version = self.worker.shared.snapshot.version();
+        // One that waited for a client may be no longer what would be chosen.
+        let is_good = |early: &Early| early.has_spoken || early.version == version;
+        let opened = match early.filter(|early| early.as_ref().is_ok_and(is_good) || early.is_err())
+        {
+            Some(opened) => opened,
+            None => tokio::select! {
+                biased;
+                opened = early::open(self.worker, self.connection, Arc::clone(route)) => opened,
+                _cut = self.connection.ordered(Order::EndGracefully) => return,
+            },
         };
-        let serving = {
-            let rng = &mut self.worker.rng.borrow_mut();
-            snapshot
-                .serving(weighted.cluster, || self.worker.shared.now(), rng)
-                .map(|(slot, cluster)| (slot, Arc::clone(cluster)))
-        };
-        let Some((slot, cluster)) = serving else {
-            let message = format!(
-                "the route names cluster {}, which has not arrived",
-                weighted.name
-            );
-            let refused = Refused::new(Code::ClusterUnknown, message);
-            self.refuse(&refused, Some(route), None);
-            return;
-        };
-        // A connection may last for days: no snapshot is kept alive by it.
-        drop(snapshot);
-        let target = Target {
+        let Early {
             slot,
-            cluster: &cluster,
-            route,
-            source: self.connection.remote.ip(),
-            destination: self.connection.destination,
-            direction: self.connection.bound.direction,
-        };
-        let opened = tokio::select! {
-            biased;
-            opened = upstream::open(self.worker, target) => opened,
-            _cut = self.connection.ordered(Order::EndGracefully) => return,
-        };
-        let mut upstream = match opened {
-            Ok(upstream) => upstream,
-            Err(refused) => {
-                self.refuse(&refused, Some(route), Some((slot, &cluster)));
+            cluster,
+            mut upstream,
+            ..
+        } = match opened {
+            Ok(early) => early,
+            Err(Failed { refused, cluster }) => {
+                let of = cluster.as_ref().map(|(slot, cluster)| (*slot, &**cluster));
+                self.refuse(&refused, Some(route), of);
                 return;
             }
         };

@@ -323,7 +323,7 @@ pub(crate) struct Worker {
     pub(crate) checks: Cell<u32>,
     /// Tokens that were verified.
     pub(crate) tokens: RefCell<TokenCaches>,
-    handshakes: Handshakes,
+    pub(crate) handshakes: Handshakes,
     // Counted by itself: cloning the shared one would make all workers write to one cache line.
     snapshot: RefCell<Rc<View>>,
     now: Rc<Cell<Moment>>,

@@ -11,6 +11,8 @@ use crate::{
     http::answer::{Code, Problem},
 };
 
+/// The listener that redirected connections come to.
+const VIRTUAL_OUTBOUND: &str = "virtualOutbound";
 /// A DNS name has 253 characters at most, a colon and a port 6. Nothing longer is asked for.
 const LONGEST_AUTHORITY: usize = 260;
 
@@ -69,8 +71,22 @@ fn problem(denied: &Denied, authority: &str) -> Problem {
     }
 }
 
+/// Whether the connection was going to an address of a service.
+pub(super) fn is_to_mesh(call: &Call) -> bool {
+    let snapshot = call.worker.snapshot();
+    let listener = snapshot.listeners.get(VIRTUAL_OUTBOUND);
+    let to = call.connection.destination;
+    listener
+        .zip(to)
+        .is_some_and(|(listener, to)| listener.capture.asks_for(to))
+}
+
 /// There is none. What the host is known at instead is asked for as well, so that the answer can say so.
 async fn unknown(call: &Rc<Call>, table: &RouteTable, authority: &str) -> Problem {
+    if table.rest().is_some() {
+        // It has an answer of its own.
+        return problem(&Denied::Absent, authority);
+    }
     let host = authority.rsplit_once(':').map(|(host, _)| host);
     if let Some(host) = host.filter(|host| host.len() <= LONGEST_AUTHORITY && !host.contains('*')) {
         // Whatever comes of it: without, the answer says less.
@@ -78,7 +94,11 @@ async fn unknown(call: &Rc<Call>, table: &RouteTable, authority: &str) -> Proble
     }
     let snapshot = call.worker.snapshot();
     let newest = match snapshot.listeners.get(&call.connection.bound.name) {
-        Some(listener) => match listener.chains.only().map(|chain| &chain.routes) {
+        Some(listener) => match call
+            .connection
+            .chain(&listener.chains)
+            .map(|one| &one.routes)
+        {
             Some(outrigger_core::RouteSource::Named(slot)) => snapshot.routes(*slot),
             _ => None,
         },

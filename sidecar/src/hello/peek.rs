@@ -29,6 +29,10 @@ pub(crate) enum NoHello {
     Late(Duration),
     /// It begins as TLS does, and is none.
     Not(&'static str),
+    /// It began as a request does, and was not one in time.
+    Undecided(Duration),
+    /// As many handshakes go on as may.
+    TooMany,
 }
 
 /// What the connection is, and what was read.
@@ -36,7 +40,15 @@ pub(crate) async fn greeting(
     io: &mut (impl AsyncRead + Unpin),
     inspect: Inspect,
 ) -> Result<(Greeting, Bytes), NoHello> {
-    let mut bytes = BytesMut::with_capacity(FIRST_READ);
+    greeting_after(io, inspect, BytesMut::with_capacity(FIRST_READ)).await
+}
+
+/// The same of one of which `bytes` were read.
+pub(crate) async fn greeting_after(
+    io: &mut (impl AsyncRead + Unpin),
+    inspect: Inspect,
+    mut bytes: BytesMut,
+) -> Result<(Greeting, Bytes), NoHello> {
     let looked = async {
         loop {
             match read(&bytes) {

@@ -21,6 +21,7 @@ pub(crate) enum Code {
     NoRouteHost,
     NoRoutePath,
     NoRouteYet,
+    NotInRegistry,
     NoEndpoints,
     NoHealthyEndpoints,
     BreakerOpen,
@@ -66,6 +67,7 @@ impl Code {
             Self::NoRouteHost => "no_route_host",
             Self::NoRoutePath => "no_route_path",
             Self::NoRouteYet => "no_route_yet",
+            Self::NotInRegistry => "not_in_registry",
             Self::NoEndpoints => "no_endpoints",
             Self::NoHealthyEndpoints => "no_healthy_endpoints",
             Self::BreakerOpen => "breaker_open",
@@ -124,6 +126,7 @@ impl Code {
             _ if self.is_of_tokens() => StatusCode::UNAUTHORIZED,
             Self::RateLimited => StatusCode::TOO_MANY_REQUESTS,
             Self::BadRequest => StatusCode::BAD_REQUEST,
+            Self::NotInRegistry => StatusCode::BAD_GATEWAY,
             Self::NotSupported => StatusCode::NOT_IMPLEMENTED,
             Self::LoopDetected => StatusCode::LOOP_DETECTED,
             _ => StatusCode::SERVICE_UNAVAILABLE,
@@ -151,7 +154,7 @@ impl Code {
     /// Envoy's response flag.
     pub(crate) fn flag(self) -> &'static str {
         match self {
-            Self::NoRouteHost | Self::NoRoutePath | Self::NoRouteYet => "NR",
+            Self::NotInRegistry | Self::NoRouteHost | Self::NoRoutePath | Self::NoRouteYet => "NR",
             Self::NoEndpoints | Self::NoHealthyEndpoints => "UH",
             Self::ClusterUnknown => "NC",
             Self::BreakerOpen

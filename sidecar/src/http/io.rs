@@ -96,6 +96,11 @@ impl Io {
         self
     }
 
+    /// Gives back bytes that were read.
+    pub(crate) fn put_back(&mut self, first: Bytes) {
+        self.first = first;
+    }
+
     /// When it is closed, the peer sees a reset: it must not take what it has for all there was.
     pub(crate) fn reset_on_close(&self) {
         let stream = match &self.transport {

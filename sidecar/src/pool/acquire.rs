@@ -223,7 +223,7 @@ impl Pools {
         let mut expires = chosen.as_ref().map_or(u64::MAX, |chosen| chosen.expires);
         let tls = chosen.map(|chosen| chosen.config);
         target.reached.set(true);
-        let opened = connect::open(cluster, target.endpoint, tls, &self.shared)
+        let opened = connect::open(cluster, target.endpoint, tls, &self.shared, None)
             .await
             .map_err(NoConnection::Connect)?;
         self.opened.inc();

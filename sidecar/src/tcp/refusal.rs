@@ -29,6 +29,7 @@ pub(super) enum Code {
     NotInRegistry,
     NoRouteYet,
     OverflowOnDemand,
+    ProtocolUndecided,
 }
 
 impl Code {
@@ -48,13 +49,15 @@ impl Code {
             Self::NotInRegistry => "not_in_registry",
             Self::NoRouteYet => "no_route_yet",
             Self::OverflowOnDemand => "overflow_on_demand",
+            Self::ProtocolUndecided => "protocol_undecided",
         }
     }
 
     /// Envoy's flag for it.
     pub(super) fn flags(self) -> &'static str {
         match self {
-            Self::NotInRegistry
+            Self::ProtocolUndecided
+            | Self::NotInRegistry
             | Self::NoRouteConnection
             | Self::ClientHelloTimeout
             | Self::ClientHelloInvalid => "NR",
@@ -95,7 +98,14 @@ impl Refused {
     /// None: it left by itself, and there is nothing to tell.
     pub(super) fn no_hello(why: &NoHello) -> Option<Self> {
         match why {
-            NoHello::Gone => None,
+            NoHello::Gone | NoHello::TooMany => None,
+            NoHello::Undecided(within) => Some(Self::new(
+                Code::ProtocolUndecided,
+                format!(
+                    "it began as an HTTP request does, and was none within {within:?}; if the port's protocol is another one, \
+                     declare it (protocol: TCP, or a port name that begins with tcp)"
+                ),
+            )),
             NoHello::Late(within) => Some(Self::late(*within)),
             NoHello::Not(rule) => Some(Self::new(
                 Code::ClientHelloInvalid,

@@ -13,7 +13,7 @@ use outrigger_core::{
 
 use super::refusal::Refused;
 use crate::{
-    connect::ConnectError,
+    connect::{ConnectError, Seen},
     http::io::Io,
     pool::exclusive::{Exclusive, Under},
     tls::Refusal,
@@ -50,6 +50,11 @@ pub(super) async fn open(worker: &Worker, target: Target<'_>) -> Result<Upstream
     let exclusive = worker.pools.exclusive(target.slot, cluster);
     let exclusive = exclusive.ok_or_else(|| Refused::overflow(cluster))?;
     let hash = target.route.hash(target.source);
+    let keeps = target.direction == Direction::Inbound && worker.shared.capture.keeps_sources();
+    let seen = target.destination.filter(|_| keeps).map(|to| Seen {
+        source: target.source,
+        at: to.ip(),
+    });
     let mut tried: Vec<EndpointId> = Vec::new();
     let mut last = None;
     for attempt in 1..=target.route.attempts {
@@ -84,7 +89,8 @@ pub(super) async fn open(worker: &Worker, target: Target<'_>) -> Result<Upstream
         };
         let endpoint = Arc::clone(&choice.picked.endpoint);
         let in_flight = endpoint.begin();
-        match exclusive.connect(&worker.pools, cluster, &endpoint).await {
+        let opened = exclusive.connect(&worker.pools, cluster, &endpoint, seen);
+        match opened.await {
             Ok((opened, under)) => {
                 choice.tell(CONNECTED);
                 let chain = opened.chain();

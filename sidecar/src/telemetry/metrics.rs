@@ -148,6 +148,10 @@ pub(crate) struct Metrics {
     pub(crate) accepted: IntCounterVec,
     /// Connections that could not be taken, by reason: see [`Metrics::not_accepted`].
     not_accepted: IntCounterVec,
+    /// What connections were found to speak, by hop, protocol and who showed it.
+    detected: IntCounterVec,
+    /// Upstream connections opened before it was known whether there is need of them, by what became of them.
+    early: IntCounterVec,
     pub(crate) connections: IntGauge,
     /// Failed tries, by what was decided.
     pub(crate) retries: IntCounterVec,
@@ -287,8 +291,18 @@ impl Metrics {
             ),
             not_accepted: counters(
                 "outrigger_connections_refused_total",
-                "Downstream connections for which there was no room.",
+                "Downstream connections for which there was no room, or that would come back for ever.",
                 &["reason"],
+            ),
+            detected: counters(
+                "outrigger_detected_connections_total",
+                "Connections of ports without a declared protocol: what they speak, and who showed it.",
+                &["hop", "protocol", "by"],
+            ),
+            early: counters(
+                "outrigger_early_connections_total",
+                "Connections to endpoints whose server may speak first, opened before the client had said anything.",
+                &["outcome"],
             ),
             connections: add(
                 &registry,
@@ -362,8 +376,25 @@ impl Metrics {
         }
     }
 
+    /// What a connection speaks, `http1`, `http2`, `tls` or `tcp`; and what showed it: the `client`, the `server`, that
+    /// the server has `closed`, or the `silence` of both.
+    pub(crate) fn detected(&self, hop: &'static str, protocol: &'static str, by: &'static str) {
+        let labels = [hop, protocol, by];
+        if let Ok(counter) = self.detected.get_metric_with_label_values(&labels) {
+            counter.inc();
+        }
+    }
+
+    /// What became of an upstream connection that was opened early: `used`, `unused` (the client speaks HTTP), `failed`.
+    pub(crate) fn early_connection(&self, outcome: &'static str) {
+        if let Ok(counter) = self.early.get_metric_with_label_values(&[outcome]) {
+            counter.inc();
+        }
+    }
+
     /// A downstream connection was not taken: `accept_failed` (no file descriptor, no memory), `worker_behind` (no
-    /// room in its queue), `too_many` connections are open, or `too_many_handshakes` going on.
+    /// room in its queue), `too_many` connections are open, or `too_many_handshakes` going on; or it was going to a port
+    /// of this sidecar itself (`own_listener`).
     pub(crate) fn not_accepted(&self, reason: &'static str) {
         if let Ok(counter) = self.not_accepted.get_metric_with_label_values(&[reason]) {
             counter.inc();

@@ -4,7 +4,10 @@
 use std::{io, rc::Rc, sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use outrigger_core::{DownstreamTls, Greeting, Listener, RouteSource, TcpKeepalive};
+use outrigger_core::{
+    ConnectionRoute, DownstreamTls, FilterChain, FilterChains, Greeting, HTTP1, HTTP2, Inspect,
+    Listener, RouteSource, TcpKeepalive,
+};
 use rustls::ServerConnection;
 use tokio::{net::TcpStream, time::timeout};
 use tokio_rustls::{TlsAcceptor, TlsStream};
@@ -16,14 +19,20 @@ use super::{
 use crate::{
     capture::place,
     connect::tune,
-    detect::{self, Wire},
-    hello::peek,
+    detect::{
+        self, Wire,
+        both::{self, Seen},
+    },
+    hello::peek::{self, NoHello},
     http::{
         io::{Io, Transport},
         serve,
     },
     listen::Accepted,
-    tcp,
+    tcp::{
+        self,
+        early::{Early, Failed},
+    },
     tls::{self, Refusal, svid},
 };
 
@@ -53,7 +62,12 @@ pub(super) async fn serve(worker: Rc<Worker>, accepted: Accepted) {
     if !place::find(&worker, &mut connection, &stream).await {
         return;
     }
-    let Some((stream, first)) = look(&worker, &mut connection, stream).await else {
+    let Some(Looked {
+        stream,
+        first,
+        early,
+    }) = look(&worker, &mut connection, stream).await
+    else {
         return;
     };
     // As it is now: looking may have taken a while.
@@ -111,14 +125,15 @@ pub(super) async fn serve(worker: Rc<Worker>, accepted: Accepted) {
             &worker,
             &connection,
             transport,
-            &route,
-            &policies,
+            (&route, &policies),
+            early,
         ))
         .await;
         drop(load);
         return;
     }
     drop(snapshot);
+    drop(early);
     let mut stream = transport;
     let first = tokio::select! {
         biased;
@@ -142,46 +157,103 @@ pub(super) async fn serve(worker: Rc<Worker>, accepted: Accepted) {
     drop(load);
 }
 
-/// What its first bytes say, where its listener has to know that: in `connection`, with the bytes beside the stream.
-/// None = it has come to its end.
+/// A connection of which it is known as much as its listener wants to know.
+struct Looked {
+    stream: TcpStream,
+    /// What was read of it.
+    first: Bytes,
+    /// Its upstream, if its server was asked as well.
+    early: Option<Result<Early, Failed>>,
+}
+
+/// What its first bytes say, where its listener has to know that: in `connection`. None = it has come to its end.
 async fn look(
     worker: &Worker,
     connection: &mut Connection,
     mut stream: TcpStream,
-) -> Option<(TcpStream, Bytes)> {
-    let inspect = {
+) -> Option<Looked> {
+    let unseen = |stream| Looked {
+        stream,
+        first: Bytes::new(),
+        early: None,
+    };
+    let (inspect, bytewise) = {
         let snapshot = worker.snapshot();
-        snapshot
-            .listeners
-            .get(&connection.bound.name)?
-            .chains
-            .inspect()
+        let chains = &snapshot.listeners.get(&connection.bound.name)?.chains;
+        match chains.inspect() {
+            None => return Some(unseen(stream)),
+            Some(inspect) => wanted(chains, inspect, connection),
+        }
     };
-    let Some(inspect) = inspect else {
-        return Some((stream, Bytes::new()));
-    };
-    let Some(_going_on) = worker.handshakes.begin() else {
-        too_many_handshakes(worker, connection);
-        return None;
-    };
+    if !inspect.tls && !inspect.http {
+        return Some(unseen(stream));
+    }
     let mut drain = worker.shared.drain.subscribe();
+    let seen = async {
+        if inspect.http || (inspect.silence_is_plain && bytewise.is_some()) {
+            return both::look(worker, connection, &mut stream, inspect, bytewise).await;
+        }
+        let Some(_going_on) = worker.handshakes.begin() else {
+            return Err(NoHello::TooMany);
+        };
+        let (greeting, first) = peek::greeting(&mut stream, inspect).await?;
+        Ok(Seen {
+            greeting,
+            first,
+            early: None,
+        })
+    };
     let found = tokio::select! {
         biased;
-        found = peek::greeting(&mut stream, inspect) => found,
+        found = seen => found,
         // Told to end before it has begun.
         _draining = drain.wait_for(|draining| *draining) => return None,
     };
     match found {
-        Ok((greeting, first)) => {
+        Ok(Seen {
+            greeting,
+            first,
+            early,
+        }) => {
             connection.server_name.clone_from(&greeting.server_name);
             connection.greeting = Some(greeting);
-            Some((stream, first))
+            Some(Looked {
+                stream,
+                first,
+                early,
+            })
+        }
+        Err(NoHello::TooMany) => {
+            too_many_handshakes(worker, connection);
+            None
         }
         Err(why) => {
             tcp::refuse_greeting(worker, connection, &why);
             None
         }
     }
+}
+
+/// What matters of first bytes: whether they are HTTP only where that leads elsewhere. And where connections lead to that
+/// are neither TLS nor HTTP.
+fn wanted(
+    chains: &FilterChains,
+    inspect: Inspect,
+    connection: &Connection,
+) -> (Inspect, Option<Arc<ConnectionRoute>>) {
+    let chain = |protocols| chains.find_for(&Greeting::plain(protocols), connection.local);
+    let plain = chain(&[]);
+    let is_plain = |other: Option<&FilterChain>| match (other, plain) {
+        (Some(other), Some(plain)) => std::ptr::eq(other, plain),
+        (None, None) => true,
+        _ => false,
+    };
+    let http = inspect.http && !(is_plain(chain(HTTP1)) && is_plain(chain(HTTP2)));
+    let bytewise = plain.and_then(|chain| match (&chain.tls, &chain.routes) {
+        (None, RouteSource::Connection(route)) => Some(Arc::clone(route)),
+        _ => None,
+    });
+    (Inspect { http, ..inspect }, bytewise)
 }
 
 /// What a PeerAuthentication that is only tried would say.

@@ -81,6 +81,18 @@ impl RouteTable {
         self.virtual_hosts.get(self.index.find(&host)?)
     }
 
+    /// Whether `host` is the one for every authority that no other has.
+    #[must_use]
+    pub fn is_rest(&self, host: &VirtualHost) -> bool {
+        self.rest().is_some_and(|rest| std::ptr::eq(rest, host))
+    }
+
+    /// The virtual host for every authority that no other has.
+    #[must_use]
+    pub fn rest(&self) -> Option<&VirtualHost> {
+        self.virtual_hosts.get(self.index.any?)
+    }
+
     /// The ports that `host` (an authority, whose own port does not count) is known at, in order. Looks at domains one
     /// by one, for an error's text: of large tables at the first thousand only, because others wait meanwhile.
     #[must_use]

@@ -8,6 +8,7 @@ const ALL: &[Code] = &[
     Code::NoRouteHost,
     Code::NoRoutePath,
     Code::NoRouteYet,
+    Code::NotInRegistry,
     Code::NoEndpoints,
     Code::NoHealthyEndpoints,
     Code::BreakerOpen,

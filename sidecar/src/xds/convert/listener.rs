@@ -102,10 +102,11 @@ pub(crate) fn convert(
     }
     let mut addresses = std::iter::once(&address).chain(&capture.more_addresses);
     let open = addresses.find(|address| !address.ip().is_loopback());
+    // One that hands over refuses whatever was not redirected.
     if let (Some(open), false) = (open, capture.unbound) {
         if direction == Direction::Inbound {
             refuse_plain_text(&matches, &parsed)?;
-        } else {
+        } else if !capture.hands_over {
             return refuse(
                 "address.socket_address.address",
                 format!(

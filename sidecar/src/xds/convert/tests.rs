@@ -228,7 +228,7 @@ fn a_cluster_is_refused_by_the_name_of_the_field() {
         ),
         (
             |c| c.cluster_discovery_type = Some(cds::cluster::ClusterDiscoveryType::Type(4)),
-            "type: ORIGINAL_DST",
+            "eds_cluster_config: has no effect on a cluster of type ORIGINAL_DST",
         ),
         (|c| c.lb_policy = 6, "lb_policy: CLUSTER_PROVIDED"),
         (|c| c.lb_policy = 99, "lb_policy: 99 is unknown"),
@@ -529,12 +529,21 @@ fn a_listener_is_refused_by_the_name_of_the_field() {
         );
     }
     type Change = fn(&mut lds::Listener);
-    let outside: [(Change, &str); 7] = [
+    let outside: [(Change, &str); 9] = [
         (
-            |l| l.use_original_dst = Some(true),
-            "use_original_dst: true is not supported yet",
+            |l| {
+                l.use_original_dst = Some(true);
+                l.bind_to_port = Some(false);
+            },
+            "use_original_dst: has no effect on a listener that is not bound",
         ),
-        (|l| l.bind_to_port = Some(false), "bind_to_port: false"),
+        (
+            |l| {
+                l.transparent = Some(true);
+                l.bind_to_port = Some(false);
+            },
+            "transparent: has no effect on a listener that is not bound",
+        ),
         (
             |l| l.listener_filters = vec![Default::default()],
             "listener_filters[0].typed_config: missing",
@@ -545,16 +554,34 @@ fn a_listener_is_refused_by_the_name_of_the_field() {
         ),
         (
             |l| l.filter_chains.push(Default::default()),
-            "filter_chains: has 2 entries",
+            "filter_chains[1].filter_chain_match: the same connections are another chain's already",
         ),
         (
             |l| {
                 l.filter_chains[0].filter_chain_match = Some(lds::FilterChainMatch {
-                    destination_port: Some(80),
+                    destination_port: Some(65_536),
                     ..Default::default()
                 });
             },
-            "filter_chains[0].filter_chain_match.destination_port: not supported yet",
+            "filter_chains[0].filter_chain_match.destination_port: 65536; must be 1 to 65535",
+        ),
+        (
+            |l| {
+                l.default_filter_chain = Some(lds::FilterChain {
+                    filter_chain_match: Some(Default::default()),
+                    ..l.filter_chains[0].clone()
+                });
+            },
+            "default_filter_chain.filter_chain_match: has no effect",
+        ),
+        (
+            |l| {
+                l.additional_addresses = vec![lds::AdditionalAddress {
+                    address: Some(address("0.0.0.0", 9080)),
+                    ..Default::default()
+                }];
+            },
+            "address.socket_address.address: 0.0.0.0 is not a loopback",
         ),
         (
             |l| {

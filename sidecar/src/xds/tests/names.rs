@@ -111,7 +111,10 @@ async fn discovery_that_is_not_supported_is_refused_by_name() {
             no_name,
             "load_assignment.endpoints[0].lb_endpoints[0].endpoint.address.socket_address.address",
         ),
-        (original, "type: ORIGINAL_DST is not supported yet"),
+        (
+            original,
+            "load_assignment: has no effect on a cluster of type ORIGINAL_DST",
+        ),
         (
             custom,
             "cluster_type.name: \"envoy.clusters.dynamic_forward_proxy\" is not supported yet",

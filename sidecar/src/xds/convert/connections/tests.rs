@@ -146,12 +146,10 @@ fn a_tcp_proxy_becomes_what_it_says_with_envoys_defaults() {
 fn what_is_not_done_is_refused_by_its_field() {
     type Change = fn(&mut lds::Listener);
     let table: &[(&str, Change)] = &[
-        ("filter_chains: has 2 entries", |l| {
-            l.listener_filters.clear();
-            for chain in &mut l.filter_chains {
-                chain.filter_chain_match = None;
-            }
-        }),
+        (
+            "filter_chains[0].filter_chain_match.server_names: can only match with a TLS inspector",
+            |l| l.listener_filters.clear(),
+        ),
         ("listener_filters_timeout: 16s; at most 15s", |l| {
             l.listener_filters_timeout = Some(prost_types::Duration {
                 seconds: 16,
@@ -161,7 +159,7 @@ fn what_is_not_done_is_refused_by_its_field() {
         ("listener_filters_timeout: 0s; must be more", |l| {
             l.listener_filters_timeout = Some(prost_types::Duration::default());
         }),
-        ("listener_filters: has 2 entries", |l| {
+        ("listener_filters[1]: is there already", |l| {
             let one = l.listener_filters[0].clone();
             l.listener_filters.push(one);
         }),
@@ -212,10 +210,17 @@ fn what_is_not_done_is_refused_by_its_field() {
             l.continue_on_listener_filters_timeout = true;
         }),
         (
-            "filter_chains[0].filter_chain_match.prefix_ranges: not supported",
+            "filter_chains[0].filter_chain_match.prefix_ranges[0]: /0 is not a range of addresses",
             |l| {
                 let one = l.filter_chains[0].filter_chain_match.as_mut().unwrap();
                 one.prefix_ranges = vec![core::CidrRange::default()];
+            },
+        ),
+        (
+            "filter_chains[0].filter_chain_match.source_ports: not supported",
+            |l| {
+                let one = l.filter_chains[0].filter_chain_match.as_mut().unwrap();
+                one.source_ports = vec![1];
             },
         ),
         (
