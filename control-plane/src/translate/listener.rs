@@ -24,7 +24,7 @@ use outrigger_proto::envoy::{
             on_demand::v3::{OnDemand, OnDemandCds},
             router::v3::Router,
         },
-        listener::tls_inspector::v3::TlsInspector,
+        listener::{http_inspector::v3::HttpInspector, tls_inspector::v3::TlsInspector},
         network::http_connection_manager::v3::{
             HttpConnectionManager, HttpFilter, Rds,
             http_connection_manager::{
@@ -39,8 +39,9 @@ use outrigger_proto::envoy::{
 use prost_types::Any;
 
 use super::{
-    any::{address, ads, any, duration},
+    any::{OUTRIGGER, address, ads, any, duration, metadata, object, text},
     authz::{self, Workload},
+    capture::ports::{DETECTION, plain_http},
     cluster::inbound_name,
     layer4,
     matching::everything,
@@ -65,7 +66,7 @@ const ON_DEMAND: &str = "envoy.filters.http.on_demand";
 const CLUSTER_TIMEOUT: Duration = Duration::from_secs(5);
 const INBOUND: &str = "virtualInbound";
 /// For a connection to say its server name.
-const CLIENT_HELLO_TIMEOUT: Duration = Duration::from_secs(5);
+pub(super) const CLIENT_HELLO_TIMEOUT: Duration = Duration::from_secs(5);
 const CONNECTION_MANAGER: &str = "envoy.filters.network.http_connection_manager";
 
 /// A port for the application's outgoing calls; routes come by RDS.
@@ -81,7 +82,16 @@ pub(super) fn on_demand(
     routes: &str,
     clusters: bool,
 ) -> Arc<ResourceBytes> {
-    let odcds = clusters.then(|| OnDemandCds {
+    let demand = if clusters {
+        Demand::Clusters
+    } else {
+        Demand::VirtualHosts
+    };
+    outbound_with(name, listen, routes, Some(on_demand_filter(demand)))
+}
+
+fn on_demand_filter(demand: Demand) -> HttpFilter {
+    let odcds = (demand == Demand::Clusters).then(|| OnDemandCds {
         source: Some(ads()),
         timeout: Some(duration(CLUSTER_TIMEOUT)),
         ..OnDemandCds::default()
@@ -90,7 +100,7 @@ pub(super) fn on_demand(
         "envoy.extensions.filters.http.on_demand.v3.OnDemand",
         &OnDemand { odcds },
     );
-    outbound_with(name, listen, routes, Some(filter(ON_DEMAND, config)))
+    filter(ON_DEMAND, config)
 }
 
 fn outbound_with(
@@ -99,6 +109,11 @@ fn outbound_with(
     routes: &str,
     first: Option<HttpFilter>,
 ) -> Arc<ResourceBytes> {
+    let manager = outbound_manager(name, routes, first);
+    listener(name, listen, TrafficDirection::Outbound, &manager)
+}
+
+fn outbound_manager(name: &str, routes: &str, first: Option<HttpFilter>) -> HttpConnectionManager {
     let rds = Rds {
         config_source: Some(ads()),
         route_config_name: routes.to_owned(),
@@ -111,12 +126,30 @@ fn outbound_with(
         ),
         filter(FAULT, any(HTTP_FAULT, &HttpFault::default())),
     ];
-    let manager = HttpConnectionManager {
+    HttpConnectionManager {
         stat_prefix: format!("outbound_{name}"),
         route_specifier: Some(RouteSpecifier::Rds(rds)),
         ..manager(first.into_iter().chain(before))
-    };
-    listener(name, listen, TrafficDirection::Outbound, &manager)
+    }
+}
+
+/// What takes requests of the application, wherever they come in: routes come by RDS, and virtual hosts of these as
+/// `demand` says.
+pub(super) fn requests(name: &str, routes: &str, demand: Option<Demand>) -> Filter {
+    connection_manager(&outbound_manager(
+        name,
+        routes,
+        demand.map(on_demand_filter),
+    ))
+}
+
+/// What is asked for when a request needs it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Demand {
+    /// Virtual hosts.
+    VirtualHosts,
+    /// And clusters.
+    Clusters,
 }
 
 /// A port for the application's outgoing connections that are not HTTP, or not to be seen as such.
@@ -140,7 +173,46 @@ pub(super) fn connections(
     ResourceBytes::new(ResourceType::Listener, name, &listener)
 }
 
-fn tls_inspector() -> ListenerFilter {
+/// A port for the application's outgoing connections, HTTP or not: what is not goes to `rest`, if it is known where to.
+pub(super) fn detected(
+    name: &str,
+    listen: SocketAddr,
+    routes: &str,
+    rest: Option<FilterChain>,
+) -> Arc<ResourceBytes> {
+    let http = FilterChain {
+        filter_chain_match: Some(plain_http()),
+        filters: vec![requests(name, routes, None)],
+        ..FilterChain::default()
+    };
+    let listener = Listener {
+        name: name.to_owned(),
+        address: Some(address(listen)),
+        listener_filters: vec![tls_inspector(), http_inspector()],
+        listener_filters_timeout: Some(duration(DETECTION)),
+        continue_on_listener_filters_timeout: true,
+        filter_chains: vec![http],
+        default_filter_chain: rest,
+        metadata: Some(metadata([(OUTRIGGER, object([("detect", text("auto"))]))])),
+        traffic_direction: TrafficDirection::Outbound as i32,
+        ..Listener::default()
+    };
+    ResourceBytes::new(ResourceType::Listener, name, &listener)
+}
+
+/// Looks whether the first bytes are HTTP's.
+pub(super) fn http_inspector() -> ListenerFilter {
+    ListenerFilter {
+        name: "envoy.filters.listener.http_inspector".to_owned(),
+        config_type: Some(listener_filter::ConfigType::TypedConfig(any(
+            "envoy.extensions.filters.listener.http_inspector.v3.HttpInspector",
+            &HttpInspector::default(),
+        ))),
+        ..ListenerFilter::default()
+    }
+}
+
+pub(super) fn tls_inspector() -> ListenerFilter {
     ListenerFilter {
         name: "envoy.filters.listener.tls_inspector".to_owned(),
         config_type: Some(listener_filter::ConfigType::TypedConfig(any(

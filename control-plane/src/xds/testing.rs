@@ -58,6 +58,7 @@ impl Mesh {
             listeners: of(ResourceType::Listener),
             routes: of(ResourceType::Route),
             virtual_hosts: of(ResourceType::VirtualHost),
+            names: of(ResourceType::NameTable),
         }
     }
 }
