@@ -21,6 +21,7 @@ mod endpoint;
 mod ext_authz;
 mod grpc;
 mod hosts;
+mod inbound;
 mod layer4;
 mod listener;
 mod locality;
@@ -187,7 +188,7 @@ impl Shared {
             },
             names: Resources {
                 view: View::OnDemand(Arc::clone(&scope.names)),
-                ..with(&own.none, &own.none)
+                ..with(scope.routes(true), &own.none)
             },
         };
         match node.dialect {
@@ -340,7 +341,8 @@ impl NodeResources {
         }
         let workload = Workload::of(&shared.world, node);
         let inbound = node.inbound.as_ref().zip(workload);
-        let inbound = inbound.map(|(inbound, workload)| listener::inbound(inbound, &workload));
+        let inbound =
+            inbound.map(|(inbound, workload)| listener::inbound(inbound, node, &workload));
         let outbound = node.capture;
         let outbound =
             outbound.map(|capture| capture::virtual_outbound(&shared.world, node, capture));

@@ -4,14 +4,11 @@
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
-use outrigger_policy::{MtlsMode, Protocol};
+use outrigger_policy::Protocol;
 use outrigger_proto::envoy::{
     config::{
         core::v3::{Http1ProtocolOptions, TrafficDirection},
-        listener::v3::{
-            Filter, FilterChain, FilterChainMatch, Listener, ListenerFilter, filter,
-            listener_filter,
-        },
+        listener::v3::{Filter, FilterChain, Listener, ListenerFilter, filter, listener_filter},
         route::v3::{
             Route, RouteAction, RouteConfiguration, VirtualHost, route::Action,
             route_action::ClusterSpecifier,
@@ -41,12 +38,13 @@ use prost_types::Any;
 use super::{
     any::{OUTRIGGER, address, ads, any, duration, metadata, object, text},
     authz::{self, Workload},
-    capture::ports::{DETECTION, plain_http},
-    cluster::inbound_name,
-    layer4,
+    capture::{
+        self,
+        ports::{DETECTION, plain_http},
+    },
+    inbound,
     matching::everything,
-    node::Inbound,
-    tls,
+    node::{Inbound, NodeInfo},
 };
 use crate::{
     config::PathNormalization,
@@ -224,77 +222,31 @@ pub(super) fn tls_inspector() -> ListenerFilter {
 }
 
 /// The port for calls from other sidecars: by default only a certificate of the mesh gets in.
-pub(super) fn inbound(inbound: &Inbound, workload: &Workload<'_>) -> Arc<ResourceBytes> {
-    let name = inbound_name(inbound.port);
-    let is_http = inbound.protocol.is_http();
-    let (filters, alpn) = if is_http {
-        let manager = inbound_manager(&name, workload);
-        (vec![connection_manager(&manager)], &tls::ALPN_HTTP[..])
-    } else {
-        let mut filters = authz::network_filters(workload);
-        filters.push(layer4::inbound(&name));
-        (filters, &[tls::ALPN_ISTIO][..])
-    };
-    let chain = FilterChain {
-        filters,
-        metadata: authz::chain_metadata(workload),
-        ..FilterChain::default()
-    };
-    let mut listener = Listener {
+pub(super) fn inbound(
+    inbound: &Inbound,
+    node: &NodeInfo,
+    workload: &Workload<'_>,
+) -> Arc<ResourceBytes> {
+    let found = inbound::chains(inbound, workload, node.capture.is_some());
+    let listener = Listener {
         name: INBOUND.to_owned(),
         address: Some(address(inbound.listen)),
+        additional_addresses: capture::also(inbound.also(node)),
+        transparent: node.capture.and_then(|how| capture::transparent(node, how)),
+        listener_filters: found.filters,
+        listener_filters_timeout: found.timeout.map(duration),
+        continue_on_listener_filters_timeout: found.goes_on,
+        filter_chains: found.chains,
         metadata: authz::listener_metadata(workload),
         traffic_direction: TrafficDirection::Inbound as i32,
         ..Listener::default()
     };
-    let mtls = |chain: FilterChain| FilterChain {
-        transport_socket: Some(tls::downstream(alpn)),
-        ..chain
-    };
-    match workload.mode().mode {
-        MtlsMode::Strict => listener.filter_chains = vec![mtls(chain)],
-        MtlsMode::Disable => {
-            // Said in so many words: a sidecar takes plain text from others only so. Nothing looks at first bytes,
-            // so that every connection counts as it.
-            listener.filter_chains = vec![FilterChain {
-                filter_chain_match: Some(FilterChainMatch {
-                    transport_protocol: "raw_buffer".to_owned(),
-                    ..FilterChainMatch::default()
-                }),
-                ..chain
-            }];
-        }
-        MtlsMode::Permissive => {
-            listener.listener_filters = vec![tls_inspector()];
-            listener.listener_filters_timeout = Some(duration(CLIENT_HELLO_TIMEOUT));
-            // A server may be the one to speak first: then the client says nothing, and is let through as it is.
-            listener.continue_on_listener_filters_timeout = !is_http;
-            let named = |name: &str, transport: &str, alpn: &[&str]| FilterChain {
-                name: name.to_owned(),
-                filter_chain_match: Some(FilterChainMatch {
-                    transport_protocol: transport.to_owned(),
-                    application_protocols: alpn.iter().map(|name| (*name).to_owned()).collect(),
-                    ..FilterChainMatch::default()
-                }),
-                ..chain.clone()
-            };
-            // What is not HTTP may have TLS of its own, which is passed through as the bytes that it is.
-            let (only, other) = match is_http {
-                true => (&[][..], None),
-                false => (
-                    alpn,
-                    // Of TLS as well: beside a chain that says so, one that says nothing is never looked at.
-                    Some(named("passthrough", "tls", &[])),
-                ),
-            };
-            let chains = [
-                mtls(named("mtls", "tls", only)),
-                named("plain", "raw_buffer", &[]),
-            ];
-            listener.filter_chains = chains.into_iter().chain(other).collect();
-        }
-    }
     ResourceBytes::new(ResourceType::Listener, INBOUND, &listener)
+}
+
+/// What takes requests to the application.
+pub(super) fn requests_in(name: &str, workload: &Workload<'_>) -> Filter {
+    connection_manager(&inbound_manager(name, workload))
 }
 
 /// Everything to the application.
