@@ -6,13 +6,9 @@
 //! ca (roots) ─────────────┘
 //! ```
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    net::IpAddr,
-    sync::Arc,
-};
+use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
 
-use outrigger_policy::{HostName, Mesh, OutboundTrafficPolicy, Protocol, Subnet};
+use outrigger_policy::{HostName, Mesh, OutboundTrafficPolicy, Protocol};
 use serde::{Deserialize, Serialize};
 
 use crate::{
@@ -44,25 +40,6 @@ pub(crate) struct World {
     pub(crate) vip_pools: VipPools,
     /// The addresses that services have from there.
     pub(crate) vips: Vips,
-}
-
-impl World {
-    /// What redirected connections to `host` go to: what documents give it, else what it has of the pools. The first names
-    /// it; IPv4 comes first.
-    pub(crate) fn addresses(&self, host: &HostName) -> Vec<Subnet> {
-        let entries = self.mesh.service_entries.get(host).into_iter().flatten();
-        let written = entries.flat_map(|(_, entry)| &entry.addresses);
-        let mut written: Vec<Subnet> = written.map(|at| at.value).collect();
-        if written.is_empty() {
-            let vip = self.vips.get(host).copied().unwrap_or_default();
-            return vip.all().map(Subnet::from).collect();
-        }
-        // As written, but for that.
-        written.sort_by_key(|net| net.address.is_ipv6());
-        let mut seen = BTreeSet::new();
-        written.retain(|net| seen.insert(*net));
-        written
-    }
 }
 
 /// A service that instances registered.

@@ -21,7 +21,7 @@ use super::{
     locality::{Place, Preference},
     model::Host,
 };
-use crate::{snapshot::ResourceBytes, sorted::SortedMap, world::World};
+use crate::{snapshot::ResourceBytes, sorted::SortedMap, vips::addresses, world::World};
 
 /// Views and places remembered of one host. Places are claimed by nodes; past this many, what a caller sees is made
 /// for it anew.
@@ -139,7 +139,7 @@ impl HostResources {
                 ports: ports
                     .map(|(&number, port)| (number, port.protocol))
                     .collect(),
-                addresses: world.addresses(name),
+                addresses: addresses(&world.mesh, &world.vips, name.as_str()),
                 as_connected: host.as_connected,
             },
             views: if is_by_caller(&world.mesh, name) {
