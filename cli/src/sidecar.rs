@@ -98,9 +98,10 @@ struct AppArgs {
     /// The service's port as clients name it. Default: the port of --app.
     #[arg(long, requires = "app", value_parser = clap::value_parser!(u16).range(1..), env = "OUTRIGGER_PORT")]
     port: Option<u16>,
-    /// What the application speaks: http, http2, grpc, tcp for anything else, or auto to have it found out.
-    #[arg(long, default_value = "http", value_parser = ["http", "http2", "grpc", "tcp", "auto"], env = "OUTRIGGER_PROTOCOL")]
-    protocol: String,
+    /// What the application speaks: http, http2, grpc, tcp for anything else, or auto to have it found out. Default: auto
+    /// with --capture, else http.
+    #[arg(long, value_parser = ["http", "http2", "grpc", "tcp", "auto"], env = "OUTRIGGER_PROTOCOL")]
+    protocol: Option<String>,
     /// Path that answers 2xx when the application is ready. Default: a TCP connection is enough.
     #[arg(
         long,
@@ -368,7 +369,10 @@ pub(crate) fn config(args: SidecarArgs) -> Result<Config, Failure> {
         app: app.app.map(|address| App {
             address,
             port: app.port.unwrap_or_else(|| address.port()),
-            protocol: app.protocol,
+            protocol: app.protocol.unwrap_or_else(|| {
+                let captured = listen.capture.capture != CaptureMode::None;
+                if captured { "auto" } else { "http" }.to_owned()
+            }),
             readiness: app.checks.readiness(app.ready_path),
         }),
         advertise_address: workload.advertise_address,

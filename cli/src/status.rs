@@ -77,7 +77,7 @@ fn text(status: &StatusResponse) -> String {
 }
 
 fn services(services: &[ServiceStatus]) -> String {
-    let mut table = Table::new(&["SERVICE", "PORTS", "HEALTHY", "SOURCE"]);
+    let mut table = Table::new(&["SERVICE", "PORTS", "ADDRESS", "HEALTHY", "SOURCE"]);
     for service in services {
         let ports: Vec<String> = service.ports.iter().map(ToString::to_string).collect();
         let healthy = service
@@ -88,6 +88,11 @@ fn services(services: &[ServiceStatus]) -> String {
         table.row(vec![
             service.host.clone(),
             ports.join(","),
+            service
+                .addresses
+                .first()
+                .cloned()
+                .unwrap_or_else(|| "-".to_owned()),
             format!("{healthy} of {}", service.instances.len()),
             service.source.clone(),
         ]);
@@ -331,6 +336,7 @@ fn service_json(service: &ServiceStatus) -> Value {
     json!({
         "host": service.host,
         "ports": service.ports,
+        "addresses": service.addresses,
         "source": service.source,
         "instances": service.instances.iter().map(instance).collect::<Vec<_>>(),
         "load": service.load.as_ref().map(load_json),

@@ -24,6 +24,7 @@ use crate::{
     registry::Registry,
     spiffe::check_label,
     store::{StoreError, from_unix_ms, policies as stored},
+    vips::Addresses,
 };
 
 mod convert;
@@ -49,6 +50,7 @@ pub(crate) struct AdminService {
     pub(crate) clients: Arc<Clients>,
     pub(crate) leases: Arc<Leases>,
     pub(crate) loads: Arc<Loads>,
+    pub(crate) addresses: Arc<Addresses>,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) started: SystemTime,
 }

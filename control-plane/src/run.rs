@@ -417,6 +417,7 @@ impl Parts {
 
     /// Everything that is served, and the task whose end ends all xDS streams.
     fn router(self, tasks: &mut JoinSet<()>) -> Result<(axum::Router, AbortHandle), RunError> {
+        let addresses = Arc::clone(&self.publisher.addresses);
         let (worlds, world) = watch::channel(Arc::new(self.publisher.world()));
         tasks.spawn(self.publisher.run(worlds));
         let clients = Arc::new(Clients::default());
@@ -459,6 +460,7 @@ impl Parts {
             clients,
             leases: Arc::clone(&leases),
             loads: Arc::clone(&loads),
+            addresses,
             metrics: self.metrics,
             started: SystemTime::now(),
         };

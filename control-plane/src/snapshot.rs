@@ -40,17 +40,20 @@ pub(crate) enum ResourceType {
     Route,
     /// VHDS
     VirtualHost,
+    /// NDS
+    NameTable,
 }
 
 impl ResourceType {
     /// In the order of a push.
-    pub(crate) const ALL: [Self; 6] = [
+    pub(crate) const ALL: [Self; 7] = [
         Self::Cluster,
         Self::Endpoint,
         Self::Secret,
         Self::Listener,
         Self::Route,
         Self::VirtualHost,
+        Self::NameTable,
     ];
 
     /// Type URL.
@@ -62,6 +65,7 @@ impl ResourceType {
             Self::Listener => "type.googleapis.com/envoy.config.listener.v3.Listener",
             Self::Route => "type.googleapis.com/envoy.config.route.v3.RouteConfiguration",
             Self::VirtualHost => "type.googleapis.com/envoy.config.route.v3.VirtualHost",
+            Self::NameTable => "type.googleapis.com/istio.networking.nds.v1.NameTable",
         }
     }
 
@@ -79,11 +83,17 @@ impl ResourceType {
             Self::Listener => "LDS",
             Self::Route => "RDS",
             Self::VirtualHost => "VHDS",
+            Self::NameTable => "NDS",
         }
     }
 
-    /// Whether a first request without names means "everything", and whether absence from a
-    /// state-of-the-world answer means "deleted" (xDS protocol: LDS and CDS only).
+    /// Whether a first request without names means "everything" (xDS protocol: LDS and CDS; Istio's clients ask so for
+    /// names, too).
+    pub(crate) const fn all_by_silence(self) -> bool {
+        self.is_full_state() || matches!(self, Self::NameTable)
+    }
+
+    /// Whether absence from a state-of-the-world answer means "deleted" (xDS protocol: LDS and CDS only).
     pub(crate) const fn is_full_state(self) -> bool {
         matches!(self, Self::Listener | Self::Cluster)
     }
@@ -317,11 +327,25 @@ impl Resources {
             View::AsIs | View::Noted(_) => self.plain(name).cloned(),
             View::Adapted(dialect) => dialect.of(self.plain(name)?)?.resource.clone(),
             View::OnDemand(made) => made.get(name),
+            View::Beside(made) => self.plain(name).cloned().or_else(|| made.get(name)),
         }
     }
 
-    /// All, in no promised order, each name once. Of those that are made on demand, none.
+    /// Whether [`Self::iter`] gives it.
+    pub(crate) fn lists(&self, name: &str) -> bool {
+        match &self.view {
+            View::AsIs | View::Noted(_) | View::Beside(_) => self.plain(name).is_some(),
+            View::Adapted(_) => self.get(name).is_some(),
+            View::OnDemand(made) => made.lists(name),
+        }
+    }
+
+    /// All, in no promised order, each name once. Of those that are made on demand, those that are listed.
     pub(crate) fn iter(&self) -> impl Iterator<Item = Arc<ResourceBytes>> {
+        let listed = match &self.view {
+            View::OnDemand(made) => made.list(),
+            View::AsIs | View::Noted(_) | View::Beside(_) | View::Adapted(_) => Vec::new(),
+        };
         let shared = self
             .shared
             .iter()
@@ -330,10 +354,11 @@ impl Resources {
             .iter()
             .chain(shared)
             .filter_map(|resource| match &self.view {
-                View::AsIs | View::Noted(_) => Some(Arc::clone(resource)),
+                View::AsIs | View::Noted(_) | View::Beside(_) => Some(Arc::clone(resource)),
                 View::Adapted(dialect) => dialect.of(resource)?.resource.clone(),
                 View::OnDemand(_) => None,
             })
+            .chain(listed)
     }
 
     /// What the client does not do of the resource of this name, or why it is withheld.
@@ -344,7 +369,7 @@ impl Resources {
                 .and_then(|resource| dialect.of(resource))
                 .map_or(&[], |adapted| &adapted.notes),
             View::Noted(notes) => notes.get(name).map_or(&[], Vec::as_slice),
-            View::AsIs | View::OnDemand(_) => &[],
+            View::AsIs | View::OnDemand(_) | View::Beside(_) => &[],
         }
     }
 
@@ -359,7 +384,8 @@ impl Resources {
         }
         match &self.view {
             View::OnDemand(made) => (seen.shared == made.generation).then(Vec::new),
-            View::AsIs | View::Noted(_) | View::Adapted(_) => {
+            View::Beside(made) if seen.made != made.generation => None,
+            View::AsIs | View::Noted(_) | View::Adapted(_) | View::Beside(_) => {
                 self.shared.changed_since(seen.shared)
             }
         }
@@ -370,7 +396,13 @@ impl Resources {
         Seen {
             shared: match &self.view {
                 View::OnDemand(made) => made.generation,
-                View::AsIs | View::Noted(_) | View::Adapted(_) => self.shared.generation,
+                View::AsIs | View::Noted(_) | View::Adapted(_) | View::Beside(_) => {
+                    self.shared.generation
+                }
+            },
+            made: match &self.view {
+                View::Beside(made) => made.generation,
+                View::AsIs | View::Noted(_) | View::Adapted(_) | View::OnDemand(_) => 0,
             },
             own: self.own.generation,
         }
@@ -382,6 +414,8 @@ impl Resources {
 pub(crate) struct Seen {
     shared: u64,
     own: u64,
+    /// What is made beside them.
+    made: u64,
 }
 
 /// Everything that one node may be sent.
@@ -394,6 +428,8 @@ pub(crate) struct Snapshot {
     pub(crate) routes: Resources,
     /// On demand only.
     pub(crate) virtual_hosts: Resources,
+    /// On demand, or all of them.
+    pub(crate) names: Resources,
 }
 
 impl Snapshot {
@@ -406,6 +442,7 @@ impl Snapshot {
             ResourceType::Listener => &self.listeners,
             ResourceType::Route => &self.routes,
             ResourceType::VirtualHost => &self.virtual_hosts,
+            ResourceType::NameTable => &self.names,
         }
     }
 }

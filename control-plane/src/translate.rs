@@ -15,16 +15,19 @@ mod authz;
 mod caller;
 mod capture;
 mod cluster;
+mod directory;
 mod domains;
 mod endpoint;
 mod ext_authz;
 mod grpc;
 mod hosts;
+mod inbound;
 mod layer4;
 mod listener;
 mod locality;
 mod matching;
 mod model;
+mod names;
 mod node;
 mod on_demand;
 mod policy;
@@ -42,8 +45,10 @@ use std::{
 
 use authz::Workload;
 use caller::Selectors;
+use directory::Directory;
 use grpc::Credentials;
 use hosts::Hosts;
+pub(crate) use names::ALL as ALL_NAMES;
 pub(crate) use node::{Dialect, NodeInfo};
 use outrigger_policy::{HostName, Mesh};
 use route::RouteTable;
@@ -65,6 +70,7 @@ pub(crate) struct Shared {
     world: Arc<World>,
     hosts: Hosts,
     table: Arc<RouteTable>,
+    directory: Arc<Directory>,
     secrets: Arc<TypeMap>,
     /// What documents ask of callers.
     selectors: Arc<Selectors>,
@@ -102,10 +108,14 @@ impl Shared {
             }
         };
         let same_table =
-            same_mesh.filter(|before| hosts::same_ports(&before.hosts, &hosts, &changed));
+            same_mesh.filter(|before| hosts::same_facts(&before.hosts, &hosts, &changed));
         let table = match same_table {
             Some(before) => Arc::clone(&before.table),
             None => Arc::new(route::table(&world.mesh, &hosts)),
+        };
+        let directory = match same_table {
+            Some(before) => Arc::clone(&before.directory),
+            None => Arc::new(Directory::of(&hosts)),
         };
         let secrets = secret::root(&world.roots_pem);
         let secrets = TypeMap::following(before.map(|before| &before.secrets), [secrets]);
@@ -130,6 +140,7 @@ impl Shared {
             world,
             hosts,
             table,
+            directory,
             secrets,
         }
     }
@@ -159,14 +170,24 @@ impl Shared {
             clusters: with(&scope.clusters, &own.clusters),
             endpoints: with(&endpoints, &own.none),
             secrets: with(&self.secrets, &own.none),
-            listeners: with(&scope.listeners, &own.listeners(self, node)),
+            listeners: Resources {
+                view: scope.listeners_view(),
+                ..with(&scope.listeners, &own.listeners(self, node))
+            },
             // A pinned scope has its table whole, so that no request waits.
-            routes: with(
-                scope.routes(node.on_demand && !scope.pinned),
-                if scope.pinned { &own.none } else { &own.routes },
-            ),
+            routes: Resources {
+                view: scope.routes_view(),
+                ..with(
+                    scope.routes(node.on_demand && !scope.pinned),
+                    if scope.pinned { &own.none } else { &own.routes },
+                )
+            },
             virtual_hosts: Resources {
                 view: View::OnDemand(Arc::clone(&scope.virtual_hosts)),
+                ..with(scope.routes(true), &own.none)
+            },
+            names: Resources {
+                view: View::OnDemand(Arc::clone(&scope.names)),
                 ..with(scope.routes(true), &own.none)
             },
         };
@@ -229,6 +250,7 @@ impl Shared {
             world: &self.world,
             hosts: &self.hosts,
             table: &self.table,
+            directory: &self.directory,
             before: self.before.get(key).map(|scope| &**scope),
         };
         Scope::build(key, &inputs)
@@ -319,7 +341,8 @@ impl NodeResources {
         }
         let workload = Workload::of(&shared.world, node);
         let inbound = node.inbound.as_ref().zip(workload);
-        let inbound = inbound.map(|(inbound, workload)| listener::inbound(inbound, &workload));
+        let inbound =
+            inbound.map(|(inbound, workload)| listener::inbound(inbound, node, &workload));
         let outbound = node.capture;
         let outbound =
             outbound.map(|capture| capture::virtual_outbound(&shared.world, node, capture));

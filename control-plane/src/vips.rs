@@ -16,7 +16,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use outrigger_policy::{HostName, Mesh, Resolution, ServiceEntry};
+use outrigger_policy::{HostName, Mesh, Resolution, ServiceEntry, Subnet};
 use prometheus::IntGaugeVec;
 use serde::{Deserialize, Serialize};
 use tracing::{error, warn};
@@ -285,6 +285,23 @@ fn has_own(mesh: &Mesh, host: &HostName) -> bool {
     entries.any(|(_, entry)| own(entry))
 }
 
+/// What redirected connections to `host` go to: what documents give it, else what it has of the pools. The first names
+/// it; IPv4 comes first.
+pub(crate) fn addresses(mesh: &Mesh, vips: &Vips, host: &str) -> Vec<Subnet> {
+    let entries = mesh.service_entries.get(host).into_iter().flatten();
+    let written = entries.flat_map(|(_, entry)| &entry.addresses);
+    let mut written: Vec<Subnet> = written.map(|at| at.value).collect();
+    if written.is_empty() {
+        let vip = vips.get(host).copied().unwrap_or_default();
+        return vip.all().map(Subnet::from).collect();
+    }
+    // As written, but for that.
+    written.sort_by_key(|net| net.address.is_ipv6());
+    let mut seen = BTreeSet::new();
+    written.retain(|net| seen.insert(*net));
+    written
+}
+
 /// A pool that survives.
 #[derive(Debug)]
 pub(crate) struct Addresses {
@@ -324,6 +341,11 @@ impl Addresses {
     /// Where they come from.
     pub(crate) fn pools(&self) -> VipPools {
         self.lock().pool.pools
+    }
+
+    /// What hosts have, as of the last time.
+    pub(crate) fn given(&self) -> Vips {
+        self.lock().pool.given()
     }
 
     /// Those of the hosts that there are now.

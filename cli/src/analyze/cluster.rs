@@ -140,6 +140,7 @@ mod tests {
                     ..InstanceStatus::default()
                 }],
                 load: None,
+                addresses: Vec::new(),
                 source: "registration".to_owned(),
             }],
             clients: vec![

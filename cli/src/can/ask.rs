@@ -243,6 +243,7 @@ fn app(service: &ServiceStatus, port: u16) -> App {
         Some("HTTP2") => "http2",
         Some("GRPC") => "grpc",
         Some("TCP" | "TLS") => "tcp",
+        Some("AUTO") => "auto",
         _ => "http",
     };
     App {

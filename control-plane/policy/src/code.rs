@@ -210,7 +210,7 @@ codes! {
     SchemeUnknown = "OUT0567", Warning, "a scheme that no request has";
     PathNeverSent = "OUT0568", Warning, "a path match with a character that no path has";
     HeaderValueSpaces = "OUT0569", Warning, "a header match with spaces around the value";
-    SubnetNeverKnown = "OUT0570", Warning, "a match on an address that is not known";
+    SubnetNeverKnown = "OUT0570", Info, "a match on an address that only redirected connections have";
     PolicyOfThird = "OUT0571", Info, "a policy of a third namespace, which holds for its own clients alone";
     HttpFieldWithoutHttp = "OUT0572", Warning, "an access rule that asks for HTTP where there is none";
     IdentityInPlainText = "OUT0573", Warning, "an access rule on identities where plain text gets in";

@@ -12,6 +12,7 @@ use crate::{
     policies::InForce,
     quota::allocate::{Kind, PoolStatus},
     registry::validate::health_text,
+    vips::addresses,
     world::Service,
 };
 
@@ -32,8 +33,12 @@ impl AdminService {
             );
         }
         let loads = self.loads.by_host(std::time::Instant::now());
+        let given = self.addresses.given();
         for service in &mut services {
             service.load = loads.get(&service.host).map(load);
+            let host = service.host.as_str();
+            let addresses = addresses(&in_force.mesh, &given, host);
+            service.addresses = addresses.iter().map(ToString::to_string).collect();
         }
         services.sort_by(|a, b| a.host.cmp(&b.host));
         let authority = &self.identity.authority;
@@ -78,6 +83,7 @@ impl AdminService {
                 .map(|(port, protocol)| (u32::from(*port), protocol.as_str().to_owned()))
                 .collect(),
             load: None,
+            addresses: Vec::new(),
         }
     }
 }
@@ -152,6 +158,7 @@ fn declared(host: &HostName, object: &Object, entry: &ServiceEntry) -> api::Serv
             .map(|port| (u32::from(port.number), port.protocol.as_str().to_owned()))
             .collect(),
         load: None,
+        addresses: Vec::new(),
     }
 }
 

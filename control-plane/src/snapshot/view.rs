@@ -28,6 +28,8 @@ pub(crate) enum View {
     Adapted(Dialected),
     /// Those that are asked for by name, and no others.
     OnDemand(Arc<OnDemand>),
+    /// As they are, and those that are asked for by name.
+    Beside(Arc<OnDemand>),
 }
 
 /// Remarks for the operator by resource.
@@ -66,12 +68,15 @@ impl Dialected {
 }
 
 type Make = dyn Fn(&str) -> Option<Arc<ResourceBytes>> + Send + Sync;
+type List = dyn Fn() -> Vec<Arc<str>> + Send + Sync;
 
 /// Resources whose names are too many to make them all, e.g. a listener for every way to write a host.
 pub(crate) struct OnDemand {
     /// Of what they are made from; another may give other resources.
     pub(super) generation: u64,
     make: Box<Make>,
+    /// Those that who asks for all gets.
+    list: Option<Box<List>>,
     known: Mutex<BTreeMap<Arc<str>, Arc<ResourceBytes>>>,
 }
 
@@ -84,12 +89,40 @@ impl OnDemand {
         Arc::new(Self {
             generation,
             make: Box::new(make),
+            list: None,
             known: Mutex::default(),
         })
     }
 
+    /// The same; who asks for everything gets those of the names that `list` gives, sorted.
+    pub(crate) fn listed(
+        generation: u64,
+        make: impl Fn(&str) -> Option<Arc<ResourceBytes>> + Send + Sync + 'static,
+        list: impl Fn() -> Vec<Arc<str>> + Send + Sync + 'static,
+    ) -> Arc<Self> {
+        Arc::new(Self {
+            generation,
+            make: Box::new(make),
+            list: Some(Box::new(list)),
+            known: Mutex::default(),
+        })
+    }
+
+    /// All that are listed.
+    pub(super) fn list(&self) -> Vec<Arc<ResourceBytes>> {
+        let names = self.list.as_ref().map(|list| list());
+        let names = names.unwrap_or_default().into_iter();
+        names.filter_map(|name| self.get(&name)).collect()
+    }
+
+    /// Whether this one is.
+    pub(super) fn lists(&self, name: &str) -> bool {
+        let names = self.list.as_ref().map(|list| list());
+        names.is_some_and(|names| names.binary_search_by(|known| (**known).cmp(name)).is_ok())
+    }
+
     /// The resource of this name. Absent ones are not remembered: a client could ask for any number.
-    pub(super) fn get(&self, name: &str) -> Option<Arc<ResourceBytes>> {
+    pub(crate) fn get(&self, name: &str) -> Option<Arc<ResourceBytes>> {
         let lock = || self.known.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(known) = lock().get(name) {
             return Some(Arc::clone(known));

@@ -2,10 +2,10 @@
 
 use std::{net::SocketAddr, time::Duration};
 
-use outrigger_policy::{ObjectKey, Position};
+use outrigger_policy::{ObjectKey, Position, Subnet};
 use outrigger_proto::envoy::config::core::v3::{
-    Address, AggregatedConfigSource, ApiVersion, ConfigSource, Metadata, SocketAddress, address,
-    config_source::ConfigSourceSpecifier, socket_address::PortSpecifier,
+    Address, AggregatedConfigSource, ApiVersion, CidrRange, ConfigSource, Metadata, SocketAddress,
+    address, config_source::ConfigSourceSpecifier, socket_address::PortSpecifier,
 };
 use prost::Message;
 use prost_types::{Any, ListValue, Struct, Value, value::Kind};
@@ -37,6 +37,14 @@ pub(super) fn address(socket: SocketAddr) -> Address {
             port_specifier: Some(PortSpecifier::PortValue(socket.port().into())),
             ..SocketAddress::default()
         })),
+    }
+}
+
+/// A network.
+pub(super) fn range(net: Subnet) -> CidrRange {
+    CidrRange {
+        address_prefix: net.address.to_string(),
+        prefix_len: Some(net.prefix.into()),
     }
 }
 

@@ -42,6 +42,8 @@ pub(super) struct Workload<'a> {
     pub(super) labels: &'a BTreeMap<String, String>,
     /// That it is registered with.
     pub(super) port: u16,
+    /// Any other, which is not known before there is a connection.
+    pub(super) elsewhere: bool,
     normalization: PathNormalization,
 }
 
@@ -56,7 +58,22 @@ impl<'a> Workload<'a> {
             namespace: &node.namespace,
             labels: &node.labels,
             port: inbound.port,
+            elsewhere: false,
         })
+    }
+
+    /// The same workload as another port of it is.
+    pub(super) const fn at(&self, port: u16) -> Self {
+        Self { port, ..*self }
+    }
+
+    /// The same as ports of it are that nobody speaks of.
+    pub(super) const fn anywhere(&self) -> Self {
+        Self {
+            port: 0,
+            elsewhere: true,
+            ..*self
+        }
     }
 
     /// As the policy crate wants it.

@@ -7,9 +7,11 @@
 //! ```
 //! Names and shapes are Istio's, so that its tools read them and stock Envoy does the same behind the same rules.
 
-use std::sync::Arc;
+pub(super) mod ports;
 
-use outrigger_policy::{Mesh, OutboundTrafficPolicy, ServiceEntry};
+use std::{net::SocketAddr, sync::Arc};
+
+use outrigger_policy::{Mesh, OutboundTrafficPolicy, ServiceEntry, Sidecar};
 use outrigger_proto::envoy::{
     config::{
         cluster::v3::{
@@ -21,6 +23,9 @@ use outrigger_proto::envoy::{
             AdditionalAddress, FilterChain, FilterChainMatch, Listener, ListenerFilter,
             listener_filter::ConfigType,
         },
+        route::v3::{
+            DirectResponseAction, Route, RouteAction, route::Action, route_action::ClusterSpecifier,
+        },
     },
     extensions::filters::listener::original_dst::v3::OriginalDst,
 };
@@ -28,6 +33,7 @@ use outrigger_proto::envoy::{
 use super::{
     any::{OUTRIGGER, address, any, duration, list, metadata, object, text},
     cluster, layer4,
+    matching::everything,
     node::{Capture, Dialect, NodeInfo},
 };
 use crate::{
@@ -54,11 +60,39 @@ pub(super) const fn elsewhere(policy: OutboundTrafficPolicy) -> &'static str {
     }
 }
 
-/// What holds for the node: what its Sidecar document says, or the mesh.
-pub(super) fn policy(world: &World, node: &NodeInfo) -> OutboundTrafficPolicy {
-    let document = world.mesh.sidecar_for(&node.namespace, &node.labels);
-    let said = document.and_then(|(_, sidecar)| sidecar.outbound_traffic_policy);
+/// What holds under a Sidecar document: what it says, or the mesh.
+pub(super) fn policy(world: &World, sidecar: Option<&Sidecar>) -> OutboundTrafficPolicy {
+    let said = sidecar.and_then(|sidecar| sidecar.outbound_traffic_policy);
     said.unwrap_or(world.outbound_traffic_policy)
+}
+
+/// What becomes of requests that are for no service: name and routes of a virtual host (Istio's).
+pub(super) fn requests_elsewhere(policy: OutboundTrafficPolicy) -> (&'static str, Vec<Route>) {
+    let (name, action) = match policy {
+        OutboundTrafficPolicy::AllowAny => {
+            let to = RouteAction {
+                cluster_specifier: Some(ClusterSpecifier::Cluster(PASSTHROUGH.to_owned())),
+                // 0 = no limit: nobody knows what it is.
+                timeout: Some(prost_types::Duration::default()),
+                ..RouteAction::default()
+            };
+            ("allow_any", Action::Route(to))
+        }
+        OutboundTrafficPolicy::RegistryOnly => {
+            let answer = DirectResponseAction {
+                status: 502,
+                ..DirectResponseAction::default()
+            };
+            ("block_all", Action::DirectResponse(answer))
+        }
+    };
+    let route = Route {
+        name: name.to_owned(),
+        r#match: Some(everything()),
+        action: Some(action),
+        ..Route::default()
+    };
+    (name, vec![route])
 }
 
 /// The port that everything comes to.
@@ -79,10 +113,9 @@ pub(super) fn virtual_outbound(
         }),
         ..to("virtualOutbound-trap", BLACK_HOLE)
     };
-    let rest = to(
-        "virtualOutbound-catchall-tcp",
-        elsewhere(policy(world, node)),
-    );
+    let document = world.mesh.sidecar_for(&node.namespace, &node.labels);
+    let policy = policy(world, document.map(|(_, sidecar)| sidecar));
+    let rest = to("virtualOutbound-catchall-tcp", elsewhere(policy));
     let ours = object([("mesh_addresses", mesh_addresses(world))]);
     let listener = Listener {
         name: VIRTUAL_OUTBOUND.to_owned(),
@@ -100,7 +133,7 @@ pub(super) fn virtual_outbound(
 }
 
 /// Of another family, the same listener.
-pub(super) fn also(socket: Option<std::net::SocketAddr>) -> Vec<AdditionalAddress> {
+pub(super) fn also(socket: Option<SocketAddr>) -> Vec<AdditionalAddress> {
     let socket = socket.map(|socket| AdditionalAddress {
         address: Some(address(socket)),
         ..AdditionalAddress::default()

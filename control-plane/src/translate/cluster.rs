@@ -11,7 +11,7 @@ use outrigger_policy::{Client, MergedDestinationRule, Mesh, Protocol, Subset, Tr
 use outrigger_proto::envoy::config::{
     cluster::v3::{
         CircuitBreakers, Cluster,
-        cluster::{ClusterDiscoveryType, DiscoveryType, EdsClusterConfig},
+        cluster::{ClusterDiscoveryType, DiscoveryType, EdsClusterConfig, LbPolicy},
     },
     endpoint::v3::{
         ClusterLoadAssignment, Endpoint, LbEndpoint, LocalityLbEndpoints,
@@ -56,13 +56,17 @@ impl Ruled<'_> {
             for subset in std::iter::once(None).chain(subsets.iter().map(Some)) {
                 let subset_name = subset.map(|subset| subset.name.value.as_str());
                 let policy = effective(self.rule, subset_name, number);
-                let cluster = self.outbound((number, port), subset, &policy);
-                assignments.push(Assignment {
-                    cluster: cluster.name.clone(),
-                    port: number,
-                    subset: subset.cloned(),
-                    preference: Preference::of(&policy),
-                });
+                let mut cluster = self.outbound((number, port), subset, &policy);
+                if self.host.as_connected {
+                    to_original_destination(&mut cluster);
+                } else {
+                    assignments.push(Assignment {
+                        cluster: cluster.name.clone(),
+                        port: number,
+                        subset: subset.cloned(),
+                        preference: Preference::of(&policy),
+                    });
+                }
                 clusters.push(ResourceBytes::new(
                     ResourceType::Cluster,
                     &cluster.name,
@@ -131,9 +135,22 @@ impl Ruled<'_> {
     }
 }
 
+/// To where each connection was going to: there are no endpoints to choose from, nor to know anything of.
+fn to_original_destination(cluster: &mut Cluster) {
+    let kind = DiscoveryType::OriginalDst as i32;
+    cluster.cluster_discovery_type = Some(ClusterDiscoveryType::Type(kind));
+    cluster.lb_policy = LbPolicy::ClusterProvided as i32;
+    cluster.lb_config = None;
+    cluster.common_lb_config = None;
+    cluster.eds_cluster_config = None;
+    cluster.outlier_detection = None;
+    cluster.transport_socket_matches.clear();
+}
+
 /// What mTLS to a port says it carries. HTTP's clients say themselves which version they speak.
 fn alpn(protocol: Protocol) -> &'static [&'static str] {
-    if protocol.is_http() {
+    // Of a port of which nobody knows, whoever finds out says it.
+    if protocol.may_be_http() {
         &[]
     } else {
         &[tls::ALPN_ISTIO]

@@ -9,13 +9,14 @@
 
 use std::{
     collections::BTreeSet,
+    net::IpAddr,
     sync::{Arc, OnceLock},
 };
 
 use outrigger_policy::HostName;
 use outrigger_proto::envoy::config::route::v3::{Route, RouteConfiguration, VirtualHost};
 
-use super::{listener::HTTP_PROXY, route::HostRoutes};
+use super::{directory::Directory, listener::HTTP_PROXY, on_demand, route::HostRoutes};
 use crate::{
     snapshot::{ResourceBytes, ResourceType, TypeMap, next_generation},
     sorted::SortedMap,
@@ -27,7 +28,7 @@ pub(super) struct Tables {
     list: Vec<Table>,
     generation: u64,
     all: Lazy,
-    without_proxy: Lazy,
+    on_demand: Lazy,
 }
 
 /// One route configuration.
@@ -53,9 +54,9 @@ impl Lazy {
         }
     }
 
-    fn get<'t>(&self, tables: impl Iterator<Item = &'t Table>) -> &Arc<TypeMap> {
+    fn get(&self, tables: impl Iterator<Item = Arc<ResourceBytes>>) -> &Arc<TypeMap> {
         self.made
-            .get_or_init(|| TypeMap::following(self.previous.as_ref(), tables.map(Table::resource)))
+            .get_or_init(|| TypeMap::following(self.previous.as_ref(), tables))
     }
 }
 
@@ -66,7 +67,7 @@ impl Tables {
             list,
             generation: next_generation(),
             all: Lazy::following(before.map(|before| &before.all)),
-            without_proxy: Lazy::following(before.map(|before| &before.without_proxy)),
+            on_demand: Lazy::following(before.map(|before| &before.on_demand)),
         })
     }
 
@@ -77,13 +78,17 @@ impl Tables {
 
     /// All, in full.
     pub(super) fn all(&self) -> &Arc<TypeMap> {
-        self.all.get(self.list.iter())
+        self.all.get(self.list.iter().map(Table::resource))
     }
 
-    /// All but the HTTP proxy's.
-    pub(super) fn without_proxy(&self) -> &Arc<TypeMap> {
+    /// All but the HTTP proxy's; those of redirected ports without their virtual hosts, which come on demand.
+    pub(super) fn on_demand(&self) -> &Arc<TypeMap> {
         let others = self.list.iter().filter(|table| table.name != HTTP_PROXY);
-        self.without_proxy.get(others)
+        self.on_demand
+            .get(others.map(|table| match table.domains.port {
+                Scoped::Redirected { .. } => on_demand::routes(&table.name),
+                Scoped::Proxy | Scoped::Listener(_) => table.resource(),
+            }))
     }
 
     /// The routes of an authority in a table, and all ports that its host is known at there.
@@ -110,11 +115,33 @@ impl Table {
 /// Which authorities lead to which virtual host, for nodes of one namespace.
 #[derive(Debug)]
 pub(super) struct Domains {
+    pub(super) naming: Naming,
+    pub(super) port: Scoped,
+    pub(super) visible: SortedMap<HostName, Arc<HostRoutes>>,
+}
+
+/// Which requests come to a table.
+#[derive(Debug)]
+pub(super) enum Scoped {
+    /// The HTTP proxy's.
+    Proxy,
+    /// Those of an egress listener of its own, on this port.
+    Listener(u16),
+    /// Those that were going to this port, of whatever address.
+    Redirected {
+        port: u16,
+        /// Whose addresses are whose.
+        directory: Arc<Directory>,
+        /// What becomes of those whose authority is nobody's: name and routes of the last virtual host.
+        elsewhere: (&'static str, Vec<Route>),
+    },
+}
+
+/// How hosts are called in one namespace.
+#[derive(Clone, Debug)]
+pub(super) struct Naming {
     pub(super) namespace: String,
     pub(super) domain: Arc<str>,
-    /// The egress listener's port; None for the HTTP proxy.
-    pub(super) port: Option<u16>,
-    pub(super) visible: SortedMap<HostName, Arc<HostRoutes>>,
 }
 
 impl Domains {
@@ -136,8 +163,16 @@ impl Domains {
             }
         }
         for (host, port, bare, entry) in &mut hosts {
-            for short in self.short_forms(host.as_str()) {
+            for short in self.naming.short_forms(host.as_str()) {
                 claim(&mut claimed, entry, &short, *port, *bare);
+            }
+        }
+        if let Scoped::Redirected { directory, .. } = &self.port {
+            for (host, port, bare, entry) in &mut hosts {
+                for address in directory.addresses_of(host) {
+                    let written = authority(address);
+                    claim(&mut claimed, entry, &written, *port, *bare);
+                }
             }
         }
         if self.has_default() {
@@ -150,12 +185,36 @@ impl Domains {
         }
         // One without a domain would be refused; nobody could call it anyway.
         let hosts = hosts.into_iter().map(|(_, _, _, entry)| entry);
-        hosts.filter(|entry| !entry.domains.is_empty()).collect()
+        let hosts = hosts.filter(|entry| !entry.domains.is_empty());
+        hosts.chain(self.elsewhere()).collect()
+    }
+
+    /// The virtual host of what is nobody's.
+    fn elsewhere(&self) -> Option<VirtualHost> {
+        let Scoped::Redirected { elsewhere, .. } = &self.port else {
+            return None;
+        };
+        let (name, routes) = elsewhere;
+        Some(VirtualHost {
+            name: (*name).to_owned(),
+            domains: vec!["*".to_owned()],
+            routes: routes.clone(),
+            ..VirtualHost::default()
+        })
+    }
+
+    /// The port that the table is of, if it is of one.
+    const fn number(&self) -> Option<u16> {
+        match &self.port {
+            Scoped::Proxy => None,
+            Scoped::Listener(port) | Scoped::Redirected { port, .. } => Some(*port),
+        }
     }
 
     /// The ports of a host that are led to: an egress listener's own, if the service has it; else all of the service.
     fn ports(&self, routes: &HostRoutes) -> impl Iterator<Item = u16> {
-        let only = self.port.filter(|port| routes.ports.contains_key(port));
+        let only = self.number();
+        let only = only.filter(|port| routes.ports.contains_key(port));
         let ports = routes.ports.keys().copied();
         ports.filter(move |port| only.is_none_or(|only| only == *port))
     }
@@ -173,7 +232,7 @@ impl Domains {
 
     /// Every authority that is nobody's belongs to the only service of a listener of its own.
     fn has_default(&self) -> bool {
-        self.port.is_some() && self.visible.len() == 1
+        matches!(self.port, Scoped::Listener(_)) && self.visible.len() == 1
     }
 
     /// The routes of an authority, as [`Self::virtual_hosts`] would lead it, without making these.
@@ -229,15 +288,47 @@ impl Domains {
             routes.ports.get(&self.bare(routes)?)
         };
         let default = || if self.has_default() { default() } else { None };
-        let found = match (claimed, domain) {
-            (None, "*") => default(),
-            (claimed, _) => claimed,
+        let found = match (claimed, domain, &self.port) {
+            (None, "*", Scoped::Redirected { elsewhere, .. }) => Some(&elsewhere.1),
+            (None, "*", _) => default(),
+            (claimed, _, _) => claimed,
         };
         found.map(Vec::as_slice)
     }
 
-    /// The hosts that `name` may be short for, in the order in which they claim it: first the host that is called so.
+    /// The hosts that `name` may stand for, in the order in which they claim it.
     fn candidates(&self, name: &str) -> Vec<String> {
+        let mut candidates = self.naming.candidates(name);
+        if let Scoped::Redirected { directory, .. } = &self.port
+            && let Some(address) = address_of(name)
+            && let Some((host, _)) = directory.at(address)
+        {
+            candidates.push(host.to_string());
+        }
+        candidates
+    }
+}
+
+/// An address as an authority has it.
+fn authority(address: IpAddr) -> String {
+    match address {
+        IpAddr::V4(v4) => v4.to_string(),
+        IpAddr::V6(v6) => format!("[{v6}]"),
+    }
+}
+
+/// The address that an authority is, written as we write it.
+fn address_of(name: &str) -> Option<IpAddr> {
+    let bare = name
+        .strip_prefix('[')
+        .and_then(|name| name.strip_suffix(']'));
+    let address: IpAddr = bare.unwrap_or(name).parse().ok()?;
+    (authority(address) == name).then_some(address)
+}
+
+impl Naming {
+    /// The hosts that `name` may be short for, in the order in which they claim it: first the host that is called so.
+    pub(super) fn candidates(&self, name: &str) -> Vec<String> {
         let (namespace, domain) = (&self.namespace, &self.domain);
         let mut long = vec![
             format!("{name}.{domain}"),
@@ -250,7 +341,7 @@ impl Domains {
     }
 
     /// `h.<ns>.svc`, `h.<ns>`, and `h` within the namespace, for `h.<ns>.svc.<domain>`.
-    fn short_forms(&self, host: &str) -> Vec<String> {
+    pub(super) fn short_forms(&self, host: &str) -> Vec<String> {
         let suffix = format!(".svc.{}", self.domain);
         let Some(name) = host.strip_suffix(&suffix) else {
             return Vec::new();
@@ -332,9 +423,14 @@ mod tests {
             .filter(|(_, routes)| !routes.ports.is_empty());
         Domains {
             visible: visible.collect(),
-            namespace: random.choice(["shop", "bank", "b"]).unwrap().to_owned(),
-            domain: "cluster.local".into(),
-            port: random.choice([None, Some(80), Some(8080)]).unwrap(),
+            naming: Naming {
+                namespace: random.choice(["shop", "bank", "b"]).unwrap().to_owned(),
+                domain: "cluster.local".into(),
+            },
+            port: match random.choice([None, Some(80), Some(8080)]).unwrap() {
+                None => Scoped::Proxy,
+                Some(port) => Scoped::Listener(port),
+            },
         }
     }
 
@@ -378,7 +474,7 @@ mod tests {
                         "{authority} in {domains:?}"
                     );
                     let found = domains.find(&authority).and_then(<[Route]>::first);
-                    let expected = super::super::on_demand::best(&whole, &authority);
+                    let expected = on_demand::best(&whole, &authority);
                     assert_eq!(
                         found.map(|route| &route.name),
                         expected,

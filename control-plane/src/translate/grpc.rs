@@ -123,6 +123,7 @@ impl GrpcScope {
             },
             secrets: plain.secrets,
             virtual_hosts: plain.virtual_hosts,
+            names: plain.names,
         }
     }
 }

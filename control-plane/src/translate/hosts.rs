@@ -12,7 +12,7 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
 };
 
-use outrigger_policy::{HostName, MergedDestinationRule, ObjectKey, Protocol};
+use outrigger_policy::{HostName, MergedDestinationRule, ObjectKey, Protocol, Subnet};
 
 use super::{
     caller::{Caller, is_by_caller},
@@ -21,7 +21,7 @@ use super::{
     locality::{Place, Preference},
     model::Host,
 };
-use crate::{snapshot::ResourceBytes, sorted::SortedMap, world::World};
+use crate::{snapshot::ResourceBytes, sorted::SortedMap, vips::addresses, world::World};
 
 /// Views and places remembered of one host. Places are claimed by nodes; past this many, what a caller sees is made
 /// for it anew.
@@ -37,8 +37,18 @@ type RuleKey = (Option<Vec<ObjectKey>>, Option<String>);
 /// One host.
 #[derive(Debug)]
 pub(super) struct HostResources {
-    pub(super) ports: BTreeMap<u16, Protocol>,
+    pub(super) facts: Facts,
     views: Views,
+}
+
+/// What is known of a host but where its endpoints are.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Facts {
+    pub(super) ports: BTreeMap<u16, Protocol>,
+    /// What redirected connections to it go to.
+    pub(super) addresses: Vec<Subnet>,
+    /// It is where the application says: nothing is known of it where connections are not redirected.
+    pub(super) as_connected: bool,
 }
 
 #[derive(Debug)]
@@ -90,6 +100,7 @@ pub(super) fn following(world: &World, before: (&World, &Hosts)) -> (Hosts, Vec<
     let mut changed = world
         .services
         .changed_since(&old_world.services, Arc::ptr_eq);
+    changed.extend(world.vips.changed_since(&old_world.vips, PartialEq::eq));
     if !changed.is_empty() {
         // They look at services other than their own.
         let entries = world.mesh.service_entries.iter();
@@ -111,12 +122,12 @@ pub(super) fn following(world: &World, before: (&World, &Hosts)) -> (Hosts, Vec<
     (hosts, changed)
 }
 
-/// Whether these hosts are in both, or in none, and with the same ports.
-pub(super) fn same_ports(old: &Hosts, new: &Hosts, changed: &[HostName]) -> bool {
-    let ports = |hosts: &Hosts, name| hosts.get(name).map(|host| host.ports.clone());
+/// Whether these hosts are in both, or in none, and with the same ports and addresses.
+pub(super) fn same_facts(old: &Hosts, new: &Hosts, changed: &[HostName]) -> bool {
+    let facts = |hosts: &Hosts, name| hosts.get(name).map(|host| host.facts.clone());
     changed
         .iter()
-        .all(|name| ports(old, name) == ports(new, name))
+        .all(|name| facts(old, name) == facts(new, name))
 }
 
 impl HostResources {
@@ -124,9 +135,13 @@ impl HostResources {
         let host = Host::merge(world, name)?;
         let ports = host.ports.iter();
         Some(Self {
-            ports: ports
-                .map(|(&number, port)| (number, port.protocol))
-                .collect(),
+            facts: Facts {
+                ports: ports
+                    .map(|(&number, port)| (number, port.protocol))
+                    .collect(),
+                addresses: addresses(&world.mesh, &world.vips, name.as_str()),
+                as_connected: host.as_connected,
+            },
             views: if is_by_caller(&world.mesh, name) {
                 Views::ByRule {
                     host: Arc::new(host),

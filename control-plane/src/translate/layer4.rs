@@ -4,17 +4,18 @@
 //! ```text
 //! TCP port ─► its one service ─► first tcp rule that holds, or the service ─► one chain
 //! TLS port ─► each service with a TLS port ─► its tls rules that hold, or its host ─► one chain a rule, by server name
+//! address ──► its service ─► its rules that hold, by where to and server name ─► one chain a rule, and one for the rest
 //! ```
-//! What is known when a connection comes is where it came in and, for TLS, the server name. So the rest of a rule (port,
-//! who calls) is decided here. `destinationSubnets` looks at where a redirected connection was going to; to a port of
-//! its own nobody redirects: such a match never holds here.
+//! What is known when a connection comes is where it came in, where it was going to if it was redirected and, for TLS,
+//! the server name. So the rest of a rule (port, who calls) is decided here. `destinationSubnets` looks at where a
+//! redirected connection was going to; to a port of its own nobody redirects: there such a match never holds.
 //! Source: Istio's `buildSidecarOutboundTCPFilterChainOpts` and its TLS twin; Envoy `FilterChainMatch`, `TcpProxy`.
 
 use std::{borrow::Cow, collections::BTreeSet};
 
 use outrigger_policy::{
     Balancer, ConnectionMatch, EgressHost, HashKey, HostName, MergedVirtualService, Mesh, Object,
-    Position, Protocol, RouteDestination, TrafficPolicy,
+    Position, Protocol, RouteDestination, Subnet, TrafficPolicy,
 };
 use outrigger_proto::envoy::{
     config::listener::v3::{Filter, FilterChain, FilterChainMatch, filter},
@@ -29,10 +30,10 @@ use outrigger_proto::envoy::{
 };
 
 use super::{
-    any::{OUTRIGGER, any, decided_by, duration, metadata, object},
+    any::{OUTRIGGER, any, decided_by, duration, metadata, object, range},
     caller::Caller,
     cluster,
-    hosts::Hosts,
+    directory::Directory,
 };
 
 const TCP_PROXY: &str = "envoy.filters.network.tcp_proxy";
@@ -42,7 +43,7 @@ const CONNECT_ATTEMPTS: u32 = 2;
 /// Who calls, and what there is to call.
 pub(super) struct Layer4<'a> {
     pub(super) mesh: &'a Mesh,
-    pub(super) hosts: &'a Hosts,
+    pub(super) hosts: &'a Directory,
     pub(super) caller: &'a Caller,
 }
 
@@ -50,6 +51,8 @@ pub(super) struct Layer4<'a> {
 #[derive(Debug, Default)]
 pub(super) struct Chains {
     pub(super) chains: Vec<FilterChain>,
+    /// Some of them ask for a server name.
+    pub(super) by_name: bool,
     pub(super) destinations: BTreeSet<HostName>,
 }
 
@@ -80,7 +83,7 @@ impl Layer4<'_> {
             Some((object, rule)) => self.routed(object, &rule.position, &rule.route, port),
             None => direct(&host, port),
         };
-        found.add(self, Vec::new(), &target, None);
+        found.add(self, Matched::default(), &target);
         found
     }
 
@@ -93,7 +96,7 @@ impl Layer4<'_> {
             let service = self.rules(&host);
             let service = service.as_deref();
             let known = self.port_for(&host, listener_port, Protocol::Tls);
-            let port = match (known, self.hosts.contains_key(&host)) {
+            let port = match (known, self.hosts.get(&host).is_some()) {
                 (Some(port), _) => port,
                 // A document alone may lead a name that nobody serves to others.
                 (None, false) => listener_port,
@@ -104,7 +107,7 @@ impl Layer4<'_> {
             }
             if known.is_some() && claimed.insert(host.as_str().to_owned()) {
                 let names = vec![host.as_str().to_owned()];
-                found.add(self, names, &direct(&host, port), Some("tls"));
+                found.add(self, Matched::tls(names), &direct(&host, port));
             }
         }
         found
@@ -139,18 +142,117 @@ impl Layer4<'_> {
             // "*" is no server name to Envoy: every one is what a chain without names takes.
             let (all, names): (Vec<_>, Vec<_>) = names.into_iter().partition(|name| name == "*");
             if !names.is_empty() {
-                found.add(self, names, &target, Some("tls"));
+                found.add(self, Matched::tls(names), &target);
             }
             if !all.is_empty() {
-                found.add(self, Vec::new(), &target, Some("tls"));
+                found.add(self, Matched::tls(Vec::new()), &target);
             }
         }
         any
     }
 
+    /// Chains of redirected connections to this port of `host`; the last takes those that no other takes.
+    pub(super) fn redirected(&self, host: &HostName, port: u16, protocol: Protocol) -> Chains {
+        let mut found = Chains::default();
+        let rules = self.rules(host);
+        let rules = rules.as_deref();
+        if protocol == Protocol::Tls {
+            self.redirected_names((host, port), rules, &mut found);
+        }
+        let mut claimed = BTreeSet::new();
+        let rest = self.redirected_subnets((host, port), rules, &mut claimed, &mut found);
+        let rest = rest.unwrap_or_else(|| direct(host, port));
+        found.add(self, Matched::default(), &rest);
+        found
+    }
+
+    /// One for each tls rule that holds.
+    fn redirected_names(
+        &self,
+        (host, port): (&HostName, u16),
+        rules: Option<&MergedVirtualService>,
+        found: &mut Chains,
+    ) {
+        let mut claimed = BTreeSet::new();
+        for (object, rule) in rules.into_iter().flat_map(|service| &service.tls) {
+            let held = rule.matches.iter();
+            let held = held.filter(|one| self.holds_there(&one.common, port));
+            for one in held {
+                let subnets = &one.common.destination_subnets;
+                let names = one.sni_hosts.iter();
+                let names = names.map(|name| name.value.to_ascii_lowercase());
+                // "*" is no server name to Envoy: every one is what a chain without names takes.
+                let (all, names): (Vec<_>, Vec<_>) = names.partition(|name| name == "*");
+                let names: Vec<_> = names
+                    .into_iter()
+                    .filter(|name| claimed.insert((name.clone(), subnets.clone())))
+                    .collect();
+                let all = !all.is_empty() && claimed.insert((String::new(), subnets.clone()));
+                let target = self.routed(object, &rule.position, &rule.route, port);
+                for names in [(!names.is_empty()).then_some(names), all.then(Vec::new)] {
+                    let Some(server_names) = names else {
+                        continue;
+                    };
+                    let matched = Matched {
+                        server_names,
+                        transport: Some("tls"),
+                        subnets,
+                    };
+                    found.by_name = true;
+                    found.add(self, matched, &target);
+                }
+            }
+        }
+        // A chain that asks for TLS hides one that asks for nothing: where a server name is no rule's, it is the host.
+        if found.by_name && claimed.insert((String::new(), Vec::new())) {
+            let matched = Matched {
+                transport: Some("tls"),
+                ..Matched::default()
+            };
+            found.add(self, matched, &direct(host, port));
+        }
+    }
+
+    /// One for each tcp rule that looks at where connections were going to; gives the first that does not.
+    fn redirected_subnets<'t>(
+        &self,
+        (_, port): (&HostName, u16),
+        rules: Option<&'t MergedVirtualService>,
+        claimed: &mut BTreeSet<Subnet>,
+        found: &mut Chains,
+    ) -> Option<Target<'t>> {
+        for (object, rule) in rules.into_iter().flat_map(|service| &service.tcp) {
+            let target = || self.routed(object, &rule.position, &rule.route, port);
+            let held = rule.matches.iter();
+            let held: Vec<_> = held.filter(|one| self.holds_there(one, port)).collect();
+            let always = |one: &&ConnectionMatch| one.destination_subnets.is_empty();
+            if rule.matches.is_empty() || held.iter().any(always) {
+                return Some(target());
+            }
+            let subnets = held.iter().flat_map(|one| &one.destination_subnets);
+            let subnets: Vec<Subnet> = subnets
+                .copied()
+                .filter(|net| claimed.insert(*net))
+                .collect();
+            if !subnets.is_empty() {
+                let matched = Matched {
+                    subnets: &subnets,
+                    ..Matched::default()
+                };
+                found.add(self, matched, &target());
+            }
+        }
+        None
+    }
+
+    /// To a port of its own.
     fn holds(&self, one: &ConnectionMatch, port: u16) -> bool {
-        one.destination_subnets.is_empty()
-            && one.port.is_none_or(|only| only == port)
+        one.destination_subnets.is_empty() && self.holds_there(one, port)
+    }
+
+    /// Wherever to: networks are not looked at.
+    fn holds_there(&self, one: &ConnectionMatch, port: u16) -> bool {
+        one.port.is_none_or(|only| only == port)
             && one
                 .source_namespace
                 .as_deref()
@@ -249,25 +351,43 @@ fn direct<'a>(host: &HostName, port: u16) -> Target<'a> {
     }
 }
 
+/// Which connections a chain takes; the default takes all.
+#[derive(Default)]
+struct Matched<'a> {
+    server_names: Vec<String>,
+    transport: Option<&'a str>,
+    subnets: &'a [Subnet],
+}
+
+impl Matched<'_> {
+    const fn tls(server_names: Vec<String>) -> Self {
+        Self {
+            server_names,
+            transport: Some("tls"),
+            subnets: &[],
+        }
+    }
+
+    fn of_chain(self) -> Option<FilterChainMatch> {
+        let all = self.transport.is_none() && self.subnets.is_empty();
+        (!all).then(|| FilterChainMatch {
+            server_names: self.server_names,
+            transport_protocol: self.transport.unwrap_or_default().to_owned(),
+            prefix_ranges: self.subnets.iter().copied().map(range).collect(),
+            ..FilterChainMatch::default()
+        })
+    }
+}
+
 impl Chains {
-    fn add(
-        &mut self,
-        layer4: &Layer4<'_>,
-        server_names: Vec<String>,
-        target: &Target<'_>,
-        transport: Option<&str>,
-    ) {
+    fn add(&mut self, layer4: &Layer4<'_>, matched: Matched<'_>, target: &Target<'_>) {
         let hosts = target.clusters.iter().map(|(host, ..)| host.clone());
         self.destinations.extend(hosts);
         let decided = target.decided.map(|(position, document)| {
             metadata([(OUTRIGGER, object(decided_by(position, &document.key)))])
         });
         self.chains.push(FilterChain {
-            filter_chain_match: transport.map(|transport| FilterChainMatch {
-                server_names,
-                transport_protocol: transport.to_owned(),
-                ..FilterChainMatch::default()
-            }),
+            filter_chain_match: matched.of_chain(),
             filters: vec![filter(&proxy(layer4, target))],
             metadata: decided,
             ..FilterChain::default()

@@ -4,14 +4,11 @@
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
-use outrigger_policy::{MtlsMode, Protocol};
+use outrigger_policy::Protocol;
 use outrigger_proto::envoy::{
     config::{
         core::v3::{Http1ProtocolOptions, TrafficDirection},
-        listener::v3::{
-            Filter, FilterChain, FilterChainMatch, Listener, ListenerFilter, filter,
-            listener_filter,
-        },
+        listener::v3::{Filter, FilterChain, Listener, ListenerFilter, filter, listener_filter},
         route::v3::{
             Route, RouteAction, RouteConfiguration, VirtualHost, route::Action,
             route_action::ClusterSpecifier,
@@ -24,7 +21,7 @@ use outrigger_proto::envoy::{
             on_demand::v3::{OnDemand, OnDemandCds},
             router::v3::Router,
         },
-        listener::tls_inspector::v3::TlsInspector,
+        listener::{http_inspector::v3::HttpInspector, tls_inspector::v3::TlsInspector},
         network::http_connection_manager::v3::{
             HttpConnectionManager, HttpFilter, Rds,
             http_connection_manager::{
@@ -39,13 +36,15 @@ use outrigger_proto::envoy::{
 use prost_types::Any;
 
 use super::{
-    any::{address, ads, any, duration},
+    any::{OUTRIGGER, address, ads, any, duration, metadata, object, text},
     authz::{self, Workload},
-    cluster::inbound_name,
-    layer4,
+    capture::{
+        self,
+        ports::{DETECTION, plain_http},
+    },
+    inbound,
     matching::everything,
-    node::Inbound,
-    tls,
+    node::{Inbound, NodeInfo},
 };
 use crate::{
     config::PathNormalization,
@@ -65,7 +64,7 @@ const ON_DEMAND: &str = "envoy.filters.http.on_demand";
 const CLUSTER_TIMEOUT: Duration = Duration::from_secs(5);
 const INBOUND: &str = "virtualInbound";
 /// For a connection to say its server name.
-const CLIENT_HELLO_TIMEOUT: Duration = Duration::from_secs(5);
+pub(super) const CLIENT_HELLO_TIMEOUT: Duration = Duration::from_secs(5);
 const CONNECTION_MANAGER: &str = "envoy.filters.network.http_connection_manager";
 
 /// A port for the application's outgoing calls; routes come by RDS.
@@ -81,7 +80,16 @@ pub(super) fn on_demand(
     routes: &str,
     clusters: bool,
 ) -> Arc<ResourceBytes> {
-    let odcds = clusters.then(|| OnDemandCds {
+    let demand = if clusters {
+        Demand::Clusters
+    } else {
+        Demand::VirtualHosts
+    };
+    outbound_with(name, listen, routes, Some(on_demand_filter(demand)))
+}
+
+fn on_demand_filter(demand: Demand) -> HttpFilter {
+    let odcds = (demand == Demand::Clusters).then(|| OnDemandCds {
         source: Some(ads()),
         timeout: Some(duration(CLUSTER_TIMEOUT)),
         ..OnDemandCds::default()
@@ -90,7 +98,7 @@ pub(super) fn on_demand(
         "envoy.extensions.filters.http.on_demand.v3.OnDemand",
         &OnDemand { odcds },
     );
-    outbound_with(name, listen, routes, Some(filter(ON_DEMAND, config)))
+    filter(ON_DEMAND, config)
 }
 
 fn outbound_with(
@@ -99,6 +107,11 @@ fn outbound_with(
     routes: &str,
     first: Option<HttpFilter>,
 ) -> Arc<ResourceBytes> {
+    let manager = outbound_manager(name, routes, first);
+    listener(name, listen, TrafficDirection::Outbound, &manager)
+}
+
+fn outbound_manager(name: &str, routes: &str, first: Option<HttpFilter>) -> HttpConnectionManager {
     let rds = Rds {
         config_source: Some(ads()),
         route_config_name: routes.to_owned(),
@@ -111,12 +124,30 @@ fn outbound_with(
         ),
         filter(FAULT, any(HTTP_FAULT, &HttpFault::default())),
     ];
-    let manager = HttpConnectionManager {
+    HttpConnectionManager {
         stat_prefix: format!("outbound_{name}"),
         route_specifier: Some(RouteSpecifier::Rds(rds)),
         ..manager(first.into_iter().chain(before))
-    };
-    listener(name, listen, TrafficDirection::Outbound, &manager)
+    }
+}
+
+/// What takes requests of the application, wherever they come in: routes come by RDS, and virtual hosts of these as
+/// `demand` says.
+pub(super) fn requests(name: &str, routes: &str, demand: Option<Demand>) -> Filter {
+    connection_manager(&outbound_manager(
+        name,
+        routes,
+        demand.map(on_demand_filter),
+    ))
+}
+
+/// What is asked for when a request needs it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Demand {
+    /// Virtual hosts.
+    VirtualHosts,
+    /// And clusters.
+    Clusters,
 }
 
 /// A port for the application's outgoing connections that are not HTTP, or not to be seen as such.
@@ -140,7 +171,46 @@ pub(super) fn connections(
     ResourceBytes::new(ResourceType::Listener, name, &listener)
 }
 
-fn tls_inspector() -> ListenerFilter {
+/// A port for the application's outgoing connections, HTTP or not: what is not goes to `rest`, if it is known where to.
+pub(super) fn detected(
+    name: &str,
+    listen: SocketAddr,
+    routes: &str,
+    rest: Option<FilterChain>,
+) -> Arc<ResourceBytes> {
+    let http = FilterChain {
+        filter_chain_match: Some(plain_http()),
+        filters: vec![requests(name, routes, None)],
+        ..FilterChain::default()
+    };
+    let listener = Listener {
+        name: name.to_owned(),
+        address: Some(address(listen)),
+        listener_filters: vec![tls_inspector(), http_inspector()],
+        listener_filters_timeout: Some(duration(DETECTION)),
+        continue_on_listener_filters_timeout: true,
+        filter_chains: vec![http],
+        default_filter_chain: rest,
+        metadata: Some(metadata([(OUTRIGGER, object([("detect", text("auto"))]))])),
+        traffic_direction: TrafficDirection::Outbound as i32,
+        ..Listener::default()
+    };
+    ResourceBytes::new(ResourceType::Listener, name, &listener)
+}
+
+/// Looks whether the first bytes are HTTP's.
+pub(super) fn http_inspector() -> ListenerFilter {
+    ListenerFilter {
+        name: "envoy.filters.listener.http_inspector".to_owned(),
+        config_type: Some(listener_filter::ConfigType::TypedConfig(any(
+            "envoy.extensions.filters.listener.http_inspector.v3.HttpInspector",
+            &HttpInspector::default(),
+        ))),
+        ..ListenerFilter::default()
+    }
+}
+
+pub(super) fn tls_inspector() -> ListenerFilter {
     ListenerFilter {
         name: "envoy.filters.listener.tls_inspector".to_owned(),
         config_type: Some(listener_filter::ConfigType::TypedConfig(any(
@@ -152,77 +222,31 @@ fn tls_inspector() -> ListenerFilter {
 }
 
 /// The port for calls from other sidecars: by default only a certificate of the mesh gets in.
-pub(super) fn inbound(inbound: &Inbound, workload: &Workload<'_>) -> Arc<ResourceBytes> {
-    let name = inbound_name(inbound.port);
-    let is_http = inbound.protocol.is_http();
-    let (filters, alpn) = if is_http {
-        let manager = inbound_manager(&name, workload);
-        (vec![connection_manager(&manager)], &tls::ALPN_HTTP[..])
-    } else {
-        let mut filters = authz::network_filters(workload);
-        filters.push(layer4::inbound(&name));
-        (filters, &[tls::ALPN_ISTIO][..])
-    };
-    let chain = FilterChain {
-        filters,
-        metadata: authz::chain_metadata(workload),
-        ..FilterChain::default()
-    };
-    let mut listener = Listener {
+pub(super) fn inbound(
+    inbound: &Inbound,
+    node: &NodeInfo,
+    workload: &Workload<'_>,
+) -> Arc<ResourceBytes> {
+    let found = inbound::chains(inbound, workload, node.capture.is_some());
+    let listener = Listener {
         name: INBOUND.to_owned(),
         address: Some(address(inbound.listen)),
+        additional_addresses: capture::also(inbound.also(node)),
+        transparent: node.capture.and_then(|how| capture::transparent(node, how)),
+        listener_filters: found.filters,
+        listener_filters_timeout: found.timeout.map(duration),
+        continue_on_listener_filters_timeout: found.goes_on,
+        filter_chains: found.chains,
         metadata: authz::listener_metadata(workload),
         traffic_direction: TrafficDirection::Inbound as i32,
         ..Listener::default()
     };
-    let mtls = |chain: FilterChain| FilterChain {
-        transport_socket: Some(tls::downstream(alpn)),
-        ..chain
-    };
-    match workload.mode().mode {
-        MtlsMode::Strict => listener.filter_chains = vec![mtls(chain)],
-        MtlsMode::Disable => {
-            // Said in so many words: a sidecar takes plain text from others only so. Nothing looks at first bytes,
-            // so that every connection counts as it.
-            listener.filter_chains = vec![FilterChain {
-                filter_chain_match: Some(FilterChainMatch {
-                    transport_protocol: "raw_buffer".to_owned(),
-                    ..FilterChainMatch::default()
-                }),
-                ..chain
-            }];
-        }
-        MtlsMode::Permissive => {
-            listener.listener_filters = vec![tls_inspector()];
-            listener.listener_filters_timeout = Some(duration(CLIENT_HELLO_TIMEOUT));
-            // A server may be the one to speak first: then the client says nothing, and is let through as it is.
-            listener.continue_on_listener_filters_timeout = !is_http;
-            let named = |name: &str, transport: &str, alpn: &[&str]| FilterChain {
-                name: name.to_owned(),
-                filter_chain_match: Some(FilterChainMatch {
-                    transport_protocol: transport.to_owned(),
-                    application_protocols: alpn.iter().map(|name| (*name).to_owned()).collect(),
-                    ..FilterChainMatch::default()
-                }),
-                ..chain.clone()
-            };
-            // What is not HTTP may have TLS of its own, which is passed through as the bytes that it is.
-            let (only, other) = match is_http {
-                true => (&[][..], None),
-                false => (
-                    alpn,
-                    // Of TLS as well: beside a chain that says so, one that says nothing is never looked at.
-                    Some(named("passthrough", "tls", &[])),
-                ),
-            };
-            let chains = [
-                mtls(named("mtls", "tls", only)),
-                named("plain", "raw_buffer", &[]),
-            ];
-            listener.filter_chains = chains.into_iter().chain(other).collect();
-        }
-    }
     ResourceBytes::new(ResourceType::Listener, INBOUND, &listener)
+}
+
+/// What takes requests to the application.
+pub(super) fn requests_in(name: &str, workload: &Workload<'_>) -> Filter {
+    connection_manager(&inbound_manager(name, workload))
 }
 
 /// Everything to the application.

@@ -8,7 +8,8 @@ use std::{
 };
 
 use outrigger_policy::{
-    HostName, MtlsMode, Object, Protocol, ServiceEntry, ServicePort, WorkloadEntry, WorkloadView,
+    HostName, MtlsMode, Object, Protocol, Resolution, ServiceEntry, ServicePort, WorkloadEntry,
+    WorkloadView,
 };
 
 use crate::world::{Instance, InstanceHealth, World};
@@ -18,6 +19,8 @@ use crate::world::{Instance, InstanceHealth, World};
 pub(super) struct Host {
     pub(super) name: HostName,
     pub(super) ports: BTreeMap<u16, Port>,
+    /// Connections go where the application connected to.
+    pub(super) as_connected: bool,
 }
 
 /// One port of it.
@@ -65,6 +68,11 @@ impl Host {
         let mut host = Self {
             name: name.clone(),
             ports: BTreeMap::new(),
+            // Who has endpoints is called there.
+            as_connected: registered.is_none()
+                && entries
+                    .iter()
+                    .all(|(_, entry)| entry.resolution == Resolution::AsConnected),
         };
         if let Some(service) = registered {
             for (&number, &protocol) in &service.ports {

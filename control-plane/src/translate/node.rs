@@ -94,6 +94,16 @@ pub(crate) struct Inbound {
     pub(crate) protocol: Protocol,
 }
 
+impl Inbound {
+    /// The other family's address of the same port, where connections are redirected to all addresses of the host.
+    pub(super) fn also(&self, node: &NodeInfo) -> Option<SocketAddr> {
+        let ipv6 = node.capture.is_some_and(|capture| capture.ipv6);
+        let any = std::net::Ipv6Addr::UNSPECIFIED;
+        let open = self.listen.is_ipv4() && self.listen.ip().is_unspecified();
+        (ipv6 && open).then(|| (any, self.listen.port()).into())
+    }
+}
+
 impl NodeInfo {
     /// Reads a node.
     ///

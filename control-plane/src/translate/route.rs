@@ -17,7 +17,9 @@ use std::{
 };
 
 use outrigger_policy::{HostName, HttpAction, HttpMatch, HttpRoute, Mesh, Object};
-use outrigger_proto::envoy::config::route::v3::{Route, RouteMatch, route::Action};
+use outrigger_proto::envoy::config::route::v3::{
+    Route, RouteConfiguration, RouteMatch, VirtualHost, route::Action,
+};
 
 use super::{
     any::{OUTRIGGER, metadata},
@@ -26,6 +28,8 @@ use super::{
     matching::{everything, route_match},
 };
 use headers::Edits;
+
+use crate::snapshot::{OnDemand, ResourceBytes, ResourceType, next_generation};
 
 /// Port of a host that only a VirtualService knows.
 const HTTP_PORT: u16 = 80;
@@ -71,6 +75,31 @@ pub(super) fn of_host(
     Builder::new(mesh, hosts, caller).host(host)
 }
 
+/// Route configurations of single ports, each by `<host>:<port>` (Istio's name): whatever the authority, it is that host.
+pub(super) fn of_ports(hosts: BTreeMap<HostName, Arc<HostRoutes>>) -> Arc<OnDemand> {
+    OnDemand::new(next_generation(), move |name| {
+        let (host, number) = name.rsplit_once(':')?;
+        let port: u16 = number.parse().ok()?;
+        let routes = hosts.get(host)?.ports.get(&port)?;
+        let host = VirtualHost {
+            name: format!("{host}:{port}"),
+            domains: vec!["*".to_owned()],
+            routes: routes.clone(),
+            ..VirtualHost::default()
+        };
+        // Another way to write it would be another name for the same.
+        (host.name == name).then(|| {
+            let table = RouteConfiguration {
+                name: name.to_owned(),
+                virtual_hosts: vec![host],
+                validate_clusters: Some(false),
+                ..RouteConfiguration::default()
+            };
+            ResourceBytes::new(ResourceType::Route, name, &table)
+        })
+    })
+}
+
 struct Builder<'a> {
     mesh: &'a Mesh,
     hosts: &'a Hosts,
@@ -100,10 +129,8 @@ impl<'a> Builder<'a> {
         let ports: Vec<u16> = match self.hosts.get(host) {
             // The connections of others are `layer4`'s.
             Some(known) => {
-                let routed = known
-                    .ports
-                    .iter()
-                    .filter(|(_, protocol)| protocol.is_http());
+                let ports = known.facts.ports.iter();
+                let routed = ports.filter(|(_, protocol)| protocol.may_be_http());
                 routed.map(|(&port, _)| port).collect()
             }
             None if rules.is_empty() => return None,

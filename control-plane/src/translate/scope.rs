@@ -10,23 +10,29 @@ use std::{
 };
 
 use outrigger_policy::{
-    At, EgressHost, EgressListener, HostName, Mesh, ObjectKey, Protocol, Sidecar,
+    At, CaptureMode, EgressHost, EgressListener, HostName, Mesh, ObjectKey, Protocol, Sidecar,
 };
 
 use super::{
     caller::{Caller, Selectors},
-    domains::{Domains, Table, Tables},
+    capture::{
+        self,
+        ports::{Called, Ports, Redirected},
+    },
+    directory::Directory,
+    domains::{Domains, Naming, Scoped, Table, Tables},
     grpc::{GrpcScope, Secured},
     hosts::{HostView, Hosts, remembered},
-    layer4::Layer4,
-    listener::{self, HTTP_PROXY},
+    layer4::{Chains, Layer4},
+    listener::{self, Demand, HTTP_PROXY},
     locality::Place,
-    node::NodeInfo,
+    names::{self, Names},
+    node::{Dialect, NodeInfo},
     on_demand,
     route::{self, HostRoutes, RouteTable},
 };
 use crate::{
-    snapshot::{OnDemand, ResourceBytes, Resources, TypeMap},
+    snapshot::{OnDemand, ResourceBytes, Resources, TypeMap, View},
     sorted::SortedMap,
     world::World,
 };
@@ -36,6 +42,8 @@ use crate::{
 pub(super) struct ScopeKey {
     caller: Caller,
     sidecar: Option<ObjectKey>,
+    /// Connections of its nodes are redirected, and so.
+    redirected: Option<Redirected>,
 }
 
 impl ScopeKey {
@@ -44,8 +52,32 @@ impl ScopeKey {
         Self {
             caller: Caller::of(node, selectors),
             sidecar: sidecar.map(|(object, _)| object.key.clone()),
+            redirected: redirected(node, sidecar.is_some_and(|(_, sidecar)| pins(sidecar))),
         }
     }
+}
+
+fn redirected(node: &NodeInfo, pinned: bool) -> Option<Redirected> {
+    let capture = node.capture?;
+    let on_demand = node.on_demand && !pinned;
+    let envoy = match node.dialect {
+        Dialect::Outrigger => false,
+        Dialect::Envoy => true,
+        Dialect::Grpc(_) => return None,
+    };
+    let demand = if envoy {
+        Demand::Clusters
+    } else {
+        // Our sidecar asks for the clusters of the routes that it gets.
+        Demand::VirtualHosts
+    };
+    Some(Redirected {
+        ipv6: capture.ipv6,
+        // Envoy asks for all listeners or for none.
+        by_name: on_demand && !envoy,
+        demand: on_demand.then_some(demand),
+        dns: node.dns && envoy,
+    })
 }
 
 /// What the nodes of a scope share.
@@ -65,6 +97,12 @@ pub(super) struct Scope {
     secured: Secured,
     /// The virtual hosts of `tables`, one by one.
     pub(super) virtual_hosts: Arc<OnDemand>,
+    /// Of redirected connections: listeners by address, if they are not among `listeners`.
+    by_address: Option<Arc<OnDemand>>,
+    /// Routes of single ports, by `<host>:<port>`, where connections are redirected.
+    of_ports: Option<Arc<OnDemand>>,
+    /// The addresses of hosts, by every way to write them.
+    pub(super) names: Arc<OnDemand>,
     /// A document says what is called: nothing of the HTTP proxy waits for a request.
     pub(super) pinned: bool,
 }
@@ -83,6 +121,7 @@ pub(super) struct Inputs<'a> {
     pub(super) world: &'a World,
     pub(super) hosts: &'a Hosts,
     pub(super) table: &'a RouteTable,
+    pub(super) directory: &'a Arc<Directory>,
     /// The scope as it was.
     pub(super) before: Option<&'a Scope>,
 }
@@ -101,14 +140,28 @@ impl Scope {
         let clusters = views.iter().flat_map(|(_, view)| &view.clusters).cloned();
         let endpoints = views.iter().flat_map(|(_, view)| view.endpoints(None));
         let tables = Tables::new(view.tables, before.map(|scope| &scope.tables));
+        let hosts = Arc::new(view.hosts);
+        let names = Arc::new(Names {
+            hosts: Arc::clone(&hosts),
+            directory: Arc::clone(inputs.directory),
+            naming: key.naming(inputs),
+        });
+        let mut listeners = view.listeners;
+        if key.redirected.is_some_and(|redirected| redirected.dns) {
+            listeners.push(names::listener(&names));
+        }
+        let by_name = view.ports.as_ref().filter(|ports| ports.how.by_name);
         Self {
+            by_address: by_name.map(Ports::on_demand),
+            of_ports: view.ports.as_ref().map(|_| route::of_ports(view.single)),
+            names: names.on_demand(),
             clusters: TypeMap::following(before.map(|scope| &scope.clusters), clusters),
             endpoints: TypeMap::following(before.map(|scope| &scope.endpoints), endpoints),
             placed: Placed::following(None, &views),
-            listeners: TypeMap::following(before.map(|scope| &scope.listeners), view.listeners),
+            listeners: TypeMap::following(before.map(|scope| &scope.listeners), listeners),
             virtual_hosts: on_demand::of(&tables),
             tables,
-            hosts: Arc::new(view.hosts),
+            hosts,
             grpc: OnceLock::new(),
             secured: Secured::default(),
             pinned: document.is_some_and(|(_, sidecar)| pins(sidecar)),
@@ -146,6 +199,9 @@ impl Scope {
             grpc: self.grpc.clone(),
             secured: Secured::default(),
             virtual_hosts: Arc::clone(&self.virtual_hosts),
+            by_address: self.by_address.clone(),
+            of_ports: self.of_ports.clone(),
+            names: Arc::clone(&self.names),
             pinned: self.pinned,
         })
     }
@@ -153,10 +209,20 @@ impl Scope {
     /// The route configurations; without that of the HTTP proxy, if its virtual hosts come `on_demand`.
     pub(super) fn routes(&self, on_demand: bool) -> &Arc<TypeMap> {
         if on_demand {
-            self.tables.without_proxy()
+            self.tables.on_demand()
         } else {
             self.tables.all()
         }
+    }
+
+    /// How routes are seen: beside the configurations those of single ports.
+    pub(super) fn routes_view(&self) -> View {
+        beside(self.of_ports.as_ref())
+    }
+
+    /// How listeners are seen: beside those that all have those of addresses.
+    pub(super) fn listeners_view(&self) -> View {
+        beside(self.by_address.as_ref())
     }
 
     /// What gRPC libraries share, which follows what they had `before`.
@@ -199,6 +265,10 @@ impl Scope {
         });
         known.unwrap_or_else(|| Arc::clone(&self.endpoints))
     }
+}
+
+fn beside(made: Option<&Arc<OnDemand>>) -> View {
+    made.map_or(View::AsIs, |made| View::Beside(Arc::clone(made)))
 }
 
 impl Placed {
@@ -254,6 +324,10 @@ struct Egress {
     listeners: Vec<Arc<ResourceBytes>>,
     tables: Vec<Table>,
     hosts: BTreeSet<HostName>,
+    /// Of redirected connections.
+    ports: Option<Arc<Ports>>,
+    /// Routes of hosts with ports of which nobody knows what they speak.
+    single: BTreeMap<HostName, Arc<HostRoutes>>,
 }
 
 impl Egress {
@@ -279,7 +353,12 @@ impl Egress {
             .hosts
             .extend(mesh.hosts_of_keys(&key.caller.namespace));
         let Some(sidecar) = sidecar else {
-            egress.add_routes(key, HTTP_PROXY, &everything, None, inputs);
+            egress.add_routes(key, HTTP_PROXY, &everything, Scoped::Proxy, inputs);
+            let called = Called {
+                else_: everything.into(),
+                ..Called::default()
+            };
+            egress.add_redirected(key, None, called, inputs);
             return egress;
         };
         let (with_port, without): (Vec<_>, Vec<_>) = sidecar
@@ -290,11 +369,78 @@ impl Egress {
             .iter()
             .flat_map(|listener| patterns(listener))
             .collect();
-        egress.add_routes(key, HTTP_PROXY, &proxied, None, inputs);
+        egress.add_routes(key, HTTP_PROXY, &proxied, Scoped::Proxy, inputs);
+        let mut called = Called {
+            else_: proxied,
+            ..Called::default()
+        };
         for listener in with_port {
-            egress.add_listener(key, listener, inputs);
+            // A port of loopback is bound, because connections to it are not redirected.
+            let bound = match listener.capture_mode {
+                CaptureMode::Bound => true,
+                CaptureMode::Redirected => false,
+                CaptureMode::Default => key.redirected.is_none() || listener.bind.is_some(),
+            };
+            match &listener.port {
+                Some(_) if bound => egress.add_listener(key, listener, inputs),
+                Some(port) => {
+                    called
+                        .on_port
+                        .insert(port.number, patterns(listener).collect());
+                }
+                None => {}
+            }
         }
+        egress.add_redirected(key, Some(sidecar), called, inputs);
         egress
+    }
+
+    /// What takes redirected connections, if the scope's are.
+    fn add_redirected(
+        &mut self,
+        key: &ScopeKey,
+        sidecar: Option<&Sidecar>,
+        called: Called,
+        inputs: &Inputs<'_>,
+    ) {
+        let Some(how) = key.redirected else {
+            return;
+        };
+        let ports = Arc::new(Ports {
+            mesh: Arc::clone(&inputs.world.mesh),
+            directory: Arc::clone(inputs.directory),
+            caller: key.caller.clone(),
+            how,
+            called,
+            policy: capture::policy(inputs.world, sidecar),
+        });
+        self.hosts.extend(ports.destinations());
+        self.listeners.extend(ports.listeners());
+        for (port, hosts) in ports.of_http() {
+            let scoped = Scoped::Redirected {
+                port,
+                directory: Arc::clone(inputs.directory),
+                elsewhere: capture::requests_elsewhere(ports.policy),
+            };
+            // A host that only a document knows is led to others on the port that it is given there.
+            let selects = |host: &HostName, routes: &HostRoutes| {
+                hosts.contains(host)
+                    || inputs.directory.get(host).is_none()
+                        && routes.ports.contains_key(&port)
+                        && ports.admits(host, port)
+            };
+            self.add_table(key, &port.to_string(), scoped, selects, inputs);
+        }
+        for (host, facts) in inputs.directory.iter() {
+            let mut unknown = facts.ports.iter();
+            let unknown = unknown
+                .any(|(&port, &protocol)| protocol == Protocol::Auto && ports.admits(host, port));
+            if unknown && let Some(routes) = routes_of(key, host, inputs) {
+                self.hosts.extend(routes.destinations.iter().cloned());
+                self.single.insert(host.clone(), routes);
+            }
+        }
+        self.ports = Some(ports);
     }
 
     fn add_listener(&mut self, key: &ScopeKey, egress: &EgressListener, inputs: &Inputs<'_>) {
@@ -314,22 +460,53 @@ impl Egress {
         let bind = bind.unwrap_or(loopback);
         let name = format!("{bind}_{port}");
         let hosts: Vec<_> = patterns(egress).collect();
-        if !protocol.is_http() {
+        if !protocol.may_be_http() {
             let listen = (name.as_str(), SocketAddr::new(bind, port));
             self.add_connections(key, listen, protocol, &hosts, inputs);
             return;
         }
-        let routes = if bind == loopback {
+        // The number alone is what redirected connections to that port have.
+        let routes = if bind == loopback && key.redirected.is_none() {
             port.to_string()
         } else {
             name.clone()
         };
+        if protocol == Protocol::Auto {
+            let listen = SocketAddr::new(bind, port);
+            self.add_detected(key, (&name, listen, &routes), &hosts, inputs);
+            return;
+        }
         self.listeners.push(listener::outbound(
             &name,
             SocketAddr::new(bind, port),
             &routes,
         ));
-        self.add_routes(key, &routes, &hosts, Some(port), inputs);
+        self.add_routes(key, &routes, &hosts, Scoped::Listener(port), inputs);
+    }
+
+    /// A port of which nobody knows what its connections are.
+    fn add_detected(
+        &mut self,
+        key: &ScopeKey,
+        (name, listen, routes): (&str, SocketAddr, &str),
+        hosts: &[EgressHost],
+        inputs: &Inputs<'_>,
+    ) {
+        let layer4 = Layer4 {
+            mesh: &inputs.world.mesh,
+            hosts: inputs.directory,
+            caller: &key.caller,
+        };
+        // What is no HTTP does not say whom it is for.
+        let found = match hosts {
+            [one] if !one.host.starts_with('*') => layer4.tcp(listen.port(), hosts),
+            _ => Chains::default(),
+        };
+        self.hosts.extend(found.destinations);
+        let rest = found.chains.into_iter().next();
+        self.listeners
+            .push(listener::detected(name, listen, routes, rest));
+        self.add_routes(key, routes, hosts, Scoped::Listener(listen.port()), inputs);
     }
 
     /// A port whose connections are not HTTP.
@@ -343,7 +520,7 @@ impl Egress {
     ) {
         let layer4 = Layer4 {
             mesh: &inputs.world.mesh,
-            hosts: inputs.hosts,
+            hosts: inputs.directory,
             caller: &key.caller,
         };
         let found = if protocol == Protocol::Tls {
@@ -365,25 +542,32 @@ impl Egress {
         key: &ScopeKey,
         name: &str,
         patterns: &[EgressHost],
-        port: Option<u16>,
+        port: Scoped,
         inputs: &Inputs<'_>,
     ) {
-        let selects = |host: &HostName| {
-            patterns.iter().any(|pattern| {
-                inputs
-                    .world
-                    .mesh
-                    .admits(&key.caller.namespace, pattern, host)
-            })
+        let selects = |host: &HostName, _: &HostRoutes| {
+            // Who was not redirected was going nowhere else.
+            let facts = inputs.directory.get(host);
+            !facts.is_some_and(|facts| facts.as_connected)
+                && patterns.iter().any(|pattern| {
+                    let mesh = &inputs.world.mesh;
+                    mesh.admits(&key.caller.namespace, pattern, host)
+                })
         };
-        let visible = inputs.table.iter().filter(|(host, _)| selects(host));
-        let visible = visible.filter_map(|(host, routes)| match routes {
-            Some(routes) => Some((host, Arc::clone(routes))),
-            None => {
-                let routes = route::of_host(&inputs.world.mesh, inputs.hosts, host, &key.caller)?;
-                Some((host, Arc::new(routes)))
-            }
-        });
+        self.add_table(key, name, port, selects, inputs);
+    }
+
+    fn add_table(
+        &mut self,
+        key: &ScopeKey,
+        name: &str,
+        port: Scoped,
+        selects: impl Fn(&HostName, &HostRoutes) -> bool,
+        inputs: &Inputs<'_>,
+    ) {
+        let visible = inputs.table.keys();
+        let visible = visible.filter_map(|host| Some((host, routes_of(key, host, inputs)?)));
+        let visible = visible.filter(|(host, routes)| selects(host, routes));
         // A service without a port of HTTP has no routes; its connections are another listener's.
         let visible = visible.filter(|(_, routes)| !routes.ports.is_empty());
         let visible = visible.map(|(host, routes)| (host.clone(), routes));
@@ -395,12 +579,32 @@ impl Egress {
         self.tables.push(Table {
             name: name.to_owned(),
             domains: Domains {
-                namespace: key.caller.namespace.clone(),
-                domain: Arc::clone(&inputs.world.domain),
+                naming: key.naming(inputs),
                 port,
                 visible,
             },
         });
+    }
+}
+
+/// The routes of a host for this caller.
+fn routes_of(key: &ScopeKey, host: &HostName, inputs: &Inputs<'_>) -> Option<Arc<HostRoutes>> {
+    match inputs.table.get(host)? {
+        Some(routes) => Some(Arc::clone(routes)),
+        None => {
+            let mesh = &inputs.world.mesh;
+            let routes = route::of_host(mesh, inputs.hosts, host, &key.caller)?;
+            Some(Arc::new(routes))
+        }
+    }
+}
+
+impl ScopeKey {
+    fn naming(&self, inputs: &Inputs<'_>) -> Naming {
+        Naming {
+            namespace: self.caller.namespace.clone(),
+            domain: Arc::clone(&inputs.world.domain),
+        }
     }
 }
 

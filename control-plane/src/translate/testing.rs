@@ -30,7 +30,7 @@ pub(crate) struct Given {
     services: BTreeMap<HostName, Arc<Service>>,
     revision: u64,
     normalization: PathNormalization,
-    pub(crate) outbound: OutboundTrafficPolicy,
+    outbound: OutboundTrafficPolicy,
 }
 
 pub(crate) fn host(name: &str) -> HostName {
@@ -202,6 +202,14 @@ impl Given {
         self
     }
 
+    /// Redirected connections that are for no service are closed.
+    pub(crate) fn registry_only(self) -> Self {
+        Self {
+            outbound: OutboundTrafficPolicy::RegistryOnly,
+            ..self
+        }
+    }
+
     pub(crate) fn normalizing(self, normalization: PathNormalization) -> Self {
         Self {
             normalization,
@@ -316,7 +324,8 @@ impl Seen {
             (kind.short().to_owned(), Value::Object(all.collect()))
         };
         let listed = ResourceType::ALL.into_iter();
-        let listed = listed.filter(|kind| *kind != ResourceType::VirtualHost);
+        let made = [ResourceType::VirtualHost, ResourceType::NameTable];
+        let listed = listed.filter(|kind| !made.contains(kind));
         Value::Object(listed.map(of).collect())
     }
 

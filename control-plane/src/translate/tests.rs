@@ -1,5 +1,6 @@
 //! What worlds become, by theme. What several themes share is here.
 
+mod capture;
 mod clusters;
 mod destination_policies;
 mod destination_rules;

@@ -61,7 +61,7 @@ impl Subscription {
             };
             self.known.insert(name.as_str().into(), held);
         }
-        let all_by_silence = self.kind.is_some_and(ResourceType::is_full_state)
+        let all_by_silence = self.kind.is_some_and(ResourceType::all_by_silence)
             && request.resource_names_subscribe.is_empty();
         if all_by_silence {
             self.subscribe_all(true);

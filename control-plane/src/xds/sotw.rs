@@ -13,7 +13,10 @@ use xxhash_rust::xxh64::xxh64;
 use super::subscription::{
     Answer, Known, MAX_ANSWER_BYTES, Stage, Subscription, Verdict, Work, cost,
 };
-use crate::snapshot::{ResourceBytes, ResourceType, Resources};
+use crate::{
+    snapshot::{ResourceBytes, ResourceType, Resources},
+    translate::ALL_NAMES,
+};
 
 impl Subscription {
     /// Reads a request. One whose nonce is not the last sent is stale and ignored as a whole: the client's
@@ -46,11 +49,19 @@ impl Subscription {
     fn list(&mut self, names: &[String]) {
         let full = self.is_full_state();
         let star = names.iter().any(|name| name == "*");
-        let wanted: BTreeSet<Arc<str>> = names
+        let mut wanted: BTreeSet<Arc<str>> = names
             .iter()
             .filter(|name| *name != "*")
             .map(|name| name.as_str().into())
             .collect();
+        let table = self.kind == Some(ResourceType::NameTable);
+        // Istio's clients read the first resource of an answer: for everything, there is one with everything.
+        let star = if table && (star || wanted.is_empty()) {
+            wanted.insert(ALL_NAMES.into());
+            false
+        } else {
+            star
+        };
         self.named |= !names.is_empty();
         let wildcard = star || (full && !self.named);
 

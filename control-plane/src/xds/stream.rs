@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!   make:    CDS, EDS, SDS   new and changed ──► wait for ACKs of CDS and EDS (at most 1 s)
-//!   switch:  LDS, RDS, VHDS  new and changed ──► wait for ACKs (at most 1 s)
+//!   switch:  LDS, RDS, VHDS, NDS  new and changed ──► wait for ACKs (at most 1 s)
 //!   break:   all             removals
 //! ```
 //! So a route never leads to a cluster that the client has not got, and nothing is taken away that is still in
@@ -37,7 +37,7 @@ use crate::{
 const STEP_LIMIT: Duration = Duration::from_secs(1);
 /// How long a step holds the next one in all, if it always has something new to send.
 const GATE_LIMIT: Duration = ACK_PATIENCE.saturating_add(STEP_LIMIT);
-/// Types that are not served but asked for all the same (RTDS, ECDS, NDS, ...): tolerated, up to this many.
+/// Types that are not served but asked for all the same (RTDS, ECDS, ...): tolerated, up to this many.
 const MAX_UNKNOWN_TYPES: usize = 16;
 
 /// Which of the two protocols the stream speaks.
@@ -361,7 +361,7 @@ impl StreamState {
 
     /// Everything that is to be sent now, in this order.
     pub(crate) fn poll(&mut self, now: Instant) -> Vec<Answer> {
-        use ResourceType::{Cluster, Endpoint, Listener, Route, Secret, VirtualHost};
+        use ResourceType::{Cluster, Endpoint, Listener, NameTable, Route, Secret, VirtualHost};
 
         let mut out = Vec::new();
         if self.protocol == Protocol::Delta {
@@ -401,7 +401,7 @@ impl StreamState {
         // A stream that has clusters of its own has its own order.
         if !self.make.holds(make, now) && (!others_make || self.is_started(Cluster)) {
             self.owed.clear();
-            let kinds = [Listener, Route, VirtualHost];
+            let kinds = [Listener, Route, VirtualHost, NameTable];
             self.send(&kinds, Stage::Updates, &snapshot, now, &mut out);
             let switch = Progress {
                 sent: kinds.iter().any(|kind| brings(&out, *kind, |_| true)),
@@ -412,7 +412,15 @@ impl StreamState {
             let others = waiting(self.others.switch, self.fresh || others_make);
             let others = self.others_switch.holds(others, now);
             if !self.switch.holds(switch, now) && (!others || self.is_started(Listener)) {
-                let order = [Listener, Route, VirtualHost, Cluster, Endpoint, Secret];
+                let order = [
+                    Listener,
+                    Route,
+                    VirtualHost,
+                    NameTable,
+                    Cluster,
+                    Endpoint,
+                    Secret,
+                ];
                 self.send(&order, Stage::Removals, &snapshot, now, &mut out);
             }
         }

@@ -359,10 +359,12 @@ impl Subscription {
 
     /// What `name` needs. Names of a type that is not served are all absent.
     pub(super) fn work(&self, name: &Arc<str>, resources: Option<&Resources>) -> Work {
-        let subscribed = self.wildcard || self.names.contains(name);
-        let current = resources
-            .filter(|_| subscribed)
-            .and_then(|all| all.get(name));
+        let named = self.names.contains(name);
+        let current = resources.and_then(|all| {
+            // What is made for who asks for it is not among everything.
+            let subscribed = named || self.wildcard && all.lists(name);
+            if subscribed { all.get(name) } else { None }
+        });
         let forced = self.forced.contains(name);
         match (current, self.known.get(name)) {
             (Some(current), Some(Known::Held { version, .. }))

@@ -16,12 +16,16 @@ use super::{
     stream::{Protocol, Refusal, StreamState},
     subscription::{Answer, Verdict},
 };
-use crate::snapshot::{ResourceBytes, ResourceType, Resources, Snapshot, TypeMap, View};
+use crate::snapshot::{
+    OnDemand, ResourceBytes, ResourceType, Resources, Snapshot, TypeMap, View, next_generation,
+};
 
 /// Resources by type, name and content.
 pub(super) struct Mesh {
     contents: BTreeMap<ResourceType, BTreeMap<String, String>>,
     maps: BTreeMap<ResourceType, Arc<TypeMap>>,
+    /// Made for who asks by name.
+    made: BTreeMap<ResourceType, BTreeMap<String, String>>,
     none: Arc<TypeMap>,
 }
 
@@ -31,6 +35,11 @@ impl Mesh {
             .entry(kind)
             .or_default()
             .insert(name.into(), content.into());
+    }
+
+    pub(super) fn make(&mut self, kind: ResourceType, name: &str, content: &str) {
+        let of = self.made.entry(kind).or_default();
+        of.insert(name.into(), content.into());
     }
 
     pub(super) fn remove(&mut self, kind: ResourceType, name: &str) {
@@ -48,7 +57,12 @@ impl Mesh {
             Resources {
                 shared: map,
                 own: Arc::clone(&self.none),
-                view: View::AsIs,
+                view: self.made.get(&kind).cloned().map_or(View::AsIs, |made| {
+                    View::Beside(OnDemand::new(next_generation(), move |name| {
+                        let content = made.get(name)?;
+                        Some(ResourceBytes::new(kind, name, content))
+                    }))
+                }),
             }
         };
         Snapshot {
@@ -58,6 +72,7 @@ impl Mesh {
             listeners: of(ResourceType::Listener),
             routes: of(ResourceType::Route),
             virtual_hosts: of(ResourceType::VirtualHost),
+            names: of(ResourceType::NameTable),
         }
     }
 }
@@ -84,6 +99,7 @@ impl Conversation {
         let mut mesh = Mesh {
             contents: BTreeMap::new(),
             maps: BTreeMap::new(),
+            made: BTreeMap::new(),
             none: TypeMap::empty(),
         };
         for (kind, name, content) in resources {

@@ -103,7 +103,6 @@ const fn weight(code: Code) -> Option<Effective> {
         | Code::SchemeUnknown
         | Code::PathNeverSent
         | Code::HeaderValueSpaces
-        | Code::SubnetNeverKnown
         | Code::SecuritySelectsNothing
         | Code::SecurityPortUnknown
         | Code::PrincipalOfNobody

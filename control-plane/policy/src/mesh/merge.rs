@@ -80,6 +80,24 @@ impl Found {
         );
     }
 
+    /// What is good to know of `object`.
+    pub(super) fn info(
+        &mut self,
+        code: Code,
+        object: &Object,
+        position: &Position,
+        path: impl Into<String>,
+        message: String,
+    ) {
+        self.push(
+            Severity::Info,
+            code,
+            object,
+            position,
+            (path.into(), message),
+        );
+    }
+
     fn push(
         &mut self,
         severity: Severity,

@@ -7,7 +7,10 @@
 //! Of several PeerAuthentications that say the same thing of the same workloads the oldest holds, and the others are
 //! shadowed. Source: Istio's order for both kinds; its default mode is PERMISSIVE, ours STRICT.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use super::{HostName, Mesh, select::Labels, select::includes};
 use crate::{
@@ -70,6 +73,15 @@ impl Mesh {
     #[must_use]
     pub fn peer_mode_of_dry_runs(&self, workload: WorkloadView<'_>, port: u16) -> PeerMode<'_> {
         self.mode(workload, port, true)
+    }
+
+    /// Ports of which documents for this workload say how connections have to be.
+    #[must_use]
+    pub fn peer_ports(&self, workload: WorkloadView<'_>) -> BTreeSet<u16> {
+        let all = self.security.peers.iter();
+        let here = all.filter(|(object, spec)| self.is_for(object, spec, workload));
+        here.flat_map(|(_, spec)| spec.ports.keys().copied())
+            .collect()
     }
 
     fn mode(&self, workload: WorkloadView<'_>, port: u16, dry_runs: bool) -> PeerMode<'_> {

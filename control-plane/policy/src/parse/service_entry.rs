@@ -104,6 +104,19 @@ pub(super) fn decode(d: &mut Decoder, item: Item<'_>) -> Option<ServiceEntry> {
             "name each port once",
         );
     }
+    let unknown =
+        |port: &At<ServicePort>| matches!(port.value.protocol, Protocol::Tcp | Protocol::Auto);
+    if resolution == Resolution::AsConnected
+        && addresses.as_ref().is_none_or(Vec::is_empty)
+        && !fields.has("endpoints")
+        && let Some(port) = ports.iter().flatten().find(|port| unknown(port))
+    {
+        let message = format!(
+            "the port {} is bytes to us, which do not say whom they are for: with resolution NONE write the addresses of the service, or a protocol (HTTP, TLS) that says it",
+            port.value.number
+        );
+        fields.refuse(d, "ports", message);
+    }
     let endpoints = fields.optional(d, "endpoints", |d, item| {
         list(d, item, |d, item| workload(d, item, ports.as_deref()))
     });

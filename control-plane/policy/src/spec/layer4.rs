@@ -90,6 +90,14 @@ impl Subnet {
     }
 }
 
+/// One address.
+impl From<IpAddr> for Subnet {
+    fn from(address: IpAddr) -> Self {
+        let prefix = if address.is_ipv4() { 32 } else { 128 };
+        Self { address, prefix }
+    }
+}
+
 /// `10.1.0.0/16`, and a single address without its length.
 impl fmt::Display for Subnet {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

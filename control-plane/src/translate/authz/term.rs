@@ -98,6 +98,9 @@ impl Term for Permission {
             (Attribute::Path, ClauseValue::Template(template)) => {
                 permission(Rule::UriTemplate(uri_template(template)))
             }
+            (Attribute::Port, ClauseValue::Port(port)) if workload.elsewhere => {
+                permission(Rule::DestinationPort(u32::from(*port)))
+            }
             // The connection ends at the sidecar's own port. Which one the application has is known here.
             (Attribute::Port, ClauseValue::Port(port)) if *port == workload.port => Self::any(),
             (Attribute::DestinationIp, ClauseValue::Network(address, bits)) => {

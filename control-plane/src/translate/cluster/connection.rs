@@ -30,7 +30,7 @@ pub(super) fn http_options(
     outside: bool,
 ) -> BTreeMap<String, Any> {
     const NAME: &str = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions";
-    if !protocol.is_http() {
+    if !protocol.may_be_http() {
         return BTreeMap::new();
     }
     let options = UpstreamOptions {
@@ -65,13 +65,13 @@ fn version(
         })
     };
     match (asked, protocol) {
-        (Some(UpstreamProtocol::AsDownstream), _) | (None, Protocol::Http) => {
+        (Some(UpstreamProtocol::AsDownstream), _) | (None, Protocol::Http | Protocol::Auto) => {
             UpstreamProtocolOptions::UseDownstreamProtocolConfig(UseDownstreamHttpConfig {
                 http_protocol_options: Some(http1),
                 http2_protocol_options: Some(http2),
             })
         }
-        (Some(UpstreamProtocol::Http1), Protocol::Http) => {
+        (Some(UpstreamProtocol::Http1), Protocol::Http | Protocol::Auto) => {
             explicit(ProtocolConfig::HttpProtocolOptions(http1))
         }
         // `h2UpgradePolicy` is for HTTP/1.1 ports only (Istio); these have HTTP/2 already.

@@ -22,11 +22,22 @@ fn bootstrap(seen: &Seen) -> Value {
     };
     let mut listeners: Vec<Value> = all(Listener).collect();
     for listener in &mut listeners {
-        let manager = &mut listener["filterChains"][0]["filters"][0]["typedConfig"];
-        let rds = manager["rds"]["routeConfigName"].as_str();
-        if let Some(name) = rds.map(str::to_owned) {
-            manager["routeConfig"] = untyped(seen.json(Route, &name));
-            manager.as_object_mut().unwrap().remove("rds");
+        let mut chains = listener["filterChains"]
+            .as_array()
+            .cloned()
+            .unwrap_or_default();
+        for chain in &mut chains {
+            for filter in chain["filters"].as_array_mut().unwrap() {
+                let manager = &mut filter["typedConfig"];
+                let rds = manager["rds"]["routeConfigName"].as_str();
+                if let Some(name) = rds.map(str::to_owned) {
+                    manager["routeConfig"] = untyped(seen.json(Route, &name));
+                    manager.as_object_mut().unwrap().remove("rds");
+                }
+            }
+        }
+        if !chains.is_empty() {
+            listener["filterChains"] = chains.into();
         }
     }
     let clusters = all(Cluster).map(|mut cluster| {
@@ -82,27 +93,23 @@ fn untyped(mut resource: Value) -> Value {
 
 /// Has Envoy read what a node sees of `given`.
 pub(super) fn accepts(given: &Given) {
-    if let Some((said, config)) = refusal(given) {
+    accepts_for(given, &node_with_application());
+}
+
+/// Has Envoy read what `node` sees of it.
+pub(super) fn accepts_for(given: &Given, node: &NodeInfo) {
+    if let Some((said, config)) = refusal(given, node) {
         panic!("{said}\n{config}");
     }
 }
 
 /// What Envoy says against it, and the configuration.
-fn refusal(given: &Given) -> Option<(String, String)> {
+fn refusal(given: &Given, node: &NodeInfo) -> Option<(String, String)> {
     let Some(binary) = binary() else {
         eprintln!("SKIPPED: no Envoy under bench/.venv; run bench/setup.sh once");
         return None;
     };
-    let inbound = Inbound {
-        listen: "127.0.0.1:15006".parse().unwrap(),
-        app: "127.0.0.1:8080".parse().unwrap(),
-        port: 9080,
-        protocol: outrigger_policy::Protocol::Http,
-    };
-    let seen = given.seen_by(&NodeInfo {
-        inbound: Some(inbound),
-        ..node()
-    });
+    let seen = given.seen_by(node);
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("envoy.json");
     let config = serde_json::to_string_pretty(&bootstrap(&seen)).unwrap();
@@ -114,6 +121,19 @@ fn refusal(given: &Given) -> Option<(String, String)> {
         .unwrap();
     let said = String::from_utf8_lossy(&run.stderr).into_owned();
     (!run.status.success()).then_some((said, config))
+}
+
+fn node_with_application() -> NodeInfo {
+    let inbound = Inbound {
+        listen: "127.0.0.1:15006".parse().unwrap(),
+        app: "127.0.0.1:8080".parse().unwrap(),
+        port: 9080,
+        protocol: outrigger_policy::Protocol::Http,
+    };
+    NodeInfo {
+        inbound: Some(inbound),
+        ..node()
+    }
 }
 
 #[test]
@@ -135,7 +155,7 @@ fn envoy_does_refuse_what_is_wrong() {
         });
     });
     if binary().is_some() {
-        let (said, _) = refusal(&given).expect("refused");
+        let (said, _) = refusal(&given, &node_with_application()).expect("refused");
         assert!(said.contains("missing )"), "{said}");
     }
 }

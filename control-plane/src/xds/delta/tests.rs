@@ -7,7 +7,7 @@ use super::super::{
     subscription::{MAX_ANSWER_BYTES, MAX_NAMES, Verdict},
     testing::{Conversation, brief, reconnect, subscribe},
 };
-use crate::snapshot::ResourceType::{self, Cluster, Endpoint, Listener, Route, Secret};
+use crate::snapshot::ResourceType::{self, Cluster, Endpoint, Listener, NameTable, Route, Secret};
 
 fn open(resources: &[(ResourceType, &str, &str)]) -> Conversation {
     Conversation::open(Protocol::Delta, resources)
@@ -32,6 +32,38 @@ fn a_star_means_everything_for_any_type() {
     let mut it = open(&[(Cluster, "a", "1"), (Secret, "s", "1")]);
     assert_eq!(brief(&it.subscribe(Secret, &["*"])), ["SDS +s"]);
     assert_eq!(brief(&it.subscribe(Cluster, &["*"])), ["CDS +a"]);
+}
+
+#[test]
+fn a_first_request_without_names_means_all_names_of_hosts() {
+    let mut it = open(&[(NameTable, "a", "1"), (NameTable, "b", "1")]);
+    assert_eq!(brief(&it.subscribe(NameTable, &[])), ["NDS +a +b"]);
+    let mut it = open(&[(NameTable, "a", "1"), (NameTable, "b", "1")]);
+    assert_eq!(brief(&it.subscribe(NameTable, &["b"])), ["NDS +b"]);
+}
+
+#[test]
+fn what_is_made_for_who_asks_is_not_among_everything() {
+    let mut it = open(&[(Listener, "l", "1")]);
+    it.skip(|mesh| mesh.make(Listener, "v", "1"));
+    let first = it.subscribe(Listener, &["*"]);
+    assert_eq!(brief(&first), ["LDS +l"]);
+    it.settle(first);
+    let named = it.subscribe(Listener, &["v", "w"]);
+    assert_eq!(brief(&named), ["LDS +v -w"]);
+    it.settle(named);
+    let changed = it.change(|mesh| {
+        mesh.make(Listener, "v", "2");
+        mesh.make(Listener, "u", "1");
+    });
+    assert_eq!(brief(&changed), ["LDS +v"]);
+    it.settle(changed);
+    let given_up = DeltaDiscoveryRequest {
+        type_url: Listener.url().into(),
+        resource_names_unsubscribe: vec!["v".into()],
+        ..DeltaDiscoveryRequest::default()
+    };
+    assert_eq!(brief(&it.delta(&given_up)), ["LDS -v"]);
 }
 
 #[test]

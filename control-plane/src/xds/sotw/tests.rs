@@ -7,7 +7,7 @@ use super::super::{
     subscription::{MAX_ANSWER_BYTES, Verdict},
     testing::{Conversation, brief, list},
 };
-use crate::snapshot::ResourceType::{self, Cluster, Endpoint, Listener, Route};
+use crate::snapshot::ResourceType::{self, Cluster, Endpoint, Listener, NameTable, Route};
 
 fn open(resources: &[(ResourceType, &str, &str)]) -> Conversation {
     Conversation::open(Protocol::Sotw, resources)
@@ -21,6 +21,19 @@ fn no_names_ever_means_everything_for_clusters_and_listeners() {
     assert_eq!(brief(&it.list(Listener, &[], None)), ["LDS +l"]);
     assert_eq!(brief(&it.list(Cluster, &[], None)), ["CDS +a"]);
     assert_eq!(brief(&it.list(Route, &[], None)), NOTHING);
+}
+
+#[test]
+fn all_names_of_hosts_are_one_resource() {
+    let mut it = open(&[(NameTable, "", "all"), (NameTable, "a", "1")]);
+    let first = it.list(NameTable, &[], None);
+    assert_eq!(first[0].resources.len(), 1);
+    assert_eq!(&*first[0].resources[0].name, "");
+    assert_eq!(brief(&it.list(NameTable, &[], Some(&first[0]))), NOTHING);
+    let changed = it.change(|mesh| mesh.set(NameTable, "", "more"));
+    assert_eq!(changed[0].resources.len(), 1);
+    let mut it = open(&[(NameTable, "", "all"), (NameTable, "a", "1")]);
+    assert_eq!(brief(&it.list(NameTable, &["a"], None)), ["NDS +a"]);
 }
 
 #[test]

@@ -36,7 +36,7 @@ impl Checker<'_> {
         }
     }
 
-    /// Where a connection was going to is known only where it was redirected, and nobody redirects one yet.
+    /// Where a connection was going to is known only where it was redirected.
     pub(super) fn subnets<'m>(
         &mut self,
         object: &Object,
@@ -48,11 +48,11 @@ impl Checker<'_> {
             if one.destination_subnets.is_empty() {
                 continue;
             }
-            let message = "has no effect, and the match never holds: applications connect to a port of localhost, not to the address of the destination";
+            let message = "holds only where connections are redirected (outrigger sidecar --capture): of one to a port of localhost nobody knows where it was going to";
             let path = format!("{rule}.match[{number}].destinationSubnets");
             let code = Code::SubnetNeverKnown;
             self.found
-                .warn(code, object, position, path, message.to_owned());
+                .info(code, object, position, path, message.to_owned());
         }
     }
 

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::{Found, named};
-use crate::{Code, HostName, Object, ServiceEntry, ServicePort};
+use crate::{Code, HostName, Object, Resolution, ServiceEntry, ServicePort};
 
 /// Entries for one host add endpoints; what the service is, they have to agree on. The newer of two
 /// that do not is left out.
@@ -48,6 +48,14 @@ fn contradiction(this: &ServiceEntry, other: &ServiceEntry) -> Option<(String, S
         };
         let what = format!("is {} here and {}", location(this), location(other));
         return Some(("spec.location".to_owned(), what));
+    }
+    if this.resolution != other.resolution {
+        let word = |entry: &ServiceEntry| match entry.resolution {
+            Resolution::Static => "STATIC",
+            Resolution::AsConnected => "NONE",
+        };
+        let what = format!("is {} here and {}", word(this), word(other));
+        return Some(("spec.resolution".to_owned(), what));
     }
     this.ports.iter().enumerate().find_map(|(index, port)| {
         let same = |other: &&ServicePort| other.number == port.number || other.name == port.name;

@@ -34,14 +34,14 @@ fn conditions_of_retries_that_nothing_can_meet_are_remarked_upon() {
 }
 
 #[test]
-fn where_a_connection_was_going_to_is_not_known() {
+fn where_a_connection_was_going_to_is_known_of_redirected_ones() {
     let rules = "tcp: [{match: [{port: 1}, {destinationSubnets: [10.0.0.0/8]}], route: [{destination: {host: a}}]}]";
     let found = found(&[("VirtualService", &format!("{{hosts: [a], {rules}}}"))]);
     assert_eq!(found.len(), 1, "{found:?}");
     let expected =
-        "spec.tcp[0].match[1].destinationSubnets: has no effect, and the match never holds";
+        "spec.tcp[0].match[1].destinationSubnets: holds only where connections are redirected";
     assert!(
-        found[0].starts_with("Warning") && found[0].contains(expected),
+        found[0].starts_with("Info") && found[0].contains(expected),
         "{found:?}"
     );
 }

@@ -322,7 +322,6 @@ fn a_service_entry_is_refused_in_words_that_help() {
                 "{}",
                 &[
                     "f:4:7: spec.hosts: missing; want the service's hosts",
-                    "f:4:7: spec.resolution: missing; want STATIC; without it Istio means NONE, which is not supported yet",
                     "f:4:7: spec.ports: missing; want a list of ports",
                 ],
             ),
@@ -331,16 +330,34 @@ fn a_service_entry_is_refused_in_words_that_help() {
                 &[
                     "f:4:16: spec.hosts[0]: found \"*.a\": a wildcard is not supported yet here; name one host",
                     "f:4:31: spec.ports: found an empty list, want at least one item",
-                    "f:4:47: spec.resolution: DNS is not supported yet; want a resolution: STATIC",
+                    "f:4:47: spec.resolution: DNS is not supported yet; want a resolution: STATIC, NONE",
                 ],
             ),
             (
-                "{hosts: [a, a], resolution: STATIC, addresses: [], ports: [{number: 80, name: a, protocol: HTTP}, {number: 80, name: a, protocol: http2}]}",
+                "{hosts: [a, a], resolution: STATIC, subjectAltNames: [], ports: [{number: 80, name: a, protocol: HTTP}, {number: 80, name: a, protocol: http2}]}",
                 &[
                     "f:4:19: spec.hosts[1]: \"a\" is used twice, first in line 4, column 16; name each host once",
-                    "f:4:43: spec.addresses: not supported yet; remove it, nothing would act on it",
-                    "f:4:105: spec.ports[1].number: \"80\" is used twice, first in line 4, column 66; name each port once",
-                    "f:4:105: spec.ports[1].name: \"a\" is used twice, first in line 4, column 66; name each port once",
+                    "f:4:43: spec.subjectAltNames: not supported yet; remove it, nothing would act on it",
+                    "f:4:111: spec.ports[1].number: \"80\" is used twice, first in line 4, column 72; name each port once",
+                    "f:4:111: spec.ports[1].name: \"a\" is used twice, first in line 4, column 72; name each port once",
+                ],
+            ),
+            (
+                "{hosts: [a], addresses: [10.0.0.1, 10.0.0.1/32, a, 0.0.0.0/0, 127.0.0.1, 224.0.0.1], ports: [{number: 80, name: http}], endpoints: [{address: 10.0.0.2}]}",
+                &[
+                    "f:4:42: spec.addresses[1]: \"10.0.0.1\" is used twice, first in line 4, column 32; keep one",
+                    "f:4:55: spec.addresses[2]: found \"a\", want an address such as 10.1.2.3, or a network such as 10.1.0.0/16",
+                    "f:4:58: spec.addresses[3]: found 0.0.0.0/0, which is every address: a service has addresses of its own",
+                    "f:4:69: spec.addresses[4]: found 127.0.0.1, which is of the calling host itself: a service has addresses of its own",
+                    "f:4:80: spec.addresses[5]: found 224.0.0.1, which is of a group of hosts: a service has addresses of its own",
+                    "f:4:138: spec.endpoints: without a resolution (NONE) connections go to the address that the application connected to; write resolution: STATIC",
+                ],
+            ),
+            (
+                "{hosts: [a], resolution: NONE, ports: [{number: 80, name: web}], workloadSelector: {labels: {a: b}}}",
+                &[
+                    "f:4:45: spec.ports: the port 80 is bytes to us, which do not say whom they are for: with resolution NONE write the addresses of the service, or a protocol (HTTP, TLS) that says it",
+                    "f:4:90: spec.workloadSelector: with resolution NONE connections go to the address that the application connected to; remove this, or write resolution: STATIC",
                 ],
             ),
             (
@@ -352,7 +369,6 @@ fn a_service_entry_is_refused_in_words_that_help() {
                     "f:4:141: spec.ports[1].protocol: found \"HTP\", want a protocol: HTTP, HTTP2, GRPC, TCP, MONGO, REDIS, MYSQL, TLS, HTTPS; did you mean \"HTTP\"?",
                     "f:4:158: spec.ports[1].targetPort: found the number 0, want a whole number from 1 to 65535",
                     "f:4:162: spec.ports[2].name: missing; want the port's name",
-                    "f:4:162: spec.ports[2].protocol: missing; want HTTP, HTTP2, GRPC, TCP or TLS",
                 ],
             ),
             (
@@ -412,7 +428,6 @@ fn a_sidecar_is_refused_in_words_that_help() {
                 &[
                     "f:4:16: spec.egress: found an empty list, want at least one item",
                     "f:4:20: spec.ingress: not supported yet; remove it, nothing would act on it",
-                    "f:4:63: spec.outboundTrafficPolicy.mode: ALLOW_ANY is not supported yet; want a mode: REGISTRY_ONLY",
                     "f:4:74: spec.outboundTrafficPolicy.egressProxy: not supported yet; remove it, nothing would act on it",
                 ],
             ),
@@ -421,7 +436,7 @@ fn a_sidecar_is_refused_in_words_that_help() {
                 &[
                     "f:4:24: spec.egress[0].bind: has no effect without a port; add one, or remove it",
                     "f:4:42: spec.egress[0].hosts: found an empty list, want at least one item",
-                    "f:4:61: spec.egress[1].captureMode: NONE is not supported yet; want a capture mode: DEFAULT",
+                    "f:4:61: spec.egress[1].captureMode: NONE is not supported yet; want a capture mode: DEFAULT, IPTABLES",
                     "f:4:75: spec.egress[1].hosts[0]: found \"a\": want namespace/host, such as ./orders or */orders.example.com",
                     "f:4:78: spec.egress[1].hosts[1]: found \"/a\": want a namespace, *, . or ~ before the /",
                     "f:4:82: spec.egress[1].hosts[2]: found \"b.c/d\": want a namespace, *, . or ~ before the /",
@@ -429,7 +444,6 @@ fn a_sidecar_is_refused_in_words_that_help() {
                     "f:4:96: spec.egress[1].hosts[4]: found \"./e f\": ' ' cannot be in a DNS name",
                     "f:4:110: spec.egress[1].hosts[6]: \"./g\" is used twice, first in line 4, column 105; name each once",
                     "f:4:161: spec.egress[2].port.targetPort: not supported yet; remove it, nothing would act on it",
-                    "f:4:190: spec.egress[2].captureMode: IPTABLES is not supported yet; want a capture mode: DEFAULT, NONE",
                 ],
             ),
             (
