@@ -28,6 +28,7 @@ mod model;
 mod node;
 mod on_demand;
 mod policy;
+mod proxy_protocol;
 mod route;
 mod scope;
 mod sds_cluster;

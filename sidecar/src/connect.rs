@@ -12,11 +12,12 @@ use outrigger_core::{Cluster, Endpoint, TcpKeepalive as Probes};
 use rustls::ClientConfig;
 use rustls_pki_types::{CertificateDer, ServerName};
 use socket2::{SockRef, TcpKeepalive};
-use tokio::{net::TcpStream, time::timeout};
+use tokio::{io::AsyncWriteExt as _, net::TcpStream, time::timeout};
 use tokio_rustls::{TlsConnector, TlsStream};
 
 use crate::{
     http::io::Transport,
+    proxy_protocol::header::{self, Ends},
     shared::Shared,
     tls::{ALPN_H2, Refusal, Svid, svid},
 };
@@ -128,11 +129,12 @@ impl OwnPorts {
     }
 }
 
-/// Opens one. `tls` is what mTLS to this cluster uses.
+/// Opens one. `tls` is what mTLS to this cluster uses; `ends` is for whom, which a PROXY protocol header tells.
 pub(crate) async fn open(
     cluster: &Cluster,
     endpoint: &Endpoint,
     tls: Option<Arc<ClientConfig>>,
+    ends: Option<Ends>,
     shared: &Shared,
 ) -> Result<Opened, ConnectError> {
     let to = endpoint.config.address;
@@ -140,7 +142,7 @@ pub(crate) async fn open(
         return Err(ConnectError::OwnPort(to));
     }
     let within = cluster.config.connect_timeout;
-    match timeout(within, open_unbounded(cluster, to, tls, shared)).await {
+    match timeout(within, open_unbounded(cluster, to, tls, (ends, shared))).await {
         Ok(opened) => opened,
         Err(_elapsed) => Err(ConnectError::Timeout(to, within)),
     }
@@ -150,7 +152,7 @@ async fn open_unbounded(
     cluster: &Cluster,
     to: SocketAddr,
     tls: Option<Arc<ClientConfig>>,
-    shared: &Shared,
+    (ends, shared): (Option<Ends>, &Shared),
 ) -> Result<Opened, ConnectError> {
     let capture = &shared.capture;
     let config = &cluster.config;
@@ -163,8 +165,14 @@ async fn open_unbounded(
         None => TcpStream::connect(to).await,
         Some(inbound) => capture.hairpins.connect(inbound, to).await,
     };
-    let stream = stream.map_err(|error| ConnectError::Tcp(to, error.to_string()))?;
+    let mut stream = stream.map_err(|error| ConnectError::Tcp(to, error.to_string()))?;
     tune(&stream, &cluster.config.tcp_keepalive);
+    if let Some(version) = cluster.config.proxy_protocol {
+        // Before TLS, as in Envoy.
+        let header = header::write(version, ends);
+        let written = stream.write_all(&header).await;
+        written.map_err(|error| ConnectError::Tcp(to, error.to_string()))?;
+    }
     let Some(config) = tls else {
         return Ok(Opened {
             transport: Transport::Plain(stream),

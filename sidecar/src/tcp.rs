@@ -156,6 +156,7 @@ impl Session<'_> {
             route,
             source: self.connection.remote.ip(),
             destination: self.connection.destination,
+            ends: self.connection.ends(),
             direction: self.connection.bound.direction,
         };
         let opened = tokio::select! {

@@ -84,7 +84,7 @@ async fn exchange(
 ) -> Result<(StatusCode, Bytes), String> {
     let http2 = cluster.config.protocol == UpstreamProtocol::Http2;
     let tls = client_tls(shared, cluster, endpoint, http2)?;
-    let opened = connect::open(cluster, endpoint, tls, shared).await;
+    let opened = connect::open(cluster, endpoint, tls, None, shared).await;
     let opened = opened.map_err(|error| error.to_string())?;
     match opened.transport {
         Transport::Plain(stream) => send(stream, uri, http2).await,

@@ -12,6 +12,8 @@ use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
 };
 
+use outrigger_core::ProxyVersion as Version;
+
 /// Section 2.1: the longest line, of two IPv6 addresses, with its end.
 const MAX_LINE: usize = 107;
 /// Of version 2 with its TLVs. A load balancer in a cloud sends about 100.
@@ -27,9 +29,6 @@ pub(crate) struct Ends {
     pub(crate) source: SocketAddr,
     pub(crate) destination: SocketAddr,
 }
-
-/// Of the header's form.
-pub(crate) use outrigger_core::ProxyVersion as Version;
 
 /// A header.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -110,8 +109,8 @@ fn line(bytes: &[u8]) -> Result<Read, &'static str> {
         found.ok_or("an address is none of the line's family")
     };
     let port = |text: &str| -> Result<u16, &'static str> {
-        let is_plain = text.bytes().all(|b| b.is_ascii_digit())
-            && (text == "0" || !text.starts_with('0'));
+        let is_plain =
+            text.bytes().all(|b| b.is_ascii_digit()) && (text == "0" || !text.starts_with('0'));
         let port = text.parse().ok().filter(|_| is_plain);
         port.ok_or("a port is not a number from 0 to 65535")
     };
@@ -154,8 +153,10 @@ fn binary(bytes: &[u8]) -> Result<Read, &'static str> {
     }
     let whole = bytes.get(..length).unwrap_or_default();
     let body = whole.get(FIXED..).unwrap_or_default();
-    let (place, tlvs) = body.split_at_checked(addresses.unwrap_or(0)).unwrap_or_default();
-    // Of one without addresses nobody knows where what follows begins, if it is not empty, but a checksum holds for all.
+    let (place, tlvs) = body
+        .split_at_checked(addresses.unwrap_or(0))
+        .unwrap_or_default();
+    // Without addresses what follows is to be ignored.
     if addresses.is_some() {
         check_tlvs(whole, tlvs)?;
     }
@@ -180,9 +181,8 @@ where
     let [from, from_low, to, to_low] = rest else {
         return None;
     };
-    let address = |ip: &[u8; N], port: [u8; 2]| {
-        SocketAddr::new(IpAddr::from(*ip), u16::from_be_bytes(port))
-    };
+    let address =
+        |ip: &[u8; N], port: [u8; 2]| SocketAddr::new(IpAddr::from(*ip), u16::from_be_bytes(port));
     Some(Ends {
         source: address(source, [*from, *from_low]),
         destination: address(destination, [*to, *to_low]),
@@ -201,12 +201,14 @@ fn check_tlvs(whole: &[u8], mut rest: &[u8]) -> Result<(), &'static str> {
                 .try_into()
                 .map_err(|_error| "the checksum has not four bytes")?;
             let at = whole.len() - after.len();
-            let zeroed = whole.iter().enumerate().map(|(index, byte)| {
-                match (at..at + 4).contains(&index) {
-                    true => 0,
-                    false => *byte,
-                }
-            });
+            let zeroed =
+                whole
+                    .iter()
+                    .enumerate()
+                    .map(|(index, byte)| match (at..at + 4).contains(&index) {
+                        true => 0,
+                        false => *byte,
+                    });
             if crc32c(zeroed) != u32::from_be_bytes(value) {
                 return Err("the checksum is wrong");
             }
@@ -239,7 +241,10 @@ pub(crate) fn write(version: Version, ends: Option<Ends>) -> Vec<u8> {
             // Writing to a string does not fail.
             let written = match ends {
                 None => line.write_str("UNKNOWN"),
-                Some(Ends { source: s, destination: d }) => {
+                Some(Ends {
+                    source: s,
+                    destination: d,
+                }) => {
                     let family = if s.is_ipv4() { "TCP4" } else { "TCP6" };
                     let (from, to) = (s.port(), d.port());
                     write!(line, "{family} {} {} {from} {to}", s.ip(), d.ip())
@@ -251,11 +256,19 @@ pub(crate) fn write(version: Version, ends: Option<Ends>) -> Vec<u8> {
         }
         Version::V2 => {
             let mut bytes = SIGNATURE.to_vec();
-            let Some(Ends { source, destination }) = ends else {
+            let Some(Ends {
+                source,
+                destination,
+            }) = ends
+            else {
                 bytes.extend_from_slice(&[0x20, 0, 0, 0]);
                 return bytes;
             };
-            let (family, length) = if source.is_ipv4() { (0x11, 12) } else { (0x21, 36) };
+            let (family, length) = if source.is_ipv4() {
+                (0x11, 12)
+            } else {
+                (0x21, 36)
+            };
             bytes.extend_from_slice(&[0x21, family, 0, length]);
             for ip in [source.ip(), destination.ip()] {
                 match ip {

@@ -16,6 +16,7 @@ use crate::{
     connect::ConnectError,
     http::io::Io,
     pool::exclusive::{Exclusive, Under},
+    proxy_protocol::header::Ends,
     tls::Refusal,
     worker::{Worker, connection::Server},
 };
@@ -29,6 +30,8 @@ pub(super) struct Target<'a> {
     pub(super) source: IpAddr,
     /// Where the connection was going before it was redirected.
     pub(super) destination: Option<SocketAddr>,
+    /// For whom, if the cluster's connections tell that.
+    pub(super) ends: Option<Ends>,
     pub(super) direction: Direction,
 }
 
@@ -84,7 +87,10 @@ pub(super) async fn open(worker: &Worker, target: Target<'_>) -> Result<Upstream
         };
         let endpoint = Arc::clone(&choice.picked.endpoint);
         let in_flight = endpoint.begin();
-        match exclusive.connect(&worker.pools, cluster, &endpoint).await {
+        match exclusive
+            .connect(&worker.pools, cluster, &endpoint, target.ends)
+            .await
+        {
             Ok((opened, under)) => {
                 choice.tell(CONNECTED);
                 let chain = opened.chain();

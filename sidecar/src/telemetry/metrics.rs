@@ -148,6 +148,8 @@ pub(crate) struct Metrics {
     pub(crate) accepted: IntCounterVec,
     /// Connections that could not be taken, by reason: see [`Metrics::not_accepted`].
     not_accepted: IntCounterVec,
+    /// PROXY protocol headers: see [`Metrics::proxied`].
+    proxied: IntCounterVec,
     pub(crate) connections: IntGauge,
     /// Failed tries, by what was decided.
     pub(crate) retries: IntCounterVec,
@@ -290,6 +292,11 @@ impl Metrics {
                 "Downstream connections for which there was no room.",
                 &["reason"],
             ),
+            proxied: counters(
+                "outrigger_proxy_protocol_total",
+                "Downstream connections of listeners that take PROXY protocol headers, by what came.",
+                &["outcome"],
+            ),
             connections: add(
                 &registry,
                 IntGauge::new("outrigger_connections", "Downstream connections open.")
@@ -358,6 +365,14 @@ impl Metrics {
     /// or it would be read as `another_protocol`.
     pub(crate) fn ended_by_policy(&self, reason: &'static str) {
         if let Ok(counter) = self.ended_by_policy.get_metric_with_label_values(&[reason]) {
+            counter.inc();
+        }
+    }
+
+    /// What came as a connection's PROXY protocol header: `taken`, `local` (the proxy speaks for itself), `absent` (and
+    /// not needed), `refused`.
+    pub(crate) fn proxied(&self, outcome: &'static str) {
+        if let Ok(counter) = self.proxied.get_metric_with_label_values(&[outcome]) {
             counter.inc();
         }
     }

@@ -94,6 +94,7 @@ fn refusal(given: &Given) -> Option<(String, String)> {
         return None;
     };
     let inbound = Inbound {
+        proxy_protocol: None,
         listen: "127.0.0.1:15006".parse().unwrap(),
         app: "127.0.0.1:8080".parse().unwrap(),
         port: 9080,

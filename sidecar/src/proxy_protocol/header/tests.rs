@@ -88,7 +88,10 @@ fn lines_that_are_not_exactly_so_are_refused() {
         assert!(matches!(read, Read::Not(_)), "{line:?}: {read:?}");
     }
     let long = format!("PROXY UNKNOWN {}\r\n", "x".repeat(92));
-    assert_eq!(read(long.as_bytes()), Read::Not("the line is longer than 107 bytes"));
+    assert_eq!(
+        read(long.as_bytes()),
+        Read::Not("the line is longer than 107 bytes")
+    );
 }
 
 #[test]
@@ -101,7 +104,14 @@ fn what_does_not_begin_as_a_header_is_none_and_a_beginning_may_be_one() {
     for length in 0..whole.len() {
         assert_eq!(read(&whole[..length]), Read::More, "{length}");
     }
-    for other in [&b"GET / HTTP/1.1\r\n"[..], b"PROPFIND / HTTP/1.1\r\n", b"\r\n\r\nX", b"PROXY\r\n", &[22, 3, 1], b"PRI * HTTP/2.0"] {
+    for other in [
+        &b"GET / HTTP/1.1\r\n"[..],
+        b"PROPFIND / HTTP/1.1\r\n",
+        b"\r\n\r\nX",
+        b"PROXY\r\n",
+        &[22, 3, 1],
+        b"PRI * HTTP/2.0",
+    ] {
         assert_eq!(read(other), Read::Absent, "{other:?}");
     }
 }
@@ -116,10 +126,18 @@ fn headers_of_version_2_are_read() {
     six[33] = 80;
     six[35] = 81;
     assert_eq!(found(&v2(0x21, 0x21, &six)), ends("[::1]:80", "[::2]:81"));
-    let tlvs = [&PLACE[..], &[0x02, 0, 3, b'a', b'.', b'b', 0xea, 0, 0, 0x04, 0, 1, 0]].concat();
+    let tlvs = [
+        &PLACE[..],
+        &[0x02, 0, 3, b'a', b'.', b'b', 0xea, 0, 0, 0x04, 0, 1, 0],
+    ]
+    .concat();
     assert_eq!(found(&v2(0x21, 0x11, &tlvs)), expected);
     assert_eq!(found(&checked(v2(0x21, 0x11, &tlvs))), expected);
-    for local in [v2(0x20, 0, &[]), v2(0x20, 0x11, &PLACE), v2(0x21, 0, &[1, 2, 3])] {
+    for local in [
+        v2(0x20, 0, &[]),
+        v2(0x20, 0x11, &PLACE),
+        v2(0x21, 0, &[1, 2, 3]),
+    ] {
         assert_eq!(found(&local), None);
     }
     // The check value of the algorithm.
@@ -133,17 +151,38 @@ fn headers_of_version_2_that_are_not_exactly_so_are_refused() {
     wrong[16] ^= 1;
     for (bytes, rule) in [
         (v2(0x11, 0x11, &PLACE), "the version is not 2"),
-        (v2(0x22, 0x11, &PLACE), "the command is neither LOCAL nor PROXY"),
+        (
+            v2(0x22, 0x11, &PLACE),
+            "the command is neither LOCAL nor PROXY",
+        ),
         (v2(0x21, 0x12, &PLACE), "the protocol is not a stream's"),
-        (v2(0x21, 0x31, &[0; 216]), "the family is that of Unix sockets"),
-        (v2(0x21, 0x41, &PLACE), "the family or the protocol is unknown"),
-        (v2(0x21, 0x11, &PLACE[..11]), "the length leaves no room for the addresses"),
-        (v2(0x21, 0x21, &PLACE), "the length leaves no room for the addresses"),
+        (
+            v2(0x21, 0x31, &[0; 216]),
+            "the family is that of Unix sockets",
+        ),
+        (
+            v2(0x21, 0x41, &PLACE),
+            "the family or the protocol is unknown",
+        ),
+        (
+            v2(0x21, 0x11, &PLACE[..11]),
+            "the length leaves no room for the addresses",
+        ),
+        (
+            v2(0x21, 0x21, &PLACE),
+            "the length leaves no room for the addresses",
+        ),
         (tlv(&[1, 0]), "a TLV has no room for its length"),
         (tlv(&[1, 0, 2, 0]), "a TLV is longer than what is left"),
-        (tlv(&[TLV_CRC32C, 0, 3, 0, 0, 0]), "the checksum has not four bytes"),
+        (
+            tlv(&[TLV_CRC32C, 0, 3, 0, 0, 0]),
+            "the checksum has not four bytes",
+        ),
         (wrong, "the checksum is wrong"),
-        (v2(0x21, 0x11, &[0; 4_081]), "the header is longer than 4 KiB"),
+        (
+            v2(0x21, 0x11, &[0; 4_081]),
+            "the header is longer than 4 KiB",
+        ),
     ] {
         assert_eq!(read(&bytes), Read::Not(rule));
     }
@@ -161,11 +200,20 @@ fn what_is_written_is_read_again() {
         }
         assert_eq!(found(&write(version, None)), None);
         let mapped = ends("[::ffff:192.0.2.1]:1", "192.0.2.2:2");
-        assert_eq!(found(&write(version, mapped)), ends("192.0.2.1:1", "192.0.2.2:2"));
+        assert_eq!(
+            found(&write(version, mapped)),
+            ends("192.0.2.1:1", "192.0.2.2:2")
+        );
         let mixed = ends("192.0.2.1:1", "[::1]:2");
-        assert_eq!(found(&write(version, mixed)), ends("[::ffff:192.0.2.1]:1", "[::1]:2"));
+        assert_eq!(
+            found(&write(version, mixed)),
+            ends("[::ffff:192.0.2.1]:1", "[::1]:2")
+        );
         let scoped = ends("[fe80::1%3]:1", "[fe80::2%3]:2");
-        assert_eq!(found(&write(version, scoped)), ends("[fe80::1]:1", "[fe80::2]:2"));
+        assert_eq!(
+            found(&write(version, scoped)),
+            ends("[fe80::1]:1", "[fe80::2]:2")
+        );
     }
 }
 
@@ -193,7 +241,11 @@ fn mutate(bytes: &mut Vec<u8>, rng: &mut fastrand::Rng) {
 /// `OUTRIGGER_FUZZ_SECONDS` (default 2) makes it longer, `OUTRIGGER_SEED` repeats a run.
 #[test]
 fn whatever_comes_is_a_header_the_beginning_of_one_or_none_and_never_changes_its_mind() {
-    let number = |name: &str| env::var(name).ok().and_then(|text| text.parse::<u64>().ok());
+    let number = |name: &str| {
+        env::var(name)
+            .ok()
+            .and_then(|text| text.parse::<u64>().ok())
+    };
     let seed = number("OUTRIGGER_SEED").unwrap_or_else(|| fastrand::u64(..));
     eprintln!("OUTRIGGER_SEED={seed}");
     let mut rng = fastrand::Rng::with_seed(seed);
@@ -229,7 +281,10 @@ fn whatever_comes_is_a_header_the_beginning_of_one_or_none_and_never_changes_its
             }
             // Bytes come in pieces: what was decided of some stays so when more come.
             let some = read(&bytes[..rng.usize(0..=bytes.len())]);
-            assert!(some == Read::More || some == whole, "{some:?} then {whole:?}: {bytes:?}");
+            assert!(
+                some == Read::More || some == whole,
+                "{some:?} then {whole:?}: {bytes:?}"
+            );
             rounds += 1;
         }
     }
