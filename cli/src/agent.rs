@@ -211,6 +211,7 @@ fn config(args: AgentArgs) -> Result<AgentConfig, Failure> {
         root_ca: control.credential.root_ca,
         workload: workload.instance.workload(workload.service),
         app: app.app.map(|address| App {
+            proxy_protocol: None,
             address,
             port: app.port.unwrap_or_else(|| address.port()),
             protocol: app.protocol.unwrap_or_else(|| {

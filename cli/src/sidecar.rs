@@ -11,7 +11,7 @@ use anyhow::{Context as _, bail};
 use clap::Args;
 use outrigger_sidecar::{
     App, Bootstrap, Capture, CaptureCheck, CaptureMode, CommandError, Config, ControlPlaneError,
-    Discovery, Dns, PolicyHeader, RunError, XdsProtocol,
+    Discovery, Dns, PolicyHeader, ProxyVersion, RunError, XdsProtocol,
 };
 
 use crate::{
@@ -102,6 +102,9 @@ struct AppArgs {
     /// with --capture, else http.
     #[arg(long, value_parser = ["http", "http2", "grpc", "tcp", "auto"], env = "OUTRIGGER_PROTOCOL")]
     protocol: Option<String>,
+    /// PROXY protocol header that the application's connections begin with, so that it sees who calls: v1, v2, or off.
+    #[arg(long, requires = "app", value_name = "VERSION", value_parser = proxy_protocol, env = "OUTRIGGER_APP_PROXY_PROTOCOL")]
+    app_proxy_protocol: Option<AppProxyProtocol>,
     /// Path that answers 2xx when the application is ready. Default: a TCP connection is enough.
     #[arg(
         long,
@@ -161,7 +164,8 @@ struct ListenArgs {
 #[derive(Args, Debug)]
 struct DnsArgs {
     /// DNS server for the application, over UDP and TCP: names of the mesh are answered here, all others by
-    /// --dns-upstream. Loopback only; of 127.0.0.1 also [::1]. off: none, which is the default.
+    /// --dns-upstream. Loopback only; of 127.0.0.1 also [::1]. off: none. Default: 127.0.0.1:15053
+    /// with --capture, else none.
     #[arg(long, value_name = "ADDR", value_parser = dns, env = "OUTRIGGER_DNS")]
     dns: Option<DnsAt>,
     /// Server that is asked for names outside of the mesh; port 53 unless said. Repeatable, 8 at most. Default: the
@@ -176,6 +180,9 @@ struct DnsArgs {
     dns_upstreams: Vec<SocketAddr>,
 }
 
+/// Istio's port, to which queries are redirected.
+const DNS: SocketAddr = SocketAddr::new(IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 15053);
+
 /// Where the DNS server listens.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum DnsAt {
@@ -184,8 +191,10 @@ enum DnsAt {
 }
 
 impl DnsArgs {
-    fn config(self) -> Result<Option<Dns>, Failure> {
-        match self.dns {
+    /// On where connections are captured, unless something else is said.
+    fn config(self, captured: bool) -> Result<Option<Dns>, Failure> {
+        let usual = captured.then_some(DnsAt::Address(DNS));
+        match self.dns.or(usual) {
             Some(DnsAt::Address(address)) => Ok(Some(Dns {
                 address,
                 upstreams: self.dns_upstreams,
@@ -373,6 +382,7 @@ pub(crate) fn config(args: SidecarArgs) -> Result<Config, Failure> {
                 let captured = listen.capture.capture != CaptureMode::None;
                 if captured { "auto" } else { "http" }.to_owned()
             }),
+            proxy_protocol: app.app_proxy_protocol.and_then(|said| said.0),
             readiness: app.checks.readiness(app.ready_path),
         }),
         advertise_address: workload.advertise_address,
@@ -387,7 +397,9 @@ pub(crate) fn config(args: SidecarArgs) -> Result<Config, Failure> {
         admin_users: listen.admin_users,
         metrics: listen.site.metrics,
         readiness: listen.site.readiness,
-        dns: listen.dns.config()?,
+        dns: listen
+            .dns
+            .config(listen.capture.capture != CaptureMode::None)?,
         tls_files: tuning.tls_files,
         workers: tuning.workers,
         otlp_endpoint: otlp::endpoint(tuning.otlp_endpoint)?,
@@ -439,6 +451,21 @@ fn policy_header(text: &str) -> Result<PolicyHeader, String> {
         "always" => Ok(PolicyHeader::Always),
         "never" => Ok(PolicyHeader::Never),
         _ => Err(format!("\"{text}\" is nobody; write mesh, always or never")),
+    }
+}
+
+/// None = off.
+#[derive(Clone, Copy, Debug)]
+struct AppProxyProtocol(Option<ProxyVersion>);
+
+fn proxy_protocol(text: &str) -> Result<AppProxyProtocol, String> {
+    match text {
+        "v1" => Ok(AppProxyProtocol(Some(ProxyVersion::V1))),
+        "v2" => Ok(AppProxyProtocol(Some(ProxyVersion::V2))),
+        "off" => Ok(AppProxyProtocol(None)),
+        _ => Err(format!(
+            "\"{text}\" is no version of the PROXY protocol; write v1, v2 or off"
+        )),
     }
 }
 
@@ -597,6 +624,8 @@ mod tests {
         let dns = |line: &str| parsed(&format!("--service a {line}")).unwrap().dns;
         assert_eq!(dns("--workers 1"), None);
         assert_eq!(dns("--dns off"), None);
+        assert_eq!(dns("--capture redirect --dns off"), None);
+        assert_eq!(dns("--capture redirect").unwrap().address, DNS);
         let found = dns(
             "--dns 127.0.0.1:15053 --dns-upstream 10.0.0.2,[2001:db8::1]:5353 --dns-upstream 2001:db8::2",
         );
@@ -629,6 +658,7 @@ mod tests {
             "--service a --lease-ttl 10s",
             "--service a --lease-ttl 0s",
             "--service a --otlp-endpoint foo",
+            "--service a --app 127.0.0.1:1 --app-proxy-protocol 2",
             "--service a --dns localhost",
             "--service a --dns-upstream 10.0.0.2",
             "--service a --dns off --dns-upstream 10.0.0.2",

@@ -31,6 +31,7 @@ mod names;
 mod node;
 mod on_demand;
 mod policy;
+mod proxy_protocol;
 mod route;
 mod scope;
 mod sds_cluster;

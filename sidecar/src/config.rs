@@ -7,6 +7,8 @@ use std::{
     time::Duration,
 };
 
+use outrigger_core::ProxyVersion;
+
 use crate::Bootstrap;
 
 /// The form in which a management server is spoken to.
@@ -233,6 +235,8 @@ pub struct App {
     pub port: u16,
     /// `http` (default), `http2`, `grpc` or `tcp`.
     pub protocol: String,
+    /// Header that tells the application for whom each connection is opened. Default none.
+    pub proxy_protocol: Option<ProxyVersion>,
     /// When it counts as ready.
     pub readiness: Readiness,
 }

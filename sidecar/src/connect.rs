@@ -13,6 +13,7 @@ use rustls::ClientConfig;
 use rustls_pki_types::{CertificateDer, ServerName};
 use socket2::{SockRef, TcpKeepalive};
 use tokio::{
+    io::AsyncWriteExt as _,
     net::{TcpSocket, TcpStream},
     time::timeout,
 };
@@ -20,6 +21,7 @@ use tokio_rustls::{TlsConnector, TlsStream};
 
 use crate::{
     http::io::Transport,
+    proxy_protocol::header::{self, Ends},
     shared::Shared,
     tls::{ALPN_H2, Refusal, Svid, svid},
 };
@@ -86,6 +88,15 @@ pub(crate) struct Seen {
     pub(crate) source: IpAddr,
     /// Which address was called: one of this host that answers find their way back from.
     pub(crate) at: IpAddr,
+}
+
+/// For whom a connection is opened, as far as its other end is to know. Default: it is not.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Whose {
+    /// Told by a PROXY protocol header.
+    pub(crate) ends: Option<Ends>,
+    /// Told by its own addresses.
+    pub(crate) seen: Option<Seen>,
 }
 
 impl Seen {
@@ -172,15 +183,15 @@ pub(crate) async fn open(
     cluster: &Cluster,
     endpoint: &Endpoint,
     tls: Option<Arc<ClientConfig>>,
+    whose: Whose,
     shared: &Shared,
-    seen: Option<Seen>,
 ) -> Result<Opened, ConnectError> {
     let to = endpoint.config.address;
     if shared.own_ports.contains(to) {
         return Err(ConnectError::OwnPort(to));
     }
     let within = cluster.config.connect_timeout;
-    match timeout(within, open_unbounded(cluster, to, tls, (shared, seen))).await {
+    match timeout(within, open_unbounded(cluster, to, tls, (whose, shared))).await {
         Ok(opened) => opened,
         Err(_elapsed) => Err(ConnectError::Timeout(to, within)),
     }
@@ -190,7 +201,7 @@ async fn open_unbounded(
     cluster: &Cluster,
     to: SocketAddr,
     tls: Option<Arc<ClientConfig>>,
-    (shared, seen): (&Shared, Option<Seen>),
+    (Whose { ends, seen }, shared): (Whose, &Shared),
 ) -> Result<Opened, ConnectError> {
     let capture = &shared.capture;
     let config = &cluster.config;
@@ -204,8 +215,14 @@ async fn open_unbounded(
         (None, Some(seen)) => seen.connect(to).await,
         (None, None) => TcpStream::connect(to).await,
     };
-    let stream = stream.map_err(|error| ConnectError::Tcp(to, error.to_string()))?;
+    let mut stream = stream.map_err(|error| ConnectError::Tcp(to, error.to_string()))?;
     tune(&stream, &cluster.config.tcp_keepalive);
+    if let Some(version) = cluster.config.proxy_protocol {
+        // Before TLS, as in Envoy.
+        let header = header::write(version, ends);
+        let written = stream.write_all(&header).await;
+        written.map_err(|error| ConnectError::Tcp(to, error.to_string()))?;
+    }
     let Some(config) = tls else {
         return Ok(Opened {
             transport: Transport::Plain(stream),

@@ -56,6 +56,7 @@ impl Reader {
     #[must_use]
     pub fn of_server(workload: &Workload, app: &App) -> Self {
         let ports = node::Ports {
+            dns: false,
             outbound: PROXY,
             inbound: Some(INBOUND),
             captured: None,
@@ -93,6 +94,7 @@ impl Reader {
     #[must_use]
     pub fn new(workload: &Workload) -> Self {
         let ports = node::Ports {
+            dns: false,
             outbound: PROXY,
             inbound: None,
             captured: None,

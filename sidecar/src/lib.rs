@@ -25,6 +25,7 @@ mod inbound;
 mod jwks;
 mod listen;
 mod pool;
+mod proxy_protocol;
 mod quota;
 mod readiness;
 mod register;
@@ -51,4 +52,5 @@ pub use config::{
 };
 pub use control::ControlPlaneError;
 pub use identity::workload_api::spiffe_endpoint;
+pub use outrigger_core::ProxyVersion;
 pub use run::{Launch, ProxyEnv, RunError, run, run_with};

@@ -16,8 +16,8 @@ use std::{
 };
 
 use outrigger_core::{
-    Cluster, ClusterConfig, ClusterSlot, Endpoint, EndpointId, Moment, Snapshot, TcpKeepalive,
-    UpstreamTls, limits::Gauge,
+    Cluster, ClusterConfig, ClusterSlot, Endpoint, EndpointId, Moment, ProxyVersion, Snapshot,
+    TcpKeepalive, UpstreamTls, limits::Gauge,
 };
 use prometheus::IntCounter;
 use tokio::sync::mpsc;
@@ -146,6 +146,7 @@ pub(crate) struct ClusterPool {
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Policy {
     tls: Option<UpstreamTls>,
+    proxy_protocol: Option<ProxyVersion>,
     max_duration: Option<Duration>,
     tcp_keepalive: TcpKeepalive,
 }
@@ -154,6 +155,7 @@ impl Policy {
     fn of(config: &ClusterConfig) -> Self {
         Self {
             tls: config.tls.clone(),
+            proxy_protocol: config.proxy_protocol,
             max_duration: config.max_connection_duration,
             tcp_keepalive: config.tcp_keepalive,
         }
@@ -161,6 +163,7 @@ impl Policy {
 
     fn is_of(&self, config: &ClusterConfig) -> bool {
         self.tls == config.tls
+            && self.proxy_protocol == config.proxy_protocol
             && self.max_duration == config.max_connection_duration
             && self.tcp_keepalive == config.tcp_keepalive
     }

@@ -11,12 +11,13 @@ use std::{sync::Arc, time::Duration};
 use http_body_util::Empty;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use tokio::{
+    io::AsyncWriteExt as _,
     net::TcpStream,
     sync::watch,
     time::{Instant, sleep_until},
 };
 
-use crate::{App, Readiness, shared::Shared, vitals::Vitals};
+use crate::{App, Readiness, proxy_protocol::header, shared::Shared, vitals::Vitals};
 
 /// Before the first success; applications take their time to start.
 const STARTING: Duration = Duration::from_millis(250);
@@ -150,13 +151,18 @@ pub(crate) async fn watch(
 
 async fn check(app: &App) -> Check {
     let attempt = async {
-        let tcp = match TcpStream::connect(app.address).await {
+        let mut tcp = match TcpStream::connect(app.address).await {
             Ok(tcp) => tcp,
             Err(error) if error.kind() == std::io::ErrorKind::ConnectionRefused => {
                 return Check::Refused;
             }
             Err(_error) => return Check::Failure,
         };
+        if let Some(version) = app.proxy_protocol
+            && tcp.write_all(&header::write(version, None)).await.is_err()
+        {
+            return Check::Failure;
+        }
         match &app.readiness.http_path {
             None => Check::Success,
             Some(path) => match get(app, tcp, path).await {

@@ -489,6 +489,7 @@ impl Sidecar {
 
     fn start_xds(&mut self, ip: IpAddr, store: Arc<IdentityStore>) -> watch::Receiver<bool> {
         let ports = Ports {
+            dns: self.config.dns.is_some(),
             outbound: self.addresses.outbound,
             inbound: self.addresses.inbound,
             captured: self

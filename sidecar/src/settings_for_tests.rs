@@ -52,6 +52,7 @@ pub(crate) fn app() -> App {
         address: "127.0.0.1:9080".parse().unwrap(),
         port: 9080,
         protocol: "http".to_owned(),
+        proxy_protocol: None,
         readiness: Readiness {
             http_path: None,
             interval: Duration::from_secs(10),

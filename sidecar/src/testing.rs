@@ -192,6 +192,7 @@ pub(crate) fn config() -> Config {
         admin_users: Vec::new(),
         metrics: any,
         readiness: any,
+        dns: None,
         tls_files: Vec::new(),
         workers: 2,
         otlp_endpoint: None,

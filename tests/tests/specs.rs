@@ -17,6 +17,7 @@ mod specs {
     mod connections;
     mod control_plane_outage;
     mod demo;
+    mod dns;
     mod exact_limits;
     mod explanations;
     mod ext_authz;
@@ -29,6 +30,7 @@ mod specs {
     mod membership;
     mod on_demand;
     mod protocols;
+    mod proxy_protocol;
     mod refused_documents;
     mod service_limits;
     mod spire;

@@ -247,6 +247,7 @@ fn app(service: &ServiceStatus, port: u16) -> App {
         _ => "http",
     };
     App {
+        proxy_protocol: None,
         address: SocketAddr::new(Ipv4Addr::LOCALHOST.into(), port),
         port,
         protocol: protocol.to_owned(),

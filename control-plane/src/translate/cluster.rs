@@ -26,7 +26,7 @@ use super::{
     model::{Host, Port},
     node::Inbound,
     policy::effective,
-    tls,
+    proxy_protocol, tls,
 };
 use crate::snapshot::{ResourceBytes, ResourceType};
 
@@ -105,6 +105,9 @@ impl Ruled<'_> {
         let (transport_socket, transport_socket_matches) =
             peer.sockets(policy.tls.as_ref().map(|at| &at.value));
         let outside = transport_socket.is_some();
+        let version = policy.proxy_protocol.as_ref().map(|at| at.value);
+        let (transport_socket, transport_socket_matches) =
+            proxy_protocol::around((transport_socket, transport_socket_matches), version);
         let (lb_policy, lb_config) = balancing::policy(balancer, further);
         let own = own::of(service, subset, self.rule, balancer, further);
         let connect_timeout = pool.and_then(|pool| pool.connect_timeout);
@@ -184,6 +187,7 @@ pub(super) fn inbound(to: &Inbound, service: Option<&str>) -> Arc<ResourceBytes>
         }),
         typed_extension_protocol_options: connection::http_options(to.protocol, None, false),
         metadata: own.map(|own| metadata([(OUTRIGGER, own)])),
+        transport_socket: proxy_protocol::around((None, Vec::new()), to.proxy_protocol).0,
         ..Cluster::default()
     };
     ResourceBytes::new(ResourceType::Cluster, &name, &cluster)

@@ -3,7 +3,7 @@
 
 use std::{collections::BTreeMap, net::SocketAddr};
 
-use outrigger_policy::{HostName, Protocol};
+use outrigger_policy::{HostName, Protocol, ProxyProtocol};
 use outrigger_proto::envoy::config::core::v3::{Locality, Node};
 use prost_types::{Struct, Value, value::Kind};
 
@@ -92,6 +92,8 @@ pub(crate) struct Inbound {
     pub(crate) port: u16,
     /// What the application speaks.
     pub(crate) protocol: Protocol,
+    /// The header that its connections begin with.
+    pub(crate) proxy_protocol: Option<ProxyProtocol>,
 }
 
 impl Inbound {
@@ -244,7 +246,18 @@ fn inbound(own: &Struct) -> Result<Option<Inbound>, String> {
             ));
         }
     };
+    let proxy_protocol = match string(own, "APP_PROXY_PROTOCOL") {
+        None => None,
+        Some("V1") => Some(ProxyProtocol::V1),
+        Some("V2") => Some(ProxyProtocol::V2),
+        Some(other) => {
+            return Err(format!(
+                "node.metadata.OUTRIGGER.APP_PROXY_PROTOCOL is {other:?}; use \"V1\" or \"V2\""
+            ));
+        }
+    };
     Ok(Some(Inbound {
+        proxy_protocol,
         listen,
         app,
         port: port(own, app)?,

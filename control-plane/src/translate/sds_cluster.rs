@@ -23,7 +23,7 @@ use outrigger_proto::envoy::{
 };
 use prost::Message as _;
 
-use super::any::any;
+use super::{any::any, proxy_protocol};
 use crate::snapshot::{Adapted, Dialected, ResourceBytes, ResourceType, Resources, Snapshot, View};
 
 /// The cluster of a bootstrap file that leads to its SDS server (Istio's name).
@@ -64,7 +64,7 @@ fn cluster(resource: &ResourceBytes) -> Adapted {
     let by_match = cluster.transport_socket_matches.iter_mut();
     let by_match = by_match.filter_map(|one| one.transport_socket.as_mut());
     for socket in cluster.transport_socket.iter_mut().chain(by_match) {
-        redirect(socket);
+        proxy_protocol::inside(socket, redirect);
     }
     adapted(ResourceType::Cluster, resource, &cluster)
 }

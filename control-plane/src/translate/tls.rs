@@ -262,7 +262,7 @@ fn tls_socket(config: Any) -> TransportSocket {
     }
 }
 
-fn raw_buffer() -> TransportSocket {
+pub(super) fn raw_buffer() -> TransportSocket {
     TransportSocket {
         name: "envoy.transport_sockets.raw_buffer".to_owned(),
         config_type: Some(ConfigType::TypedConfig(any(

@@ -11,7 +11,7 @@
 
 use std::{collections::BTreeMap, net::SocketAddr, sync::Arc, time::Duration};
 
-use crate::{Cidr, DownstreamTls, HttpSettings, RouteSource};
+use crate::{Cidr, DownstreamTls, HttpSettings, ProxyProtocol, RouteSource};
 
 /// What is done with connections that match.
 #[derive(Clone, Debug)]
@@ -117,6 +117,7 @@ impl Greeting {
 pub struct FilterChains {
     chains: Vec<FilterChain>,
     lookup: Option<ChainLookup>,
+    proxied: Option<ProxyProtocol>,
 }
 
 /// Finds the number of a chain.
@@ -171,13 +172,30 @@ impl FilterChains {
         Self {
             chains: vec![chain],
             lookup: None,
+            proxied: None,
         }
     }
 
     /// Chains in the order that `lookup` was made of; without one, the first takes every connection.
     #[must_use]
     pub fn new(chains: Vec<FilterChain>, lookup: Option<ChainLookup>) -> Self {
-        Self { chains, lookup }
+        Self {
+            chains,
+            lookup,
+            proxied: None,
+        }
+    }
+
+    /// For connections that begin with a PROXY protocol header.
+    #[must_use]
+    pub fn behind_proxy(self, proxied: Option<ProxyProtocol>) -> Self {
+        Self { proxied, ..self }
+    }
+
+    /// Set if connections begin with a PROXY protocol header.
+    #[must_use]
+    pub fn proxied(&self) -> Option<ProxyProtocol> {
+        self.proxied
     }
 
     /// The chain that takes every connection, if first bytes do not matter.

@@ -26,7 +26,8 @@ pub use pick::Verdict;
 pub use policy::{LocalityPolicy, RetryShare, TcpKeepalive};
 
 use crate::{
-    ClusterSlot, KeepAlive, Limits, LimitsScope, Moment, OutlierConfig, RetryBudget, Thresholds,
+    ClusterSlot, KeepAlive, Limits, LimitsScope, Moment, OutlierConfig, ProxyVersion, RetryBudget,
+    Thresholds,
     balance::{Ewma, LbPolicy, Leave, Priorities, SlowStart},
     breaker::{Breaker, BreakerConfig, Breakers, Trial},
     capture::Destinations,
@@ -121,6 +122,8 @@ pub struct ClusterConfig {
     pub max_concurrent_streams: Option<u32>,
     /// Keep-alive probes of the operating system.
     pub tcp_keepalive: TcpKeepalive,
+    /// Connections begin with a header that tells for whom they are opened, and serve nobody else. None = they do not.
+    pub proxy_protocol: Option<ProxyVersion>,
     /// None = endpoints are never ejected.
     pub outlier: Option<OutlierConfig>,
     /// Protocol.
@@ -157,6 +160,7 @@ impl Default for ClusterConfig {
             max_connection_duration: None,
             max_concurrent_streams: None,
             tcp_keepalive: TcpKeepalive::default(),
+            proxy_protocol: None,
             outlier: None,
             protocol: UpstreamProtocol::AsDownstream,
             tls: None,

@@ -24,6 +24,7 @@ pub mod jwt;
 pub mod keepalive;
 pub mod limits;
 pub mod outlier;
+pub mod proxy_protocol;
 pub mod rbac;
 pub mod retry;
 pub mod route;
@@ -52,6 +53,7 @@ pub use jwt::JwtAuthn;
 pub use keepalive::KeepAlive;
 pub use limits::{Limits, LimitsScope, Overflow, Permit, Thresholds};
 pub use outlier::{Outcome, OutlierConfig, Standing};
+pub use proxy_protocol::{ProxyProtocol, ProxyVersion};
 pub use rbac::{
     Caller, Cidr, ClaimMatch, Condition, Judgement, Names, PeerNames, Policy, Rbac, RbacAction,
     Rules, Subject, ValueMatch,

@@ -21,6 +21,7 @@ pub(super) fn config() -> AgentConfig {
             address: "127.0.0.1:50051".parse().unwrap(),
             port: 50051,
             protocol: "grpc".to_owned(),
+            proxy_protocol: None,
             readiness: settings_for_tests::app().readiness,
         }),
         advertise_address: None,

@@ -73,6 +73,11 @@ impl Servers {
         self.now.store(Arc::new(found));
     }
 
+    #[cfg(test)]
+    pub(super) fn clear_for_tests(&self) {
+        self.now.store(Arc::default());
+    }
+
     /// Looks whether they have changed, for ever.
     pub(super) async fn follow(self: Arc<Self>) {
         if self.is_fixed {

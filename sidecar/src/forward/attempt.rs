@@ -30,6 +30,7 @@ use crate::{
         acquire::{NoConnection, Target},
         lease::Lease,
     },
+    proxy_protocol::header::Ends,
     telemetry::propagate::TraceContext,
 };
 
@@ -196,6 +197,12 @@ impl Attempt {
         self.number
     }
 
+    /// For whom its connection is opened, if that matters.
+    fn ends(&self) -> Option<Ends> {
+        self.cluster.config.proxy_protocol?;
+        self.call.connection.ends()
+    }
+
     async fn send(&mut self, plan: &Plan<'_>, may_try_again: bool) -> Result<Answered, Failed> {
         let mut stale = 0;
         loop {
@@ -205,6 +212,7 @@ impl Attempt {
                 endpoint: &self.picked.endpoint,
                 protocol: plan.protocol,
                 fresh: stale > 0,
+                ends: self.ends(),
                 reached: &self.reached,
             };
             let pools = Rc::clone(&self.call.worker.pools);

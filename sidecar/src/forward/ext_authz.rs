@@ -273,6 +273,7 @@ async fn exchange(
             endpoint: &endpoint,
             protocol,
             fresh: made > 1,
+            ends: None,
             reached: &reached,
         };
         let started = SystemTime::now();

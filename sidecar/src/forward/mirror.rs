@@ -147,6 +147,7 @@ impl Copy {
             endpoint: &told.picked.endpoint,
             protocol,
             fresh: false,
+            ends: None,
             reached: &reached,
         };
         let mut lease = match self.worker.pools.acquire(target).await {

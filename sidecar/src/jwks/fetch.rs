@@ -19,7 +19,7 @@ use rustls::ClientConfig;
 use tokio::io::{AsyncRead, AsyncWrite};
 
 use crate::{
-    connect,
+    connect::{self, Whose},
     http::{MAX_HEADER_BYTES, io::Transport},
     identity::chain,
     shared::Shared,
@@ -84,7 +84,7 @@ async fn exchange(
 ) -> Result<(StatusCode, Bytes), String> {
     let http2 = cluster.config.protocol == UpstreamProtocol::Http2;
     let tls = client_tls(shared, cluster, endpoint, http2)?;
-    let opened = connect::open(cluster, endpoint, tls, shared, None).await;
+    let opened = connect::open(cluster, endpoint, tls, Whose::default(), shared).await;
     let opened = opened.map_err(|error| error.to_string())?;
     match opened.transport {
         Transport::Plain(stream) => send(stream, uri, http2).await,

@@ -5,7 +5,7 @@ use std::{cell::Cell, rc::Rc, sync::Arc, time::Duration};
 use outrigger_core::{Cluster, EndpointState, Moment};
 
 use super::{Policy, endpoint::Judge};
-use crate::shared::Shared;
+use crate::{proxy_protocol::header::Ends, shared::Shared};
 
 /// What both protocols' connections know.
 #[derive(Debug)]
@@ -13,6 +13,8 @@ pub(crate) struct About {
     /// Policy that it was opened under. Not the whole cluster: with that, an idle connection would keep all that a
     /// snapshot held for as long as itself.
     policy: Rc<Policy>,
+    /// For whom it was opened, if it has told that.
+    served: Option<Ends>,
     pub(super) mtls: bool,
     /// Identity that it was opened under; None = plain text.
     pub(super) generation: Option<u64>,
@@ -59,6 +61,7 @@ impl About {
         let most = policy.max_duration.map_or(u64::MAX, millis);
         Self {
             policy,
+            served: None,
             mtls: encrypted.is_some(),
             generation: encrypted.map(|(generation, _)| generation),
             expires: encrypted.map_or(u64::MAX, |(_, expires)| expires),
@@ -72,6 +75,21 @@ impl About {
             requests: Cell::new(0),
             heard: Rc::default(),
         }
+    }
+
+    pub(super) fn opened_for(mut self, served: Option<Ends>) -> Self {
+        self.served = served;
+        self
+    }
+
+    /// Whether it has told a server for whom it was opened.
+    pub(super) fn tells(&self) -> bool {
+        self.policy.proxy_protocol.is_some()
+    }
+
+    /// It was opened for the same, or for everybody.
+    pub(super) fn is_for(&self, judge: Judge<'_>) -> bool {
+        !self.tells() || self.served == judge.ends
     }
 
     /// The policy of now is the one that it was opened under.

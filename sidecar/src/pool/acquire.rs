@@ -16,11 +16,12 @@ use super::{
     turns::Opens,
 };
 use crate::{
-    connect::{self, ConnectError},
+    connect::{self, ConnectError, Whose},
     http::{
         MAX_HEADER_BYTES, READ_BUFFER,
         io::{Holds, Io},
     },
+    proxy_protocol::header::Ends,
 };
 
 pub(super) mod http2;
@@ -45,6 +46,8 @@ pub(crate) struct Target<'a> {
     pub(crate) protocol: Protocol,
     /// Not one that was used before.
     pub(crate) fresh: bool,
+    /// For whom, if the cluster's connections tell that; None = for ourselves.
+    pub(crate) ends: Option<Ends>,
     /// Set when a connection to the endpoint is begun for this request.
     pub(crate) reached: &'a Cell<bool>,
 }
@@ -78,6 +81,7 @@ impl Pools {
             endpoint: target.endpoint,
             now: self.shared.now(),
             generation,
+            ends: target.ends,
         }
     }
 
@@ -223,7 +227,11 @@ impl Pools {
         let mut expires = chosen.as_ref().map_or(u64::MAX, |chosen| chosen.expires);
         let tls = chosen.map(|chosen| chosen.config);
         target.reached.set(true);
-        let opened = connect::open(cluster, target.endpoint, tls, &self.shared, None)
+        let whose = Whose {
+            ends: target.ends,
+            seen: None,
+        };
+        let opened = connect::open(cluster, target.endpoint, tls, whose, &self.shared)
             .await
             .map_err(NoConnection::Connect)?;
         self.opened.inc();
@@ -240,7 +248,8 @@ impl Pools {
             encrypted,
             (files, &pool.files),
             now,
-        );
+        )
+        .opened_for(target.ends);
         let torn = Rc::new(Cell::new(false));
         let io = Io::new(opened.transport)
             .telling(about.heard())

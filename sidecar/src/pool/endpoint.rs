@@ -10,6 +10,8 @@ use std::{
 use outrigger_core::{Cluster, Endpoint, EndpointId, EndpointState, Moment};
 use tokio::sync::Notify;
 
+use crate::proxy_protocol::header::Ends;
+
 use super::{
     Policy,
     acquire::http2::Opening,
@@ -45,6 +47,8 @@ pub(crate) struct Judge<'a> {
     pub(crate) endpoint: &'a Endpoint,
     pub(crate) now: Moment,
     pub(crate) generation: Option<u64>,
+    /// For whom.
+    pub(crate) ends: Option<Ends>,
 }
 
 impl EndpointPool {
@@ -64,6 +68,9 @@ impl EndpointPool {
     /// A connection that is fit for one more request.
     pub(crate) fn take_idle(&self, gate: &Gate, worker: usize, judge: Judge<'_>) -> Option<Http1> {
         loop {
+            if judge.cluster.config.proxy_protocol.is_some() {
+                self.foremost(judge)?;
+            }
             let connection = self.idle.borrow_mut().pop()?;
             if connection.only_watched(judge) && gate.has_room() {
                 // And so are all those below it. What becomes of it shows how long this server keeps connections.
@@ -75,6 +82,15 @@ impl EndpointPool {
                 return Some(connection);
             }
         }
+    }
+
+    /// Brings the last one that was opened for the same to where it is taken from; None if there is none.
+    fn foremost(&self, judge: Judge<'_>) -> Option<()> {
+        let mut idle = self.idle.borrow_mut();
+        let at = idle.iter().rposition(|one| one.is_for(judge))?;
+        let one = idle.remove(at);
+        idle.push(one);
+        Some(())
     }
 
     /// Pools a connection. Gives it back if somebody waits, or if the endpoint is gone.
@@ -105,7 +121,7 @@ impl EndpointPool {
         });
         let least = shared
             .iter()
-            .filter(|connection| connection.has_room(judge))
+            .filter(|connection| connection.is_for(judge) && connection.has_room(judge))
             .min_by_key(|connection| connection.streams())?;
         let another = !least.is_roomy() && self.opening.borrow().is_none() && gate.has_room();
         (!another).then(|| Rc::clone(least))

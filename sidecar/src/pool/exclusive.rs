@@ -7,7 +7,7 @@ use std::{rc::Rc, sync::Arc};
 use outrigger_core::{Cluster, ClusterSlot, Endpoint};
 
 use super::{ClusterPool, Pools, gate::Slot};
-use crate::connect::{self, ConnectError, Opened, Seen};
+use crate::connect::{self, ConnectError, Opened, Whose};
 
 /// The right to one connection, until dropped.
 #[derive(Debug)]
@@ -35,13 +35,13 @@ impl Pools {
 }
 
 impl Exclusive {
-    /// Opens a connection to `endpoint`; again after a failure, if wanted. Also says what it was opened under.
+    /// Opens a connection to `endpoint` for `ends`; again after a failure, if wanted. Also says what it was opened under.
     pub(crate) async fn connect(
         &self,
         pools: &Pools,
         cluster: &Arc<Cluster>,
         endpoint: &Endpoint,
-        seen: Option<Seen>,
+        whose: Whose,
     ) -> Result<(Opened, Under), ConnectError> {
         let refused = |refusal| ConnectError::Tls(endpoint.config.address, refusal);
         let chosen = self.pool.client_tls(&pools.shared, cluster, endpoint, None);
@@ -49,7 +49,7 @@ impl Exclusive {
         let ours = chosen.as_ref().map_or(u64::MAX, |chosen| chosen.expires);
         let generation = chosen.as_ref().and_then(|chosen| chosen.generation);
         let tls = chosen.map(|chosen| chosen.config);
-        let opened = connect::open(cluster, endpoint, tls, &pools.shared, seen).await?;
+        let opened = connect::open(cluster, endpoint, tls, whose, &pools.shared).await?;
         pools.opened.inc();
         let theirs = opened.peer.as_ref().map_or(u64::MAX, |peer| peer.not_after);
         let under = Under {

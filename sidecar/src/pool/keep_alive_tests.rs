@@ -155,6 +155,7 @@ impl Client {
             endpoint,
             protocol: Protocol::Http1,
             fresh: false,
+            ends: None,
             reached: &Cell::new(false),
         };
         let lease = self.pools.acquire(target).await;

@@ -69,6 +69,11 @@ impl Http1 {
         }
     }
 
+    /// See [`About::is_for`].
+    pub(crate) fn is_for(&self, judge: Judge<'_>) -> bool {
+        self.about.is_for(judge)
+    }
+
     pub(crate) fn is_open(&self) -> bool {
         !self.sender.is_closed()
     }
@@ -168,6 +173,11 @@ impl Http2 {
 
     pub(crate) fn is_roomy(&self) -> bool {
         self.streams.get() < ROOMY_STREAMS
+    }
+
+    /// See [`About::is_for`].
+    pub(crate) fn is_for(&self, judge: Judge<'_>) -> bool {
+        self.about.is_for(judge)
     }
 
     /// One more stream is within what the cluster and the peer allow, and is not held back for a waiter elsewhere.
@@ -412,6 +422,10 @@ pub(crate) fn give_back(
     endpoint: &Rc<EndpointPool>,
     connection: Http1,
 ) {
+    if connection.about.tells() && cluster.gate.contended() {
+        // Who waits is somebody else: its slot will do.
+        return;
+    }
     connection.about.begins_rest(pools.shared.now());
     let mut connection = connection;
     loop {

@@ -130,10 +130,11 @@ fn the_ready_line_tells_every_port() {
         admin: at(2),
         metrics: at(3),
         readiness: at(4),
+        dns: Some(at(5)),
     };
     let line = addresses.ready(&[("127.0.0.1_9080".to_owned(), at(9080))]);
     assert_eq!(
         line.to_string(),
-        r#"{"admin":"127.0.0.1:2","inbound":null,"listeners":{"127.0.0.1_9080":"127.0.0.1:9080"},"metrics":"127.0.0.1:3","outbound":"127.0.0.1:1","readiness":"127.0.0.1:4"}"#
+        r#"{"admin":"127.0.0.1:2","dns":"127.0.0.1:5","inbound":null,"listeners":{"127.0.0.1_9080":"127.0.0.1:9080"},"metrics":"127.0.0.1:3","outbound":"127.0.0.1:1","readiness":"127.0.0.1:4"}"#
     );
 }

@@ -97,6 +97,7 @@ pub(crate) async fn open(
         route: &route,
         source: connection.remote.ip(),
         destination: connection.destination,
+        ends: connection.ends(),
         direction: connection.bound.direction,
     };
     match upstream::open(worker, target).await {

@@ -13,9 +13,10 @@ use outrigger_core::{
 
 use super::refusal::Refused;
 use crate::{
-    connect::{ConnectError, Seen},
+    connect::{ConnectError, Seen, Whose},
     http::io::Io,
     pool::exclusive::{Exclusive, Under},
+    proxy_protocol::header::Ends,
     tls::Refusal,
     worker::{Worker, connection::Server},
 };
@@ -29,6 +30,8 @@ pub(super) struct Target<'a> {
     pub(super) source: IpAddr,
     /// Where the connection was going before it was redirected.
     pub(super) destination: Option<SocketAddr>,
+    /// For whom, if the cluster's connections tell that.
+    pub(super) ends: Option<Ends>,
     pub(super) direction: Direction,
 }
 
@@ -55,6 +58,10 @@ pub(super) async fn open(worker: &Worker, target: Target<'_>) -> Result<Upstream
         source: target.source,
         at: to.ip(),
     });
+    let whose = Whose {
+        ends: target.ends,
+        seen,
+    };
     let mut tried: Vec<EndpointId> = Vec::new();
     let mut last = None;
     for attempt in 1..=target.route.attempts {
@@ -89,7 +96,7 @@ pub(super) async fn open(worker: &Worker, target: Target<'_>) -> Result<Upstream
         };
         let endpoint = Arc::clone(&choice.picked.endpoint);
         let in_flight = endpoint.begin();
-        let opened = exclusive.connect(&worker.pools, cluster, &endpoint, seen);
+        let opened = exclusive.connect(&worker.pools, cluster, &endpoint, whose);
         match opened.await {
             Ok((opened, under)) => {
                 choice.tell(CONNECTED);

@@ -152,6 +152,8 @@ pub(crate) struct Metrics {
     detected: IntCounterVec,
     /// Upstream connections opened before it was known whether there is need of them, by what became of them.
     early: IntCounterVec,
+    /// PROXY protocol headers: see [`Metrics::proxied`].
+    proxied: IntCounterVec,
     pub(crate) connections: IntGauge,
     /// Failed tries, by what was decided.
     pub(crate) retries: IntCounterVec,
@@ -304,6 +306,11 @@ impl Metrics {
                 "Connections to endpoints whose server may speak first, opened before the client had said anything.",
                 &["outcome"],
             ),
+            proxied: counters(
+                "outrigger_proxy_protocol_total",
+                "Downstream connections of listeners that take PROXY protocol headers, by what came.",
+                &["outcome"],
+            ),
             connections: add(
                 &registry,
                 IntGauge::new("outrigger_connections", "Downstream connections open.")
@@ -388,6 +395,14 @@ impl Metrics {
     /// What became of an upstream connection that was opened early: `used`, `unused` (the client speaks HTTP), `failed`.
     pub(crate) fn early_connection(&self, outcome: &'static str) {
         if let Ok(counter) = self.early.get_metric_with_label_values(&[outcome]) {
+            counter.inc();
+        }
+    }
+
+    /// What came as a connection's PROXY protocol header: `taken`, `local` (the proxy speaks for itself), `absent` (and
+    /// not needed), `refused`.
+    pub(crate) fn proxied(&self, outcome: &'static str) {
+        if let Ok(counter) = self.proxied.get_metric_with_label_values(&[outcome]) {
             counter.inc();
         }
     }

@@ -20,7 +20,7 @@ use outrigger_core::{
 use rustls_pki_types::CertificateDer;
 use tokio::sync::Notify;
 
-use crate::{listen::Bound, tls::Svid};
+use crate::{listen::Bound, proxy_protocol::header::Ends, tls::Svid};
 
 /// A header must be complete this long after its first byte.
 pub(crate) const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
@@ -150,6 +150,14 @@ impl Connection {
             }),
             server_name: self.server_name.as_deref().unwrap_or_default(),
         }
+    }
+
+    /// For whom connections are opened for it.
+    pub(crate) fn ends(&self) -> Option<Ends> {
+        self.local.map(|destination| Ends {
+            source: self.remote,
+            destination,
+        })
     }
 
     /// The chain that it has, or would have, among `chains`, which may be others than when it came; None = it would

@@ -29,6 +29,7 @@ use crate::{
         serve,
     },
     listen::Accepted,
+    proxy_protocol,
     tcp::{
         self,
         early::{Early, Failed},
@@ -49,7 +50,7 @@ pub(super) async fn serve(worker: Rc<Worker>, accepted: Accepted) {
         bound,
         load,
     } = accepted;
-    let stream = match TcpStream::from_std(stream) {
+    let mut stream = match TcpStream::from_std(stream) {
         Ok(stream) => stream,
         Err(error) => {
             tracing::debug!(%error, "accepted connection was lost");
@@ -59,7 +60,9 @@ pub(super) async fn serve(worker: Rc<Worker>, accepted: Accepted) {
     tune(&stream, &TcpKeepalive::default());
     let mut connection = Connection::new(bound, remote, Rc::clone(&worker.now));
     connection.local = stream.local_addr().ok();
-    if !place::find(&worker, &mut connection, &stream).await {
+    if !place::find(&worker, &mut connection, &stream).await
+        || !introduce(&worker, &mut connection, &mut stream).await
+    {
         return;
     }
     let Some(Looked {
@@ -155,6 +158,54 @@ pub(super) async fn serve(worker: Rc<Worker>, accepted: Accepted) {
     // Boxed: the task's future would be as large as both servers together from its first moment.
     Box::pin(serve::serve(&worker, &connection, io, wire)).await;
     drop(load);
+}
+
+/// Who is behind the proxy that passes it on, where its listener is told so: in `connection`. False = it has come to its
+/// end.
+async fn introduce(worker: &Worker, connection: &mut Connection, stream: &mut TcpStream) -> bool {
+    let proxied = {
+        let snapshot = worker.snapshot();
+        let listener = snapshot.listeners.get(&connection.bound.name);
+        listener.and_then(|listener| listener.chains.proxied())
+    };
+    let Some(wanted) = proxied else {
+        return true;
+    };
+    let Some(_going_on) = worker.handshakes.begin() else {
+        too_many_handshakes(worker, connection);
+        return false;
+    };
+    let mut drain = worker.shared.drain.subscribe();
+    let taken = tokio::select! {
+        biased;
+        taken = proxy_protocol::take(stream, wanted) => taken,
+        // Told to end before it has begun.
+        _draining = drain.wait_for(|draining| *draining) => return false,
+    };
+    let outcome = match &taken {
+        Ok(Some(header)) if header.ends.is_none() => "local",
+        Ok(Some(_)) => "taken",
+        Ok(None) => "absent",
+        Err(_) => "refused",
+    };
+    worker.telemetry.metrics.proxied(outcome);
+    match taken {
+        Ok(header) => {
+            if let Some(ends) = header.and_then(|header| header.ends) {
+                tracing::trace!(proxy = %connection.remote, remote = %ends.source, "passed on by a proxy");
+                connection.remote = ends.source;
+                connection.local = Some(ends.destination);
+            }
+            true
+        }
+        Err(refused) => {
+            if worker.handshakes.warned.now() {
+                let (listener, remote) = (&connection.bound.name, connection.remote);
+                tracing::warn!(%listener, %remote, %refused, "connection refused");
+            }
+            false
+        }
+    }
 }
 
 /// A connection of which it is known as much as its listener wants to know.

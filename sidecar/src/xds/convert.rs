@@ -22,6 +22,7 @@ pub(crate) mod manager;
 mod matches;
 pub(crate) mod names;
 pub(crate) mod outside_tls;
+mod proxy_protocol;
 mod retry;
 pub(crate) mod route;
 #[cfg(test)]

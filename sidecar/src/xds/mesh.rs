@@ -390,7 +390,7 @@ impl Mesh {
             name: parsed.name.clone(),
             address: parsed.address,
             direction: parsed.direction,
-            chains: FilterChains::new(chains, parsed.lookup),
+            chains: FilterChains::new(chains, parsed.lookup).behind_proxy(parsed.proxied),
             dry_run: parsed.dry_run,
             capture: Capture {
                 // Its connections are the same ones.

@@ -8,7 +8,7 @@ use std::{
 use outrigger_proto::envoy::config::core::v3::{Locality, Node, node::UserAgentVersionType};
 use prost_types::{Struct, Value, value::Kind};
 
-use crate::{App, CaptureMode, Discovery, Workload};
+use crate::{App, CaptureMode, Discovery, ProxyVersion, Workload};
 
 /// Domain of a service that is named without one.
 const DEFAULT_DOMAIN: &str = "cluster.local";
@@ -16,6 +16,8 @@ const DEFAULT_DOMAIN: &str = "cluster.local";
 /// Ports that the node tells of.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Ports {
+    /// There is a DNS server.
+    pub(crate) dns: bool,
     pub(crate) outbound: SocketAddr,
     /// None = takes no calls from others.
     pub(crate) inbound: Option<SocketAddr>,
@@ -55,6 +57,13 @@ pub(crate) fn node(
             value(Kind::NumberValue(f64::from(app.port))),
         );
         ours.insert("PROTOCOL".to_owned(), text(&app.protocol));
+        if let Some(version) = app.proxy_protocol {
+            let version = match version {
+                ProxyVersion::V1 => "V1",
+                ProxyVersion::V2 => "V2",
+            };
+            ours.insert("APP_PROXY_PROTOCOL".to_owned(), text(&version));
+        }
     }
     let labels = workload
         .labels
@@ -77,6 +86,10 @@ pub(crate) fn node(
         ("LABELS".to_owned(), object(labels)),
         ("OUTRIGGER".to_owned(), object(ours)),
     ]);
+    if ports.dns {
+        // Istio's words: names are asked for.
+        metadata.insert("DNS_CAPTURE".to_owned(), text(&"true"));
+    }
     metadata.extend(interception.map(|mode| ("INTERCEPTION_MODE".to_owned(), text(&mode))));
     let [region, zone, sub_zone] = workload.locality.clone();
     // Istio has the pod's name here. A port of ours tells copies of one service on one address apart.
@@ -142,6 +155,7 @@ mod tests {
         let workload = testing::config().workload;
         let id = |outbound: &str, inbound: Option<&str>| {
             let ports = Ports {
+                dns: false,
                 outbound: outbound.parse().unwrap(),
                 inbound: inbound.map(|address| address.parse().unwrap()),
                 captured: None,

@@ -20,6 +20,7 @@ mod converge;
 mod fuzz;
 mod istio;
 mod names;
+mod naming;
 mod on_demand;
 mod sotw;
 mod stream;

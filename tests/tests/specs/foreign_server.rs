@@ -67,7 +67,7 @@ pub(super) fn at(host: &str, port: u16) -> Address {
     }
 }
 
-fn cluster(name: &str) -> Cluster {
+pub(super) fn cluster(name: &str) -> Cluster {
     Cluster {
         name: name.to_owned(),
         cluster_discovery_type: Some(ClusterDiscoveryType::Type(DiscoveryType::Eds as i32)),
@@ -79,7 +79,7 @@ fn cluster(name: &str) -> Cluster {
     }
 }
 
-fn assignment(name: &str, host: &str, port: u16) -> ClusterLoadAssignment {
+pub(super) fn assignment(name: &str, host: &str, port: u16) -> ClusterLoadAssignment {
     let endpoint = LbEndpoint {
         host_identifier: Some(HostIdentifier::Endpoint(Endpoint {
             address: Some(at(host, port)),
@@ -124,7 +124,7 @@ pub(super) fn routes(name: &str, cluster: &str) -> RouteConfiguration {
 /// The manager of a listener for HTTP.
 pub(super) type Manager = HttpConnectionManager;
 
-fn listener(
+pub(super) fn listener(
     address: SocketAddr,
     routes: &str,
     before: Vec<HttpFilter>,
@@ -171,7 +171,7 @@ pub(super) fn http_filter(name: &str, config: Any) -> HttpFilter {
 }
 
 /// A bootstrap file for a server on this port; `rest` of its cluster.
-fn bootstrap(form: XdsForm, port: u16, rest: &str) -> tempfile::NamedTempFile {
+pub(super) fn bootstrap(form: XdsForm, port: u16, rest: &str) -> tempfile::NamedTempFile {
     let api_type = match form {
         XdsForm::Delta => "DELTA_GRPC",
         XdsForm::Sotw => "GRPC",
@@ -199,7 +199,7 @@ static_resources:
     file
 }
 
-fn arguments(bootstrap: &Path, out: SocketAddr) -> Vec<String> {
+pub(super) fn arguments(bootstrap: &Path, out: SocketAddr) -> Vec<String> {
     let bootstrap = bootstrap.display().to_string();
     let out = out.to_string();
     let fixed = [

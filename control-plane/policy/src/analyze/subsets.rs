@@ -176,6 +176,7 @@ impl TrafficPolicy {
             ("outlierDetection", self.outlier_detection.is_some()),
             ("tls", self.tls.is_some()),
             ("retryBudget", self.retry_budget.is_some()),
+            ("proxyProtocol", self.proxy_protocol.is_some()),
         ];
         parts
             .into_iter()

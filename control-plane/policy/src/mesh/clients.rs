@@ -392,15 +392,18 @@ impl TrafficPolicy {
             outlier_detection: own.outlier_detection.or(self.outlier_detection),
             tls: own.tls.or(self.tls),
             retry_budget: own.retry_budget.or(self.retry_budget),
+            proxy_protocol: own.proxy_protocol.or(self.proxy_protocol),
             ports: std::collections::BTreeMap::new(),
         }
     }
 
-    /// What it says for one port, else what it says for all. `retryBudget` is the same for all ports (Istio).
+    /// What it says for one port, else what it says for all. `retryBudget` and `proxyProtocol` are the same for all ports
+    /// (Istio).
     pub(super) fn at_port(&self, port: u16) -> Self {
         let of_port = self.ports.get(&port).map_or(self, |own| &own.policy);
         Self {
             retry_budget: self.retry_budget.clone(),
+            proxy_protocol: self.proxy_protocol.clone(),
             ports: std::collections::BTreeMap::new(),
             ..of_port.clone()
         }

@@ -224,6 +224,7 @@ impl TrafficPolicy {
             self.outlier_detection.as_ref().map(|part| &part.position),
             self.tls.as_ref().map(|part| &part.position),
             self.retry_budget.as_ref().map(|part| &part.position),
+            self.proxy_protocol.as_ref().map(|part| &part.position),
         ]
         .into_iter()
         .chain(self.ports.values().map(|own| own.policy.position()))

@@ -8,10 +8,10 @@ use super::{
     visibility::export_to,
 };
 use crate::{
-    DestinationRule, ExportTo, PortPolicy, RetryBudget, Subset, TrafficPolicy,
+    DestinationRule, ExportTo, PortPolicy, ProxyProtocol, RetryBudget, Subset, TrafficPolicy,
     decode::{
-        Decoder, Fields, Item, Shape, host, integer32, label_map, list, number, refuse_twice,
-        subset_name,
+        Decoder, Fields, Item, Shape, enumeration, host, integer32, label_map, list, number,
+        refuse_twice, subset_name,
     },
 };
 
@@ -103,9 +103,10 @@ pub(super) const TRAFFIC_POLICY: Shape = Shape {
         "outlierDetection",
         "tls",
         "retryBudget",
+        "proxyProtocol",
         "portLevelSettings",
     ],
-    not_yet: &["tunnel", "proxyProtocol"],
+    not_yet: &["tunnel"],
 };
 
 fn traffic_policy(d: &mut Decoder, item: Item<'_>) -> Option<TrafficPolicy> {
@@ -123,6 +124,7 @@ fn traffic_policy(d: &mut Decoder, item: Item<'_>) -> Option<TrafficPolicy> {
     refuse_twice(d, &fields, place, &ports, number, "put both together");
     Some(TrafficPolicy {
         retry_budget: fields.optional_at(d, "retryBudget", retry_budget),
+        proxy_protocol: fields.optional_at(d, "proxyProtocol", proxy_protocol),
         ports: ports
             .into_iter()
             .enumerate()
@@ -167,6 +169,22 @@ pub(super) const RETRY_BUDGET: Shape = Shape {
     fields: &["percent", "minRetryConcurrency"],
     not_yet: &[],
 };
+
+pub(super) const PROXY_PROTOCOL: Shape = Shape {
+    what: "a PROXY protocol setting",
+    fields: &["version"],
+    not_yet: &[],
+};
+
+/// V1 where it is not said, as Istio.
+fn proxy_protocol(d: &mut Decoder, item: Item<'_>) -> Option<ProxyProtocol> {
+    let fields = Fields::open(d, item, &PROXY_PROTOCOL)?;
+    let words = [("V1", ProxyProtocol::V1), ("V2", ProxyProtocol::V2)];
+    let version = fields.optional(d, "version", |d, item| {
+        enumeration(d, item, "a version", &words, &[])
+    });
+    Some(version.unwrap_or(ProxyProtocol::V1))
+}
 
 /// Defaults as Envoy's.
 fn retry_budget(d: &mut Decoder, item: Item<'_>) -> Option<RetryBudget> {

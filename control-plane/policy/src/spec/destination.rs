@@ -44,6 +44,8 @@ pub struct TrafficPolicy {
     pub tls: Option<At<ClientTls>>,
     /// `retryBudget`.
     pub retry_budget: Option<At<RetryBudget>>,
+    /// `proxyProtocol`.
+    pub proxy_protocol: Option<At<ProxyProtocol>>,
     /// `portLevelSettings`: what is set there takes the place of all of the above for that port; what is not is the
     /// default, not the host's (Istio). Its values have no `ports` of their own.
     pub ports: BTreeMap<u16, PortPolicy>,
@@ -56,6 +58,15 @@ pub struct PortPolicy {
     pub index: usize,
     /// What holds for the port.
     pub policy: TrafficPolicy,
+}
+
+/// `proxyProtocol`: connections begin with a header that tells for whom they are opened.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ProxyProtocol {
+    /// `V1`: a line of text. The default.
+    V1,
+    /// `V2`: binary.
+    V2,
 }
 
 /// `retryBudget`.

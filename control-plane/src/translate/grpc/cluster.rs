@@ -26,6 +26,7 @@ use crate::{
     snapshot::{Adapted, Dialected, ResourceBytes, ResourceType},
     translate::{
         any::{OUTRIGGER, any},
+        proxy_protocol,
         tls::NOBODY,
     },
 };
@@ -112,6 +113,14 @@ fn adapt(resource: &ResourceBytes, way: Way) -> Adapted {
 
 /// One way for all endpoints; gRPC does not choose by endpoint. An error is why it cannot call them at all.
 fn socket(cluster: &Cluster, way: Way) -> Result<Option<TransportSocket>, String> {
+    let by_match = cluster.transport_socket_matches.iter();
+    let by_match = by_match.filter_map(|one| one.transport_socket.as_ref());
+    let mut all = cluster.transport_socket.iter().chain(by_match);
+    if all.any(proxy_protocol::is_wrapped) {
+        return Err("withheld: its servers want a PROXY protocol header (proxyProtocol), which a gRPC client does not send; \
+            call it through a sidecar"
+            .to_owned());
+    }
     if cluster.transport_socket.is_some() {
         return Err("withheld: its servers are outside of the mesh and want TLS, for which a gRPC client has \
             no certificates; call it by its own name, or through a sidecar"

@@ -344,6 +344,7 @@ spec:
 #[test]
 fn an_application_of_bytes_gets_them_out_of_mtls() {
     let inbound = Inbound {
+        proxy_protocol: None,
         listen: "10.0.0.9:15006".parse().unwrap(),
         app: "127.0.0.1:5432".parse().unwrap(),
         port: 5432,

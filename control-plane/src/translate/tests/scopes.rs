@@ -66,6 +66,7 @@ fn a_sidecar_document_limits_what_its_workloads_see() {
 #[test]
 fn an_inbound_port_wants_a_certificate_and_leads_to_the_application() {
     let inbound = Inbound {
+        proxy_protocol: None,
         listen: "0.0.0.0:15006".parse().unwrap(),
         app: "127.0.0.1:8080".parse().unwrap(),
         port: 9080,

@@ -8,6 +8,7 @@ use outrigger_policy::Protocol;
 fn server(protocol: Protocol) -> NodeInfo {
     NodeInfo {
         inbound: Some(Inbound {
+            proxy_protocol: None,
             listen: "0.0.0.0:15006".parse().unwrap(),
             app: "127.0.0.1:9080".parse().unwrap(),
             port: 9080,

@@ -18,7 +18,7 @@ use outrigger_proto::envoy::{
 };
 use prost_types::{Struct, value};
 
-use super::{Converted, duration, fields, refuse, string, unpack, unsupported};
+use super::{Converted, duration, fields, proxy_protocol, refuse, string, unpack, unsupported};
 
 pub(super) const TLS_INSPECTOR: &str =
     "envoy.extensions.filters.listener.tls_inspector.v3.TlsInspector";
@@ -52,8 +52,8 @@ impl Asks {
     }
 }
 
-/// The listener filters.
-pub(super) fn asks(from: &proto::Listener) -> Converted<Asks> {
+/// The listener filters. `proxied`: one of them takes PROXY protocol headers, of which nothing is said here.
+pub(super) fn asks(from: &proto::Listener, proxied: bool) -> Converted<Asks> {
     let mut found = Asks::default();
     let mut seen = Vec::new();
     let (mut tls, mut http) = (false, false);
@@ -67,6 +67,9 @@ pub(super) fn asks(from: &proto::Listener) -> Converted<Asks> {
             None => return refuse(format!("{path}.typed_config"), "missing"),
         };
         let name = fields::type_name(&any.type_url);
+        if name == proxy_protocol::FILTER {
+            continue;
+        }
         let read = match name {
             HTTP_INSPECTOR => unpack::<HttpInspector>(any, name).map(|_inspector| http = true),
             ORIGINAL_DST => {
@@ -90,6 +93,9 @@ pub(super) fn asks(from: &proto::Listener) -> Converted<Asks> {
             from.continue_on_listener_filters_timeout,
         ),
     ];
+    if !tls && !http && proxied {
+        return Ok(found);
+    }
     if !tls && !http {
         return match is_set.into_iter().find(|(_, is_set)| *is_set) {
             Some((path, _)) => refuse(
@@ -99,25 +105,29 @@ pub(super) fn asks(from: &proto::Listener) -> Converted<Asks> {
             None => Ok(found),
         };
     }
-    let path = "listener_filters_timeout";
-    let timeout = from.listener_filters_timeout.as_ref();
-    let within = match timeout.map(|value| duration(path, value)).transpose()? {
-        None => HELLO_TIMEOUT,
-        // Where HTTP is told from the rest, silence has no limit anyway; this is for who has begun.
-        Some(Duration::ZERO) if http => LONGEST_HELLO,
-        Some(Duration::ZERO) => return refuse(path, "0s; must be more than zero"),
-        Some(within) if within > LONGEST_HELLO => {
-            return refuse(path, format!("{within:?}; at most {LONGEST_HELLO:?}"));
-        }
-        Some(within) => within,
-    };
     found.inspect = Some(Inspect {
-        within,
+        within: hello_timeout(from, http)?,
         silence_is_plain: from.continue_on_listener_filters_timeout,
         tls,
         http,
     });
     Ok(found)
+}
+
+/// How long first bytes may take.
+pub(super) fn hello_timeout(from: &proto::Listener, http: bool) -> Converted<Duration> {
+    let path = "listener_filters_timeout";
+    let timeout = from.listener_filters_timeout.as_ref();
+    match timeout.map(|value| duration(path, value)).transpose()? {
+        None => Ok(HELLO_TIMEOUT),
+        // Where HTTP is told from the rest, silence has no limit anyway; this is for who has begun.
+        Some(Duration::ZERO) if http => Ok(LONGEST_HELLO),
+        Some(Duration::ZERO) => refuse(path, "0s; must be more than zero"),
+        Some(within) if within > LONGEST_HELLO => {
+            refuse(path, format!("{within:?}; at most {LONGEST_HELLO:?}"))
+        }
+        Some(within) => Ok(within),
+    }
 }
 
 /// How chains with `matches` are told apart, and whether there is one for the rest; None = there is one, for every

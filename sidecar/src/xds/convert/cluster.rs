@@ -21,7 +21,7 @@ use outrigger_proto::envoy::{
 
 use super::{
     Converted, aggregate, balancing, beyond, dns, duration, endpoint, limits, must_be_ads, ours,
-    positive, refuse, string, tls, unpack, unsupported,
+    positive, proxy_protocol, refuse, string, tls, unpack, unsupported,
 };
 use crate::xds::dns::DnsSource;
 
@@ -68,7 +68,8 @@ pub(crate) fn convert(from: &proto::Cluster) -> Converted<ParsedCluster> {
             always_tls: false,
         });
     }
-    let (tls, always_tls) = transport(from)?;
+    let (proxy_protocol, unwrapped) = proxy_protocol::unwrapped(from)?;
+    let (tls, always_tls) = transport(&unwrapped)?;
     let http = http_options(from)?;
     let ours = ours(from.metadata.as_ref());
     let (subset, service) = names_in(&from.name);
@@ -105,6 +106,7 @@ pub(crate) fn convert(from: &proto::Cluster) -> Converted<ParsedCluster> {
         max_connection_duration: http.max_connection_duration,
         max_concurrent_streams: http.max_concurrent_streams,
         tcp_keepalive: tcp_keepalive(from)?,
+        proxy_protocol,
         outlier: limits::outlier(from.outlier_detection.as_ref(), panic)?,
         protocol: http.protocol,
         tls,

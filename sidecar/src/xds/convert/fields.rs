@@ -54,6 +54,9 @@ const READ: &[(&str, &[&str])] = &[
     ("envoy.extensions.filters.listener.tls_inspector.v3.TlsInspector", &[]),
     ("envoy.extensions.filters.listener.http_inspector.v3.HttpInspector", &[]),
     ("envoy.extensions.filters.listener.original_dst.v3.OriginalDst", &[]),
+    // Named after nothing that we count by.
+    ("envoy.extensions.filters.listener.proxy_protocol.v3.ProxyProtocol", &["allow_requests_without_proxy_protocol",
+        "disallowed_versions", "stat_prefix"]),
     ("envoy.config.listener.v3.FilterChain", &["name", "filters", "transport_socket", "filter_chain_match", "metadata"]),
     ("envoy.config.listener.v3.FilterChainMatch", &["server_names", "transport_protocol", "application_protocols",
         "destination_port", "prefix_ranges"]),
@@ -80,6 +83,8 @@ const READ: &[(&str, &[&str])] = &[
     ("envoy.extensions.filters.network.http_connection_manager.v3.HttpFilter", &["name", "typed_config", "is_optional", "disabled"]),
     // We never add x-envoy-* headers.
     ("envoy.extensions.filters.http.router.v3.Router", &["suppress_envoy_headers"]),
+    ("envoy.extensions.transport_sockets.proxy_protocol.v3.ProxyProtocolUpstreamTransport", &["config", "transport_socket"]),
+    ("envoy.config.core.v3.ProxyProtocolConfig", &["version"]),
     // TLS
     ("envoy.extensions.transport_sockets.raw_buffer.v3.RawBuffer", &[]),
     ("envoy.extensions.transport_sockets.tls.v3.DownstreamTlsContext", &["common_tls_context", "require_client_certificate",

@@ -5,7 +5,7 @@ use std::{net::SocketAddr, sync::Arc};
 
 use outrigger_core::{
     Capture, ChainLookup, ChainMatch, ConnectionRoute, Direction, DownstreamTls, DryRun,
-    HttpSettings, PolicyPositions, RouteTable,
+    HttpSettings, PolicyPositions, ProxyProtocol, RouteTable,
 };
 use outrigger_proto::envoy::{
     config::listener::v3::{self as proto, filter, listener::ListenerSpecifier},
@@ -17,8 +17,8 @@ use outrigger_proto::envoy::{
 use prost_types::Any;
 
 use super::{
-    Converted, chains, connections, direction, manager, must_be_ads, must_be_false, refuse, route,
-    socket_address, tls, unpack, unsupported,
+    Converted, chains, connections, direction, manager, must_be_ads, must_be_false, proxy_protocol,
+    refuse, route, socket_address, tls, unpack, unsupported,
 };
 
 /// The cluster without endpoints that leads nowhere (Istio's name).
@@ -37,6 +37,7 @@ pub(crate) struct ParsedListener {
     pub(crate) lookup: Option<ChainLookup>,
     pub(crate) dry_run: Option<DryRun>,
     pub(crate) capture: Capture,
+    pub(crate) proxied: Option<ProxyProtocol>,
 }
 
 /// See [`outrigger_core::FilterChain`].
@@ -70,7 +71,8 @@ pub(crate) fn convert(
         return unsupported("internal_listener");
     }
     let address = socket_address("address", from.address.as_ref())?;
-    let asks = chains::asks(from)?;
+    let proxied = proxy_protocol::taken(from)?;
+    let asks = chains::asks(from, proxied.is_some())?;
     let capture = capture(from, asks)?;
     let mut matches = Vec::with_capacity(from.filter_chains.len());
     for (index, chain) in from.filter_chains.iter().enumerate() {
@@ -124,6 +126,7 @@ pub(crate) fn convert(
         lookup,
         dry_run: chains::dry_run(from.metadata.as_ref())?,
         capture,
+        proxied,
     })
 }
 

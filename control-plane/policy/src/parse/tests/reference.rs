@@ -279,6 +279,7 @@ fn each_field_that_the_program_knows_is_in_the_reference() {
         (".portLevelSettings[]", &rule::PORT_LEVEL),
         (".portLevelSettings[].port", &destination::PORT),
         (".retryBudget", &rule::RETRY_BUDGET),
+        (".proxyProtocol", &rule::PROXY_PROTOCOL),
         (".loadBalancer", &balancer::LOAD_BALANCER),
         (".loadBalancer.warmup", &balancer::WARMUP),
         (".loadBalancer.localityLbSetting", &balancer::LOCALITY),
@@ -456,10 +457,6 @@ fn what_is_not_supported_yet_is_refused_at_its_line_with_what_would_be_right() {
         (
             "{host: a, trafficPolicy: {tunnel: {targetHost: b}}}",
             "f:4:33: spec.trafficPolicy.tunnel: not supported yet; remove it, nothing would act on it",
-        ),
-        (
-            "{host: a, trafficPolicy: {proxyProtocol: {version: V2}}}",
-            "f:4:33: spec.trafficPolicy.proxyProtocol: not supported yet; remove it, nothing would act on it",
         ),
     ];
     for (spec, expected) in table {

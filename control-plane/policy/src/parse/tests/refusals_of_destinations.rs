@@ -46,12 +46,12 @@ fn settings_of_ports_are_refused_in_words_that_help() {
                 ],
             ),
             (
-                "{host: a, trafficPolicy: {retryBudget: {percent: 101, minRetryConcurrency: -1}, tunnel: {}, proxyProtocol: {}}}",
+                "{host: a, trafficPolicy: {retryBudget: {percent: 101, minRetryConcurrency: -1}, tunnel: {}, proxyProtocol: {version: V3}}}",
                 &[
                     "f:4:56: spec.trafficPolicy.retryBudget.percent: found the number 101, want a number from 0 to 100",
                     "f:4:82: spec.trafficPolicy.retryBudget.minRetryConcurrency: found the number -1, want a whole number from 0 to 2147483647",
                     "f:4:87: spec.trafficPolicy.tunnel: not supported yet; remove it, nothing would act on it",
-                    "f:4:99: spec.trafficPolicy.proxyProtocol: not supported yet; remove it, nothing would act on it",
+                    "f:4:115: spec.trafficPolicy.proxyProtocol.version: TODO",
                 ],
             ),
         ],
