@@ -335,7 +335,7 @@ fn route(
             return Ok(());
         }
     };
-    headers::strip_hop_by_hop(&mut parts.headers);
+    headers::strip_hop_by_hop(&mut parts.headers, false);
     headers::claims::strip_request(&mut parts.headers, false);
     let view = forward::view(&parts, &authority);
     let (host, tried) = match table.explain(&view) {

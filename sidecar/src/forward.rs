@@ -4,7 +4,7 @@ use std::{borrow::Cow, convert::Infallible, rc::Rc, sync::Arc, time::SystemTime}
 
 use http::{
     HeaderMap, HeaderValue, Request, Response, Version,
-    header::{CONTENT_TYPE, EXPECT, PROXY_AUTHORIZATION},
+    header::{CONTENT_TYPE, EXPECT, PROXY_AUTHORIZATION, SEC_WEBSOCKET_KEY},
     request::Parts,
 };
 use hyper::body::Incoming;
@@ -41,12 +41,15 @@ mod on_demand;
 pub(crate) mod redirect;
 mod steering;
 pub(crate) mod tries;
+pub(crate) mod tunnel;
+pub(crate) mod upgrade;
 pub(crate) mod upstream;
 
 use call::Call;
 use filters::Next;
 use steering::Steering;
 use tries::Plan;
+use upgrade::Wanted;
 
 /// Answers one request; never fails, since every failure has its own answer. `introduction` is what the application
 /// is told about the caller, see [`crate::inbound::introduction`].
@@ -57,11 +60,12 @@ pub(crate) async fn serve(
     request: Request<Incoming>,
 ) -> Result<Response<DownBody>, Infallible> {
     let active = connection.begin();
-    let (parts, incoming) = request.into_parts();
+    let (mut parts, incoming) = request.into_parts();
+    let wanted = Wanted::of(&mut parts);
     // HTTP/2 has an answer end the upload of its stream. A caller that expects `100 Continue` sends its body only when
     // it is asked to; it will not be.
     let drains = parts.version != Version::HTTP_2 && !parts.headers.contains_key(EXPECT);
-    let call = Call::begin(&worker, &connection, &parts, incoming);
+    let call = Call::begin(&worker, &connection, &parts, incoming, wanted);
     let mut response = match handle(&call, parts, introduction).await {
         Ok(response) => response,
         Err(problem) => {
@@ -87,6 +91,11 @@ pub(crate) async fn serve(
         // Beside the answer, which must not wait for it; gives up after a time.
         tokio::task::spawn_local(async move { upload.drain().await });
     }
+    let tunnel = call.tunnel.borrow_mut().take();
+    if let Some(tunnel) = tunnel {
+        tunnel.answered(active);
+        return Ok(response);
+    }
     Ok(response.map(|body| body.holding(active)))
 }
 
@@ -99,7 +108,7 @@ async fn handle(
         Refused::Bad(message) => Problem::new(Code::BadRequest, message),
         Refused::NotSupported(message) => Problem::new(Code::NotSupported, message),
     })?;
-    headers::strip_hop_by_hop(&mut parts.headers);
+    headers::strip_hop_by_hop(&mut parts.headers, call.wanted.is_some());
     let found = claims::strip_request(&mut parts.headers, call.connection.peer.is_some());
     if found.dropped {
         call.worker.handles.count_feature("trace_headers_dropped");
@@ -204,6 +213,9 @@ async fn routed(
             Err(no_route) => return Err(nowhere(table, &parts, &authority, no_route)),
         },
     };
+    if let Some(wanted) = &call.wanted {
+        wanted.check(chain, route)?;
+    }
     let Action::Forward(choice) = &route.action else {
         return Ok(direct(call, &parts, &authority, route));
     };
@@ -418,7 +430,7 @@ fn plan<'a>(
         idempotent,
         hedge: route
             .features()
-            .and_then(|f| f.hedge.filter(|_| idempotent)),
+            .and_then(|f| f.hedge.filter(|_| idempotent && call.wanted.is_none())),
         repeats: retry.may_repeat() && (idempotent || !retry.implied),
         asked: upstream::Asked::of(parts, route, weighted),
         slot,
@@ -430,6 +442,10 @@ fn plan<'a>(
         hash,
         cookies,
         protocol: upstream::protocol(cluster, parts.version == Version::HTTP_2),
+        websocket_key: call
+            .wanted
+            .as_ref()
+            .and_then(|_| parts.headers.get(SEC_WEBSOCKET_KEY).cloned()),
     })
 }
 

@@ -253,7 +253,7 @@ impl Session<'_> {
 }
 
 /// None = certificates do not end it.
-fn until(expires: u64) -> Option<Instant> {
+pub(crate) fn until(expires: u64) -> Option<Instant> {
     let left = expires.saturating_sub(unix_now());
     Instant::now().checked_add(Duration::from_secs(left))
 }

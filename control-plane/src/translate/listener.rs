@@ -7,7 +7,7 @@ use std::{net::SocketAddr, sync::Arc, time::Duration};
 use outrigger_policy::{MtlsMode, Protocol};
 use outrigger_proto::envoy::{
     config::{
-        core::v3::{Http1ProtocolOptions, TrafficDirection},
+        core::v3::{Http1ProtocolOptions, Http2ProtocolOptions, TrafficDirection},
         listener::v3::{
             Filter, FilterChain, FilterChainMatch, Listener, ListenerFilter, filter,
             listener_filter,
@@ -29,7 +29,7 @@ use outrigger_proto::envoy::{
             HttpConnectionManager, HttpFilter, Rds,
             http_connection_manager::{
                 ForwardClientCertDetails, PathWithEscapedSlashesAction, RouteSpecifier,
-                SetCurrentClientCertDetails,
+                SetCurrentClientCertDetails, UpgradeConfig,
             },
             http_filter,
         },
@@ -300,6 +300,16 @@ fn manager(before: impl IntoIterator<Item = HttpFilter>) -> HttpConnectionManage
         normalize_path: Some(true),
         // 0 = off. Envoy would end a quiet stream after 5 minutes; Istio's default is not to.
         stream_idle_timeout: Some(prost_types::Duration::default()),
+        // Istio's default.
+        upgrade_configs: vec![UpgradeConfig {
+            upgrade_type: "websocket".to_owned(),
+            ..UpgradeConfig::default()
+        }],
+        // WebSocket over HTTP/2 (RFC 8441).
+        http2_protocol_options: Some(Http2ProtocolOptions {
+            allow_connect: true,
+            ..Http2ProtocolOptions::default()
+        }),
         ..HttpConnectionManager::default()
     }
 }

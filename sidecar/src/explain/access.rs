@@ -240,7 +240,7 @@ impl<'a> Chain<'a> {
                 return Ok(());
             }
         };
-        headers::strip_hop_by_hop(&mut parts.headers);
+        headers::strip_hop_by_hop(&mut parts.headers, false);
         claims::strip_request(&mut parts.headers, self.caller().peer.is_some());
         let Some(settings) = settings else {
             self.passed();

@@ -213,6 +213,13 @@ impl Attempt {
                 Err(error) => return Err(self.not_connected(&error)),
             };
             self.reached.set(true);
+            if self.call.wanted.is_some()
+                && !lease
+                    .takes_connect(plan.cluster.config.connect_timeout)
+                    .await
+            {
+                return Err(self.takes_no_connect());
+            }
             let spare = if self.keeps_head(&lease, plan, may_try_again) {
                 self.head.clone()
             } else {
@@ -225,14 +232,21 @@ impl Attempt {
             let body = body.unwrap_or_else(|| self.call.upload.next_try());
             let request = Request::from_parts(head, body);
             let sent = plan.cluster.measures().then(Instant::now);
+            lease.may_switch(self.call.wanted.is_some());
             // Cancelled from here on, hyper may have sent it.
             self.sent_before = self.call.maybe_sent.replace(true);
             self.sent.set(true);
             let mut error = match lease.send(request).await {
-                Ok(response) if response.status() == StatusCode::SWITCHING_PROTOCOLS => {
-                    return Err(self.unasked_upgrade());
-                }
                 Ok(response) => {
+                    let (status, headers) = (response.status(), response.headers());
+                    let by = lease.protocol();
+                    let wanted = self.call.wanted.as_deref();
+                    if !wanted.is_some_and(|wanted| wanted.is_done_by(status, headers, by)) {
+                        lease.may_switch(false);
+                        if status == StatusCode::SWITCHING_PROTOCOLS {
+                            return Err(self.unasked_upgrade());
+                        }
+                    }
                     self.measured(sent, response.status());
                     return Ok(Answered { response, lease });
                 }
@@ -352,6 +366,18 @@ impl Attempt {
         Failed {
             problem: Problem::new(Code::UpstreamReset, "the request's head is gone"),
             progress: Progress::Limited,
+        }
+    }
+
+    fn takes_no_connect(&mut self) -> Failed {
+        let to = self.picked.endpoint.config.address;
+        self.end_with(Code::NotSupported);
+        let message = format!(
+            "{to} does not take WebSocket over HTTP/2 (RFC 8441), which its port is spoken to in"
+        );
+        Failed {
+            problem: Problem::new(Code::NotSupported, message).at(to, self.number),
+            progress: Progress::Unsent,
         }
     }
 

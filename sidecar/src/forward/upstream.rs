@@ -3,8 +3,8 @@
 use std::net::SocketAddr;
 
 use http::{
-    HeaderMap, HeaderName, HeaderValue, Uri, Version,
-    header::{HOST, SET_COOKIE},
+    HeaderMap, HeaderName, HeaderValue, StatusCode, Uri, Version,
+    header::{HOST, SET_COOKIE, TRANSFER_ENCODING},
     request, response,
     uri::{Authority, PathAndQuery, Scheme},
 };
@@ -106,6 +106,7 @@ pub(crate) fn address(parts: &mut request::Parts, protocol: Protocol) -> Result<
             parts.version = Version::HTTP_11;
         }
         Protocol::Http2 => {
+            parts.headers.remove(TRANSFER_ENCODING);
             let host = parts.headers.remove(HOST);
             let host = host.as_ref().map_or(&b""[..], HeaderValue::as_bytes);
             let authority = Authority::try_from(host).map_err(|error| {
@@ -137,7 +138,8 @@ pub(crate) fn answer(
     call.answered_by.set(Some(endpoint));
     // The server side of the connection writes its own version.
     head.version = Version::HTTP_11;
-    headers::strip_hop_by_hop(&mut head.headers);
+    let switches = head.status == StatusCode::SWITCHING_PROTOCOLS;
+    headers::strip_hop_by_hop(&mut head.headers, switches);
     if of_sidecar {
         // Was for us.
         head.headers.remove(UNSENT);

@@ -1,11 +1,6 @@
 //! What a request must be like to get in. hyper has already refused broken framing and syntax; this is the rest.
 
-use http::{
-    HeaderMap, HeaderValue, Method, Uri, Version,
-    header::{HOST, UPGRADE},
-    request::Parts,
-    uri::PathAndQuery,
-};
+use http::{HeaderValue, Method, Uri, Version, header::HOST, request::Parts, uri::PathAndQuery};
 
 use super::path;
 
@@ -26,7 +21,6 @@ pub(crate) fn admit(parts: &mut Parts) -> Result<HeaderValue, Refused> {
             "CONNECT is not supported yet; send the request itself, with its Host",
         ));
     }
-    check_upgrade(&parts.headers)?;
     let authority = authority(parts)?;
     check_host(authority.as_bytes()).map_err(|rule| {
         let shown = String::from_utf8_lossy(authority.as_bytes());
@@ -37,22 +31,6 @@ pub(crate) fn admit(parts: &mut Parts) -> Result<HeaderValue, Refused> {
         parts.headers.insert(HOST, authority.clone());
     }
     Ok(authority)
-}
-
-/// `Upgrade: h2c` is dropped later, like every hop-by-hop field; a tunnel that was asked for is refused aloud.
-fn check_upgrade(headers: &HeaderMap) -> Result<(), Refused> {
-    let other_than_h2c = headers.get_all(UPGRADE).iter().any(|value| {
-        value
-            .as_bytes()
-            .split(|b| *b == b',')
-            .any(|token| !token.trim_ascii().eq_ignore_ascii_case(b"h2c"))
-    });
-    if other_than_h2c {
-        return Err(Refused::NotSupported(
-            "Upgrade (WebSocket and the like) is not supported yet",
-        ));
-    }
-    Ok(())
 }
 
 fn authority(parts: &Parts) -> Result<HeaderValue, Refused> {
@@ -252,12 +230,7 @@ mod tests {
     }
 
     #[test]
-    fn tunnels_are_refused_aloud_and_h2c_is_not_one() {
-        let get = || Request::builder().uri("/").header("host", "x");
-        assert!(matches!(
-            admitted(get().header("upgrade", "websocket")),
-            Err(Refused::NotSupported(_))
-        ));
+    fn tunnels_are_refused_aloud() {
         assert!(matches!(
             admitted(
                 Request::builder()
@@ -267,6 +240,5 @@ mod tests {
             ),
             Err(Refused::NotSupported(_))
         ));
-        assert!(admitted(get().header("upgrade", "h2c")).is_ok());
     }
 }

@@ -20,7 +20,7 @@ use outrigger_core::{
 use rustls_pki_types::CertificateDer;
 use tokio::sync::Notify;
 
-use crate::{listen::Bound, tls::Svid};
+use crate::{forward::tunnel::Tunnel, listen::Bound, tls::Svid};
 
 /// A header must be complete this long after its first byte.
 pub(crate) const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
@@ -82,6 +82,8 @@ pub(crate) struct Connection {
     pub(crate) expires: Option<u64>,
     /// Of a connection of bytes whose upstream is under mTLS.
     pub(crate) server: RefCell<Option<Server>>,
+    /// What it becomes once its answer is out, of HTTP/1.1.
+    pub(crate) tunnel: RefCell<Option<Box<Tunnel>>>,
     order: Cell<Order>,
     /// It ends after its next response.
     leaving: Cell<bool>,
@@ -122,6 +124,7 @@ impl Connection {
             own_id: None,
             expires: None,
             server: RefCell::new(None),
+            tunnel: RefCell::new(None),
             order: Cell::new(Order::Serve),
             leaving: Cell::new(false),
             changed: Notify::new(),
@@ -198,7 +201,8 @@ impl Connection {
     pub(crate) fn order(&self, order: Order) {
         if order > self.order.get() {
             self.order.set(order);
-            self.changed.notify_one();
+            // Each stream that carries bytes waits, beside the connection itself.
+            self.changed.notify_waiters();
         }
     }
 

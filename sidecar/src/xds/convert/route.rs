@@ -5,7 +5,8 @@ use std::{collections::BTreeSet, sync::Arc, time::Duration};
 use http::{HeaderName, HeaderValue};
 use outrigger_core::{
     Action, ClusterChoice, ClusterSlot, Features, HashPolicy, HeaderEdits, RedirectPath, Rewrite,
-    Route, RouteTable, Substitution, Uses, VirtualHost, WeightedCluster,
+    Route, RouteTable, Substitution, Upgrades, Uses, VirtualHost, WeightedCluster,
+    upgrade::NamedTwice,
 };
 use outrigger_proto::envoy::{
     config::{
@@ -26,8 +27,8 @@ use outrigger_proto::envoy::{
 use prost_types::value;
 
 use super::{
-    Converted, FieldError, duration, features, filters::Levels, matches, must_be_ads, ours, refuse,
-    retry, unsupported,
+    Converted, FieldError, duration, features, filters::Levels, manager, matches, must_be_ads,
+    ours, refuse, retry, unsupported,
 };
 
 /// What xDS says of a route without `timeout`; `0s` switches it off.
@@ -216,6 +217,7 @@ fn forward(
         None => Some(DEFAULT_TIMEOUT),
         Some(timeout) => Some(duration("timeout", timeout)?).filter(|timeout| !timeout.is_zero()),
     };
+    features.upgrades = upgrades(&from.upgrade_configs)?;
     features.mirrors = features::mirrors(&from.request_mirror_policies, slots)?;
     route.rewrite = match (&from.regex_rewrite, from.prefix_rewrite.as_str()) {
         (None, "") => None,
@@ -237,6 +239,21 @@ fn forward(
         }
     }
     Ok(())
+}
+
+fn upgrades(from: &[proto::route_action::UpgradeConfig]) -> Converted<Upgrades> {
+    let mut all = Vec::with_capacity(from.len());
+    for (index, upgrade) in from.iter().enumerate() {
+        let name = manager::protocol_name(&upgrade.upgrade_type);
+        let name = name.map_err(|error| error.under(format!("upgrade_configs[{index}]")))?;
+        all.push((name, upgrade.enabled.unwrap_or(true)));
+    }
+    Upgrades::new(all).map_err(|NamedTwice(name)| {
+        FieldError::new(
+            "upgrade_configs",
+            format!("{name:?} is there twice; write one"),
+        )
+    })
 }
 
 fn regex_rewrite(from: &RegexMatchAndSubstitute) -> Converted<Rewrite> {
