@@ -9,8 +9,8 @@ use http::{
 };
 use hyper::body::Incoming;
 use outrigger_core::{
-    Action, Cluster, ClusterSlot, Direction, Facts, NoRoute, RequestView, Route, RouteSource,
-    RouteTable, WeightedCluster, retry::is_idempotent,
+    Action, Cluster, ClusterSlot, Direction, Facts, NoRoute, PathMatch, RequestView, Route,
+    RouteSource, RouteTable, WeightedCluster, retry::is_idempotent,
 };
 use tokio::time::timeout;
 
@@ -29,6 +29,7 @@ mod before;
 pub(crate) mod call;
 pub(crate) mod chain;
 mod choose;
+mod connect;
 mod deadline;
 mod ext_authz;
 mod filters;
@@ -104,10 +105,8 @@ async fn handle(
     mut parts: Parts,
     introduction: Option<HeaderValue>,
 ) -> Result<Response<DownBody>, Problem> {
-    let authority = check::admit(&mut parts).map_err(|refused| match refused {
-        Refused::Bad(message) => Problem::new(Code::BadRequest, message),
-        Refused::NotSupported(message) => Problem::new(Code::NotSupported, message),
-    })?;
+    let authority = check::admit(&mut parts, call.connection.local)
+        .map_err(|Refused::Bad(message)| Problem::new(Code::BadRequest, message))?;
     headers::strip_hop_by_hop(&mut parts.headers, call.wanted.is_some());
     let found = claims::strip_request(&mut parts.headers, call.connection.peer.is_some());
     if found.dropped {
@@ -182,6 +181,12 @@ async fn routed(
             if chain.settings.is_some() {
                 filters::look(call, &snapshot, (chain, None), &mut parts, &authority).await?;
             }
+            if let Some(wanted) = call.wanted.as_ref().filter(|wanted| wanted.is_connect()) {
+                wanted.check(chain, None)?;
+                if no_route == NoRoute::Path && call.direction == Direction::Outbound {
+                    return connect::to_requests(call);
+                }
+            }
             return Err(nowhere(table, &parts, &authority, no_route));
         }
     };
@@ -214,7 +219,8 @@ async fn routed(
         },
     };
     if let Some(wanted) = &call.wanted {
-        wanted.check(chain, route)?;
+        wanted.check(chain, Some(route))?;
+        wanted.keep(call, &parts, &authority);
     }
     let Action::Forward(choice) = &route.action else {
         return Ok(direct(call, &parts, &authority, route));
@@ -239,6 +245,10 @@ async fn routed(
             .clone_from(&cluster.config.position);
     }
     call.goes_to(slot, cluster);
+    if matches!(route.matches.path, PathMatch::Connect) {
+        // Boxed: few requests are such.
+        return Box::pin(connect::to_cluster(call, slot, cluster, choice)).await;
+    }
     let way = Way {
         snapshot: &snapshot,
         route,

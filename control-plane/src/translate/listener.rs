@@ -42,7 +42,7 @@ use super::{
     any::{address, ads, any, duration},
     authz::{self, Workload},
     cluster::inbound_name,
-    layer4,
+    layer4::{self, connect::CONNECT},
     matching::everything,
     node::Inbound,
     tls,
@@ -116,7 +116,21 @@ fn outbound_with(
         route_specifier: Some(RouteSpecifier::Rds(rds)),
         ..manager(first.into_iter().chain(before))
     };
+    let manager = if name == HTTP_PROXY {
+        taking_connect(manager)
+    } else {
+        manager
+    };
     listener(name, listen, TrafficDirection::Outbound, &manager)
+}
+
+/// A proxy's port: for connections, too.
+fn taking_connect(mut manager: HttpConnectionManager) -> HttpConnectionManager {
+    manager.upgrade_configs.push(UpgradeConfig {
+        upgrade_type: CONNECT.to_owned(),
+        ..UpgradeConfig::default()
+    });
+    manager
 }
 
 /// A port for the application's outgoing connections that are not HTTP, or not to be seen as such.

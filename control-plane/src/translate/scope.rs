@@ -384,8 +384,10 @@ impl Egress {
                 Some((host, Arc::new(routes)))
             }
         });
-        // A service without a port of HTTP has no routes; its connections are another listener's.
-        let visible = visible.filter(|(_, routes)| !routes.ports.is_empty());
+        // A service without a port of HTTP has routes for CONNECT only; its connections are another listener's.
+        let visible = visible.filter(|(_, routes)| {
+            !routes.ports.is_empty() || (port.is_none() && !routes.connect.is_empty())
+        });
         let visible = visible.map(|(host, routes)| (host.clone(), routes));
         let visible: SortedMap<HostName, Arc<HostRoutes>> = visible.collect();
         for (host, routes) in visible.iter() {

@@ -23,10 +23,12 @@ use crate::{
     connect::ConnectError,
     http::{
         answer::{Code, Problem},
+        expect::Gate,
         replay::UpBody,
     },
     inbound,
     pool::{
+        Protocol,
         acquire::{NoConnection, Target},
         lease::Lease,
     },
@@ -230,7 +232,16 @@ impl Attempt {
             };
             let body = self.body.take();
             let body = body.unwrap_or_else(|| self.call.upload.next_try());
-            let request = Request::from_parts(head, body);
+            let expects = self.call.expects && lease.protocol() == Protocol::Http1;
+            let gate = expects.then(Gate::default);
+            let body = match &gate {
+                Some(gate) => body.held_by(gate.clone()),
+                None => body,
+            };
+            let mut request = Request::from_parts(head, body);
+            if let Some(gate) = &gate {
+                gate.listen(&mut request);
+            }
             let sent = plan.cluster.measures().then(Instant::now);
             lease.may_switch(self.call.wanted.is_some());
             // Cancelled from here on, hyper may have sent it.
@@ -238,6 +249,9 @@ impl Attempt {
             self.sent.set(true);
             let mut error = match lease.send(request).await {
                 Ok(response) => {
+                    if let Some(gate) = &gate {
+                        gate.shut();
+                    }
                     let (status, headers) = (response.status(), response.headers());
                     let by = lease.protocol();
                     let wanted = self.call.wanted.as_deref();
@@ -292,7 +306,7 @@ impl Attempt {
 
     /// The head may be needed again after hyper has taken it.
     fn keeps_head(&self, lease: &Lease, plan: &Plan<'_>, may_try_again: bool) -> bool {
-        let refusable = plan.protocol == crate::pool::Protocol::Http2 || lease.is_mtls();
+        let refusable = plan.protocol == Protocol::Http2 || lease.is_mtls();
         (may_try_again && (refusable || plan.repeats)) || (lease.reused && self.may_repeat())
     }
 

@@ -22,6 +22,7 @@ use crate::{
     http::{
         answer::{self, Code, Problem},
         body::DownBody,
+        expect,
         replay::Upload,
     },
     telemetry::{
@@ -70,6 +71,8 @@ pub(crate) struct Call {
     pub(crate) hops: Cell<u8>,
     /// The application may have seen it.
     pub(crate) maybe_sent: Cell<bool>,
+    /// Its caller sends the body when it is asked to.
+    pub(crate) expects: bool,
     /// What it asks to switch to.
     pub(crate) wanted: Option<Box<Wanted>>,
     /// What came after it had switched.
@@ -207,6 +210,7 @@ impl Call {
         if waits_for_end {
             upload.measure();
         }
+        let expects = !upload.is_empty() && expect::is_expected(&parts.headers);
         let call = Rc::new(Self {
             worker: Rc::clone(worker),
             connection: Rc::clone(connection),
@@ -229,6 +233,7 @@ impl Call {
             maybe_sent: Cell::new(false),
             wanted,
             upload_bytes: Cell::new(0),
+            expects,
             tunnel: RefCell::new(None),
             destination: RefCell::new(None),
             started,

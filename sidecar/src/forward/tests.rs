@@ -31,6 +31,7 @@ mod deadlines;
 mod ejection;
 mod features;
 mod filters;
+mod forms;
 mod on_demand;
 mod retries;
 mod upgrades;

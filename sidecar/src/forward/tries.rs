@@ -152,6 +152,7 @@ pub(crate) async fn run(
                 cluster.unused(&picked, call.worker.shared.now());
                 return Err(problem);
             }
+            upstream::frame(&mut head, plan.protocol, !call.upload.is_empty());
         }
         std::mem::replace(&mut last, Last::Nothing).discard(cluster);
         made += 1;
@@ -393,7 +394,7 @@ fn deliver(
     upstream::answer(call, &mut head, plan, endpoint, attempts, of_sidecar);
     if let (Some(up), Some(wanted)) = (up, &call.wanted) {
         wanted.answer(&mut head, plan.websocket_key.as_ref());
-        let tunnel = Tunnel::new(call, up, Box::new(exchange));
+        let tunnel = Tunnel::switched(call, up, Box::new(exchange));
         *call.tunnel.borrow_mut() = Some(Box::new(tunnel));
         return Response::from_parts(head, DownBody::empty());
     }

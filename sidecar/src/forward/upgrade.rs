@@ -8,6 +8,8 @@
 //! Rules, filters and routes see the first form, whichever came (Envoy). `Upgrade: h2c` is nobody's to ask for here: it
 //! is dropped, like every hop-by-hop field.
 
+use std::{cell::OnceCell, rc::Rc};
+
 use aws_lc_rs::digest;
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use http::{
@@ -19,6 +21,7 @@ use http::{
 use hyper::{ext::Protocol as H2Protocol, upgrade::OnUpgrade};
 use outrigger_core::{FilterChain, Route, Upgrades};
 
+use super::{call::Call, tunnel::Switched};
 use crate::{
     http::answer::{Code, Problem},
     pool::Protocol,
@@ -35,6 +38,8 @@ pub(crate) struct Wanted {
     protocol: HeaderValue,
     /// Where the bytes of an HTTP/2 stream will be; None = the connection itself becomes them.
     stream: Option<OnUpgrade>,
+    is_connect: bool,
+    switched: OnceCell<Rc<Switched>>,
 }
 
 impl Wanted {
@@ -44,14 +49,24 @@ impl Wanted {
             if parts.method != Method::CONNECT {
                 return None;
             }
-            let protocol = parts.extensions.remove::<H2Protocol>()?;
-            let protocol = HeaderValue::from_str(protocol.as_str()).ok()?;
             let stream = parts.extensions.remove::<OnUpgrade>();
+            let Some(protocol) = parts.extensions.remove::<H2Protocol>() else {
+                return Some(Box::new(Self::connect(stream)));
+            };
+            // A token, or nobody lets it through.
+            let protocol = HeaderValue::from_str(protocol.as_str());
+            let protocol = protocol.unwrap_or(HeaderValue::from_static("?"));
             parts.method = Method::GET;
             parts.headers.insert(UPGRADE, protocol.clone());
             let connection = HeaderValue::from_static("Upgrade");
             parts.headers.insert(CONNECTION, connection);
-            return Some(Box::new(Self { protocol, stream }));
+            return Some(Box::new(Self {
+                stream,
+                ..Self::of_name(protocol)
+            }));
+        }
+        if parts.method == Method::CONNECT {
+            return Some(Box::new(Self::connect(None)));
         }
         if !parts.headers.contains_key(UPGRADE) || parts.version != Version::HTTP_11 {
             return None;
@@ -68,10 +83,39 @@ impl Wanted {
         if parts.headers.get(UPGRADE) != Some(&protocol) {
             parts.headers.insert(UPGRADE, protocol.clone());
         }
-        Some(Box::new(Self {
+        Some(Box::new(Self::of_name(protocol)))
+    }
+
+    fn of_name(protocol: HeaderValue) -> Self {
+        Self {
             protocol,
             stream: None,
-        }))
+            is_connect: false,
+            switched: OnceCell::new(),
+        }
+    }
+
+    fn connect(stream: Option<OnUpgrade>) -> Self {
+        Self {
+            stream,
+            is_connect: true,
+            ..Self::of_name(HeaderValue::from_static("CONNECT"))
+        }
+    }
+
+    /// It wants a connection to somebody, and not another protocol.
+    pub(crate) fn is_connect(&self) -> bool {
+        self.is_connect
+    }
+
+    /// Keeps what a changed policy has to look at once it has switched.
+    pub(crate) fn keep(&self, call: &Rc<Call>, parts: &Parts, authority: &HeaderValue) {
+        self.switched
+            .get_or_init(|| Switched::new(call, parts, authority));
+    }
+
+    pub(crate) fn switched(&self) -> Option<&Rc<Switched>> {
+        self.switched.get()
     }
 
     /// Where the bytes of an HTTP/2 stream will be.
@@ -80,15 +124,22 @@ impl Wanted {
     }
 
     /// Whether listener and route let it switch.
-    pub(crate) fn check(&self, chain: &FilterChain, route: &Route) -> Result<(), Problem> {
+    pub(crate) fn check(&self, chain: &FilterChain, route: Option<&Route>) -> Result<(), Problem> {
         let name = self.protocol.to_str().unwrap_or_default();
         let listener = chain.settings.as_ref().map(|settings| &settings.upgrades);
-        let route = route.features().map(|features| &features.upgrades);
+        let route = route
+            .and_then(Route::features)
+            .map(|features| &features.upgrades);
         if name
             .split(',')
             .all(|one| Upgrades::allow(listener, route, one.trim()))
         {
             return Ok(());
+        }
+        if self.is_connect {
+            let message =
+                "CONNECT is not taken on this port; send the request itself, with its Host";
+            return Err(Problem::new(Code::NotSupported, message));
         }
         let message = format!(
             "requests may not switch to {name:?} here (upgrade_configs of the listener and the route)"
@@ -236,6 +287,15 @@ mod tests {
         found.ask(&mut parts, Protocol::Http2, || [0; 16]);
         assert_eq!(parts.method, Method::CONNECT);
         assert!(!parts.headers.contains_key(UPGRADE) && !parts.headers.contains_key(CONNECTION));
+    }
+
+    #[test]
+    fn a_connect_names_no_protocol() {
+        let (found, parts) = wanted(Request::connect("db:5432"));
+        assert!(found.unwrap().is_connect());
+        assert_eq!(parts.method, Method::CONNECT);
+        let (found, _) = wanted(Request::connect("db:5432").version(Version::HTTP_2));
+        assert!(found.unwrap().is_connect());
     }
 
     #[test]

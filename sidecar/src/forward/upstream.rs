@@ -3,8 +3,8 @@
 use std::net::SocketAddr;
 
 use http::{
-    HeaderMap, HeaderName, HeaderValue, StatusCode, Uri, Version,
-    header::{HOST, SET_COOKIE, TRANSFER_ENCODING},
+    HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri, Version,
+    header::{CONTENT_LENGTH, HOST, SET_COOKIE, TRANSFER_ENCODING},
     request, response,
     uri::{Authority, PathAndQuery, Scheme},
 };
@@ -124,6 +124,19 @@ pub(crate) fn address(parts: &mut request::Parts, protocol: Protocol) -> Result<
         }
     }
     Ok(())
+}
+
+/// HTTP/1.1 says that there is a body; hyper takes none for granted of a method that seldom has one.
+pub(crate) fn frame(parts: &mut request::Parts, protocol: Protocol, has_body: bool) {
+    if has_body
+        && protocol == Protocol::Http1
+        && matches!(parts.method, Method::GET | Method::HEAD)
+        && !parts.headers.contains_key(CONTENT_LENGTH)
+        && !parts.headers.contains_key(TRANSFER_ENCODING)
+    {
+        let chunked = HeaderValue::from_static("chunked");
+        parts.headers.insert(TRANSFER_ENCODING, chunked);
+    }
 }
 
 /// Cleans and edits the head of a response from `endpoint`.

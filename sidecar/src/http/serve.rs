@@ -75,7 +75,6 @@ pub(crate) async fn serve(worker: &Rc<Worker>, connection: &Rc<Connection>, io: 
             let tunnel = connection.tunnel.borrow_mut().take();
             if let (Ok(()), Some(tunnel)) = (&ended, tunnel) {
                 let parts = serving.into_parts();
-                connection.is_bytes.set(true);
                 // Boxed: few connections switch.
                 Box::pin(tunnel.run(parts.io.into_inner().before(parts.read_buf))).await;
                 return;

@@ -149,6 +149,8 @@ pub(crate) struct Metrics {
     /// Connections that could not be taken, by reason: see [`Metrics::not_accepted`].
     not_accepted: IntCounterVec,
     pub(crate) connections: IntGauge,
+    /// Requests that have become connections of bytes, open now.
+    pub(crate) tunnels: IntGauge,
     /// Failed tries, by what was decided.
     pub(crate) retries: IntCounterVec,
     /// What faults, CORS, mirrors and hedges did.
@@ -294,6 +296,14 @@ impl Metrics {
                 &registry,
                 IntGauge::new("outrigger_connections", "Downstream connections open.")
                     .expect("a valid name"),
+            ),
+            tunnels: add(
+                &registry,
+                IntGauge::new(
+                    "outrigger_tunnels",
+                    "Requests that have switched to another protocol (WebSocket, CONNECT), open now.",
+                )
+                .expect("a valid name"),
             ),
             retries: counters(
                 "outrigger_retries_total",

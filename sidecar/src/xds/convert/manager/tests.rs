@@ -1,6 +1,9 @@
 use outrigger_core::SnapshotBuilder;
 use outrigger_proto::envoy::{
-    config::{core::v3::CidrRange, listener::v3::Listener},
+    config::{
+        core::v3::{CidrRange, Http2ProtocolOptions},
+        listener::v3::Listener,
+    },
     extensions::filters::network::http_connection_manager::v3::{
         Rds,
         http_connection_manager::{InternalAddressConfig, RouteSpecifier},
@@ -287,8 +290,13 @@ fn what_we_do_not_do_is_refused_by_the_name_of_the_field() {
             "proxy_100_continue: not supported yet",
         ),
         (
-            |m| m.http2_protocol_options = Some(Default::default()),
-            "http2_protocol_options: not supported yet",
+            |m| {
+                m.http2_protocol_options = Some(Http2ProtocolOptions {
+                    max_concurrent_streams: Some(7),
+                    ..Http2ProtocolOptions::default()
+                });
+            },
+            "http2_protocol_options.max_concurrent_streams: 7 is not supported yet",
         ),
     ];
     for (change, expected) in table {
