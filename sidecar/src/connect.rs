@@ -76,7 +76,7 @@ impl Opened {
             Transport::Tls(stream) if self.peer.is_some() => {
                 stream.get_ref().1.peer_certificates().map(Arc::from)
             }
-            Transport::Tls(_) | Transport::Plain(_) => None,
+            Transport::Tls(_) | Transport::Plain(_) | Transport::Stream(_) => None,
         }
     }
 }

@@ -326,18 +326,15 @@ fn route(
     into: &mut Explanation,
 ) -> Result<(), String> {
     let mut parts = parts(question)?;
-    let authority = match check::admit(&mut parts) {
+    let authority = match check::admit(&mut parts, None) {
         Ok(authority) => authority,
         Err(refused) => {
-            let (code, message) = match refused {
-                Refused::Bad(message) => (Code::BadRequest, message),
-                Refused::NotSupported(message) => (Code::NotSupported, message.to_owned()),
-            };
-            into.outcome = Outcome::Answer(OwnAnswer::new(code, message));
+            let Refused::Bad(message) = refused;
+            into.outcome = Outcome::Answer(OwnAnswer::new(Code::BadRequest, message));
             return Ok(());
         }
     };
-    headers::strip_hop_by_hop(&mut parts.headers);
+    headers::strip_hop_by_hop(&mut parts.headers, false);
     headers::claims::strip_request(&mut parts.headers, false);
     let view = forward::view(&parts, &authority);
     let (host, tried) = match table.explain(&view) {

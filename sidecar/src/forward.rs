@@ -4,13 +4,13 @@ use std::{borrow::Cow, convert::Infallible, rc::Rc, sync::Arc, time::SystemTime}
 
 use http::{
     HeaderMap, HeaderValue, Request, Response, Version,
-    header::{CONTENT_TYPE, EXPECT, PROXY_AUTHORIZATION},
+    header::{CONTENT_TYPE, EXPECT, PROXY_AUTHORIZATION, SEC_WEBSOCKET_KEY},
     request::Parts,
 };
 use hyper::body::Incoming;
 use outrigger_core::{
-    Action, Cluster, ClusterSlot, Direction, Facts, NoRoute, RequestView, Route, RouteSource,
-    RouteTable, WeightedCluster, retry::is_idempotent,
+    Action, Cluster, ClusterSlot, Direction, Facts, NoRoute, PathMatch, RequestView, Route,
+    RouteSource, RouteTable, WeightedCluster, retry::is_idempotent,
 };
 use tokio::time::timeout;
 
@@ -29,6 +29,7 @@ mod before;
 pub(crate) mod call;
 pub(crate) mod chain;
 mod choose;
+mod connect;
 mod deadline;
 mod ext_authz;
 mod filters;
@@ -41,12 +42,15 @@ mod on_demand;
 pub(crate) mod redirect;
 mod steering;
 pub(crate) mod tries;
+pub(crate) mod tunnel;
+pub(crate) mod upgrade;
 pub(crate) mod upstream;
 
 use call::Call;
 use filters::Next;
 use steering::Steering;
 use tries::Plan;
+use upgrade::Wanted;
 
 /// The virtual host for every authority that is no service's, where only services may be called (Istio's name).
 const BLOCK_ALL: &str = "block_all";
@@ -60,11 +64,12 @@ pub(crate) async fn serve(
     request: Request<Incoming>,
 ) -> Result<Response<DownBody>, Infallible> {
     let active = connection.begin();
-    let (parts, incoming) = request.into_parts();
+    let (mut parts, incoming) = request.into_parts();
+    let wanted = Wanted::of(&mut parts);
     // HTTP/2 has an answer end the upload of its stream. A caller that expects `100 Continue` sends its body only when
     // it is asked to; it will not be.
     let drains = parts.version != Version::HTTP_2 && !parts.headers.contains_key(EXPECT);
-    let call = Call::begin(&worker, &connection, &parts, incoming);
+    let call = Call::begin(&worker, &connection, &parts, incoming, wanted);
     let mut response = match handle(&call, parts, introduction).await {
         Ok(response) => response,
         Err(problem) => {
@@ -90,6 +95,11 @@ pub(crate) async fn serve(
         // Beside the answer, which must not wait for it; gives up after a time.
         tokio::task::spawn_local(async move { upload.drain().await });
     }
+    let tunnel = call.tunnel.borrow_mut().take();
+    if let Some(tunnel) = tunnel {
+        tunnel.answered(active);
+        return Ok(response);
+    }
     Ok(response.map(|body| body.holding(active)))
 }
 
@@ -98,11 +108,9 @@ async fn handle(
     mut parts: Parts,
     introduction: Option<HeaderValue>,
 ) -> Result<Response<DownBody>, Problem> {
-    let authority = check::admit(&mut parts).map_err(|refused| match refused {
-        Refused::Bad(message) => Problem::new(Code::BadRequest, message),
-        Refused::NotSupported(message) => Problem::new(Code::NotSupported, message),
-    })?;
-    headers::strip_hop_by_hop(&mut parts.headers);
+    let authority = check::admit(&mut parts, call.connection.local)
+        .map_err(|Refused::Bad(message)| Problem::new(Code::BadRequest, message))?;
+    headers::strip_hop_by_hop(&mut parts.headers, call.wanted.is_some());
     let found = claims::strip_request(&mut parts.headers, call.connection.peer.is_some());
     if found.dropped {
         call.worker.handles.count_feature("trace_headers_dropped");
@@ -180,6 +188,12 @@ async fn routed(
             if chain.settings.is_some() {
                 filters::look(call, &snapshot, (chain, None), &mut parts, &authority).await?;
             }
+            if let Some(wanted) = call.wanted.as_ref().filter(|wanted| wanted.is_connect()) {
+                wanted.check(chain, None)?;
+                if no_route == NoRoute::Path && call.direction == Direction::Outbound {
+                    return connect::to_requests(call);
+                }
+            }
             return Err(nowhere(table, &parts, &authority, no_route));
         }
     };
@@ -211,6 +225,10 @@ async fn routed(
             Err(no_route) => return Err(nowhere(table, &parts, &authority, no_route)),
         },
     };
+    if let Some(wanted) = &call.wanted {
+        wanted.check(chain, Some(route))?;
+        wanted.keep(call, &parts, &authority);
+    }
     let Action::Forward(choice) = &route.action else {
         if &*host.name == BLOCK_ALL {
             return Err(not_in_registry(call, &authority));
@@ -237,6 +255,10 @@ async fn routed(
             .clone_from(&cluster.config.position);
     }
     call.goes_to(slot, cluster);
+    if matches!(route.matches.path, PathMatch::Connect) {
+        // Boxed: few requests are such.
+        return Box::pin(connect::to_cluster(call, slot, cluster, choice)).await;
+    }
     let way = Way {
         snapshot: &snapshot,
         route,
@@ -445,7 +467,7 @@ fn plan<'a>(
         idempotent,
         hedge: route
             .features()
-            .and_then(|f| f.hedge.filter(|_| idempotent)),
+            .and_then(|f| f.hedge.filter(|_| idempotent && call.wanted.is_none())),
         repeats: retry.may_repeat() && (idempotent || !retry.implied),
         asked: upstream::Asked::of(parts, route, weighted),
         slot,
@@ -457,6 +479,10 @@ fn plan<'a>(
         hash,
         cookies,
         protocol: upstream::protocol(cluster, parts.version == Version::HTTP_2),
+        websocket_key: call
+            .wanted
+            .as_ref()
+            .and_then(|_| parts.headers.get(SEC_WEBSOCKET_KEY).cloned()),
     })
 }
 

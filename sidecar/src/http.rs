@@ -3,6 +3,7 @@
 pub(crate) mod answer;
 pub(crate) mod body;
 pub(crate) mod check;
+pub(crate) mod expect;
 pub(crate) mod headers;
 pub(crate) mod io;
 pub(crate) mod path;

@@ -16,7 +16,7 @@ use tokio::time::Instant;
 pub(crate) mod copy;
 pub(crate) mod early;
 mod refusal;
-mod upstream;
+pub(crate) mod upstream;
 
 use copy::{Counts, End, Ends, Limits};
 use early::{Early, Failed};
@@ -241,7 +241,7 @@ impl Session<'_> {
 }
 
 /// None = certificates do not end it.
-fn until(expires: u64) -> Option<Instant> {
+pub(crate) fn until(expires: u64) -> Option<Instant> {
     let left = expires.saturating_sub(unix_now());
     Instant::now().checked_add(Duration::from_secs(left))
 }
@@ -258,15 +258,15 @@ fn flags(end: End) -> &'static str {
 }
 
 /// One connection in the metrics: counted as opened now, and as closed when it is dropped, whatever ends it.
-struct Report<'a> {
+pub(crate) struct Report<'a> {
     handles: &'a Handles,
-    counts: Counts,
+    pub(crate) counts: Counts,
     told: Counts,
     flags: Cell<&'static str>,
 }
 
 impl<'a> Report<'a> {
-    fn begin(handles: &'a Handles) -> Self {
+    pub(crate) fn begin(handles: &'a Handles) -> Self {
         handles.tcp().opened();
         Self {
             handles,
@@ -276,7 +276,11 @@ impl<'a> Report<'a> {
         }
     }
 
-    fn tell(&self) {
+    pub(crate) fn end(&self, end: End) {
+        self.flags.set(flags(end));
+    }
+
+    pub(crate) fn tell(&self) {
         let new = |now: &Cell<u64>, told: &Cell<u64>| now.get() - told.replace(now.get());
         let sent = new(&self.counts.sent, &self.told.sent);
         let received = new(&self.counts.received, &self.told.received);

@@ -42,7 +42,7 @@ use crate::{
 };
 
 pub(crate) mod connection;
-mod downstream;
+pub(crate) mod downstream;
 mod policy;
 
 use connection::{Connection, Order};

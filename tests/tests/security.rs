@@ -1,4 +1,4 @@
-//! `docs/SECURITY.md` names a test for each threat: each of them is there.
+//! `docs/SECURITY.md` names a test for each threat, `docs/PROTOCOLS.md` one for each protocol: each of them is there.
 
 use std::{collections::BTreeSet, fs, path::Path};
 
@@ -34,6 +34,15 @@ fn functions(dir: &Path, found: &mut BTreeSet<String>) {
     }
 }
 
+/// Names of all functions of ours.
+fn all_functions() -> BTreeSet<String> {
+    let mut known = BTreeSet::new();
+    for folder in ["cli", "control-plane", "sidecar", "tests"] {
+        functions(&root().join(folder), &mut known);
+    }
+    known
+}
+
 /// What stands between backticks and looks like a test: several words, joined by underscores.
 fn tests_named_in(text: &str) -> impl Iterator<Item = &str> {
     text.split('`').skip(1).step_by(2).filter(|word| {
@@ -47,10 +56,7 @@ fn tests_named_in(text: &str) -> impl Iterator<Item = &str> {
 #[test]
 fn each_test_that_the_page_on_security_names_is_there() {
     let page = fs::read_to_string(root().join("docs/SECURITY.md")).expect("the page");
-    let mut known = BTreeSet::new();
-    for folder in ["cli", "control-plane", "sidecar", "tests"] {
-        functions(&root().join(folder), &mut known);
-    }
+    let known = all_functions();
     let missing: Vec<&str> = tests_named_in(&page)
         .filter(|name| !known.contains(*name))
         .collect();
@@ -71,4 +77,26 @@ fn each_threat_that_is_claimed_has_a_row_with_a_test() {
             "threat {number} has no test: {test:?}"
         );
     }
+}
+
+#[test]
+fn each_line_on_protocols_has_a_test_that_is_there_or_says_why_not() {
+    let page = fs::read_to_string(root().join("docs/PROTOCOLS.md")).expect("the page");
+    let known = all_functions();
+    let rows = page.lines().filter(|line| line.starts_with("| "));
+    let rows = rows.filter(|line| !line.starts_with("| what |"));
+    let mut count = 0;
+    for row in rows {
+        let cells: Vec<&str> = row.trim_matches(['|', ' ']).split(" | ").collect();
+        let [_, how, test] = cells.as_slice() else {
+            panic!("three cells: {row}");
+        };
+        let named = test.trim().trim_matches('`');
+        assert!(
+            known.contains(named) || (named == "none" && how.contains(':')),
+            "no such test: {row}"
+        );
+        count += 1;
+    }
+    assert!(count >= 30, "{count} lines");
 }

@@ -42,4 +42,5 @@ mod specs {
     mod threats_tls;
     mod tokens;
     mod tracing;
+    mod tunnels;
 }

@@ -161,6 +161,17 @@ impl Domains {
                 claim(&mut claimed, &mut entry, host.as_str(), port, bare);
                 hosts.push((host, port, bare, entry));
             }
+            // Of other ports, CONNECT always names one.
+            let others = self.is_proxy().then_some(&routes.connect);
+            for (&port, routes) in others.into_iter().flatten() {
+                let mut entry = VirtualHost {
+                    name: format!("{host}:{port}"),
+                    routes: routes.clone(),
+                    ..VirtualHost::default()
+                };
+                claim(&mut claimed, &mut entry, host.as_str(), port, None);
+                hosts.push((host, port, None, entry));
+            }
         }
         for (host, port, bare, entry) in &mut hosts {
             for short in self.naming.short_forms(host.as_str()) {
@@ -209,6 +220,10 @@ impl Domains {
             Scoped::Proxy => None,
             Scoped::Listener(port) | Scoped::Redirected { port, .. } => Some(*port),
         }
+    }
+
+    const fn is_proxy(&self) -> bool {
+        self.port.is_none()
     }
 
     /// The ports of a host that are led to: an egress listener's own, if the service has it; else all of the service.
@@ -277,6 +292,12 @@ impl Domains {
         };
         let claimed = self.candidates(name).into_iter().find_map(|host| {
             let routes = self.visible.get(host.as_str())?;
+            if let Some(port) = port
+                && self.is_proxy()
+                && let Some(connect) = routes.connect.get(&port)
+            {
+                return Some(connect);
+            }
             let port = match port {
                 Some(port) => self.ports(routes).find(|known| *known == port),
                 None => self.bare(routes),
@@ -396,6 +417,13 @@ mod tests {
     ];
     const PORTS: [u16; 4] = [79, 80, 81, 8080];
 
+    fn connect_to(host: &str) -> Route {
+        Route {
+            name: format!("{host}:5432"),
+            ..Route::default()
+        }
+    }
+
     /// Hosts at random, each route with the name of its virtual host.
     fn domains(random: &mut fastrand::Rng) -> Domains {
         let hosts = HOSTS.iter().filter(|_| random.bool()).collect::<Vec<_>>();
@@ -410,6 +438,7 @@ mod tests {
             });
             let routes = HostRoutes {
                 ports: ports.collect(),
+                connect: [(5432, vec![connect_to(host)])].into(),
                 destinations: BTreeSet::new(),
             };
             (
@@ -461,7 +490,7 @@ mod tests {
                 "b.bank.svc",
             ]);
             for name in names {
-                for port in ["", ":80", ":81", ":8080", ":080"] {
+                for port in ["", ":80", ":81", ":8080", ":080", ":5432"] {
                     let authority = format!("{name}{port}");
                     let known = whole.keys().filter_map(|domain| {
                         let port = domain.strip_prefix(name)?.strip_prefix(':')?;

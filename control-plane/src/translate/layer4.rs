@@ -36,6 +36,8 @@ use super::{
     directory::Directory,
 };
 
+pub(super) mod connect;
+
 const TCP_PROXY: &str = "envoy.filters.network.tcp_proxy";
 /// Tries to connect, each to an endpoint: as many as an unsent HTTP request has.
 const CONNECT_ATTEMPTS: u32 = 2;

@@ -7,7 +7,7 @@ use std::{net::SocketAddr, sync::Arc, time::Duration};
 use outrigger_policy::Protocol;
 use outrigger_proto::envoy::{
     config::{
-        core::v3::{Http1ProtocolOptions, TrafficDirection},
+        core::v3::{Http1ProtocolOptions, Http2ProtocolOptions, TrafficDirection},
         listener::v3::{Filter, FilterChain, Listener, ListenerFilter, filter, listener_filter},
         route::v3::{
             Route, RouteAction, RouteConfiguration, VirtualHost, route::Action,
@@ -26,7 +26,7 @@ use outrigger_proto::envoy::{
             HttpConnectionManager, HttpFilter, Rds,
             http_connection_manager::{
                 ForwardClientCertDetails, PathWithEscapedSlashesAction, RouteSpecifier,
-                SetCurrentClientCertDetails,
+                SetCurrentClientCertDetails, UpgradeConfig,
             },
             http_filter,
         },
@@ -43,6 +43,7 @@ use super::{
         ports::{DETECTION, plain_http},
     },
     inbound,
+    layer4::connect::CONNECT,
     matching::everything,
     node::{Inbound, NodeInfo},
 };
@@ -124,10 +125,15 @@ fn outbound_manager(name: &str, routes: &str, first: Option<HttpFilter>) -> Http
         ),
         filter(FAULT, any(HTTP_FAULT, &HttpFault::default())),
     ];
-    HttpConnectionManager {
+    let manager = HttpConnectionManager {
         stat_prefix: format!("outbound_{name}"),
         route_specifier: Some(RouteSpecifier::Rds(rds)),
         ..manager(first.into_iter().chain(before))
+    };
+    if name == HTTP_PROXY {
+        taking_connect(manager)
+    } else {
+        manager
     }
 }
 
@@ -148,6 +154,15 @@ pub(super) enum Demand {
     VirtualHosts,
     /// And clusters.
     Clusters,
+}
+
+/// A proxy's port: for connections, too.
+fn taking_connect(mut manager: HttpConnectionManager) -> HttpConnectionManager {
+    manager.upgrade_configs.push(UpgradeConfig {
+        upgrade_type: CONNECT.to_owned(),
+        ..UpgradeConfig::default()
+    });
+    manager
 }
 
 /// A port for the application's outgoing connections that are not HTTP, or not to be seen as such.
@@ -324,6 +339,16 @@ fn manager(before: impl IntoIterator<Item = HttpFilter>) -> HttpConnectionManage
         normalize_path: Some(true),
         // 0 = off. Envoy would end a quiet stream after 5 minutes; Istio's default is not to.
         stream_idle_timeout: Some(prost_types::Duration::default()),
+        // Istio's default.
+        upgrade_configs: vec![UpgradeConfig {
+            upgrade_type: "websocket".to_owned(),
+            ..UpgradeConfig::default()
+        }],
+        // WebSocket over HTTP/2 (RFC 8441).
+        http2_protocol_options: Some(Http2ProtocolOptions {
+            allow_connect: true,
+            ..Http2ProtocolOptions::default()
+        }),
         ..HttpConnectionManager::default()
     }
 }

@@ -25,6 +25,7 @@ use super::{
     any::{OUTRIGGER, metadata},
     caller::{Caller, tells_callers_apart},
     hosts::Hosts,
+    layer4::Layer4,
     matching::{everything, route_match},
 };
 use headers::Edits;
@@ -41,6 +42,8 @@ pub(super) type RouteTable = BTreeMap<HostName, Option<Arc<HostRoutes>>>;
 #[derive(Debug)]
 pub(super) struct HostRoutes {
     pub(super) ports: BTreeMap<u16, Vec<Route>>,
+    /// Of its ports that are not HTTP: for CONNECT.
+    pub(super) connect: BTreeMap<u16, Vec<Route>>,
     /// Hosts that the routes lead to.
     pub(super) destinations: BTreeSet<HostName>,
 }
@@ -147,10 +150,34 @@ impl<'a> Builder<'a> {
             (port, routes)
         });
         let ports = ports.collect();
+        let connect = self.connect(host);
         Some(HostRoutes {
             ports,
+            connect,
             destinations: std::mem::take(&mut self.destinations),
         })
+    }
+
+    /// The ports that are not HTTP, for CONNECT.
+    fn connect(&mut self, host: &HostName) -> BTreeMap<u16, Vec<Route>> {
+        let Some(known) = self.hosts.get(host) else {
+            return BTreeMap::new();
+        };
+        let layer4 = Layer4 {
+            mesh: self.mesh,
+            hosts: self.hosts,
+            caller: self.caller,
+        };
+        let others = known
+            .ports
+            .iter()
+            .filter(|(_, protocol)| !protocol.is_http());
+        let others = others.map(|(&port, &protocol)| {
+            let (route, destinations) = layer4.connect(host, port, protocol);
+            self.destinations.extend(destinations);
+            (port, vec![route])
+        });
+        others.collect()
     }
 
     /// Nobody wrote a rule: all requests go to the host itself.

@@ -568,8 +568,11 @@ impl Egress {
         let visible = inputs.table.keys();
         let visible = visible.filter_map(|host| Some((host, routes_of(key, host, inputs)?)));
         let visible = visible.filter(|(host, routes)| selects(host, routes));
-        // A service without a port of HTTP has no routes; its connections are another listener's.
-        let visible = visible.filter(|(_, routes)| !routes.ports.is_empty());
+        // A service without a port of HTTP has routes for CONNECT only; its connections are another listener's.
+        let is_proxy = matches!(port, Scoped::Proxy);
+        let visible = visible.filter(|(_, routes)| {
+            !routes.ports.is_empty() || (is_proxy && !routes.connect.is_empty())
+        });
         let visible = visible.map(|(host, routes)| (host.clone(), routes));
         let visible: SortedMap<HostName, Arc<HostRoutes>> = visible.collect();
         for (host, routes) in visible.iter() {

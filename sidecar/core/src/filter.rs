@@ -18,7 +18,7 @@ use std::{sync::Arc, time::Duration};
 
 use http::HeaderValue;
 
-use crate::{jwt::JwtAuthn, rbac::Rbac};
+use crate::{Upgrades, jwt::JwtAuthn, rbac::Rbac};
 pub use ext_authz::{
     CheckBody, CheckService, ExtAuthz, HttpCheck, Marking, Markings, NotSelected, may_change,
     names_header,
@@ -41,6 +41,8 @@ pub struct HttpSettings {
     pub server: Option<(HeaderValue, Put)>,
     /// Of its connections.
     pub connection: ConnectionSettings,
+    /// Protocols that requests may switch to.
+    pub upgrades: Upgrades,
 }
 
 /// See the fields. Default: nothing is done.

@@ -29,6 +29,7 @@ pub mod rbac;
 pub mod retry;
 pub mod route;
 pub mod snapshot;
+pub mod upgrade;
 
 pub use balance::{LbPolicy, SlowStart};
 pub use breaker::{Breaker, BreakerConfig, BreakerState, Breakers};
@@ -69,6 +70,7 @@ pub use snapshot::{
     ClusterSlot, Direction, DownstreamTls, DryRun, Listener, RouteSlot, RouteSource, Snapshot,
     SnapshotBuilder,
 };
+pub use upgrade::Upgrades;
 
 /// Milliseconds on a clock that never goes back; the caller owns the clock.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]

@@ -169,6 +169,8 @@ pub enum PathMatch {
     SeparatedPrefix(String),
     /// Matches as a whole.
     Regex(regex::Regex),
+    /// The request is CONNECT, which has no path; and no other condition on a path holds for one.
+    Connect,
 }
 
 /// Condition on a string.

@@ -229,18 +229,16 @@ impl<'a> Chain<'a> {
 
     fn request(&mut self, settings: Option<&HttpSettings>) -> Result<(), String> {
         let mut parts = self.parts()?;
-        let authority = match check::admit(&mut parts) {
+        let authority = match check::admit(&mut parts, None) {
             Ok(authority) => authority,
             Err(refused) => {
                 self.access.verdict = AccessVerdict::Denied;
-                self.access.why = match refused {
-                    Refused::Bad(message) => format!("the request is malformed (400): {message}"),
-                    Refused::NotSupported(message) => format!("not supported (501): {message}"),
-                };
+                let Refused::Bad(message) = refused;
+                self.access.why = format!("the request is malformed (400): {message}");
                 return Ok(());
             }
         };
-        headers::strip_hop_by_hop(&mut parts.headers);
+        headers::strip_hop_by_hop(&mut parts.headers, false);
         claims::strip_request(&mut parts.headers, self.caller().peer.is_some());
         let Some(settings) = settings else {
             self.passed();

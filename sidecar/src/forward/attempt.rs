@@ -23,10 +23,12 @@ use crate::{
     connect::ConnectError,
     http::{
         answer::{Code, Problem},
+        expect::Gate,
         replay::UpBody,
     },
     inbound,
     pool::{
+        Protocol,
         acquire::{NoConnection, Target},
         lease::Lease,
     },
@@ -221,6 +223,13 @@ impl Attempt {
                 Err(error) => return Err(self.not_connected(&error)),
             };
             self.reached.set(true);
+            if self.call.wanted.is_some()
+                && !lease
+                    .takes_connect(plan.cluster.config.connect_timeout)
+                    .await
+            {
+                return Err(self.takes_no_connect());
+            }
             let spare = if self.keeps_head(&lease, plan, may_try_again) {
                 self.head.clone()
             } else {
@@ -231,16 +240,35 @@ impl Attempt {
             };
             let body = self.body.take();
             let body = body.unwrap_or_else(|| self.call.upload.next_try());
-            let request = Request::from_parts(head, body);
+            let expects = self.call.expects && lease.protocol() == Protocol::Http1;
+            let gate = expects.then(Gate::default);
+            let body = match &gate {
+                Some(gate) => body.held_by(gate.clone()),
+                None => body,
+            };
+            let mut request = Request::from_parts(head, body);
+            if let Some(gate) = &gate {
+                gate.listen(&mut request);
+            }
             let sent = plan.cluster.measures().then(Instant::now);
+            lease.may_switch(self.call.wanted.is_some());
             // Cancelled from here on, hyper may have sent it.
             self.sent_before = self.call.maybe_sent.replace(true);
             self.sent.set(true);
             let mut error = match lease.send(request).await {
-                Ok(response) if response.status() == StatusCode::SWITCHING_PROTOCOLS => {
-                    return Err(self.unasked_upgrade());
-                }
                 Ok(response) => {
+                    if let Some(gate) = &gate {
+                        gate.shut();
+                    }
+                    let (status, headers) = (response.status(), response.headers());
+                    let by = lease.protocol();
+                    let wanted = self.call.wanted.as_deref();
+                    if !wanted.is_some_and(|wanted| wanted.is_done_by(status, headers, by)) {
+                        lease.may_switch(false);
+                        if status == StatusCode::SWITCHING_PROTOCOLS {
+                            return Err(self.unasked_upgrade());
+                        }
+                    }
                     self.measured(sent, response.status());
                     return Ok(Answered { response, lease });
                 }
@@ -286,7 +314,7 @@ impl Attempt {
 
     /// The head may be needed again after hyper has taken it.
     fn keeps_head(&self, lease: &Lease, plan: &Plan<'_>, may_try_again: bool) -> bool {
-        let refusable = plan.protocol == crate::pool::Protocol::Http2 || lease.is_mtls();
+        let refusable = plan.protocol == Protocol::Http2 || lease.is_mtls();
         (may_try_again && (refusable || plan.repeats)) || (lease.reused && self.may_repeat())
     }
 
@@ -360,6 +388,18 @@ impl Attempt {
         Failed {
             problem: Problem::new(Code::UpstreamReset, "the request's head is gone"),
             progress: Progress::Limited,
+        }
+    }
+
+    fn takes_no_connect(&mut self) -> Failed {
+        let to = self.picked.endpoint.config.address;
+        self.end_with(Code::NotSupported);
+        let message = format!(
+            "{to} does not take WebSocket over HTTP/2 (RFC 8441), which its port is spoken to in"
+        );
+        Failed {
+            problem: Problem::new(Code::NotSupported, message).at(to, self.number),
+            progress: Progress::Unsent,
         }
     }
 

@@ -15,11 +15,14 @@ use outrigger_core::{
     jwt::TokenClaims,
 };
 
-use super::{Destination, chain::Held, deadline, filters::Filtered, is_grpc};
+use super::{
+    Destination, chain::Held, deadline, filters::Filtered, is_grpc, tunnel::Tunnel, upgrade::Wanted,
+};
 use crate::{
     http::{
         answer::{self, Code, Problem},
         body::DownBody,
+        expect,
         replay::Upload,
     },
     telemetry::{
@@ -68,6 +71,14 @@ pub(crate) struct Call {
     pub(crate) hops: Cell<u8>,
     /// The application may have seen it.
     pub(crate) maybe_sent: Cell<bool>,
+    /// Its caller sends the body when it is asked to.
+    pub(crate) expects: bool,
+    /// What it asks to switch to.
+    pub(crate) wanted: Option<Box<Wanted>>,
+    /// What came after it had switched.
+    pub(crate) upload_bytes: Cell<u64>,
+    /// It has switched.
+    pub(crate) tunnel: RefCell<Option<Box<Tunnel>>>,
     destination: RefCell<Option<Destination>>,
     started: Instant,
     /// From when the route's timeout counts.
@@ -133,6 +144,7 @@ impl Call {
         connection: &Rc<Connection>,
         parts: &Parts,
         incoming: Incoming,
+        wanted: Option<Box<Wanted>>,
     ) -> Rc<Self> {
         let trace = worker.telemetry.spans.is_some().then(|| {
             let mut rng = worker.rng.borrow_mut();
@@ -198,6 +210,7 @@ impl Call {
         if waits_for_end {
             upload.measure();
         }
+        let expects = !upload.is_empty() && expect::is_expected(&parts.headers);
         let call = Rc::new(Self {
             worker: Rc::clone(worker),
             connection: Rc::clone(connection),
@@ -218,6 +231,10 @@ impl Call {
             exhausted: Cell::new(false),
             hops: Cell::new(0),
             maybe_sent: Cell::new(false),
+            wanted,
+            upload_bytes: Cell::new(0),
+            expects,
+            tunnel: RefCell::new(None),
             destination: RefCell::new(None),
             started,
             clock: Cell::new(started),
@@ -363,6 +380,14 @@ impl Call {
         }
     }
 
+    /// SPIFFE ids that the server of its cluster may have.
+    pub(super) fn expected_ids(&self) -> Option<Arc<[String]>> {
+        let destination = self.destination.borrow();
+        let (_, cluster) = destination.as_ref()?;
+        let tls = cluster.config.mesh_tls()?;
+        Some(tls.subject_alt_names.as_slice().into())
+    }
+
     /// The cluster's name, once it is known.
     pub(super) fn cluster_name(&self) -> Option<String> {
         let destination = self.destination.borrow();
@@ -478,7 +503,8 @@ impl Call {
             self.worker.handles.count_prefix(prefix, ended.status);
         }
         let millis = self.started.elapsed().as_secs_f64() * 1000.0;
-        handles.record(ended, millis, self.upload.bytes(), response_bytes);
+        let request_bytes = self.upload.bytes() + self.upload_bytes.get();
+        handles.record(ended, millis, request_bytes, response_bytes);
     }
 
     /// Ends the CLIENT span of a try.

@@ -179,6 +179,42 @@ fn authorize(
     Err(Problem::new(Code::RbacDenied, why).saying("RBAC: access denied"))
 }
 
+/// Whether the access rules of `chain` would deny a request that is long here. Nothing is counted.
+pub(super) fn is_denied(
+    call: &Call,
+    chain: &FilterChain,
+    route: Option<&Route>,
+    parts: &Parts,
+    authority: &HeaderValue,
+) -> bool {
+    let Some(settings) = &chain.settings else {
+        return false;
+    };
+    let request = view(parts, authority);
+    let claims = call.claims.borrow();
+    let subject = Subject {
+        caller: call.connection.caller(),
+        request: Some(&request),
+        believes: !settings.own_address,
+        trusted_hops: settings.trusted_hops,
+        claims: &claims,
+    };
+    let overrides = route.and_then(Route::features);
+    let overrides = overrides.map(|features| &features.overrides);
+    settings.in_force(overrides).any(|filter| match filter {
+        InForce::Rbac(rbac) => {
+            let rules = rbac.rules.as_ref();
+            rules.is_some_and(|rules| !rules.judge(&subject).allowed)
+        }
+        InForce::Cors
+        | InForce::Fault
+        | InForce::ExtAuthz(_)
+        | InForce::JwtAuthn(..)
+        | InForce::LocalRateLimit(_)
+        | InForce::HeaderMutation(_) => false,
+    })
+}
+
 fn take(
     call: &Call,
     limit: &LocalRateLimit,

@@ -14,6 +14,7 @@ use super::{
 use crate::{
     http::answer::{Code, GRPC_STATUS},
     pool::lease::Lease,
+    tcp::copy::End,
     telemetry::Ended,
 };
 
@@ -29,6 +30,8 @@ pub(crate) enum Ending {
     TimeoutDownstream,
     /// The downstream left before the end.
     DownstreamGone,
+    /// Of bytes: told to end, or certificates did.
+    Ended,
 }
 
 /// Permits that a request holds until its end.
@@ -43,7 +46,8 @@ pub(crate) struct Held {
 pub(crate) struct Exchange {
     call: Rc<Call>,
     attempt: Attempt,
-    lease: Lease,
+    /// None = the connection is the tunnel's.
+    lease: Option<Lease>,
     status: u16,
     grpc_status: Option<u16>,
     received: u64,
@@ -55,7 +59,7 @@ impl Exchange {
     pub(crate) fn new(
         call: &Rc<Call>,
         attempt: Attempt,
-        lease: Lease,
+        lease: Option<Lease>,
         held: Held,
         status: u16,
         headers: &HeaderMap,
@@ -121,6 +125,7 @@ impl Exchange {
             Ending::UpstreamBroke => ("UPE", Some("upstream_closed")),
             Ending::Timeout | Ending::TimeoutDownstream => ("UT", Some(self.call.ends_with())),
             Ending::DownstreamGone => ("DC", Some("downstream_gone")),
+            Ending::Ended => ("DT", None),
         };
         match ending {
             Ending::Complete => {
@@ -132,7 +137,10 @@ impl Exchange {
                 self.attempt.report(Outcome::LocalError);
             }
             // Says nothing about the endpoint.
-            Ending::Timeout | Ending::TimeoutDownstream | Ending::DownstreamGone => {}
+            Ending::Timeout
+            | Ending::TimeoutDownstream
+            | Ending::DownstreamGone
+            | Ending::Ended => {}
         }
         let told = Told {
             status: Some(self.status),
@@ -149,9 +157,21 @@ impl Exchange {
         };
         let handles = self.call.handles(&endpoint.0);
         self.call.record(&handles, ended, self.received);
-        if ending == Ending::Complete {
-            self.lease.release(&endpoint.1, &self.call.upload);
+        if let (Ending::Complete, Some(lease)) = (ending, self.lease) {
+            lease.release(&endpoint.1, &self.call.upload);
         }
+    }
+
+    /// It has switched to another protocol, and ends now.
+    pub(crate) fn finish_bytes(mut self: Box<Self>, end: End, received: u64, sent: u64) {
+        self.received += sent;
+        self.call.upload_bytes.set(received);
+        self.finish(match end {
+            End::Closed | End::Idle => Ending::Complete,
+            End::DownstreamReset => Ending::DownstreamGone,
+            End::UpstreamReset => Ending::UpstreamBroke,
+            End::TooOld | End::Expired | End::Drained => Ending::Ended,
+        });
     }
 }
 

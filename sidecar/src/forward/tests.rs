@@ -31,8 +31,10 @@ mod deadlines;
 mod ejection;
 mod features;
 mod filters;
+mod forms;
 mod on_demand;
 mod retries;
+mod upgrades;
 mod uploads;
 
 async fn plain(endpoints: Vec<EndpointConfig>) -> (Sidecar, SocketAddr) {
@@ -241,9 +243,9 @@ async fn hosts_that_nobody_configured_are_not_proxied() {
         ),
         ("GET / HTTP/1.1\r\n\r\n", 400, "bad_request"),
         (
-            "GET / HTTP/1.1\r\nHost: reviews\r\nConnection: upgrade\r\nUpgrade: websocket\r\n\r\n",
-            501,
-            "not_supported",
+            "GET / HTTP/1.1\r\nHost: reviews\r\nConnection: upgrade\r\nUpgrade: tn3270\r\n\r\n",
+            403,
+            "upgrade_not_allowed",
         ),
     ] {
         caller.send(request).await;

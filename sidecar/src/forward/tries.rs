@@ -16,6 +16,8 @@ use super::{
     finish::{Exchange, Held, grpc_status, http_of_grpc},
     hedge::{self, Count},
     mirror,
+    tunnel::Tunnel,
+    upgrade::Wanted,
     upstream::{self, ATTEMPT_COUNT},
 };
 use crate::{
@@ -24,7 +26,10 @@ use crate::{
         body::DownBody,
         headers,
     },
-    pool::Protocol,
+    pool::{
+        Protocol,
+        lease::{Lease, Up},
+    },
     worker::View,
 };
 
@@ -52,6 +57,8 @@ pub(crate) struct Plan<'a> {
     pub(crate) hedge: Option<Hedge>,
     /// For an answer whose headers speak of the request.
     pub(crate) asked: Option<Box<upstream::Asked>>,
+    /// Of a request for a WebSocket that may go on in HTTP/2.
+    pub(crate) websocket_key: Option<HeaderValue>,
 }
 
 /// What the last try left.
@@ -134,11 +141,18 @@ pub(crate) async fn run(
         };
         if made == 0 {
             // Before the body is read, and not for requests that are refused.
-            mirror::send(call, plan, &head);
+            if let Some(wanted) = &call.wanted {
+                wanted.ask(&mut head, plan.protocol, || {
+                    call.worker.rng.borrow_mut().u128(..).to_be_bytes()
+                });
+            } else {
+                mirror::send(call, plan, &head);
+            }
             if let Err(problem) = upstream::address(&mut head, plan.protocol) {
                 cluster.unused(&picked, call.worker.shared.now());
                 return Err(problem);
             }
+            upstream::frame(&mut head, plan.protocol, !call.upload.is_empty());
         }
         std::mem::replace(&mut last, Last::Nothing).discard(cluster);
         made += 1;
@@ -371,9 +385,33 @@ fn deliver(
     }
     let status = head.status.as_u16();
     let (endpoint, attempts) = (attempt.address(), attempt.number());
-    let exchange = Exchange::new(call, attempt, answered.lease, held, status, &head.headers);
+    let (mut up, mut lease) = (None, Some(answered.lease));
+    if let Some(wanted) = &call.wanted {
+        // Boxed, with the rest of it: few requests switch.
+        (up, lease) = switch(wanted, &mut head, lease);
+    }
+    let exchange = Exchange::new(call, attempt, lease, held, status, &head.headers);
     upstream::answer(call, &mut head, plan, endpoint, attempts, of_sidecar);
+    if let (Some(up), Some(wanted)) = (up, &call.wanted) {
+        wanted.answer(&mut head, plan.websocket_key.as_ref());
+        let tunnel = Tunnel::switched(call, up, Box::new(exchange));
+        *call.tunnel.borrow_mut() = Some(Box::new(tunnel));
+        return Response::from_parts(head, DownBody::empty());
+    }
     call.mark_exhausted(exchange.failed(), &mut head.headers);
     let body = DownBody::upstream(incoming, Box::new(exchange), plan.limit);
     Response::from_parts(head, body)
+}
+
+/// Takes the connection of an answer that has switched, and leaves it to all others.
+fn switch(
+    wanted: &Wanted,
+    head: &mut http::response::Parts,
+    lease: Option<Lease>,
+) -> (Option<Up>, Option<Lease>) {
+    let done = |lease: &Lease| wanted.is_done_by(head.status, &head.headers, lease.protocol());
+    match lease {
+        Some(lease) if done(&lease) => (lease.into_up(&mut head.extensions), None),
+        lease => (None, lease),
+    }
 }

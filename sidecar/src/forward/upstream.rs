@@ -3,8 +3,8 @@
 use std::net::SocketAddr;
 
 use http::{
-    HeaderMap, HeaderName, HeaderValue, Uri, Version,
-    header::{HOST, SET_COOKIE},
+    HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri, Version,
+    header::{CONTENT_LENGTH, HOST, SET_COOKIE, TRANSFER_ENCODING},
     request, response,
     uri::{Authority, PathAndQuery, Scheme},
 };
@@ -106,6 +106,7 @@ pub(crate) fn address(parts: &mut request::Parts, protocol: Protocol) -> Result<
             parts.version = Version::HTTP_11;
         }
         Protocol::Http2 => {
+            parts.headers.remove(TRANSFER_ENCODING);
             let host = parts.headers.remove(HOST);
             let host = host.as_ref().map_or(&b""[..], HeaderValue::as_bytes);
             let authority = Authority::try_from(host).map_err(|error| {
@@ -125,6 +126,19 @@ pub(crate) fn address(parts: &mut request::Parts, protocol: Protocol) -> Result<
     Ok(())
 }
 
+/// HTTP/1.1 says that there is a body; hyper takes none for granted of a method that seldom has one.
+pub(crate) fn frame(parts: &mut request::Parts, protocol: Protocol, has_body: bool) {
+    if has_body
+        && protocol == Protocol::Http1
+        && matches!(parts.method, Method::GET | Method::HEAD)
+        && !parts.headers.contains_key(CONTENT_LENGTH)
+        && !parts.headers.contains_key(TRANSFER_ENCODING)
+    {
+        let chunked = HeaderValue::from_static("chunked");
+        parts.headers.insert(TRANSFER_ENCODING, chunked);
+    }
+}
+
 /// Cleans and edits the head of a response from `endpoint`.
 pub(crate) fn answer(
     call: &Call,
@@ -137,7 +151,8 @@ pub(crate) fn answer(
     call.answered_by.set(Some(endpoint));
     // The server side of the connection writes its own version.
     head.version = Version::HTTP_11;
-    headers::strip_hop_by_hop(&mut head.headers);
+    let switches = head.status == StatusCode::SWITCHING_PROTOCOLS;
+    headers::strip_hop_by_hop(&mut head.headers, switches);
     if of_sidecar {
         // Was for us.
         head.headers.remove(UNSENT);

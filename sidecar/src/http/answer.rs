@@ -57,6 +57,7 @@ pub(crate) enum Code {
     RateLimited,
     BadRequest,
     NotSupported,
+    UpgradeNotAllowed,
     LoopDetected,
     Draining,
 }
@@ -103,6 +104,7 @@ impl Code {
             Self::RateLimited => "rate_limited",
             Self::BadRequest => "bad_request",
             Self::NotSupported => "not_supported",
+            Self::UpgradeNotAllowed => "upgrade_not_allowed",
             Self::LoopDetected => "loop_detected",
             Self::Draining => "draining",
         }
@@ -121,6 +123,7 @@ impl Code {
             Self::RbacDenied
             | Self::ExtAuthzDenied
             | Self::ExtAuthzError
+            | Self::UpgradeNotAllowed
             | Self::JwtAudience
             | Self::JwtRequirement => StatusCode::FORBIDDEN,
             _ if self.is_of_tokens() => StatusCode::UNAUTHORIZED,
@@ -141,6 +144,7 @@ impl Code {
             Self::RbacDenied
             | Self::ExtAuthzDenied
             | Self::ExtAuthzError
+            | Self::UpgradeNotAllowed
             | Self::JwtAudience
             | Self::JwtRequirement => 7,
             _ if self.is_of_tokens() => 16,
@@ -185,7 +189,7 @@ impl Code {
             | Self::JwtKeysAway
             | Self::JwtRequirement => "-",
             Self::RateLimited => "RL",
-            Self::BadRequest | Self::NotSupported => "DPE",
+            Self::BadRequest | Self::NotSupported | Self::UpgradeNotAllowed => "DPE",
             Self::Draining => "DT",
         }
     }

@@ -1,11 +1,8 @@
 //! What a request must be like to get in. hyper has already refused broken framing and syntax; this is the rest.
 
-use http::{
-    HeaderMap, HeaderValue, Method, Uri, Version,
-    header::{HOST, UPGRADE},
-    request::Parts,
-    uri::PathAndQuery,
-};
+use std::net::SocketAddr;
+
+use http::{HeaderValue, Method, Uri, Version, header::HOST, request::Parts, uri::PathAndQuery};
 
 use super::path;
 
@@ -14,19 +11,17 @@ use super::path;
 pub(crate) enum Refused {
     /// 400.
     Bad(String),
-    /// 501.
-    NotSupported(&'static str),
 }
 
 /// Checks a request and leaves it in one form: `uri` is path and query only, `Host` is there exactly once.
-/// Returns the authority.
-pub(crate) fn admit(parts: &mut Parts) -> Result<HeaderValue, Refused> {
+/// Returns the authority. `local`: where it came in.
+pub(crate) fn admit(parts: &mut Parts, local: Option<SocketAddr>) -> Result<HeaderValue, Refused> {
     if parts.method == Method::CONNECT {
-        return Err(Refused::NotSupported(
-            "CONNECT is not supported yet; send the request itself, with its Host",
-        ));
+        return connection(parts);
     }
-    check_upgrade(&parts.headers)?;
+    if parts.version == Version::HTTP_10 {
+        name_own_host(parts, local);
+    }
     let authority = authority(parts)?;
     check_host(authority.as_bytes()).map_err(|rule| {
         let shown = String::from_utf8_lossy(authority.as_bytes());
@@ -39,20 +34,41 @@ pub(crate) fn admit(parts: &mut Parts) -> Result<HeaderValue, Refused> {
     Ok(authority)
 }
 
-/// `Upgrade: h2c` is dropped later, like every hop-by-hop field; a tunnel that was asked for is refused aloud.
-fn check_upgrade(headers: &HeaderMap) -> Result<(), Refused> {
-    let other_than_h2c = headers.get_all(UPGRADE).iter().any(|value| {
-        value
-            .as_bytes()
-            .split(|b| *b == b',')
-            .any(|token| !token.trim_ascii().eq_ignore_ascii_case(b"h2c"))
-    });
-    if other_than_h2c {
-        return Err(Refused::NotSupported(
-            "Upgrade (WebSocket and the like) is not supported yet",
-        ));
+/// HTTP/1.0 has no Host: what a caller of HTTP/1.1 would have sent who knows nothing but the address.
+fn name_own_host(parts: &mut Parts, local: Option<SocketAddr>) {
+    if let Some(local) = local
+        && parts.uri.authority().is_none()
+        && !parts.headers.contains_key(HOST)
+        && let Ok(host) = HeaderValue::from_str(&local.to_string())
+    {
+        parts.headers.insert(HOST, host);
     }
-    Ok(())
+}
+
+/// CONNECT: its target is a host with a port, and nothing else (RFC 9112 section 3.2.3).
+fn connection(parts: &mut Parts) -> Result<HeaderValue, Refused> {
+    let bad = |rule: &str| Refused::Bad(rule.to_owned());
+    let target = parts
+        .uri
+        .authority()
+        .ok_or_else(|| bad("CONNECT without a target"))?;
+    let authority = HeaderValue::from_str(target.as_str())
+        .map_err(|_bytes| bad("the target has odd characters"))?;
+    check_host(authority.as_bytes())
+        .map_err(|rule| Refused::Bad(format!("CONNECT {target}: {rule}; expected host:port")))?;
+    if target.port_u16().is_none() {
+        return Err(Refused::Bad(format!(
+            "CONNECT {target}: no port; expected host:port"
+        )));
+    }
+    let mut hosts = parts.headers.get_all(HOST).iter();
+    let same = |host: &HeaderValue| host.as_bytes().eq_ignore_ascii_case(authority.as_bytes());
+    if !hosts.next().is_none_or(same) || hosts.next().is_some() {
+        return Err(bad("the target of CONNECT and Host differ"));
+    }
+    parts.uri = Uri::from_static("/");
+    parts.headers.insert(HOST, authority.clone());
+    Ok(authority)
 }
 
 fn authority(parts: &Parts) -> Result<HeaderValue, Refused> {
@@ -163,7 +179,7 @@ mod tests {
 
     fn admitted(request: http::request::Builder) -> Result<(String, String), Refused> {
         let (mut parts, ()) = request.body(()).unwrap().into_parts();
-        let authority = admit(&mut parts)?;
+        let authority = admit(&mut parts, "10.0.0.7:9080".parse().ok())?;
         assert_eq!(parts.headers.get_all(HOST).iter().count(), 1);
         Ok((
             authority.to_str().unwrap().to_owned(),
@@ -252,21 +268,31 @@ mod tests {
     }
 
     #[test]
-    fn tunnels_are_refused_aloud_and_h2c_is_not_one() {
-        let get = || Request::builder().uri("/").header("host", "x");
-        assert!(matches!(
-            admitted(get().header("upgrade", "websocket")),
-            Err(Refused::NotSupported(_))
-        ));
-        assert!(matches!(
-            admitted(
-                Request::builder()
-                    .method("CONNECT")
-                    .uri("x:80")
-                    .header("host", "x")
+    fn a_connect_has_a_host_and_a_port_and_says_nothing_else() {
+        let connect = |uri: &str| Request::builder().method("CONNECT").uri(uri);
+        assert_eq!(
+            admitted(connect("x:80").header("host", "X:80")),
+            ok("x:80", "/")
+        );
+        assert_eq!(admitted(connect("[::1]:80")), ok("[::1]:80", "/"));
+        for (request, name) in [
+            (connect("x:80").header("host", "y:80"), "another host"),
+            (
+                connect("x:80").header("host", "x"),
+                "the port missing in Host",
             ),
-            Err(Refused::NotSupported(_))
-        ));
-        assert!(admitted(get().header("upgrade", "h2c")).is_ok());
+            (connect("x"), "no port"),
+            (connect("u@x:80"), "userinfo"),
+            (connect("/x"), "a path"),
+        ] {
+            assert!(matches!(admitted(request), Err(Refused::Bad(_))), "{name}");
+        }
+    }
+
+    #[test]
+    fn http_1_0_without_a_host_is_for_the_address_that_it_came_to() {
+        let old = || Request::builder().uri("/a").version(Version::HTTP_10);
+        assert_eq!(admitted(old()), ok("10.0.0.7:9080", "/a"));
+        assert_eq!(admitted(old().header("host", "x")), ok("x", "/a"));
     }
 }

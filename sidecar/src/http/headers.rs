@@ -1,5 +1,7 @@
 //! Header fields that end here: hop-by-hop ones. What senders say about themselves is in `claims`.
 
+use std::cell::RefCell;
+
 use http::{
     HeaderMap, HeaderName, HeaderValue, Version,
     header::{
@@ -22,29 +24,35 @@ const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
 const HTTP2_SETTINGS: HeaderName = HeaderName::from_static("http2-settings");
 
-/// Takes out what belongs to one connection only (RFC 9110 section 7.6.1), from requests and responses alike.
-pub(crate) fn strip_hop_by_hop(headers: &mut HeaderMap) {
+/// Takes out what belongs to one connection only (RFC 9110 section 7.6.1), from requests and responses alike. What stays
+/// keeps its order. `switches`: the connection becomes one of another protocol, and two fields say so.
+pub(crate) fn strip_hop_by_hop(headers: &mut HeaderMap, switches: bool) {
+    let mut ends: Vec<HeaderName> = Vec::new();
     if headers.contains_key(CONNECTION) {
-        let mut named: Vec<HeaderName> = Vec::new();
         for value in headers.get_all(CONNECTION) {
             for token in value.as_bytes().split(|b| *b == b',') {
                 if let Ok(name) = HeaderName::from_bytes(token.trim_ascii()) {
                     // Framing, routing, and what others rely on, are not the peer's to take away.
-                    if !claims::is_kept(name.as_str()) {
-                        named.push(name);
+                    if !claims::is_kept(name.as_str()) && headers.contains_key(&name) {
+                        ends.push(name);
                     }
                 }
             }
         }
-        for name in named {
-            headers.remove(name);
+        if switches {
+            keep_upgrade_only(headers);
+        } else {
+            ends.push(CONNECTION);
         }
-        headers.remove(CONNECTION);
     }
     if headers.contains_key(TRANSFER_ENCODING) {
-        headers.remove(TRANSFER_ENCODING);
         // One framing a message: chunked won when it was read.
-        headers.remove(CONTENT_LENGTH);
+        if headers.contains_key(CONTENT_LENGTH) {
+            ends.push(CONTENT_LENGTH);
+        }
+        if !is_chunked_only(headers) {
+            ends.push(TRANSFER_ENCODING);
+        }
     }
     if let Some(te) = headers.get(TE) {
         let trailers = te
@@ -54,20 +62,71 @@ pub(crate) fn strip_hop_by_hop(headers: &mut HeaderMap) {
         if trailers {
             headers.insert(TE, HeaderValue::from_static("trailers"));
         } else {
-            headers.remove(TE);
+            ends.push(TE);
         }
     }
     for name in [
         KEEP_ALIVE,
         PROXY_CONNECTION,
-        UPGRADE,
         HTTP2_SETTINGS,
         PROXY_AUTHENTICATE,
     ] {
         if headers.contains_key(&name) {
-            headers.remove(name);
+            ends.push(name);
         }
     }
+    if !switches && headers.contains_key(UPGRADE) {
+        ends.push(UPGRADE);
+    }
+    remove_in_order(headers, &ends);
+}
+
+/// Chunks as HTTP/1.1 has them: whoever writes the message in HTTP/1.1 again needs not move the field.
+fn is_chunked_only(headers: &HeaderMap) -> bool {
+    let mut all = headers.get_all(TRANSFER_ENCODING).iter();
+    let only = all.next().filter(|_| all.next().is_none());
+    only.is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"chunked"))
+}
+
+/// Leaves of `Connection` what the next one has to know, in the letters in which it came.
+fn keep_upgrade_only(headers: &mut HeaderMap) {
+    let all = headers.get_all(CONNECTION).iter();
+    let mut tokens = all.flat_map(|value| value.as_bytes().split(|b| *b == b','));
+    let upgrade = tokens.find(|token| token.trim_ascii().eq_ignore_ascii_case(b"upgrade"));
+    let upgrade = upgrade.and_then(|token| HeaderValue::from_bytes(token.trim_ascii()).ok());
+    let upgrade = upgrade.unwrap_or(HeaderValue::from_static("Upgrade"));
+    headers.insert(CONNECTION, upgrade);
+}
+
+thread_local! {
+    /// Where headers are written anew: empty, but for its memory.
+    static SCRATCH: RefCell<HeaderMap> = RefCell::default();
+}
+
+/// Takes fields out. [`HeaderMap::remove`] puts the last field into the gap; here the others keep their order, as
+/// receivers may tell programs by it.
+pub(crate) fn remove_in_order(headers: &mut HeaderMap, ends: &[HeaderName]) {
+    match ends {
+        [] => return,
+        [only] if headers.keys().last() == Some(only) => {
+            headers.remove(only);
+            return;
+        }
+        _ => {}
+    }
+    SCRATCH.with_borrow_mut(|scratch| {
+        let mut name: Option<HeaderName> = None;
+        for (next, value) in headers.drain() {
+            name = next.or(name);
+            if let Some(name) = &name
+                && !ends.contains(name)
+            {
+                scratch.append(name, value);
+            }
+        }
+        // Both are left without what the other had, and with memory for the next.
+        std::mem::swap(headers, scratch);
+    });
 }
 
 /// Seconds of a `Keep-Alive: timeout=N` in a response.
@@ -157,13 +216,54 @@ mod tests {
             (&[("te", "gzip, trailers")], &["te"]),
             (
                 &[("transfer-encoding", "chunked"), ("content-length", "3")],
-                &[],
+                &["transfer-encoding"],
             ),
+            (&[("transfer-encoding", "gzip, chunked")], &[]),
         ] {
             let mut headers = map(given);
-            strip_hop_by_hop(&mut headers);
+            strip_hop_by_hop(&mut headers, false);
             assert_eq!(names(&headers), left, "{given:?}");
         }
+    }
+
+    #[test]
+    fn what_stays_keeps_its_order() {
+        let mut headers = map(&[
+            ("host", "x"),
+            ("connection", "keep-alive, b"),
+            ("a", "1"),
+            ("b", "2"),
+            ("c", "3"),
+            ("a", "4"),
+            ("keep-alive", "5"),
+            ("d", "6"),
+        ]);
+        strip_hop_by_hop(&mut headers, false);
+        let left: Vec<_> = headers
+            .iter()
+            .map(|(n, v)| (n.as_str(), v.as_bytes()))
+            .collect();
+        let expected: [(&str, &[u8]); 5] = [
+            ("host", b"x"),
+            ("a", b"1"),
+            ("a", b"4"),
+            ("c", b"3"),
+            ("d", b"6"),
+        ];
+        assert_eq!(left, expected);
+    }
+
+    #[test]
+    fn a_switch_of_protocols_is_told_to_the_next_and_nothing_else_of_the_connection() {
+        let mut headers = map(&[
+            ("upgrade", "websocket"),
+            ("connection", "keep-alive, UPGRADE, x"),
+            ("x", "1"),
+            ("keep-alive", "timeout=5"),
+        ]);
+        strip_hop_by_hop(&mut headers, true);
+        assert_eq!(names(&headers), ["connection", "upgrade"]);
+        assert_eq!(headers[CONNECTION], "UPGRADE");
     }
 
     #[test]

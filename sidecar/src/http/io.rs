@@ -5,11 +5,15 @@ use std::{
     io,
     pin::Pin,
     rc::Rc,
+    sync::Arc,
     task::{Context, Poll},
     time::Duration,
 };
 
 use bytes::{Buf, Bytes};
+use hyper::upgrade::Upgraded;
+use hyper_util::rt::TokioIo;
+use rustls_pki_types::CertificateDer;
 use socket2::SockRef;
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
@@ -25,6 +29,8 @@ pub(crate) enum Transport {
     Plain(TcpStream),
     // Boxed: the TLS state would make every plain connection 1 KiB larger.
     Tls(Box<TlsStream<TcpStream>>),
+    /// A stream of an HTTP/2 connection that carries bytes.
+    Stream(Box<TokioIo<Upgraded>>),
 }
 
 /// [`Transport`] with bytes to be read first, telling whoever is concerned about arriving bytes.
@@ -106,9 +112,19 @@ impl Io {
         let stream = match &self.transport {
             Transport::Plain(stream) => stream,
             Transport::Tls(stream) => stream.get_ref().0,
+            // Dropped before both sides have ended, it is.
+            Transport::Stream(_) => return,
         };
         if let Err(error) = SockRef::from(stream).set_linger(Some(Duration::ZERO)) {
             tracing::debug!(%error, "socket options were refused");
+        }
+    }
+
+    /// The certificates that the other end has shown, leaf first.
+    pub(crate) fn peer_chain(&self) -> Option<Arc<[CertificateDer<'static>]>> {
+        match &self.transport {
+            Transport::Tls(stream) => stream.get_ref().1.peer_certificates().map(Arc::from),
+            Transport::Plain(_) | Transport::Stream(_) => None,
         }
     }
 
@@ -153,6 +169,7 @@ impl AsyncRead for Io {
         let read = match &mut this.transport {
             Transport::Plain(stream) => Pin::new(stream).poll_read(cx, buffer),
             Transport::Tls(stream) => Pin::new(stream).poll_read(cx, buffer),
+            Transport::Stream(stream) => Pin::new(stream).poll_read(cx, buffer),
         };
         if let (Poll::Ready(Ok(())), Some(listens)) = (&read, &this.listens)
             && buffer.filled().len() > before
@@ -172,6 +189,7 @@ impl AsyncWrite for Io {
         match &mut self.transport {
             Transport::Plain(stream) => Pin::new(stream).poll_write(cx, bytes),
             Transport::Tls(stream) => Pin::new(stream).poll_write(cx, bytes),
+            Transport::Stream(stream) => Pin::new(stream).poll_write(cx, bytes),
         }
     }
 
@@ -183,6 +201,7 @@ impl AsyncWrite for Io {
         match &mut self.transport {
             Transport::Plain(stream) => Pin::new(stream).poll_write_vectored(cx, slices),
             Transport::Tls(stream) => Pin::new(stream).poll_write_vectored(cx, slices),
+            Transport::Stream(stream) => Pin::new(stream).poll_write_vectored(cx, slices),
         }
     }
 
@@ -190,6 +209,7 @@ impl AsyncWrite for Io {
         match &self.transport {
             Transport::Plain(stream) => stream.is_write_vectored(),
             Transport::Tls(stream) => stream.is_write_vectored(),
+            Transport::Stream(stream) => stream.is_write_vectored(),
         }
     }
 
@@ -197,6 +217,7 @@ impl AsyncWrite for Io {
         match &mut self.transport {
             Transport::Plain(stream) => Pin::new(stream).poll_flush(cx),
             Transport::Tls(stream) => Pin::new(stream).poll_flush(cx),
+            Transport::Stream(stream) => Pin::new(stream).poll_flush(cx),
         }
     }
 
@@ -204,6 +225,7 @@ impl AsyncWrite for Io {
         match &mut self.transport {
             Transport::Plain(stream) => Pin::new(stream).poll_shutdown(cx),
             Transport::Tls(stream) => Pin::new(stream).poll_shutdown(cx),
+            Transport::Stream(stream) => Pin::new(stream).poll_shutdown(cx),
         }
     }
 }

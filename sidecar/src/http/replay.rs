@@ -10,7 +10,7 @@ use std::{
     future::poll_fn,
     pin::Pin,
     rc::{Rc, Weak},
-    task::{Context, Poll, Waker},
+    task::{Context, Poll, Waker, ready},
     time::{Duration, Instant},
 };
 
@@ -20,6 +20,7 @@ use hyper::body::Incoming;
 
 use super::{
     BoxError,
+    expect::{Gate, Hold},
     headers::claims,
     tap::{self, Copied, Tap},
 };
@@ -324,6 +325,7 @@ enum Kind {
     Reader(Reader),
     Copied(Copied),
     Whole(VecDeque<Piece>),
+    Held(Box<(Hold, UpBody)>),
 }
 
 #[derive(Debug)]
@@ -352,6 +354,11 @@ impl UpBody {
         }
     }
 
+    /// The same, once `gate` opens.
+    pub(crate) fn held_by(self, gate: Gate) -> Self {
+        Self(Kind::Held(Box::new((Hold::new(gate), self))))
+    }
+
     /// The copy that it reads, if it reads one.
     pub(crate) fn copied(&self) -> Option<Copied> {
         match &self.0 {
@@ -376,6 +383,10 @@ impl Body for UpBody {
             Kind::Whole(pieces) => {
                 Poll::Ready(pieces.pop_front().map(|piece| Ok(piece.into_frame())))
             }
+            Kind::Held(held) => {
+                ready!(held.0.poll_open(cx));
+                Pin::new(&mut held.1).poll_frame(cx)
+            }
         }
     }
 
@@ -390,6 +401,7 @@ impl Body for UpBody {
             }
             Kind::Copied(copied) => copied.is_end(),
             Kind::Whole(pieces) => pieces.is_empty(),
+            Kind::Held(held) => held.1.is_end_stream(),
         }
     }
 
@@ -406,6 +418,7 @@ impl Body for UpBody {
             }
             Kind::Copied(_) => SizeHint::new(),
             Kind::Whole(pieces) => SizeHint::with_exact(data_in(pieces.iter())),
+            Kind::Held(held) => held.1.size_hint(),
         }
     }
 }

@@ -1,6 +1,10 @@
 //! hyper's server side with our limits, ended when the worker says so.
 
-use std::{pin::pin, rc::Rc, time::Duration};
+use std::{
+    pin::{Pin, pin},
+    rc::Rc,
+    time::Duration,
+};
 
 use hyper::{
     server::conn::{http1, http2},
@@ -41,7 +45,7 @@ pub(crate) async fn serve(worker: &Rc<Worker>, connection: &Rc<Connection>, io: 
     // The two arms differ in their types only.
     macro_rules! run {
         ($serving:expr) => {{
-            let mut serving = pin!($serving);
+            let mut serving = $serving;
             let mut known = Order::Serve;
             loop {
                 tokio::select! {
@@ -66,7 +70,16 @@ pub(crate) async fn serve(worker: &Rc<Worker>, connection: &Rc<Connection>, io: 
                 .auto_date_header(false)
                 .max_header_size(MAX_HEADER_BYTES)
                 .max_buf_size(READ_BUFFER);
-            run!(server.serve_connection(io, service))
+            let mut serving = server.serve_connection(io, service);
+            let ended = run!(Pin::new(&mut serving));
+            let tunnel = connection.tunnel.borrow_mut().take();
+            if let (Ok(()), Some(tunnel)) = (&ended, tunnel) {
+                let parts = serving.into_parts();
+                // Boxed: few connections switch.
+                Box::pin(tunnel.run(parts.io.into_inner().before(parts.read_buf))).await;
+                return;
+            }
+            ended
         }
         Wire::Http2 => {
             connection.speaks_http2();
@@ -80,8 +93,10 @@ pub(crate) async fn serve(worker: &Rc<Worker>, connection: &Rc<Connection>, io: 
                 .max_header_list_size(u32::try_from(MAX_HEADER_BYTES).unwrap_or(u32::MAX))
                 .max_pending_accept_reset_streams(PENDING_RESETS)
                 .keep_alive_interval(PING_EVERY)
-                .keep_alive_timeout(PING_WITHIN);
-            run!(server.serve_connection(io, service))
+                .keep_alive_timeout(PING_WITHIN)
+                // RFC 8441.
+                .enable_connect_protocol();
+            run!(pin!(server.serve_connection(io, service)))
         }
     };
     if let Err(error) = ended {

@@ -89,6 +89,7 @@ async fn exchange(
     match opened.transport {
         Transport::Plain(stream) => send(stream, uri, http2).await,
         Transport::Tls(stream) => send(*stream, uri, http2).await,
+        Transport::Stream(_) => Err("not a connection of its own".to_owned()),
     }
 }
 

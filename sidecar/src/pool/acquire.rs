@@ -12,7 +12,7 @@ use super::{
     about::About,
     endpoint::{EndpointPool, Judge},
     gate::{Grant, Slot, Wait},
-    lease::{Http1, Lease, give_back},
+    lease::{Http1, Lease, Switch, give_back},
     turns::Opens,
 };
 use crate::{
@@ -135,16 +135,29 @@ impl Pools {
         let ended = about.ended(&self.shared);
         let (used, unused) = oneshot::channel();
         let bound = Farewell::new(unused, target.cluster, torn);
+        let (leave, left) = oneshot::channel();
+        let switch = Switch {
+            asked: Rc::default(),
+            left,
+        };
+        let asked = Rc::clone(&switch.asked);
         let driver = tokio::task::spawn_local(async move {
             let driven = async move {
-                if let Err(error) = connection.await {
-                    tracing::debug!(%error, "upstream connection ended");
+                let mut connection = connection;
+                match (&mut connection).await {
+                    Err(error) => tracing::debug!(%error, "upstream connection ended"),
+                    // Not shut down: hyper knows that its answer was a switch.
+                    Ok(()) if asked.get() => {
+                        let parts = connection.into_parts();
+                        drop(leave.send(parts.io.into_inner().before(parts.read_buf)));
+                    }
+                    Ok(()) => {}
                 }
             };
             bound.drive(driven).await;
             ended();
         });
-        let connection = Http1::new(sender, driver.abort_handle(), about, used);
+        let connection = Http1::new(sender, driver.abort_handle(), about, switch, used);
         Ok(Lease::http1(connection, self, cluster, endpoint))
     }
 

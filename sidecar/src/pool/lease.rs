@@ -11,20 +11,26 @@ use http::{Request, Response};
 use hyper::{
     body::Incoming,
     client::conn::{TrySendError, http1, http2},
+    upgrade::OnUpgrade,
 };
 use hyper_util::rt::TokioIo;
 use outrigger_core::{Cluster, Moment};
-use tokio::{sync::oneshot, task::AbortHandle, time::timeout};
+use tokio::{
+    sync::oneshot,
+    task::AbortHandle,
+    time::{sleep, timeout},
+};
 
 use super::{
-    ClusterPool, Pools,
+    ClusterPool, Pools, Protocol,
     about::{About, millis},
     acquire::http2::Driver,
     endpoint::{EndpointPool, Judge},
+    exclusive::Under,
     gate::{Claim, Counted, Gate, Grant},
 };
 use crate::http::{
-    io::Io,
+    io::{Io, Transport},
     replay::{UpBody, Upload},
 };
 
@@ -37,6 +43,8 @@ const YIELD_MS: u64 = 500;
 /// A connection whose streams did not end within [`YIELD_MS`] is left alone for so long.
 const YIELD_AGAIN_MS: u64 = 10_000;
 
+/// How often a new connection is asked whether its server's settings are here.
+const SETTINGS_EVERY: Duration = Duration::from_millis(2);
 /// How long a connection whose response is complete may stand still before it is closed.
 const READY_WITHIN: Duration = Duration::from_secs(1);
 
@@ -50,8 +58,57 @@ pub(crate) struct Http1 {
     /// The task that drives it.
     driver: AbortHandle,
     about: About,
+    switch: Switch,
     /// Tells the task that drives it when nobody uses it any more.
     _used: oneshot::Sender<Infallible>,
+}
+
+/// The other protocol that a connection of HTTP/1.1 may go on in.
+#[derive(Debug)]
+pub(super) struct Switch {
+    /// A request has asked for it, and was not answered otherwise: for the task that drives the connection.
+    pub(super) asked: Rc<Cell<bool>>,
+    /// Where that task leaves the bytes then.
+    pub(super) left: oneshot::Receiver<Io>,
+}
+
+/// The upstream side of a request that has switched: bytes, once hyper lets go of them.
+#[derive(Debug)]
+pub(crate) struct Up {
+    kind: UpKind,
+    under: Under,
+}
+
+#[derive(Debug)]
+enum UpKind {
+    Http1(Box<Http1>),
+    /// The lease is the stream's place.
+    Http2(OnUpgrade, Box<Lease>),
+}
+
+impl Up {
+    /// None = the connection was lost meanwhile.
+    pub(crate) async fn io(self) -> Option<(UpIo, Under)> {
+        let (io, lease) = match self.kind {
+            // What tells the driver that nobody uses it is kept until it is done.
+            UpKind::Http1(connection) => {
+                let Http1 { switch, _used, .. } = *connection;
+                (switch.left.await.ok()?, None)
+            }
+            UpKind::Http2(stream, lease) => {
+                let stream = Transport::Stream(Box::new(TokioIo::new(stream.await.ok()?)));
+                (Io::new(stream), Some(lease))
+            }
+        };
+        Some((UpIo { io, _lease: lease }, self.under))
+    }
+}
+
+/// Bytes of an upstream, and the place of the stream that they are in.
+#[derive(Debug)]
+pub(crate) struct UpIo {
+    pub(crate) io: Io,
+    _lease: Option<Box<Lease>>,
 }
 
 impl Http1 {
@@ -59,12 +116,14 @@ impl Http1 {
         sender: http1::SendRequest<UpBody>,
         driver: AbortHandle,
         about: About,
+        switch: Switch,
         used: oneshot::Sender<Infallible>,
     ) -> Self {
         Self {
             sender,
             driver,
             about,
+            switch,
             _used: used,
         }
     }
@@ -337,6 +396,59 @@ impl Lease {
     /// The other end has shown its identity.
     pub(crate) fn is_mtls(&self) -> bool {
         self.about().mtls
+    }
+
+    pub(crate) fn protocol(&self) -> Protocol {
+        match &self.kind {
+            Kind::Http1 { .. } => Protocol::Http1,
+            Kind::Http2(_) => Protocol::Http2,
+        }
+    }
+
+    /// The next request asks to switch protocols, or the last one has, and was answered otherwise.
+    pub(crate) fn may_switch(&self, may: bool) {
+        if let Kind::Http1 { connection, .. } = &self.kind {
+            connection.switch.asked.set(may);
+        }
+    }
+
+    /// Whether the other end takes a stream of HTTP/2 that becomes bytes (RFC 8441). It says so first of all.
+    pub(crate) async fn takes_connect(&self, within: Duration) -> bool {
+        let Kind::Http2(stream) = &self.kind else {
+            return true;
+        };
+        let connection = &stream.connection;
+        let says = || {
+            let driven = connection.driven.upgrade();
+            driven.is_some_and(|driven| {
+                let driven = driven.try_borrow();
+                driven.is_ok_and(|driven| driven.is_extended_connect_protocol_enabled())
+            })
+        };
+        let said = async {
+            while !says() {
+                let heard = connection.about.heard.get();
+                sleep(SETTINGS_EVERY).await;
+                if heard && !says() {
+                    return false;
+                }
+            }
+            true
+        };
+        timeout(within, said).await.unwrap_or(false)
+    }
+
+    /// The last answer has switched.
+    pub(crate) fn into_up(self, answer: &mut http::Extensions) -> Option<Up> {
+        let under = Under {
+            expires: self.about().expires,
+            generation: self.about().generation,
+        };
+        let kind = match self.kind {
+            Kind::Http1 { connection, .. } => UpKind::Http1(Box::new(connection)),
+            Kind::Http2(_) => UpKind::Http2(answer.remove::<OnUpgrade>()?, Box::new(self)),
+        };
+        Some(Up { kind, under })
     }
 
     /// HTTP/1.1: bytes came after the request was sent. (What comes over HTTP/2 may be another stream's.)

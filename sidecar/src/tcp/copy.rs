@@ -36,20 +36,20 @@ const REPORT_EVERY: Duration = Duration::from_secs(15); // Istio's tcp reporting
 
 /// How long it may last.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Limits {
+pub(crate) struct Limits {
     /// Without a byte either way.
-    pub(super) idle: Option<Duration>,
+    pub(crate) idle: Option<Duration>,
     /// In all.
-    pub(super) age: Option<Duration>,
+    pub(crate) age: Option<Duration>,
     /// After it was told to end.
-    pub(super) drain: Duration,
+    pub(crate) drain: Duration,
     /// When the certificates of the upstream connection end.
-    pub(super) until: Option<Instant>,
+    pub(crate) until: Option<Instant>,
 }
 
 /// How a connection ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum End {
+pub(crate) enum End {
     /// Both sides closed.
     Closed,
     /// Nothing moved for as long as may be.
@@ -68,22 +68,22 @@ pub(super) enum End {
 
 /// Bytes so far.
 #[derive(Debug, Default)]
-pub(super) struct Counts {
+pub(crate) struct Counts {
     /// From downstream to upstream.
-    pub(super) received: Cell<u64>,
+    pub(crate) received: Cell<u64>,
     /// From upstream to downstream.
-    pub(super) sent: Cell<u64>,
+    pub(crate) sent: Cell<u64>,
 }
 
 /// Both ends.
 #[derive(Debug)]
-pub(super) struct Ends<'a> {
-    pub(super) down: &'a mut Io,
-    pub(super) up: &'a mut Io,
+pub(crate) struct Ends<'a> {
+    pub(crate) down: &'a mut Io,
+    pub(crate) up: &'a mut Io,
 }
 
 /// Copies. `tell` is called now and then, and at the end, when bytes have moved.
-pub(super) async fn both(
+pub(crate) async fn both(
     ends: Ends<'_>,
     scratch: &RefCell<Box<[u8]>>,
     connection: &Connection,

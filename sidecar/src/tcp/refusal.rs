@@ -8,13 +8,13 @@ use outrigger_core::{
 };
 
 use crate::{
-    connect::ConnectError, demand::Denied, hello::peek::NoHello, telemetry::Decided,
+    connect::ConnectError, demand::Denied, hello::peek::NoHello, http::answer, telemetry::Decided,
     worker::connection::Connection, xds::convert::listener::BLACK_HOLE,
 };
 
 /// What went wrong, as operators search for it. A closed set; the names are those of requests where there is such a one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Code {
+pub(crate) enum Code {
     NoRouteConnection,
     RbacDenied,
     ClusterUnknown,
@@ -53,6 +53,26 @@ impl Code {
         }
     }
 
+    /// What a request is answered with that asked for the connection.
+    pub(crate) fn of_request(self) -> answer::Code {
+        match self {
+            Self::NoRouteConnection
+            | Self::ClientHelloTimeout
+            | Self::ClientHelloInvalid
+            | Self::NotInRegistry => answer::Code::NoRouteHost,
+            Self::NoRouteYet => answer::Code::NoRouteYet,
+            Self::OverflowOnDemand => answer::Code::OverflowOnDemand,
+            Self::RbacDenied => answer::Code::RbacDenied,
+            Self::ClusterUnknown => answer::Code::ClusterUnknown,
+            Self::NoEndpoints => answer::Code::NoEndpoints,
+            Self::NoHealthyEndpoints => answer::Code::NoHealthyEndpoints,
+            Self::BreakerOpen => answer::Code::BreakerOpen,
+            Self::OverflowConnections => answer::Code::OverflowPending,
+            Self::ConnectFailed => answer::Code::ConnectFailed,
+            Self::TlsFailed => answer::Code::TlsFailed,
+        }
+    }
+
     /// Envoy's flag for it.
     pub(super) fn flags(self) -> &'static str {
         match self {
@@ -74,12 +94,12 @@ impl Code {
 
 /// A connection that is closed.
 #[derive(Clone, Debug)]
-pub(super) struct Refused {
-    pub(super) code: Code,
-    pub(super) message: String,
+pub(crate) struct Refused {
+    pub(crate) code: Code,
+    pub(crate) message: String,
     /// Whose it would have been.
-    pub(super) endpoint: Option<SocketAddr>,
-    pub(super) attempts: u32,
+    pub(crate) endpoint: Option<SocketAddr>,
+    pub(crate) attempts: u32,
     /// The line that decided, where it is neither the route's nor the cluster's.
     policy: Option<Arc<str>>,
 }

@@ -23,32 +23,32 @@ use crate::{
 
 /// Where a connection goes.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Target<'a> {
-    pub(super) slot: ClusterSlot,
-    pub(super) cluster: &'a Arc<Cluster>,
-    pub(super) route: &'a ConnectionRoute,
-    pub(super) source: IpAddr,
+pub(crate) struct Target<'a> {
+    pub(crate) slot: ClusterSlot,
+    pub(crate) cluster: &'a Arc<Cluster>,
+    pub(crate) route: &'a ConnectionRoute,
+    pub(crate) source: IpAddr,
     /// Where the connection was going before it was redirected.
-    pub(super) destination: Option<SocketAddr>,
+    pub(crate) destination: Option<SocketAddr>,
     /// For whom, if the cluster's connections tell that.
-    pub(super) ends: Option<Ends>,
-    pub(super) direction: Direction,
+    pub(crate) ends: Option<Ends>,
+    pub(crate) direction: Direction,
 }
 
 /// An endpoint's connection, and what is held as long as it is open.
 #[derive(Debug)]
-pub(super) struct Upstream {
-    pub(super) io: Io,
-    pub(super) endpoint: Arc<Endpoint>,
-    pub(super) under: Under,
+pub(crate) struct Upstream {
+    pub(crate) io: Io,
+    pub(crate) endpoint: Arc<Endpoint>,
+    pub(crate) under: Under,
     /// Who answered, and whom we would accept.
-    pub(super) server: Option<Server>,
+    pub(crate) server: Option<Server>,
     _in_flight: InFlight,
     _exclusive: Exclusive,
 }
 
 /// Opens one, or says why there is none.
-pub(super) async fn open(worker: &Worker, target: Target<'_>) -> Result<Upstream, Refused> {
+pub(crate) async fn open(worker: &Worker, target: Target<'_>) -> Result<Upstream, Refused> {
     let cluster = target.cluster;
     let exclusive = worker.pools.exclusive(target.slot, cluster);
     let exclusive = exclusive.ok_or_else(|| Refused::overflow(cluster))?;

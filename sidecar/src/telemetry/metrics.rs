@@ -155,6 +155,8 @@ pub(crate) struct Metrics {
     /// PROXY protocol headers: see [`Metrics::proxied`].
     proxied: IntCounterVec,
     pub(crate) connections: IntGauge,
+    /// Requests that have become connections of bytes, open now.
+    pub(crate) tunnels: IntGauge,
     /// Failed tries, by what was decided.
     pub(crate) retries: IntCounterVec,
     /// What faults, CORS, mirrors and hedges did.
@@ -315,6 +317,14 @@ impl Metrics {
                 &registry,
                 IntGauge::new("outrigger_connections", "Downstream connections open.")
                     .expect("a valid name"),
+            ),
+            tunnels: add(
+                &registry,
+                IntGauge::new(
+                    "outrigger_tunnels",
+                    "Requests that have switched to another protocol (WebSocket, CONNECT), open now.",
+                )
+                .expect("a valid name"),
             ),
             retries: counters(
                 "outrigger_retries_total",

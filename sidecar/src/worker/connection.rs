@@ -8,7 +8,7 @@
 
 use std::{
     cell::{Cell, RefCell},
-    rc::Rc,
+    rc::{Rc, Weak},
     sync::Arc,
     time::Duration,
 };
@@ -20,7 +20,12 @@ use outrigger_core::{
 use rustls_pki_types::CertificateDer;
 use tokio::sync::Notify;
 
-use crate::{listen::Bound, proxy_protocol::header::Ends, tls::Svid};
+use crate::{
+    forward::tunnel::{Switched, Tunnel},
+    listen::Bound,
+    proxy_protocol::header::Ends,
+    tls::Svid,
+};
 
 /// A header must be complete this long after its first byte.
 pub(crate) const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
@@ -82,6 +87,12 @@ pub(crate) struct Connection {
     pub(crate) expires: Option<u64>,
     /// Of a connection of bytes whose upstream is under mTLS.
     pub(crate) server: RefCell<Option<Server>>,
+    /// What it becomes once its answer is out, of HTTP/1.1.
+    pub(crate) tunnel: RefCell<Option<Box<Tunnel>>>,
+    /// Requests of it that have become bytes.
+    pub(crate) switched: RefCell<Vec<Weak<Switched>>>,
+    /// CONNECT has led to requests.
+    pub(crate) serves_connect: Cell<bool>,
     order: Cell<Order>,
     /// It ends after its next response.
     leaving: Cell<bool>,
@@ -122,6 +133,9 @@ impl Connection {
             own_id: None,
             expires: None,
             server: RefCell::new(None),
+            tunnel: RefCell::new(None),
+            switched: RefCell::default(),
+            serves_connect: Cell::new(false),
             order: Cell::new(Order::Serve),
             leaving: Cell::new(false),
             changed: Notify::new(),
@@ -206,7 +220,8 @@ impl Connection {
     pub(crate) fn order(&self, order: Order) {
         if order > self.order.get() {
             self.order.set(order);
-            self.changed.notify_one();
+            // Each stream that carries bytes waits, beside the connection itself.
+            self.changed.notify_waiters();
         }
     }
 

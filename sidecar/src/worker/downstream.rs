@@ -138,14 +138,7 @@ pub(super) async fn serve(worker: Rc<Worker>, accepted: Accepted) {
     drop(snapshot);
     drop(early);
     let mut stream = transport;
-    let first = tokio::select! {
-        biased;
-        first = timeout(FIRST_BYTES_TIMEOUT, detect::detect(&mut stream)) => first,
-        // Told to end before it has begun.
-        _order = connection.ordered(Order::Serve) => return,
-    };
-    // Silence, or gone without a word.
-    let Ok(Ok((detected, first))) = first else {
+    let Some((detected, first)) = first_bytes(&connection, &mut stream).await else {
         return;
     };
     let wire = match (alpn, detected) {
@@ -158,6 +151,16 @@ pub(super) async fn serve(worker: Rc<Worker>, accepted: Accepted) {
     // Boxed: the task's future would be as large as both servers together from its first moment.
     Box::pin(serve::serve(&worker, &connection, io, wire)).await;
     drop(load);
+}
+
+/// Which HTTP it speaks. None = silence, gone without a word, or told to end before it has begun.
+pub(crate) async fn first_bytes(connection: &Connection, io: &mut Io) -> Option<(Wire, Bytes)> {
+    let first = tokio::select! {
+        biased;
+        first = timeout(FIRST_BYTES_TIMEOUT, detect::detect(io)) => first,
+        _order = connection.ordered(Order::Serve) => return None,
+    };
+    first.ok()?.ok()
 }
 
 /// Who is behind the proxy that passes it on, where its listener is told so: in `connection`. False = it has come to its

@@ -7,7 +7,9 @@
 //! access rules of connections deny it now                 ──► reset
 //! ```
 
-use outrigger_core::{Direction, Listener, RouteSource, Snapshot};
+use std::rc::Weak;
+
+use outrigger_core::{Direction, FilterChain, Listener, RouteSource, Snapshot};
 
 use super::{
     Worker,
@@ -35,16 +37,22 @@ pub(super) fn follow(worker: &Worker, before: &Snapshot, next: &Snapshot) {
         }
         let connections = worker.connections.borrow();
         for connection in connections.values().filter(|one| one.bound.name == *name) {
-            judge(worker, listener, connection);
+            judge(worker, next, listener, connection);
         }
     }
 }
 
-fn judge(worker: &Worker, listener: &Listener, connection: &Connection) {
+fn judge(worker: &Worker, next: &Snapshot, listener: &Listener, connection: &Connection) {
     let reason = match connection.chain(&listener.chains) {
         // What the application asks of its own sidecar goes on as it began.
         None if connection.bound.direction == Direction::Outbound => return,
         None => "not_admitted",
+        Some(chain)
+            if !matches!(chain.routes, RouteSource::Connection(_))
+                && !connection.switched.borrow().is_empty() =>
+        {
+            return judge_switched(worker, next, chain, connection);
+        }
         Some(chain) => match (&chain.routes, connection.is_bytes.get()) {
             (RouteSource::Connection(route), true) => {
                 if !tcp::is_denied_now(worker, connection, route, &chain.policies) {
@@ -71,4 +79,25 @@ fn judge(worker: &Worker, listener: &Listener, connection: &Connection) {
     let grace = u64::try_from(worker.drain_timeout.as_millis()).unwrap_or(u64::MAX);
     let now = worker.shared.now();
     connection.end_by(outrigger_core::Moment(now.0.saturating_add(grace)));
+}
+
+/// Requests that have become bytes: each was let in by its head.
+fn judge_switched(worker: &Worker, next: &Snapshot, chain: &FilterChain, connection: &Connection) {
+    for switched in connection
+        .switched
+        .borrow()
+        .iter()
+        .filter_map(Weak::upgrade)
+    {
+        if switched.is_denied(next, chain) {
+            worker.telemetry.metrics.ended_by_policy("denied");
+            tracing::info!(
+                listener = %connection.bound.name,
+                remote = %connection.remote,
+                peer = connection.peer.as_ref().map(|peer| &*peer.svid.id),
+                "a changed policy ends a connection that a request has switched"
+            );
+            switched.cut();
+        }
+    }
 }

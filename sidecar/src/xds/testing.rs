@@ -35,6 +35,7 @@ use outrigger_proto::envoy::{
                 HttpConnectionManager, HttpFilter, Rds,
                 http_connection_manager::{
                     ForwardClientCertDetails, RouteSpecifier, SetCurrentClientCertDetails,
+                    UpgradeConfig,
                 },
                 http_filter,
             },
@@ -343,6 +344,10 @@ pub(crate) fn manager(specifier: RouteSpecifier) -> HttpConnectionManager {
             ..Http1ProtocolOptions::default()
         }),
         stream_idle_timeout: Some(seconds(0)),
+        upgrade_configs: vec![UpgradeConfig {
+            upgrade_type: "websocket".to_owned(),
+            ..UpgradeConfig::default()
+        }],
         ..HttpConnectionManager::default()
     }
 }

@@ -519,8 +519,8 @@ async fn every_failure_names_its_own_cause_and_the_line_that_decided() {
         ),
         (
             "upgrade",
-            "GET / HTTP/1.1\r\nhost: app\r\nupgrade: websocket\r\nconnection: upgrade, close\r\n\r\n",
-            Cause::new(501, "not_supported", "Upgrade"),
+            "GET / HTTP/1.1\r\nhost: app\r\nupgrade: tn3270\r\nconnection: upgrade, close\r\n\r\n",
+            Cause::new(403, "upgrade_not_allowed", "tn3270"),
         ),
     ] {
         failures.saw(what, cause, raw(shopper.outbound, request).await);

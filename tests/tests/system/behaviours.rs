@@ -7,6 +7,7 @@ mod limits;
 mod localities;
 mod own;
 mod retries;
+mod upgrades;
 
 use futures_util::future::LocalBoxFuture;
 use outrigger_tests::{Caller, TestApp};
@@ -49,6 +50,7 @@ pub(crate) fn all() -> Vec<Behaviour> {
         retries::all(),
         localities::all(),
         own::all(),
+        upgrades::all(),
     ]
     .into_iter()
     .flatten()

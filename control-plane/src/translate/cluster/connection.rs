@@ -57,6 +57,8 @@ fn version(
     let http1 = Http1ProtocolOptions::default();
     let http2 = Http2ProtocolOptions {
         max_concurrent_streams: pool.and_then(|pool| pool.max_concurrent_streams),
+        // WebSocket over HTTP/2 (RFC 8441).
+        allow_connect: true,
         ..Http2ProtocolOptions::default()
     };
     let explicit = |config| {

@@ -102,6 +102,7 @@ impl fmt::Display for Unlike<'_> {
             PathMatch::Prefix(want) => write!(f, "does not start with {want:?}"),
             PathMatch::SeparatedPrefix(want) => write!(f, "is neither {want:?} nor below it"),
             PathMatch::Regex(regex) => write!(f, "does not match {:?}", written(regex)),
+            PathMatch::Connect => f.write_str("is not that of a CONNECT"),
         }
     }
 }

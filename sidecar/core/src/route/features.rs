@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 use http::HeaderValue;
 
 use super::{Cors, Fault, Route, Share};
-use crate::{ClusterSlot, Overrides};
+use crate::{ClusterSlot, Overrides, Upgrades};
 
 /// See the fields. Default: none of it.
 #[derive(Clone, Debug, Default)]
@@ -22,6 +22,8 @@ pub struct Features {
     pub stat_prefix: Option<Arc<str>>,
     /// What is said about filters of the listener.
     pub overrides: Overrides,
+    /// Protocols that requests may switch to, or may not.
+    pub upgrades: Upgrades,
     /// Lines of YAML.
     pub positions: Positions,
 }
@@ -36,6 +38,7 @@ impl Features {
             && self.hedge.is_none()
             && self.stat_prefix.is_none()
             && self.overrides.is_empty()
+            && self.upgrades.is_empty()
             && self.positions == Positions::default()
     }
 }

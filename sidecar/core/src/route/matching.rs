@@ -2,6 +2,7 @@
 //!
 //! Source: Envoy `RouteMatch`, `HeaderMatcher`, `QueryParameterMatcher`, `StringMatcher`.
 
+use http::Method;
 use regex::Regex;
 
 use super::{HeaderMatch, PathMatch, RequestView, RouteMatch, StringMatch};
@@ -33,6 +34,7 @@ impl PathMatch {
                     && matches!(path_bytes.get(want.len()), None | Some(b'/'))
             }
             Self::Regex(regex) => whole(regex, path),
+            Self::Connect => true,
         }
     }
 }
@@ -45,7 +47,10 @@ impl RouteMatch {
 
     /// The first part that does not hold.
     pub(super) fn failing(&self, request: &RequestView<'_>, path: &str) -> Option<Failed<'_>> {
-        if !self.path.matches(path, self.case_sensitive) {
+        let is_connect = request.method == Method::CONNECT;
+        if is_connect != matches!(self.path, PathMatch::Connect)
+            || !self.path.matches(path, self.case_sensitive)
+        {
             return Some(Failed::Path);
         }
         if let Some(header) = self.headers.iter().find(|header| !header.holds(request)) {

@@ -123,7 +123,7 @@ impl Route {
     /// What comes after the part of the path that this route matched.
     fn after_match<'a>(&self, path: &'a str, new: &str) -> Option<&'a str> {
         match &self.matches.path {
-            PathMatch::Exact(_) | PathMatch::Regex(_) => Some(""),
+            PathMatch::Exact(_) | PathMatch::Regex(_) | PathMatch::Connect => Some(""),
             PathMatch::Prefix(prefix) => path.get(prefix.len()..),
             PathMatch::SeparatedPrefix(prefix) => path.get(prefix.len()..).map(|rest| {
                 if new.ends_with('/') {

@@ -452,3 +452,29 @@ fn query_parameters_match_as_written_and_by_their_first_value() {
         }
     }
 }
+
+#[test]
+fn a_connect_is_matched_by_its_own_condition_and_by_no_path() {
+    let headers = HeaderMap::new();
+    let mut request = RequestView {
+        method: &Method::CONNECT,
+        authority: "db:5432",
+        path_and_query: "/",
+        scheme: "http",
+        headers: &headers,
+    };
+    let holds = |path: PathMatch, request: &RequestView<'_>| {
+        let matches = RouteMatch {
+            path,
+            case_sensitive: true,
+            headers: Vec::new(),
+            query_parameters: Vec::new(),
+        };
+        matches.holds(request, "/")
+    };
+    assert!(holds(PathMatch::Connect, &request));
+    assert!(!holds(PathMatch::Prefix("/".to_owned()), &request));
+    request.method = &Method::GET;
+    assert!(!holds(PathMatch::Connect, &request));
+    assert!(holds(PathMatch::Prefix("/".to_owned()), &request));
+}

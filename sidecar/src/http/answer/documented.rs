@@ -44,6 +44,7 @@ const ALL: &[Code] = &[
     Code::RateLimited,
     Code::BadRequest,
     Code::NotSupported,
+    Code::UpgradeNotAllowed,
     Code::LoopDetected,
     Code::Draining,
 ];

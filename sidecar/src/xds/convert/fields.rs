@@ -69,7 +69,7 @@ const READ: &[(&str, &[&str])] = &[
     ("envoy.type.v3.HashPolicy.SourceIp", &[]),
     ("envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager", &["codec_type", "stat_prefix",
         "rds", "route_config", "http_filters", "forward_client_cert_details", "set_current_client_cert_details",
-        "http_protocol_options", "normalize_path", "stream_idle_timeout", "request_timeout", "request_headers_timeout",
+        "http_protocol_options", "http2_protocol_options", "normalize_path", "stream_idle_timeout", "request_timeout", "request_headers_timeout",
         "max_request_headers_kb", "use_remote_address", "skip_xff_append", "xff_num_trusted_hops", "merge_slashes",
         "path_with_escaped_slashes_action", "strip_any_host_port", "strip_matching_host_port", "server_name",
         "server_header_transformation", "common_http_protocol_options", "generate_request_id",
@@ -117,13 +117,16 @@ const READ: &[(&str, &[&str])] = &[
         "include_attempt_count_in_response", "typed_per_filter_config"]),
     ("envoy.config.route.v3.Route", &["name", "match", "route", "redirect", "direct_response", "metadata",
         "typed_per_filter_config", "stat_prefix", "request_headers_to_add", "request_headers_to_remove", "response_headers_to_add", "response_headers_to_remove"]),
-    ("envoy.config.route.v3.RouteMatch", &["prefix", "path", "safe_regex", "path_separated_prefix", "case_sensitive",
+    ("envoy.config.route.v3.RouteMatch", &["prefix", "path", "safe_regex", "path_separated_prefix", "connect_matcher", "case_sensitive",
         "headers", "query_parameters", "grpc"]),
     ("envoy.config.route.v3.RouteMatch.GrpcRouteMatchOptions", &[]),
+    ("envoy.config.route.v3.RouteMatch.ConnectMatcher", &[]),
     ("envoy.config.route.v3.HeaderMatcher", &["name", "present_match", "string_match", "invert_match", "treat_missing_header_as_empty"]),
     ("envoy.config.route.v3.QueryParameterMatcher", &["name", "string_match", "present_match"]),
     ("envoy.config.route.v3.RouteAction", &["cluster", "weighted_clusters", "timeout", "prefix_rewrite", "regex_rewrite",
-        "host_rewrite_literal", "hash_policy", "retry_policy", "request_mirror_policies"]),
+        "host_rewrite_literal", "hash_policy", "retry_policy", "request_mirror_policies", "upgrade_configs"]),
+    ("envoy.config.route.v3.RouteAction.UpgradeConfig", &["upgrade_type", "enabled", "connect_config"]),
+    ("envoy.config.route.v3.RouteAction.UpgradeConfig.ConnectConfig", &[]),
     ("envoy.type.matcher.v3.RegexMatchAndSubstitute", &["pattern", "substitution"]),
     // Tried endpoints are left out exactly, so that it does not matter how often Envoy would look for another.
     ("envoy.config.route.v3.RetryPolicy", &["retry_on", "num_retries", "per_try_timeout", "retriable_status_codes",
@@ -293,7 +296,8 @@ const READ: &[(&str, &[&str])] = &[
     ("envoy.config.core.v3.HttpProtocolOptions", &["idle_timeout", "max_connection_duration", "max_requests_per_connection"]),
     // HTTP/1.0 is always served.
     ("envoy.config.core.v3.Http1ProtocolOptions", &["accept_http_10"]),
-    ("envoy.config.core.v3.Http2ProtocolOptions", &["max_concurrent_streams"]),
+    // What a connection takes is said by `upgrade_configs`, and by the server's settings.
+    ("envoy.config.core.v3.Http2ProtocolOptions", &["max_concurrent_streams", "allow_connect"]),
     // Endpoint. Locality weights count only with `locality_weighted_lb_config` (as in Envoy).
     ("envoy.config.endpoint.v3.ClusterLoadAssignment", &["cluster_name", "endpoints", "policy"]),
     ("envoy.config.endpoint.v3.ClusterLoadAssignment.Policy", &["overprovisioning_factor"]),

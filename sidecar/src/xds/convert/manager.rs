@@ -3,9 +3,10 @@
 
 use std::{sync::Arc, time::Duration};
 
-use http::HeaderValue;
+use http::{HeaderName, HeaderValue};
 use outrigger_core::{
     ConnectionSettings, EscapedSlashes, Filter, HeadSettings, HttpSettings, Put, StripPort,
+    Upgrades, upgrade::NamedTwice,
 };
 use outrigger_proto::envoy::{
     config::core::v3::HttpProtocolOptions,
@@ -38,12 +39,14 @@ pub(crate) fn settings(
         server: server(from)?,
         connection: connection(from.common_http_protocol_options.as_ref())
             .map_err(|error| error.under("common_http_protocol_options"))?,
+        upgrades: upgrades(&from.upgrade_configs)?,
     };
     let is_usual = matches!(
         found.filters.as_slice(),
         [first, second] if matches!((&first.filter, &second.filter), (Filter::Cors, Filter::Fault))
     ) && found.head == HeadSettings::default()
         && found.server.is_none()
+        && found.upgrades.is_usual()
         && found.connection == ConnectionSettings::default();
     Ok((!is_usual).then(|| Arc::new(found)))
 }
@@ -62,6 +65,14 @@ fn keeps_ours(from: &HttpConnectionManager) -> Converted<()> {
     };
     zero("stream_idle_timeout", from.stream_idle_timeout.as_ref())?;
     zero("request_timeout", from.request_timeout.as_ref())?;
+    if let Some(http2) = &from.http2_protocol_options
+        && let Some(most) = http2.max_concurrent_streams
+    {
+        return refuse(
+            "http2_protocol_options.max_concurrent_streams",
+            format!("{most} is not supported yet; must be unset"),
+        );
+    }
     if from.normalize_path == Some(false) {
         return refuse(
             "normalize_path",
@@ -91,24 +102,37 @@ fn keeps_ours(from: &HttpConnectionManager) -> Converted<()> {
             "has no effect without use_remote_address",
         );
     }
-    for (index, upgrade) in from.upgrade_configs.iter().enumerate() {
-        off(upgrade).map_err(|error| error.under(format!("upgrade_configs[{index}]")))?;
-    }
     Ok(())
 }
 
-/// An upgrade is answered with 501.
-fn off(from: &UpgradeConfig) -> Converted<()> {
-    if from.enabled == Some(false) {
-        return Ok(());
+fn upgrades(from: &[UpgradeConfig]) -> Converted<Upgrades> {
+    let mut all = Vec::with_capacity(from.len());
+    for (index, upgrade) in from.iter().enumerate() {
+        let name = protocol_name(&upgrade.upgrade_type);
+        let name = name.map_err(|error| error.under(format!("upgrade_configs[{index}]")))?;
+        all.push((name, upgrade.enabled.unwrap_or(true)));
     }
-    refuse(
-        "enabled",
-        format!(
-            "must be false; {:?} is not supported yet",
-            from.upgrade_type
-        ),
-    )
+    Upgrades::new(all).map_err(|NamedTwice(name)| {
+        FieldError::new(
+            "upgrade_configs",
+            format!("{name:?} is there twice; write one"),
+        )
+    })
+}
+
+/// A name that requests may write, but for those that are not done.
+pub(super) fn protocol_name(name: &str) -> Converted<String> {
+    let path = "upgrade_type";
+    if HeaderName::from_bytes(name.replace('/', "-").as_bytes()).is_err() {
+        return refuse(path, format!("{name:?} is not the name of a protocol"));
+    }
+    if ["connect-udp", "h2c"]
+        .iter()
+        .any(|one| name.eq_ignore_ascii_case(one))
+    {
+        return refuse(path, format!("{name:?} is not supported yet"));
+    }
+    Ok(name.to_owned())
 }
 
 fn head(from: &HttpConnectionManager) -> Converted<HeadSettings> {

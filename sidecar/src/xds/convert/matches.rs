@@ -34,7 +34,7 @@ fn convert_match(from: &proto::RouteMatch) -> Converted<RouteMatch> {
             PathMatch::Regex(regex("safe_regex.regex", &found.regex)?)
         }
         Some(PathSpecifier::PathSeparatedPrefix(prefix)) => separated(prefix)?,
-        Some(PathSpecifier::ConnectMatcher(_)) => return unsupported("connect_matcher"),
+        Some(PathSpecifier::ConnectMatcher(_)) => PathMatch::Connect,
         Some(PathSpecifier::PathMatchPolicy(_)) => return unsupported("path_match_policy"),
         None => {
             return refuse(

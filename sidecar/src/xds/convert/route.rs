@@ -4,8 +4,9 @@ use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use http::{HeaderName, HeaderValue};
 use outrigger_core::{
-    Action, ClusterChoice, ClusterSlot, Features, HashPolicy, HeaderEdits, RedirectPath, Rewrite,
-    Route, RouteTable, Substitution, Uses, VirtualHost, WeightedCluster,
+    Action, ClusterChoice, ClusterSlot, Features, HashPolicy, HeaderEdits, PathMatch, RedirectPath,
+    Rewrite, Route, RouteTable, Substitution, Upgrades, Uses, VirtualHost, WeightedCluster,
+    upgrade::NamedTwice,
 };
 use outrigger_proto::envoy::{
     config::{
@@ -26,8 +27,8 @@ use outrigger_proto::envoy::{
 use prost_types::value;
 
 use super::{
-    Converted, FieldError, duration, features, filters::Levels, matches, must_be_ads, ours, refuse,
-    retry, unsupported,
+    Converted, FieldError, duration, features, filters::Levels, manager, matches, must_be_ads,
+    ours, refuse, retry, unsupported,
 };
 
 /// What xDS says of a route without `timeout`; `0s` switches it off.
@@ -216,6 +217,13 @@ fn forward(
         None => Some(DEFAULT_TIMEOUT),
         Some(timeout) => Some(duration("timeout", timeout)?).filter(|timeout| !timeout.is_zero()),
     };
+    features.upgrades = upgrades(&from.upgrade_configs)?;
+    if matches!(route.matches.path, PathMatch::Connect)
+        && features.upgrades.says("CONNECT") != Some(true)
+    {
+        let rule = "has no entry of type CONNECT with connect_config, which a route with connect_matcher needs";
+        return refuse("upgrade_configs", rule);
+    }
     features.mirrors = features::mirrors(&from.request_mirror_policies, slots)?;
     route.rewrite = match (&from.regex_rewrite, from.prefix_rewrite.as_str()) {
         (None, "") => None,
@@ -237,6 +245,31 @@ fn forward(
         }
     }
     Ok(())
+}
+
+fn upgrades(from: &[proto::route_action::UpgradeConfig]) -> Converted<Upgrades> {
+    let mut all = Vec::with_capacity(from.len());
+    for (index, upgrade) in from.iter().enumerate() {
+        let under = |error: FieldError| error.under(format!("upgrade_configs[{index}]"));
+        let name = manager::protocol_name(&upgrade.upgrade_type).map_err(under)?;
+        let is_connect = name.eq_ignore_ascii_case("CONNECT");
+        let connects = upgrade.connect_config.is_some();
+        if connects != is_connect && upgrade.enabled != Some(false) {
+            let rule = if is_connect {
+                "missing; a CONNECT that is passed on as a request is not supported yet"
+            } else {
+                "is for upgrade_type CONNECT only"
+            };
+            return refuse("connect_config", rule).map_err(under);
+        }
+        all.push((name, upgrade.enabled.unwrap_or(true)));
+    }
+    Upgrades::new(all).map_err(|NamedTwice(name)| {
+        FieldError::new(
+            "upgrade_configs",
+            format!("{name:?} is there twice; write one"),
+        )
+    })
 }
 
 fn regex_rewrite(from: &RegexMatchAndSubstitute) -> Converted<Rewrite> {

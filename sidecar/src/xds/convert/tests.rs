@@ -513,7 +513,7 @@ fn a_listener_is_refused_by_the_name_of_the_field() {
         ),
         (
             |m| m.upgrade_configs = vec![Default::default()],
-            "upgrade_configs[0].enabled: must be false",
+            "upgrade_configs[0].upgrade_type: \"\" is not the name of a protocol",
         ),
         (
             |m| m.forward_client_cert_details = 2,

@@ -1,6 +1,9 @@
 use outrigger_core::SnapshotBuilder;
 use outrigger_proto::envoy::{
-    config::{core::v3::CidrRange, listener::v3::Listener},
+    config::{
+        core::v3::{CidrRange, Http2ProtocolOptions},
+        listener::v3::Listener,
+    },
     extensions::filters::network::http_connection_manager::v3::{
         Rds,
         http_connection_manager::{InternalAddressConfig, RouteSpecifier},
@@ -139,6 +142,46 @@ fn the_end_of_connections_and_the_servers_name_are_taken() {
 }
 
 #[test]
+fn protocols_that_requests_may_switch_to_are_taken_by_name() {
+    let upgrade = |name: &str, enabled| UpgradeConfig {
+        upgrade_type: name.to_owned(),
+        enabled,
+        ..UpgradeConfig::default()
+    };
+    let found = listener_with_upgrades(vec![
+        upgrade("websocket", Some(false)),
+        upgrade("TN3270", None),
+        upgrade("CONNECT", Some(true)),
+    ])
+    .unwrap();
+    for (name, says) in [
+        ("websocket", Some(false)),
+        ("tn3270", Some(true)),
+        ("connect", Some(true)),
+        ("other", None),
+    ] {
+        assert_eq!(found.upgrades.says(name), says, "{name}");
+    }
+    assert!(
+        listener_with_upgrades(Vec::new())
+            .unwrap()
+            .upgrades
+            .is_empty()
+    );
+    let twice = vec![upgrade("websocket", None), upgrade("WebSocket", None)];
+    let error = listener_with_upgrades(twice).unwrap_err().to_string();
+    assert!(
+        error.ends_with("upgrade_configs: \"WebSocket\" is there twice; write one"),
+        "{error}"
+    );
+}
+
+fn listener_with_upgrades(upgrades: Vec<UpgradeConfig>) -> Converted<HttpSettings> {
+    let found = taken(|m| m.upgrade_configs = upgrades)?;
+    Ok(found.as_deref().cloned().unwrap())
+}
+
+#[test]
 fn what_we_keep_anyhow_may_be_said() {
     let table: [Change; 10] = [
         |m| m.use_remote_address = Some(false),
@@ -155,11 +198,6 @@ fn what_we_keep_anyhow_may_be_said() {
                 cidr_ranges: vec![CidrRange::default()],
                 ..InternalAddressConfig::default()
             });
-            m.upgrade_configs = vec![UpgradeConfig {
-                upgrade_type: "websocket".to_owned(),
-                enabled: Some(false),
-                ..UpgradeConfig::default()
-            }];
         },
     ];
     for change in table {
@@ -203,11 +241,11 @@ fn what_we_do_not_do_is_refused_by_the_name_of_the_field() {
         (
             |m| {
                 m.upgrade_configs = vec![UpgradeConfig {
-                    upgrade_type: "websocket".to_owned(),
+                    upgrade_type: "connect-udp".to_owned(),
                     ..UpgradeConfig::default()
                 }];
             },
-            "upgrade_configs[0].enabled: must be false; \"websocket\" is not supported yet",
+            "upgrade_configs[0].upgrade_type: \"connect-udp\" is not supported yet",
         ),
         (
             |m| m.server_header_transformation = 1,
@@ -252,8 +290,13 @@ fn what_we_do_not_do_is_refused_by_the_name_of_the_field() {
             "proxy_100_continue: not supported yet",
         ),
         (
-            |m| m.http2_protocol_options = Some(Default::default()),
-            "http2_protocol_options: not supported yet",
+            |m| {
+                m.http2_protocol_options = Some(Http2ProtocolOptions {
+                    max_concurrent_streams: Some(7),
+                    ..Http2ProtocolOptions::default()
+                });
+            },
+            "http2_protocol_options.max_concurrent_streams: 7 is not supported yet",
         ),
     ];
     for (change, expected) in table {
