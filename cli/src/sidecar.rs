@@ -11,7 +11,7 @@ use anyhow::{Context as _, bail};
 use clap::Args;
 use outrigger_sidecar::{
     App, Bootstrap, Capture, CaptureCheck, CaptureMode, CommandError, Config, ControlPlaneError,
-    Discovery, Dns, PolicyHeader, ProxyVersion, RunError, XdsProtocol,
+    Discovery, Dns, Limits, PolicyHeader, ProxyVersion, RunError, XdsProtocol,
 };
 
 use crate::{
@@ -42,6 +42,8 @@ pub(crate) struct SidecarArgs {
     listen: ListenArgs,
     #[command(flatten)]
     tuning: TuningArgs,
+    #[command(flatten)]
+    limits: LimitArgs,
     #[command(flatten)]
     life: LifeArgs,
 }
@@ -270,6 +272,46 @@ struct TuningArgs {
     drain_timeout: Duration,
 }
 
+#[derive(Args, Debug)]
+#[command(next_help_heading = "Limits for callers")]
+struct LimitArgs {
+    /// Connections of callers, all listeners together. Default: half of the files that the process may open.
+    #[arg(long, value_name = "N", value_parser = positive, env = "OUTRIGGER_MAX_CONNECTIONS")]
+    max_connections: Option<usize>,
+    /// Of these, inbound ones of one address, and of one identity. Default: half of them.
+    #[arg(long, value_name = "N", value_parser = positive, env = "OUTRIGGER_MAX_CONNECTIONS_PER_PEER")]
+    max_connections_per_peer: Option<usize>,
+    /// How long a caller may keep the body of its request waiting before it is answered with 408; not gRPC. 0s: for ever.
+    #[arg(long, default_value = "30s", value_parser = duration::parse_or_zero, env = "OUTRIGGER_BODY_IDLE_TIMEOUT")]
+    body_idle_timeout: Duration,
+    /// How long a caller may take nothing of what is written to it. 0s: for ever.
+    #[arg(long, default_value = "5m", value_parser = duration::parse_or_zero, env = "OUTRIGGER_WRITE_IDLE_TIMEOUT")]
+    write_idle_timeout: Duration,
+    /// Time for a TLS handshake, and for the first bytes after it.
+    #[arg(long, default_value = "10s", value_parser = duration::parse, env = "OUTRIGGER_HANDSHAKE_TIMEOUT")]
+    handshake_timeout: Duration,
+}
+
+impl LimitArgs {
+    fn limits(&self) -> Limits {
+        Limits {
+            connections: self.max_connections,
+            connections_of_peer: self.max_connections_per_peer,
+            body_idle: self.body_idle_timeout,
+            write_idle: self.write_idle_timeout,
+            handshake: self.handshake_timeout,
+        }
+    }
+}
+
+fn positive(text: &str) -> Result<usize, String> {
+    match text.parse() {
+        Ok(0) => Err("0 would let nobody in; write 1 or more".to_owned()),
+        Ok(number) => Ok(number),
+        Err(_) => Err(format!("\"{text}\" is no number")),
+    }
+}
+
 impl SidecarArgs {
     /// The port of the application is to be picked, and told to it.
     pub(crate) fn pick_app_port(&mut self) -> Result<bool, Failure> {
@@ -347,6 +389,7 @@ pub(crate) fn config(args: SidecarArgs) -> Result<Config, Failure> {
         app,
         listen,
         tuning,
+        limits,
         life: _,
     } = args;
     if tuning.lease.heartbeat_interval >= tuning.lease.lease_ttl {
@@ -411,6 +454,7 @@ pub(crate) fn config(args: SidecarArgs) -> Result<Config, Failure> {
         drain_time: tuning.drain_time,
         drain_delay: tuning.drain_delay,
         drain_timeout: tuning.drain_timeout,
+        limits: limits.limits(),
     })
 }
 

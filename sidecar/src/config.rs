@@ -173,6 +173,8 @@ pub struct Config {
     pub drain_delay: Duration,
     /// How long a drain waits for requests in flight after that, and for a command that was asked to end. Default 30 s.
     pub drain_timeout: Duration,
+    /// What callers may take.
+    pub limits: Limits,
 }
 
 impl Config {
@@ -207,6 +209,35 @@ pub struct Dns {
     /// Who is asked for names outside of the mesh. Empty = the servers of `/etc/resolv.conf`. At most 8; none of them may
     /// be `address`.
     pub upstreams: Vec<SocketAddr>,
+}
+
+/// What strangers may take of this process. `docs/SECURITY.md` has all limits; here are those of the process.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Downstream connections. Default: half of the files that the process may open.
+    pub connections: Option<usize>,
+    /// Of these, inbound ones of one address, and of one identity. Default: half of them.
+    pub connections_of_peer: Option<usize>,
+    /// How long a caller may keep the body of its request waiting before it is answered. Default 30 s; zero = for ever.
+    /// gRPC is left alone: who calls may say nothing for as long as it likes.
+    pub body_idle: Duration,
+    /// How long a caller may take nothing of what is written to it. Default 5 min (Envoy's `stream_idle_timeout`): who
+    /// reads may stop to think, and what is held meanwhile is bounded. Zero = for ever.
+    pub write_idle: Duration,
+    /// For a TLS handshake, and for the first bytes after it. Default 10 s.
+    pub handshake: Duration,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            connections: None,
+            connections_of_peer: None,
+            body_idle: Duration::from_secs(30),
+            write_idle: Duration::from_secs(300),
+            handshake: Duration::from_secs(10),
+        }
+    }
 }
 
 /// Who the application is.

@@ -326,11 +326,15 @@ fn route(
     into: &mut Explanation,
 ) -> Result<(), String> {
     let mut parts = parts(question)?;
-    let authority = match check::admit(&mut parts, None) {
+    let authority = match check::admit(&mut parts, None, usize::MAX) {
         Ok(authority) => authority,
         Err(refused) => {
-            let Refused::Bad(message) = refused;
-            into.outcome = Outcome::Answer(OwnAnswer::new(Code::BadRequest, message));
+            let (code, message) = match refused {
+                Refused::Bad(message) => (Code::BadRequest, message),
+                Refused::TooLarge(message) => (Code::HeadersTooLarge, message),
+                Refused::NotSupported(message) => (Code::NotSupported, message.to_owned()),
+            };
+            into.outcome = Outcome::Answer(OwnAnswer::new(code, message));
             return Ok(());
         }
     };

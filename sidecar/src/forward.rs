@@ -4,12 +4,12 @@ use std::{borrow::Cow, convert::Infallible, rc::Rc, sync::Arc, time::SystemTime}
 
 use http::{
     HeaderMap, HeaderValue, Request, Response, Version,
-    header::{CONTENT_TYPE, EXPECT, PROXY_AUTHORIZATION, SEC_WEBSOCKET_KEY},
+    header::{CONNECTION, CONTENT_TYPE, EXPECT, PROXY_AUTHORIZATION, SEC_WEBSOCKET_KEY},
     request::Parts,
 };
 use hyper::body::Incoming;
 use outrigger_core::{
-    Action, Cluster, ClusterSlot, Direction, Facts, NoRoute, PathMatch, RequestView, Route,
+    Action, Cluster, ClusterSlot, Direction, Facts, Moment, NoRoute, PathMatch, RequestView, Route,
     RouteSource, RouteTable, WeightedCluster, retry::is_idempotent,
 };
 use tokio::time::timeout;
@@ -68,8 +68,10 @@ pub(crate) async fn serve(
     let wanted = Wanted::of(&mut parts);
     // HTTP/2 has an answer end the upload of its stream. A caller that expects `100 Continue` sends its body only when
     // it is asked to; it will not be.
-    let drains = parts.version != Version::HTTP_2 && !parts.headers.contains_key(EXPECT);
+    let by_http2 = parts.version == Version::HTTP_2;
+    let drains = !by_http2 && !parts.headers.contains_key(EXPECT);
     let call = Call::begin(&worker, &connection, &parts, incoming, wanted);
+    let mut unanswered = Unanswered(by_http2.then(|| (&*connection, connection.now())));
     let mut response = match handle(&call, parts, introduction).await {
         Ok(response) => response,
         Err(problem) => {
@@ -90,11 +92,16 @@ pub(crate) async fn serve(
     if let Some(filtered) = call.filtered.get() {
         filtered.answer(&call, &mut response);
     }
+    if (call.ends_connection.get() || call.upload.is_broken()) && !by_http2 {
+        let close = HeaderValue::from_static("close");
+        response.headers_mut().insert(CONNECTION, close);
+    }
     if drains && call.answered_here.get() && !call.upload.is_empty() {
         let upload = call.upload.clone();
         // Beside the answer, which must not wait for it; gives up after a time.
         tokio::task::spawn_local(async move { upload.drain().await });
     }
+    unanswered.0 = None;
     let tunnel = call.tunnel.borrow_mut().take();
     if let Some(tunnel) = tunnel {
         tunnel.answered(active);
@@ -103,13 +110,33 @@ pub(crate) async fn serve(
     Ok(response.map(|body| body.holding(active)))
 }
 
+/// A request over HTTP/2 whose caller may take it back.
+struct Unanswered<'a>(Option<(&'a Connection, Moment)>);
+
+impl Drop for Unanswered<'_> {
+    fn drop(&mut self) {
+        if let Some((connection, began)) = self.0 {
+            let after = connection.now().0.saturating_sub(began.0);
+            connection.frames.taken_back(after);
+        }
+    }
+}
+
 async fn handle(
     call: &Rc<Call>,
     mut parts: Parts,
     introduction: Option<HeaderValue>,
 ) -> Result<Response<DownBody>, Problem> {
-    let authority = check::admit(&mut parts, call.connection.local)
-        .map_err(|Refused::Bad(message)| Problem::new(Code::BadRequest, message))?;
+    let (local, settings) = (call.connection.local, &call.connection.settings);
+    let authority = check::admit(&mut parts, local, settings.max_fields()).map_err(|refused| {
+        // Where it ends, others may see differently.
+        call.ends_connection.set(true);
+        match refused {
+            Refused::Bad(message) => Problem::new(Code::BadRequest, message),
+            Refused::TooLarge(message) => Problem::new(Code::HeadersTooLarge, message),
+            Refused::NotSupported(message) => Problem::new(Code::NotSupported, message),
+        }
+    })?;
     headers::strip_hop_by_hop(&mut parts.headers, call.wanted.is_some());
     let found = claims::strip_request(&mut parts.headers, call.connection.peer.is_some());
     if found.dropped {

@@ -4,6 +4,7 @@ pub(crate) mod answer;
 pub(crate) mod body;
 pub(crate) mod check;
 pub(crate) mod expect;
+pub(crate) mod frames;
 pub(crate) mod headers;
 pub(crate) mod io;
 pub(crate) mod path;

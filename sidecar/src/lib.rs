@@ -47,8 +47,8 @@ pub use agent::{AgentConfig, AgentError, EnvoyListeners, FilesError, run as run_
 pub use bootstrap::{Bootstrap, BootstrapError};
 pub use command::CommandError;
 pub use config::{
-    App, Capture, CaptureCheck, CaptureMode, Config, Discovery, Dns, PolicyHeader, Readiness,
-    Workload, XdsProtocol,
+    App, Capture, CaptureCheck, CaptureMode, Config, Discovery, Dns, Limits, PolicyHeader,
+    Readiness, Workload, XdsProtocol,
 };
 pub use control::ControlPlaneError;
 pub use identity::workload_api::spiffe_endpoint;

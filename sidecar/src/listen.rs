@@ -21,7 +21,7 @@ use tokio::{
 
 use crate::{
     connect::OwnPort,
-    listen::caps::{Caps, Seldom},
+    listen::caps::{Caps, PeerSeat, Peers, Seldom},
     shared::Shared,
     telemetry::Telemetry,
     worker::{Command, ListenerState},
@@ -91,10 +91,17 @@ pub(crate) struct Load {
     connections: Arc<AtomicUsize>,
     inbound: Option<Arc<AtomicUsize>>,
     total: prometheus::IntGauge,
+    /// Of its address, inbound.
+    _peer: Option<PeerSeat>,
 }
 
 impl Load {
-    fn new(seat: &Seat, direction: Direction, telemetry: &Telemetry) -> Self {
+    fn new(
+        seat: &Seat,
+        direction: Direction,
+        telemetry: &Telemetry,
+        peer: Option<PeerSeat>,
+    ) -> Self {
         seat.connections.fetch_add(1, Ordering::Relaxed);
         let inbound = (direction == Direction::Inbound).then(|| Arc::clone(&seat.inbound));
         if let Some(inbound) = &inbound {
@@ -106,6 +113,7 @@ impl Load {
             connections: Arc::clone(&seat.connections),
             inbound,
             total,
+            _peer: peer,
         }
     }
 }
@@ -128,7 +136,7 @@ pub(crate) struct Acceptor {
     pub(crate) seats: Arc<[Seat]>,
     pub(crate) prebound: Vec<TcpListener>,
     pub(crate) states: watch::Sender<BTreeMap<String, ListenerState>>,
-    caps: Caps,
+    caps: (Caps, Peers),
     open: BTreeMap<String, Open>,
 }
 
@@ -149,7 +157,7 @@ impl Acceptor {
         seats: &Arc<[Seat]>,
         prebound: Vec<TcpListener>,
         states: watch::Sender<BTreeMap<String, ListenerState>>,
-        caps: Caps,
+        caps: (Caps, Peers),
     ) -> Self {
         Self {
             shared: Arc::clone(shared),
@@ -283,7 +291,8 @@ impl Acceptor {
                 bound: Arc::clone(&bound),
                 seats: Arc::clone(&self.seats),
                 telemetry: Arc::clone(&self.telemetry),
-                most: self.caps.connections,
+                most: self.caps.0.connections,
+                peers: self.caps.1.clone(),
                 warned: Seldom::default(),
             };
             tracing::info!(listener = %name, %address, "listener open");
@@ -351,6 +360,7 @@ struct Accepting {
     telemetry: Arc<Telemetry>,
     /// Connections of all listeners.
     most: usize,
+    peers: Peers,
     warned: Seldom,
 }
 
@@ -382,6 +392,21 @@ impl Accepting {
             }
             return;
         }
+        // Outbound everybody is the application.
+        let peer = match self.bound.direction {
+            Direction::Inbound => match self.peers.of_address(remote.ip()) {
+                None => {
+                    metrics.not_accepted("too_many_of_address");
+                    if self.warned.now() {
+                        let listener = &self.bound.name;
+                        tracing::warn!(%listener, address = %remote.ip(), "one address has as many connections as it may: closing its new ones");
+                    }
+                    return;
+                }
+                seat => seat,
+            },
+            Direction::Outbound => None,
+        };
         let direction = match self.bound.direction {
             Direction::Inbound => "inbound",
             Direction::Outbound => "outbound",
@@ -397,7 +422,7 @@ impl Accepting {
             stream,
             remote,
             bound: Arc::clone(&self.bound),
-            load: Load::new(seat, self.bound.direction, &self.telemetry),
+            load: Load::new(seat, self.bound.direction, &self.telemetry, peer),
         };
         if seat.commands.try_send(Command::Accepted(accepted)).is_err() {
             // The worker is far behind: a closed connection tells the caller sooner than a queue would.

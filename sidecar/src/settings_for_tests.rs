@@ -44,6 +44,7 @@ pub(crate) fn config() -> Config {
         drain_time: Duration::from_secs(1),
         drain_delay: Duration::ZERO,
         drain_timeout: Duration::from_secs(1),
+        limits: crate::Limits::default(),
     }
 }
 

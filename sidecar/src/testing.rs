@@ -204,6 +204,7 @@ pub(crate) fn config() -> Config {
         drain_time: Duration::from_secs(5),
         drain_delay: Duration::ZERO,
         drain_timeout: Duration::from_secs(5),
+        limits: crate::Limits::default(),
     }
 }
 
@@ -283,7 +284,7 @@ impl Sidecar {
         identity: Option<Identity>,
         prebound: Vec<std::net::TcpListener>,
     ) -> Self {
-        Self::start_capped(config, identity, prebound, Caps::of_process())
+        Self::start_capped(config, identity, prebound, Caps::of(&config.limits))
     }
 
     pub(crate) fn start_capped(

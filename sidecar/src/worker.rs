@@ -18,7 +18,8 @@ use std::{
 };
 
 use outrigger_core::{
-    Cluster, ClusterSlot, Moment, Outcome, Picked, Snapshot, jwt::TokenCaches, limits::Gauge,
+    Cluster, ClusterSlot, Direction, Moment, Outcome, Picked, Snapshot, jwt::TokenCaches,
+    limits::Gauge,
 };
 use tokio::{
     runtime,
@@ -29,10 +30,11 @@ use tokio::{
 
 use crate::{
     Config,
-    config::{PolicyHeader, Workload},
+    config::{Limits, PolicyHeader, Workload},
+    http::replay::{Upload, Watched},
     listen::{
         Accepted, Acceptor, Seat,
-        caps::{Caps, Handshakes},
+        caps::{Caps, Handshakes, Peers},
     },
     pool::{Gates, Pools},
     shared::{Identity, Shared},
@@ -115,7 +117,13 @@ pub(crate) fn start(
     prebound: Vec<std::net::TcpListener>,
     telemetry: &Arc<Telemetry>,
 ) -> io::Result<Workers> {
-    start_with(shared, config, prebound, telemetry, Caps::of_process())
+    start_with(
+        shared,
+        config,
+        prebound,
+        telemetry,
+        Caps::of(&config.limits),
+    )
 }
 
 /// As [`start`], with as many downstream connections as `caps` says.
@@ -144,6 +152,7 @@ pub(crate) fn start_with(
     crate::telemetry::demand::register(telemetry, shared);
     let gates = Arc::new(Gates::new(senders.into()));
     let workload = Arc::new(config.workload.clone());
+    let peers = Peers::new(caps.of_peer);
     for (number, commands) in receivers.into_iter().enumerate() {
         let seed = WorkerSeed {
             number,
@@ -152,6 +161,8 @@ pub(crate) fn start_with(
             gates: Arc::clone(&gates),
             workload: Arc::clone(&workload),
             handshakes: caps.handshakes(count),
+            peers: peers.clone(),
+            limits: config.limits.clone(),
             drain_timeout: config.drain_timeout,
             policy_header: config.policy_header,
         };
@@ -167,7 +178,7 @@ pub(crate) fn start_with(
     }
     let (states, listeners) = watch::channel(BTreeMap::new());
     let (stop_accepting, stop) = watch::channel(false);
-    let acceptor = Acceptor::new(shared, telemetry, &seats, prebound, states, caps);
+    let acceptor = Acceptor::new(shared, telemetry, &seats, prebound, states, (caps, peers));
     let runtime = runtime::Builder::new_current_thread()
         .enable_all()
         .build()?;
@@ -287,6 +298,8 @@ struct WorkerSeed {
     gates: Arc<Gates>,
     workload: Arc<Workload>,
     handshakes: u32,
+    peers: Peers,
+    limits: Limits,
     drain_timeout: Duration,
     policy_header: PolicyHeader,
 }
@@ -324,6 +337,11 @@ pub(crate) struct Worker {
     /// Tokens that were verified.
     pub(crate) tokens: RefCell<TokenCaches>,
     pub(crate) handshakes: Handshakes,
+    /// Downstream connections of each peer, over all workers.
+    pub(crate) peers: Peers,
+    pub(crate) limits: Limits,
+    /// Bodies of requests that are on their way.
+    uploads: RefCell<Vec<(Watched, Direction)>>,
     // Counted by itself: cloning the shared one would make all workers write to one cache line.
     snapshot: RefCell<Rc<View>>,
     now: Rc<Cell<Moment>>,
@@ -354,6 +372,9 @@ impl Worker {
             checks: Cell::new(0),
             tokens: RefCell::default(),
             handshakes: Handshakes::new(seed.handshakes),
+            peers: seed.peers,
+            limits: seed.limits,
+            uploads: RefCell::default(),
             snapshot: RefCell::new(Rc::new(View(seed.shared.snapshot.load()))),
             now: Rc::new(Cell::new(now)),
             connections: RefCell::new(BTreeMap::new()),
@@ -435,8 +456,38 @@ impl Worker {
         self.tokens.borrow_mut().sweep();
         self.pools.tick(now, unix_now);
         for connection in self.connections.borrow().values() {
-            connection.check(now, unix_now);
+            if let Some(limit) = connection.check(now, unix_now, self.limits.write_idle) {
+                self.exceeded(connection.bound.direction, limit);
+            }
         }
+        self.look_at_uploads();
+    }
+
+    /// A caller went beyond a limit of time, size or number.
+    pub(crate) fn exceeded(&self, direction: Direction, limit: &'static str) {
+        self.telemetry.metrics.exceeded(direction, limit);
+    }
+
+    /// Watches that the caller does not keep this body waiting for ever.
+    pub(crate) fn awaits(&self, upload: &Upload, direction: Direction) {
+        if !self.limits.body_idle.is_zero()
+            && let Some(watched) = upload.watch()
+        {
+            self.uploads.borrow_mut().push((watched, direction));
+        }
+    }
+
+    fn look_at_uploads(&self) {
+        let looks = self.limits.body_idle.as_millis() / TICK.as_millis();
+        let most = u32::try_from(looks).unwrap_or(u32::MAX).max(1);
+        self.uploads.borrow_mut().retain(|(watched, direction)| {
+            match watched.look(most) {
+                Some(true) => self.exceeded(*direction, "body_idle"),
+                Some(false) => return true,
+                None => {}
+            }
+            false
+        });
     }
 
     /// After a change of identity: connections whose peer the new trust bundle does not verify come to an end.
@@ -486,7 +537,7 @@ impl Worker {
     }
 
     /// Watches a connection until the guard is dropped.
-    fn watch(self: &Rc<Self>, connection: &Rc<Connection>) -> Watched {
+    fn watch(self: &Rc<Self>, connection: &Rc<Connection>) -> Listed {
         let number = self.next_connection.get();
         self.next_connection.set(number + 1);
         self.connections
@@ -498,7 +549,7 @@ impl Worker {
         if self.draining.get() {
             connection.order(Order::EndGracefully);
         }
-        Watched {
+        Listed {
             worker: Rc::clone(self),
             number,
         }
@@ -507,12 +558,12 @@ impl Worker {
 
 /// A connection in its worker's list.
 #[derive(Debug)]
-struct Watched {
+struct Listed {
     worker: Rc<Worker>,
     number: u64,
 }
 
-impl Drop for Watched {
+impl Drop for Listed {
     fn drop(&mut self) {
         self.worker.connections.borrow_mut().remove(&self.number);
     }

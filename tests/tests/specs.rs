@@ -22,11 +22,15 @@ mod specs {
     mod explanations;
     mod ext_authz;
     mod failures;
+    mod floods;
     mod foreign_filters;
     mod foreign_server;
+    mod fuzz_http;
     mod identity;
     mod istio_documents;
     mod keep_alive;
+    mod malformed_http1;
+    mod malformed_http2;
     mod membership;
     mod on_demand;
     mod protocols;

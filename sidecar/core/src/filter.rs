@@ -93,6 +93,23 @@ pub struct ConnectionSettings {
     pub max_age: Option<Duration>,
     /// After so many requests.
     pub max_requests: Option<u32>,
+    /// Time for the head of a request, from its first byte. Zero = none.
+    pub head_timeout: Option<Duration>,
+    /// Most bytes of the head of a request.
+    pub max_head: Option<u32>,
+    /// Most fields of the head of a request.
+    pub max_fields: Option<u32>,
+    /// Most streams at a time on a connection of HTTP/2.
+    pub max_streams: Option<u32>,
+}
+
+impl ConnectionSettings {
+    /// Default 100 (hyper's, and Envoy's).
+    #[must_use]
+    pub fn max_fields(&self) -> usize {
+        let most = self.max_fields.and_then(|most| usize::try_from(most).ok());
+        most.unwrap_or(100)
+    }
 }
 
 /// A filter under the name that routes call it by.

@@ -229,12 +229,15 @@ impl<'a> Chain<'a> {
 
     fn request(&mut self, settings: Option<&HttpSettings>) -> Result<(), String> {
         let mut parts = self.parts()?;
-        let authority = match check::admit(&mut parts, None) {
+        let authority = match check::admit(&mut parts, None, usize::MAX) {
             Ok(authority) => authority,
             Err(refused) => {
                 self.access.verdict = AccessVerdict::Denied;
-                let Refused::Bad(message) = refused;
-                self.access.why = format!("the request is malformed (400): {message}");
+                self.access.why = match refused {
+                    Refused::Bad(message) => format!("the request is malformed (400): {message}"),
+                    Refused::TooLarge(message) => format!("too large (431): {message}"),
+                    Refused::NotSupported(message) => format!("not supported (501): {message}"),
+                };
                 return Ok(());
             }
         };

@@ -9,7 +9,7 @@ use std::{
     time::{Duration, Instant, SystemTime},
 };
 
-use http::{Request, StatusCode, request::Parts};
+use http::{Request, StatusCode, Version, request::Parts};
 use outrigger_core::{
     Cluster, Endpoint, InFlight, Outcome, Permit, Picked, Progress, retry::is_idempotent,
 };
@@ -23,6 +23,7 @@ use crate::{
     connect::ConnectError,
     http::{
         answer::{Code, Problem},
+        check,
         expect::Gate,
         replay::UpBody,
     },
@@ -256,7 +257,7 @@ impl Attempt {
             self.sent_before = self.call.maybe_sent.replace(true);
             self.sent.set(true);
             let mut error = match lease.send(request).await {
-                Ok(response) => {
+                Ok(mut response) => {
                     if let Some(gate) = &gate {
                         gate.shut();
                     }
@@ -268,6 +269,11 @@ impl Attempt {
                         if status == StatusCode::SWITCHING_PROTOCOLS {
                             return Err(self.unasked_upgrade());
                         }
+                    // HTTP/2 has its own framing, which h2 has checked.
+                    if response.version() != Version::HTTP_2
+                        && let Err(rule) = check::admit_answer(response.headers_mut())
+                    {
+                        return Err(self.malformed(rule));
                     }
                     self.measured(sent, response.status());
                     return Ok(Answered { response, lease });
@@ -416,6 +422,20 @@ impl Attempt {
         }
     }
 
+    /// The connection goes with the answer: nobody knows where that ends.
+    fn malformed(&mut self, rule: &str) -> Failed {
+        let to = self.picked.endpoint.config.address;
+        self.report(Outcome::LocalError);
+        self.end_with(Code::UpstreamReset);
+        let message = format!("{to} sent an answer with {rule}");
+        Failed {
+            problem: Problem::new(Code::UpstreamReset, message)
+                .at(to, self.number)
+                .maybe_sent(),
+            progress: Progress::MaybeSent,
+        }
+    }
+
     /// `heard`: a part of a response had come.
     fn broken(&mut self, error: &hyper::Error, given_back: bool, heard: bool) -> Failed {
         let to = self.picked.endpoint.config.address;
@@ -457,10 +477,19 @@ impl Attempt {
 
     /// The caller's doing: it says nothing about the endpoint.
     fn upload_broken(&mut self) -> Failed {
-        self.end_with(Code::BadRequest);
-        let message = "the body of the request was broken off by its sender";
+        let (code, message) = match self.call.upload.is_late() {
+            true => (
+                Code::BodyTimeout,
+                "its sender sent nothing of the request's body for too long",
+            ),
+            false => (
+                Code::BadRequest,
+                "the body of the request was broken off by its sender",
+            ),
+        };
+        self.end_with(code);
         Failed {
-            problem: Problem::new(Code::BadRequest, message)
+            problem: Problem::new(code, message)
                 .at(self.picked.endpoint.config.address, self.number)
                 .maybe_sent(),
             // No other try could do better.

@@ -30,7 +30,10 @@ use crate::{
         propagate::{self, TraceContext},
         span::Kind,
     },
-    worker::{Worker, connection::Connection},
+    worker::{
+        Worker,
+        connection::{Connection, Given},
+    },
 };
 
 mod limits;
@@ -93,6 +96,8 @@ pub(crate) struct Call {
     held: Cell<Option<Held>>,
     /// It was answered here, and not by an upstream.
     pub(crate) answered_here: Cell<bool>,
+    /// Of HTTP/1.1: nothing that follows it is read.
+    pub(crate) ends_connection: Cell<bool>,
     trace: Option<Traced>,
     /// Tries that have a span of their own.
     spans: Cell<u32>,
@@ -183,6 +188,9 @@ impl Call {
         let started = Instant::now();
         let chains = &worker.shared.chains;
         let upload = Upload::new(incoming);
+        if !grpc {
+            worker.awaits(&upload, direction);
+        }
         let wait = deadline::announced(&parts.headers, grpc);
         let mut deadline = wait.map(|wait| limits::later(started, wait));
         let mut held = None;
@@ -243,6 +251,7 @@ impl Call {
             announced: wait.filter(|_| waits_for_end),
             held: Cell::new(held),
             answered_here: Cell::new(false),
+            ends_connection: Cell::new(false),
             trace,
             spans: Cell::new(0),
         });
@@ -250,6 +259,14 @@ impl Call {
             call.upload.tell_end(Rc::downgrade(&call));
         }
         call
+    }
+
+    /// A part of the answer goes to the caller; over HTTP/2 it waits for a window.
+    pub(super) fn answers(&self, bytes: usize) -> Option<Given> {
+        self.http2.then(|| {
+            self.connection.frames.answers(bytes);
+            self.connection.given()
+        })
     }
 
     pub(crate) fn goes_to(&self, slot: ClusterSlot, cluster: &Arc<Cluster>) {

@@ -16,6 +16,7 @@ use crate::{
     pool::lease::Lease,
     tcp::copy::End,
     telemetry::Ended,
+    worker::connection::Given,
 };
 
 /// How the body of a response ended.
@@ -51,6 +52,8 @@ pub(crate) struct Exchange {
     status: u16,
     grpc_status: Option<u16>,
     received: u64,
+    /// Of HTTP/2: its caller has not asked for more yet.
+    given: Option<Given>,
     _held: Held,
 }
 
@@ -71,6 +74,7 @@ impl Exchange {
             status,
             grpc_status: call.grpc.then(|| grpc_status(headers)).flatten(),
             received: 0,
+            given: None,
             _held: held,
         };
         // A failure is known from its head on; what looks good may still break off, or be gRPC, which says how it
@@ -102,9 +106,15 @@ impl Exchange {
     pub(crate) fn frame(&mut self, frame: &Frame<Bytes>) {
         if let Some(data) = frame.data_ref() {
             self.received += data.len() as u64;
+            self.given = self.call.answers(data.len());
         } else if let (Some(trailers), true) = (frame.trailers_ref(), self.call.grpc) {
             self.grpc_status = grpc_status(trailers).or(self.grpc_status);
         }
+    }
+
+    /// Its caller asks for more.
+    pub(crate) fn asked(&mut self) {
+        self.given = None;
     }
 
     /// How long the request may still last; see [`Call::remains`].

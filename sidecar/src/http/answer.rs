@@ -56,6 +56,8 @@ pub(crate) enum Code {
     JwtRequirement,
     RateLimited,
     BadRequest,
+    BodyTimeout,
+    HeadersTooLarge,
     NotSupported,
     UpgradeNotAllowed,
     LoopDetected,
@@ -103,6 +105,8 @@ impl Code {
             Self::JwtRequirement => "jwt_requirement",
             Self::RateLimited => "rate_limited",
             Self::BadRequest => "bad_request",
+            Self::BodyTimeout => "body_timeout",
+            Self::HeadersTooLarge => "headers_too_large",
             Self::NotSupported => "not_supported",
             Self::UpgradeNotAllowed => "upgrade_not_allowed",
             Self::LoopDetected => "loop_detected",
@@ -130,6 +134,8 @@ impl Code {
             Self::RateLimited => StatusCode::TOO_MANY_REQUESTS,
             Self::BadRequest => StatusCode::BAD_REQUEST,
             Self::NotInRegistry => StatusCode::BAD_GATEWAY,
+            Self::BodyTimeout => StatusCode::REQUEST_TIMEOUT,
+            Self::HeadersTooLarge => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
             Self::NotSupported => StatusCode::NOT_IMPLEMENTED,
             Self::LoopDetected => StatusCode::LOOP_DETECTED,
             _ => StatusCode::SERVICE_UNAVAILABLE,
@@ -149,6 +155,8 @@ impl Code {
             | Self::JwtRequirement => 7,
             _ if self.is_of_tokens() => 16,
             Self::BadRequest => 13,
+            // As gRPC maps 431 and 408.
+            Self::HeadersTooLarge | Self::BodyTimeout => 2,
             // Not to be tried again.
             Self::LoopDetected => 9,
             _ => 14,
@@ -189,7 +197,11 @@ impl Code {
             | Self::JwtKeysAway
             | Self::JwtRequirement => "-",
             Self::RateLimited => "RL",
-            Self::BadRequest | Self::NotSupported | Self::UpgradeNotAllowed => "DPE",
+            Self::BadRequest
+            | Self::HeadersTooLarge
+            | Self::NotSupported
+            | Self::UpgradeNotAllowed => "DPE",
+            Self::BodyTimeout => "SI",
             Self::Draining => "DT",
         }
     }

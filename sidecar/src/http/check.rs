@@ -2,7 +2,12 @@
 
 use std::net::SocketAddr;
 
-use http::{HeaderValue, Method, Uri, Version, header::HOST, request::Parts, uri::PathAndQuery};
+use http::{
+    HeaderMap, HeaderValue, Method, Uri, Version,
+    header::{CONTENT_LENGTH, HOST, TRANSFER_ENCODING},
+    request::Parts,
+    uri::PathAndQuery,
+};
 
 use super::path;
 
@@ -11,11 +16,27 @@ use super::path;
 pub(crate) enum Refused {
     /// 400.
     Bad(String),
+    /// 431.
+    TooLarge(String),
+    /// 501.
+    NotSupported(&'static str),
 }
 
-/// Checks a request and leaves it in one form: `uri` is path and query only, `Host` is there exactly once.
-/// Returns the authority. `local`: where it came in.
-pub(crate) fn admit(parts: &mut Parts, local: Option<SocketAddr>) -> Result<HeaderValue, Refused> {
+/// Checks a request and leaves it in one form: `uri` is path and query only, `Host` is there exactly once, and its
+/// body ends in one way. `local`: where it came in; `most_fields`: of its head. Returns the authority.
+pub(crate) fn admit(
+    parts: &mut Parts,
+    local: Option<SocketAddr>,
+    most_fields: usize,
+) -> Result<HeaderValue, Refused> {
+    if parts.headers.len() > most_fields {
+        let found = parts.headers.len();
+        return Err(Refused::TooLarge(format!(
+            "{found} header fields; at most {most_fields} are taken (max_headers_count)"
+        )));
+    }
+    check_coding(&parts.headers)?;
+    one_form_of_length(&mut parts.headers);
     if parts.method == Method::CONNECT {
         return connection(parts);
     }
@@ -71,6 +92,66 @@ fn connection(parts: &mut Parts) -> Result<HeaderValue, Refused> {
     Ok(authority)
 }
 
+/// `0003` is three to us; to who reads C's way it is octal.
+fn one_form_of_length(headers: &mut HeaderMap) {
+    let odd = |value: &HeaderValue| matches!(value.as_bytes(), [b'0', _, ..]);
+    if let Some(length) = headers.get(CONTENT_LENGTH).filter(|value| odd(value))
+        && let Ok(text) = length.to_str()
+        && let Ok(number) = text.parse::<u64>()
+    {
+        headers.insert(CONTENT_LENGTH, HeaderValue::from(number));
+    }
+}
+
+/// hyper takes whatever ends in `chunked`. What comes before it nobody here undoes, and some read `chunked` twice in
+/// another way than others (RFC 9112 section 6.1). A length beside it is gone already.
+fn check_coding(headers: &HeaderMap) -> Result<(), Refused> {
+    let mut codings = headers.get_all(TRANSFER_ENCODING).iter();
+    let Some(coding) = codings.next() else {
+        return Ok(());
+    };
+    if codings.next().is_some() {
+        return Err(Refused::Bad(
+            "Transfer-Encoding occurs more than once".to_owned(),
+        ));
+    }
+    if !coding.as_bytes().eq_ignore_ascii_case(b"chunked") {
+        return Err(Refused::NotSupported(
+            "a Transfer-Encoding other than chunked alone",
+        ));
+    }
+    Ok(())
+}
+
+/// Whether an answer of HTTP/1.1 ends in one way only, so that nobody behind us can read it in another: `chunked`
+/// alone, or one length, which is left in one form (RFC 9112 section 6.3).
+pub(crate) fn admit_answer(headers: &mut HeaderMap) -> Result<(), &'static str> {
+    if let Some(coding) = headers.get(TRANSFER_ENCODING) {
+        if !coding.as_bytes().eq_ignore_ascii_case(b"chunked")
+            || headers.get_all(TRANSFER_ENCODING).iter().count() > 1
+        {
+            return Err("a Transfer-Encoding other than chunked alone");
+        }
+        if headers.contains_key(CONTENT_LENGTH) {
+            return Err("both Transfer-Encoding and Content-Length");
+        }
+        return Ok(());
+    }
+    let mut lengths = headers.get_all(CONTENT_LENGTH).iter();
+    let Some(first) = lengths.next() else {
+        return Ok(());
+    };
+    if lengths.next().is_none() && first.as_bytes().iter().all(u8::is_ascii_digit) {
+        return Ok(());
+    }
+    // The same one several times, as hyper has seen.
+    let mut parts = first.as_bytes().split(|b| *b == b',');
+    let one = parts.next().unwrap_or_default().trim_ascii();
+    let one = HeaderValue::from_bytes(one).map_err(|_bytes| "a malformed Content-Length")?;
+    headers.insert(CONTENT_LENGTH, one);
+    Ok(())
+}
+
 fn authority(parts: &Parts) -> Result<HeaderValue, Refused> {
     let mut hosts = parts.headers.get_all(HOST).iter();
     let host = hosts.next();
@@ -80,6 +161,7 @@ fn authority(parts: &Parts) -> Result<HeaderValue, Refused> {
     let in_uri = parts.uri.authority().map(http::uri::Authority::as_str);
     match (in_uri, host) {
         (Some(in_uri), Some(host)) if parts.version == Version::HTTP_2 => {
+            check_scheme(parts)?;
             if !host.as_bytes().eq_ignore_ascii_case(in_uri.as_bytes()) {
                 return Err(Refused::Bad(":authority and host differ".to_owned()));
             }
@@ -87,17 +169,39 @@ fn authority(parts: &Parts) -> Result<HeaderValue, Refused> {
         }
         // The absolute form replaces Host (RFC 9112 section 3.2.2).
         (Some(in_uri), _) => {
+            check_scheme(parts)?;
             if parts.version != Version::HTTP_2 && parts.uri.scheme_str() != Some("http") {
                 let scheme = parts.uri.scheme_str().unwrap_or_default();
                 return Err(Refused::Bad(format!(
                     "absolute form with scheme {scheme:?}; expected http: the mesh encrypts by itself"
                 )));
             }
+            // Replaced or not, it has to be there, and to be one (RFC 9112 section 3.2).
+            match host {
+                None if parts.version == Version::HTTP_11 => {
+                    return Err(Refused::Bad("Host is missing".to_owned()));
+                }
+                Some(host) => check_host(host.as_bytes()).map_err(|rule| {
+                    let shown = String::from_utf8_lossy(host.as_bytes());
+                    Refused::Bad(format!("Host {shown:?}: {rule}; expected host[:port]"))
+                })?,
+                None => {}
+            }
             HeaderValue::from_str(in_uri)
                 .map_err(|_bytes| Refused::Bad("the authority has odd characters".to_owned()))
         }
         (None, Some(host)) => Ok(host.clone()),
         (None, None) => Err(Refused::Bad("Host is missing".to_owned())),
+    }
+}
+
+/// HTTP/2 says one with every request, and nobody here speaks another.
+fn check_scheme(parts: &Parts) -> Result<(), Refused> {
+    match parts.uri.scheme_str() {
+        None | Some("http" | "https") => Ok(()),
+        Some(other) => Err(Refused::Bad(format!(
+            "the scheme {other:?}; expected http or https"
+        ))),
     }
 }
 
@@ -179,7 +283,7 @@ mod tests {
 
     fn admitted(request: http::request::Builder) -> Result<(String, String), Refused> {
         let (mut parts, ()) = request.body(()).unwrap().into_parts();
-        let authority = admit(&mut parts, "10.0.0.7:9080".parse().ok())?;
+        let authority = admit(&mut parts, "10.0.0.7:9080".parse().ok(), 100)?;
         assert_eq!(parts.headers.get_all(HOST).iter().count(), 1);
         Ok((
             authority.to_str().unwrap().to_owned(),
@@ -254,6 +358,60 @@ mod tests {
         ] {
             assert!(matches!(admitted(request), Err(Refused::Bad(_))), "{name}");
         }
+    }
+
+    #[test]
+    fn one_coding_is_understood_and_a_number_of_fields_is_the_most() {
+        let post = || Request::builder().uri("/").header("host", "x");
+        let coded = |coding: &str| admitted(post().header("transfer-encoding", coding));
+        assert!(coded("chunked").is_ok());
+        assert!(coded("Chunked").is_ok());
+        for odd in [
+            "gzip, chunked",
+            "chunked, chunked",
+            "identity",
+            "chunked;q=1",
+            "",
+        ] {
+            assert!(matches!(coded(odd), Err(Refused::NotSupported(_))), "{odd}");
+        }
+        let twice = post()
+            .header("transfer-encoding", "chunked")
+            .header("transfer-encoding", "chunked");
+        assert!(matches!(admitted(twice), Err(Refused::Bad(_))));
+        let fields =
+            |count: usize| (1..count).fold(post(), |post, n| post.header(format!("x-{n}"), "1"));
+        assert!(admitted(fields(100)).is_ok());
+        assert!(matches!(admitted(fields(101)), Err(Refused::TooLarge(_))));
+    }
+
+    #[test]
+    fn an_answer_ends_in_one_way() {
+        let judged = |fields: &[(&'static str, &'static str)]| {
+            let mut headers = HeaderMap::new();
+            for (name, value) in fields {
+                headers.append(*name, HeaderValue::from_static(value));
+            }
+            admit_answer(&mut headers).map(|()| {
+                let lengths = headers.get_all(CONTENT_LENGTH).iter();
+                lengths
+                    .map(|v| v.to_str().unwrap().to_owned())
+                    .collect::<Vec<_>>()
+            })
+        };
+        let length = "content-length";
+        assert_eq!(judged(&[]), Ok(vec![]));
+        assert_eq!(judged(&[(length, "2")]), Ok(vec!["2".to_owned()]));
+        assert_eq!(
+            judged(&[(length, "2"), (length, "2")]),
+            Ok(vec!["2".to_owned()])
+        );
+        assert_eq!(judged(&[(length, "2, 2")]), Ok(vec!["2".to_owned()]));
+        assert_eq!(judged(&[("transfer-encoding", "chunked")]), Ok(vec![]));
+        for odd in ["gzip", "gzip, chunked", "chunked, chunked"] {
+            assert!(judged(&[("transfer-encoding", odd)]).is_err(), "{odd}");
+        }
+        assert!(judged(&[("transfer-encoding", "chunked"), (length, "2")]).is_err());
     }
 
     #[test]

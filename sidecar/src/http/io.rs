@@ -10,7 +10,7 @@ use std::{
     time::Duration,
 };
 
-use bytes::{Buf, Bytes};
+use bytes::Bytes;
 use hyper::upgrade::Upgraded;
 use hyper_util::rt::TokioIo;
 use rustls_pki_types::CertificateDer;
@@ -21,7 +21,15 @@ use tokio::{
 };
 use tokio_rustls::TlsStream;
 
+use super::{MAX_HEADER_BYTES, READ_BUFFER, frames::Meter};
 use crate::{pool::gate::Slot, worker::connection::Connection};
+
+/// Bytes of interim answers and of one head that an HTTP/1.1 server may send before that head is complete: the largest
+/// head, what a read may bring beside it, and a few hundred interim ones.
+const MOST_BEFORE_HEAD: usize = MAX_HEADER_BYTES + 2 * READ_BUFFER;
+
+/// Reads of a downstream connection before others have their turn.
+const READS_A_TURN: u8 = 16;
 
 /// A connection's bytes.
 #[derive(Debug)]
@@ -39,6 +47,13 @@ pub(crate) struct Io {
     first: Bytes,
     transport: Transport,
     listens: Option<Listens>,
+    /// Reads in a row that brought bytes.
+    in_a_row: u8,
+    /// Of a downstream connection that speaks HTTP/2.
+    // Boxed: HTTP/1.1 and upstream connections have none.
+    meter: Option<Box<Meter>>,
+    /// The last write did not take all it was given: nothing of ours may be put in between.
+    within_write: bool,
     /// After the transport: given back when the socket is closed, and not before.
     holds: Option<Holds>,
 }
@@ -67,14 +82,58 @@ enum Listens {
     /// A downstream connection's clock.
     Downstream(Rc<Connection>),
     /// Whoever waits for a response.
-    Upstream(Rc<Cell<bool>>),
+    Upstream(Rc<Heard>),
+}
+
+/// What has come on an upstream connection.
+#[derive(Debug, Default)]
+pub(crate) struct Heard {
+    any: Cell<bool>,
+    /// Bytes since a request was sent that has no answer yet; None = nobody counts them.
+    before_head: Cell<Option<usize>>,
+}
+
+impl Heard {
+    /// Bytes have come since the last request was sent.
+    pub(crate) fn any(&self) -> bool {
+        self.any.get()
+    }
+
+    /// A request is sent; from now on the bytes until its answer's head are counted.
+    pub(crate) fn listen(&self) {
+        self.any.set(false);
+        self.before_head.set(Some(0));
+    }
+
+    /// The head of its answer is there.
+    pub(crate) fn has_head(&self) {
+        self.before_head.set(None);
+    }
+
+    fn arrived(&self, bytes: usize) -> io::Result<()> {
+        self.any.set(true);
+        if let Some(before) = self.before_head.get() {
+            let all = before.saturating_add(bytes);
+            self.before_head.set(Some(all));
+            if all > MOST_BEFORE_HEAD {
+                return Err(io::Error::new(
+                    io::ErrorKind::InvalidData,
+                    "interim answers without end",
+                ));
+            }
+        }
+        Ok(())
+    }
 }
 
 impl Listens {
-    fn bytes_arrived(&self) {
+    fn bytes_arrived(&self, bytes: usize) -> io::Result<()> {
         match self {
-            Self::Downstream(connection) => connection.bytes_arrived(),
-            Self::Upstream(heard) => heard.set(true),
+            Self::Downstream(connection) => {
+                connection.bytes_arrived();
+                Ok(())
+            }
+            Self::Upstream(heard) => heard.arrived(bytes),
         }
     }
 }
@@ -85,6 +144,9 @@ impl Io {
             first: Bytes::new(),
             transport,
             listens: None,
+            in_a_row: 0,
+            meter: None,
+            within_write: false,
             holds: None,
         }
     }
@@ -94,6 +156,55 @@ impl Io {
         self.first = first;
         self.listens = Some(Listens::Downstream(Rc::clone(connection)));
         self
+    }
+
+    /// From now on frames of HTTP/2 are counted.
+    pub(crate) fn metered(mut self) -> Self {
+        self.meter = Some(Box::default());
+        self
+    }
+
+    /// Counts what has come. `Err` = its sender has had enough.
+    fn arrived(&mut self, bytes: &[u8]) -> io::Result<()> {
+        let Some(listens) = &self.listens else {
+            return Ok(());
+        };
+        listens.bytes_arrived(bytes.len())?;
+        let (Listens::Downstream(connection), Some(meter)) = (listens, &mut self.meter) else {
+            return Ok(());
+        };
+        let counted = meter.read(bytes, &connection.frames, connection.now());
+        connection.is_within_head(meter.is_within());
+        counted.map_err(|why| {
+            connection.went_beyond.set(Some(why));
+            io::Error::new(io::ErrorKind::ConnectionAborted, why.limit)
+        })
+    }
+
+    /// Tells an HTTP/2 peer why the connection ends, if it can be told at once.
+    fn say_goodbye(&mut self, cx: &mut Context<'_>) {
+        let why = match &self.listens {
+            Some(Listens::Downstream(connection)) => connection.went_beyond.get(),
+            _ => None,
+        };
+        let goodbye = self.meter.as_mut().zip(why);
+        let goodbye = goodbye.and_then(|(meter, why)| meter.goodbye(why));
+        if let (Some(goodbye), false) = (goodbye, self.within_write)
+            && let Poll::Ready(Ok(_)) = Pin::new(&mut *self).poll_write(cx, &goodbye)
+        {
+            // As good as it gets: the connection is about to be closed.
+            drop(Pin::new(self).poll_flush(cx));
+        }
+    }
+
+    fn wrote(&mut self, given: usize, written: &Poll<io::Result<usize>>) {
+        self.within_write = !matches!(written, Poll::Ready(Ok(taken)) if *taken == given);
+        if let Some(Listens::Downstream(connection)) = &self.listens {
+            match written {
+                Poll::Pending => connection.write_blocked(),
+                Poll::Ready(_) => connection.wrote(),
+            }
+        }
     }
 
     /// Gives back bytes that were read.
@@ -128,8 +239,8 @@ impl Io {
         }
     }
 
-    /// Sets `heard` from now on when bytes arrive.
-    pub(crate) fn telling(mut self, heard: &Rc<Cell<bool>>) -> Self {
+    /// Tells `heard` from now on when bytes arrive.
+    pub(crate) fn telling(mut self, heard: &Rc<Heard>) -> Self {
         self.listens = Some(Listens::Upstream(Rc::clone(heard)));
         self
     }
@@ -158,12 +269,20 @@ impl AsyncRead for Io {
         let this = &mut *self;
         if !this.first.is_empty() {
             let n = this.first.len().min(buffer.remaining());
-            buffer.put_slice(this.first.get(..n).unwrap_or_default());
-            this.first.advance(n);
-            if let Some(listens) = &this.listens {
-                listens.bytes_arrived();
+            let first = this.first.split_to(n);
+            buffer.put_slice(&first);
+            let counted = this.arrived(&first);
+            if counted.is_err() {
+                this.say_goodbye(cx);
             }
-            return Poll::Ready(Ok(()));
+            return Poll::Ready(counted);
+        }
+        // A caller that always has more to say must not keep the other connections of its worker waiting: what it says may
+        // cost far more than reading it.
+        if this.in_a_row >= READS_A_TURN {
+            this.in_a_row = 0;
+            cx.waker().wake_by_ref();
+            return Poll::Pending;
         }
         let before = buffer.filled().len();
         let read = match &mut this.transport {
@@ -171,10 +290,17 @@ impl AsyncRead for Io {
             Transport::Tls(stream) => Pin::new(stream).poll_read(cx, buffer),
             Transport::Stream(stream) => Pin::new(stream).poll_read(cx, buffer),
         };
-        if let (Poll::Ready(Ok(())), Some(listens)) = (&read, &this.listens)
-            && buffer.filled().len() > before
-        {
-            listens.bytes_arrived();
+        this.in_a_row = match (&read, &this.listens) {
+            (Poll::Ready(Ok(())), Some(Listens::Downstream(_))) => this.in_a_row + 1,
+            _ => 0,
+        };
+        let arrived = buffer.filled().get(before..).unwrap_or_default();
+        if matches!(read, Poll::Ready(Ok(()))) && !arrived.is_empty() {
+            let counted = this.arrived(arrived);
+            if counted.is_err() {
+                this.say_goodbye(cx);
+            }
+            return Poll::Ready(counted);
         }
         read
     }
@@ -186,11 +312,13 @@ impl AsyncWrite for Io {
         cx: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
-        match &mut self.transport {
+        let written = match &mut self.transport {
             Transport::Plain(stream) => Pin::new(stream).poll_write(cx, bytes),
             Transport::Tls(stream) => Pin::new(stream).poll_write(cx, bytes),
             Transport::Stream(stream) => Pin::new(stream).poll_write(cx, bytes),
-        }
+        };
+        self.wrote(bytes.len(), &written);
+        written
     }
 
     fn poll_write_vectored(
@@ -198,11 +326,13 @@ impl AsyncWrite for Io {
         cx: &mut Context<'_>,
         slices: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        match &mut self.transport {
+        let written = match &mut self.transport {
             Transport::Plain(stream) => Pin::new(stream).poll_write_vectored(cx, slices),
             Transport::Tls(stream) => Pin::new(stream).poll_write_vectored(cx, slices),
             Transport::Stream(stream) => Pin::new(stream).poll_write_vectored(cx, slices),
-        }
+        };
+        self.wrote(slices.iter().map(|slice| slice.len()).sum(), &written);
+        written
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -214,11 +344,21 @@ impl AsyncWrite for Io {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match &mut self.transport {
-            Transport::Plain(stream) => Pin::new(stream).poll_flush(cx),
-            Transport::Tls(stream) => Pin::new(stream).poll_flush(cx),
-            Transport::Stream(stream) => Pin::new(stream).poll_flush(cx),
+        let stream = match &mut self.transport {
+            // Has nothing of its own to flush.
+            Transport::Plain(stream) => return Pin::new(stream).poll_flush(cx),
+            Transport::Stream(stream) => return Pin::new(stream).poll_flush(cx),
+            Transport::Tls(stream) => stream,
+        };
+        // TLS takes what it is given into records of its own.
+        let flushed = Pin::new(stream).poll_flush(cx);
+        if let Some(Listens::Downstream(connection)) = &self.listens {
+            match &flushed {
+                Poll::Pending => connection.write_blocked(),
+                Poll::Ready(_) => connection.wrote(),
+            }
         }
+        flushed
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {

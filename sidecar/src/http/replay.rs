@@ -51,6 +51,14 @@ pub(crate) struct Source {
     ended: bool,
     /// The caller broke it off.
     broken: bool,
+    /// Or else was silent for too long.
+    late: bool,
+    /// Since how many looks nothing has come that somebody waits for.
+    quiet: u32,
+    /// Its answer has begun.
+    answered: bool,
+    /// Bytes at the last look.
+    looked: u64,
     /// The current try, while the caller keeps it waiting.
     waiting: Option<Waker>,
     /// Somebody wants to know `moved`.
@@ -116,6 +124,10 @@ impl Upload {
             bytes: 0,
             ended: false,
             broken: false,
+            late: false,
+            answered: false,
+            quiet: 0,
+            looked: 0,
             waiting: None,
             timed: false,
             moved: None,
@@ -201,6 +213,16 @@ impl Upload {
         self.0.as_ref().is_some_and(|source| source.borrow().broken)
     }
 
+    /// It was broken off because its caller was silent.
+    pub(crate) fn is_late(&self) -> bool {
+        self.0.as_ref().is_some_and(|source| source.borrow().late)
+    }
+
+    /// For who looks at it now and then; None = there is no body.
+    pub(crate) fn watch(&self) -> Option<Watched> {
+        self.0.as_ref().map(|source| Watched(Rc::downgrade(source)))
+    }
+
     /// The try that reads now reads no more: its connection ends, if it was in the middle of this body.
     pub(crate) fn cut(&self) {
         if let Some(source) = &self.0 {
@@ -280,6 +302,7 @@ impl Upload {
         if let Some(source) = &self.0 {
             let mut source = source.borrow_mut();
             source.keeping = false;
+            source.answered = true;
             source.forget_read();
         }
     }
@@ -287,6 +310,40 @@ impl Upload {
     /// Bytes read from the caller.
     pub(crate) fn bytes(&self) -> u64 {
         self.0.as_ref().map_or(0, |source| source.borrow().bytes)
+    }
+}
+
+/// A body that is looked at now and then: its caller must not keep a request waiting without end. Costs nothing while
+/// it streams.
+#[derive(Debug)]
+pub(crate) struct Watched(Weak<RefCell<Source>>);
+
+impl Watched {
+    /// Breaks it off if it has kept its reader waiting for `most` looks, unless an answer has begun: who is answered may
+    /// say the rest whenever it likes. None = no more looks are needed; else whether it was broken off.
+    pub(crate) fn look(&self, most: u32) -> Option<bool> {
+        let source = self.0.upgrade()?;
+        let mut source = source.borrow_mut();
+        if source.ended || source.broken || source.answered {
+            return None;
+        }
+        if source.waiting.is_none() || source.looked != source.bytes {
+            source.quiet = 0;
+            source.looked = source.bytes;
+            return Some(false);
+        }
+        source.quiet += 1;
+        if source.quiet < most {
+            return Some(false);
+        }
+        (source.broken, source.late) = (true, true);
+        source.keeping = false;
+        source.lose();
+        source.taps.clear();
+        if let Some(waiting) = source.waiting.take() {
+            waiting.wake();
+        }
+        Some(true)
     }
 }
 

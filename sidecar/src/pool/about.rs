@@ -5,7 +5,7 @@ use std::{cell::Cell, rc::Rc, sync::Arc, time::Duration};
 use outrigger_core::{Cluster, EndpointState, Moment};
 
 use super::{Policy, endpoint::Judge};
-use crate::{proxy_protocol::header::Ends, shared::Shared};
+use crate::{http::io::Heard, proxy_protocol::header::Ends, shared::Shared};
 
 /// What both protocols' connections know.
 #[derive(Debug)]
@@ -33,7 +33,7 @@ pub(crate) struct About {
     idle_limit_ms: Cell<u64>,
     pub(super) requests: Cell<u32>,
     /// Bytes have come since the last request was sent.
-    pub(super) heard: Rc<Cell<bool>>,
+    pub(super) heard: Rc<Heard>,
 }
 
 /// Since when a connection has been idle, for the task that drives it; None while it is in use, or given up by us.
@@ -162,7 +162,7 @@ impl About {
     }
 
     /// For the transport to set.
-    pub(crate) fn heard(&self) -> &Rc<Cell<bool>> {
+    pub(crate) fn heard(&self) -> &Rc<Heard> {
         &self.heard
     }
 

@@ -454,7 +454,7 @@ impl Lease {
     /// HTTP/1.1: bytes came after the request was sent. (What comes over HTTP/2 may be another stream's.)
     pub(crate) fn heard(&self) -> bool {
         match &self.kind {
-            Kind::Http1 { connection, .. } => connection.about.heard.get(),
+            Kind::Http1 { connection, .. } => connection.about.heard.any(),
             Kind::Http2(_) => false,
         }
     }
@@ -466,12 +466,13 @@ impl Lease {
     ) -> Result<Response<Incoming>, TrySendError<Request<UpBody>>> {
         match &mut self.kind {
             Kind::Http1 { connection, .. } => {
-                connection.about.heard.set(false);
+                connection.about.heard.listen();
                 let sent = connection.sender.try_send_request(request).await;
+                connection.about.heard.has_head();
                 // A caller that broke off says nothing about how long the server keeps connections.
                 let by_server = |error: &TrySendError<_>| !error.error().is_user();
                 let broke = sent.as_ref().is_err_and(by_server);
-                if broke && self.reused && !connection.about.heard.get() {
+                if broke && self.reused && !connection.about.heard.any() {
                     connection.about.was_closed();
                 }
                 sent

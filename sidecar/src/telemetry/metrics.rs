@@ -8,6 +8,7 @@ use std::{
     sync::{Mutex, PoisonError},
 };
 
+use outrigger_core::Direction;
 use prometheus::{
     GaugeVec, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, Opts, Registry,
     core::Collector,
@@ -146,6 +147,8 @@ pub(crate) struct Metrics {
     pub(crate) tls_refusals: IntCounterVec,
     /// Downstream connections accepted, by listener's direction.
     pub(crate) accepted: IntCounterVec,
+    /// What callers went beyond, by hop and limit: see [`Metrics::exceeded`].
+    exceeded: IntCounterVec,
     /// Connections that could not be taken, by reason: see [`Metrics::not_accepted`].
     not_accepted: IntCounterVec,
     /// What connections were found to speak, by hop, protocol and who showed it.
@@ -293,6 +296,11 @@ impl Metrics {
                 "Downstream connections accepted.",
                 &["direction"],
             ),
+            exceeded: counters(
+                "outrigger_limits_exceeded_total",
+                "Callers that went beyond a limit of time, size or number, and were refused or cut for it.",
+                &["hop", "limit"],
+            ),
             not_accepted: counters(
                 "outrigger_connections_refused_total",
                 "Downstream connections for which there was no room, or that would come back for ever.",
@@ -393,6 +401,18 @@ impl Metrics {
         }
     }
 
+    /// A caller went beyond a limit: of time (`first_byte`, `head_timeout`, `body_idle`, `write_idle`), size (`head_size`),
+    /// or number (`http2_frames`, `http2_resets`, `http2_abuse`); or its bytes are no HTTP (`malformed`).
+    pub(crate) fn exceeded(&self, hop: Direction, limit: &'static str) {
+        let hop = match hop {
+            Direction::Inbound => "inbound",
+            Direction::Outbound => "outbound",
+        };
+        if let Ok(counter) = self.exceeded.get_metric_with_label_values(&[hop, limit]) {
+            counter.inc();
+        }
+    }
+
     /// What a connection speaks, `http1`, `http2`, `tls` or `tcp`; and what showed it: the `client`, the `server`, that
     /// the server has `closed`, or the `silence` of both.
     pub(crate) fn detected(&self, hop: &'static str, protocol: &'static str, by: &'static str) {
@@ -418,8 +438,8 @@ impl Metrics {
     }
 
     /// A downstream connection was not taken: `accept_failed` (no file descriptor, no memory), `worker_behind` (no
-    /// room in its queue), `too_many` connections are open, or `too_many_handshakes` going on; or it was going to a port
-    /// of this sidecar itself (`own_listener`).
+    /// room in its queue), `too_many` connections are open, `too_many_of_address` or `too_many_of_identity` of them one peer's, or
+    /// `too_many_handshakes` going on; or it was going to a port of this sidecar itself (`own_listener`).
     pub(crate) fn not_accepted(&self, reason: &'static str) {
         if let Ok(counter) = self.not_accepted.get_metric_with_label_values(&[reason]) {
             counter.inc();

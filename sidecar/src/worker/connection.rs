@@ -2,7 +2,7 @@
 //! request and no connection needs a timer of its own.
 //!
 //! ```text
-//! tick ──► head begun 10 s ago, not complete ──► cut
+//! tick ──► head or frame begun 10 s ago, not complete; nothing taken of what is written for 5 min ──► cut
 //!      ──► idle too long | certificate ends | listener closed | draining ──► graceful end
 //! ```
 
@@ -22,6 +22,7 @@ use tokio::sync::Notify;
 
 use crate::{
     forward::tunnel::{Switched, Tunnel},
+    http::frames::{Budget, Exceeded},
     listen::Bound,
     proxy_protocol::header::Ends,
     tls::Svid,
@@ -110,7 +111,16 @@ pub(crate) struct Connection {
     /// What its listener says about its end.
     pub(crate) settings: ConnectionSettings,
     head_since: Cell<Option<Moment>>,
-    /// HTTP/2 sends bytes without a request in them; its heads come whole or not at all.
+    /// Since when its other end takes nothing of what is written.
+    blocked_since: Cell<Option<Moment>>,
+    /// Of HTTP/2: answers of which it was given a part and has not asked for the next, and when one of them moved last.
+    stalled: Cell<u32>,
+    moved: Cell<Moment>,
+    /// What its frames may still cost, and who has had enough of it.
+    pub(crate) frames: Budget,
+    /// The limit for which it ends.
+    pub(crate) went_beyond: Cell<Option<Exceeded>>,
+    /// HTTP/2 sends bytes without a request in them.
     http2: Cell<bool>,
 }
 
@@ -147,6 +157,11 @@ impl Connection {
             served: Cell::new(false),
             settings: ConnectionSettings::default(),
             head_since: Cell::new(None),
+            blocked_since: Cell::new(None),
+            stalled: Cell::new(0),
+            moved: Cell::new(now.get()),
+            frames: Budget::default(),
+            went_beyond: Cell::new(None),
             http2: Cell::new(false),
             now,
         }
@@ -233,19 +248,55 @@ impl Connection {
         self.order.get()
     }
 
+    /// What is written finds no room.
+    pub(crate) fn write_blocked(&self) {
+        if self.blocked_since.get().is_none() {
+            self.blocked_since.set(Some(self.now.get()));
+        }
+    }
+
+    pub(crate) fn wrote(&self) {
+        self.blocked_since.set(None);
+    }
+
+    /// It was given a part of an answer; until the guard is dropped, it does not ask for the next.
+    pub(crate) fn given(self: &Rc<Self>) -> Given {
+        self.stalled.set(self.stalled.get() + 1);
+        self.moved.set(self.now.get());
+        Given(Rc::clone(self))
+    }
+
+    /// By the worker's coarse clock.
+    pub(crate) fn now(&self) -> Moment {
+        self.now.get()
+    }
+
     pub(crate) fn bytes_arrived(&self) {
-        if self.active.get() == 0 && self.head_since.get().is_none() {
+        if self.active.get() == 0 && !self.http2.get() && self.head_since.get().is_none() {
             self.head_since.set(Some(self.now.get()));
+        }
+    }
+
+    /// Of HTTP/2: a frame or header block has begun that is not whole yet, or is.
+    pub(crate) fn is_within_head(&self, within: bool) {
+        match (within, self.head_since.get()) {
+            (true, None) => self.head_since.set(Some(self.now.get())),
+            (false, Some(_)) => self.head_since.set(None),
+            _ => {}
         }
     }
 
     /// Marks the connection as busy until the guard is dropped.
     pub(crate) fn begin(self: &Rc<Self>) -> ActiveRequest {
         self.active.set(self.active.get() + 1);
-        self.head_since.set(None);
         self.served.set(true);
         if self.leaving.get() {
             self.order(Order::EndGracefully);
+        }
+        if self.http2.get() {
+            self.frames.began();
+        } else {
+            self.head_since.set(None);
         }
         if let Some(most) = self.settings.max_requests {
             self.requests.set(self.requests.get().saturating_add(1));
@@ -256,17 +307,32 @@ impl Connection {
         ActiveRequest(Rc::clone(self))
     }
 
-    /// The tick.
-    pub(crate) fn check(&self, now: Moment, unix_now: u64) {
+    /// The tick. `write_idle`: how long its other end may take nothing of what is written; zero = for ever. Says which
+    /// limit has cut it.
+    pub(crate) fn check(
+        &self,
+        now: Moment,
+        unix_now: u64,
+        write_idle: Duration,
+    ) -> Option<&'static str> {
         let idle = self.active.get() == 0;
         let since = |moment: Moment| now.0.saturating_sub(moment.0);
-        if idle
-            && !self.http2.get()
+        let head_timeout = self.settings.head_timeout.unwrap_or(HEAD_TIMEOUT);
+        if (idle || self.http2.get())
+            && !head_timeout.is_zero()
             && let Some(begun) = self.head_since.get()
-            && since(begun) >= millis(HEAD_TIMEOUT)
+            && since(begun) >= millis(head_timeout)
         {
-            self.order(Order::Cut);
-            return;
+            return self.cut("head_timeout");
+        }
+        let takes_nothing = self
+            .blocked_since
+            .get()
+            .or_else(|| (self.stalled.get() > 0).then(|| self.moved.get()));
+        if !write_idle.is_zero()
+            && takes_nothing.is_some_and(|blocked| since(blocked) >= millis(write_idle))
+        {
+            return self.cut("write_idle");
         }
         let ends = &self.settings;
         let idle_timeout = ends.idle_timeout.unwrap_or(IDLE_TIMEOUT);
@@ -289,11 +355,33 @@ impl Connection {
         {
             self.order(Order::Cut);
         }
+        None
+    }
+
+    /// Once.
+    fn cut(&self, limit: &'static str) -> Option<&'static str> {
+        let first = self.order.get() != Order::Cut;
+        self.order(Order::Cut);
+        first.then_some(limit)
     }
 }
 
 fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// A part of an answer over HTTP/2 that waits for room in the caller's windows.
+#[derive(Debug)]
+pub(crate) struct Given(Rc<Connection>);
+
+impl Drop for Given {
+    fn drop(&mut self) {
+        let connection = &self.0;
+        connection
+            .stalled
+            .set(connection.stalled.get().saturating_sub(1));
+        connection.moved.set(connection.now.get());
+    }
 }
 
 /// A request between its head and the end of its response.
@@ -327,7 +415,7 @@ mod tests {
     impl Clock {
         fn tick(&self, connection: &Connection, at_ms: u64) -> Order {
             self.0.set(Moment(at_ms));
-            connection.check(Moment(at_ms), at_ms / 1000);
+            connection.check(Moment(at_ms), at_ms / 1000, Duration::from_secs(60));
             connection.order.get()
         }
     }
@@ -339,6 +427,30 @@ mod tests {
         assert_eq!(clock.tick(&slow, 9_999), Order::Serve);
         slow.bytes_arrived();
         assert_eq!(clock.tick(&slow, 10_000), Order::Cut);
+    }
+
+    #[test]
+    fn a_caller_that_opens_no_window_is_cut_unless_another_answer_moves() {
+        let (stalled, clock) = connection();
+        let _active = stalled.begin();
+        let _given = stalled.given();
+        assert_eq!(clock.tick(&stalled, 59_999), Order::Serve);
+        drop(stalled.given());
+        assert_eq!(clock.tick(&stalled, 119_998), Order::Serve);
+        assert_eq!(clock.tick(&stalled, 119_999), Order::Cut);
+    }
+
+    #[test]
+    fn a_caller_that_takes_nothing_for_a_minute_is_cut() {
+        let (stalled, clock) = connection();
+        let _active = stalled.begin();
+        stalled.write_blocked();
+        assert_eq!(clock.tick(&stalled, 59_999), Order::Serve);
+        stalled.wrote();
+        stalled.write_blocked();
+        assert_eq!(clock.tick(&stalled, 60_000), Order::Serve);
+        stalled.write_blocked();
+        assert_eq!(clock.tick(&stalled, 119_999), Order::Cut);
     }
 
     #[test]

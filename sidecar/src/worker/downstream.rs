@@ -1,7 +1,7 @@
 //! A downstream connection's life: its first bytes, where the listener has several filter chains; TLS where the chain
 //! has it; detection, HTTP.
 
-use std::{io, rc::Rc, sync::Arc, time::Duration};
+use std::{io, rc::Rc, sync::Arc};
 
 use bytes::Bytes;
 use outrigger_core::{
@@ -28,7 +28,7 @@ use crate::{
         io::{Io, Transport},
         serve,
     },
-    listen::Accepted,
+    listen::{Accepted, caps::PeerSeat},
     proxy_protocol,
     tcp::{
         self,
@@ -36,11 +36,6 @@ use crate::{
     },
     tls::{self, Refusal, svid},
 };
-
-/// For the whole TLS handshake.
-const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
-/// For the first bytes: of an HTTP/1.1 head, or HTTP/2's preface as a whole.
-const FIRST_BYTES_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Serves an accepted connection to its end.
 pub(super) async fn serve(worker: Rc<Worker>, accepted: Accepted) {
@@ -112,6 +107,10 @@ pub(super) async fn serve(worker: Rc<Worker>, accepted: Accepted) {
     };
     count_dry_run(&worker, listener, &connection, true);
     drop(snapshot);
+    let _seat = match of_identity(&worker, &connection) {
+        Ok(seat) => seat,
+        Err(TooMany) => return,
+    };
     let connection = Rc::new(connection);
     let _watched = worker.watch(&connection);
     // As it is now: a handshake takes a while, too, and whoever looks at connections did not see this one yet.
@@ -138,7 +137,7 @@ pub(super) async fn serve(worker: Rc<Worker>, accepted: Accepted) {
     drop(snapshot);
     drop(early);
     let mut stream = transport;
-    let Some((detected, first)) = first_bytes(&connection, &mut stream).await else {
+    let Some((detected, first)) = first_bytes(&worker, &connection, &mut stream).await else {
         return;
     };
     let wire = match (alpn, detected) {
@@ -154,12 +153,19 @@ pub(super) async fn serve(worker: Rc<Worker>, accepted: Accepted) {
 }
 
 /// Which HTTP it speaks. None = silence, gone without a word, or told to end before it has begun.
-pub(crate) async fn first_bytes(connection: &Connection, io: &mut Io) -> Option<(Wire, Bytes)> {
+pub(crate) async fn first_bytes(
+    worker: &Worker,
+    connection: &Connection,
+    io: &mut Io,
+) -> Option<(Wire, Bytes)> {
     let first = tokio::select! {
         biased;
-        first = timeout(FIRST_BYTES_TIMEOUT, detect::detect(io)) => first,
+        first = timeout(worker.limits.handshake, detect::detect(io)) => first,
         _order = connection.ordered(Order::Serve) => return None,
     };
+    if first.is_err() {
+        worker.exceeded(connection.bound.direction, "first_byte");
+    }
     first.ok()?.ok()
 }
 
@@ -335,6 +341,25 @@ fn count_dry_run(worker: &Worker, listener: &Listener, connection: &Connection, 
     }
 }
 
+/// An identity has as many connections as it may.
+struct TooMany;
+
+/// A caller without a certificate is counted by its address alone.
+fn of_identity(worker: &Worker, connection: &Connection) -> Result<Option<PeerSeat>, TooMany> {
+    let Some(peer) = &connection.peer else {
+        return Ok(None);
+    };
+    let seat = worker.peers.of_identity(&peer.svid.id);
+    if seat.is_none() {
+        let metrics = &worker.telemetry.metrics;
+        metrics.not_accepted("too_many_of_identity");
+        if worker.handshakes.warned.now() {
+            tracing::warn!(peer = %peer.svid.id, "one identity has as many connections as it may: closing its new ones");
+        }
+    }
+    seat.map(Some).ok_or(TooMany)
+}
+
 fn too_many_handshakes(worker: &Worker, connection: &Connection) {
     worker.telemetry.metrics.not_accepted("too_many_handshakes");
     if worker.handshakes.warned.now() {
@@ -366,7 +391,7 @@ async fn handshake(
         .ok_or(Refusal::NoIdentity)?;
     let config = worker.tls.config(&identity, &wanted.alpn)?;
     let accept = TlsAcceptor::from(config).accept_with(stream, |session| feed(session, &first));
-    let stream = timeout(HANDSHAKE_TIMEOUT, accept)
+    let stream = timeout(worker.limits.handshake, accept)
         .await
         .map_err(|_elapsed| Refusal::Timeout)?
         .map_err(|error| Refusal::of(&error))?;

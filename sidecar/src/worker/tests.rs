@@ -256,7 +256,10 @@ async fn silent_handshakes_beyond_their_number_are_closed_at_once() {
         ..config()
     };
     let identity = Some(authority.identity("reviews"));
-    let caps = Caps { connections: 4 };
+    let caps = Caps {
+        connections: 4,
+        of_peer: 4,
+    };
     let mut sidecar = Sidecar::start_capped(&one_worker, identity, Vec::new(), caps);
     let inbound = sidecar.open_inbound(app.address).await;
     let silent = [
@@ -276,7 +279,10 @@ async fn silent_handshakes_beyond_their_number_are_closed_at_once() {
 
 #[tokio::test]
 async fn connections_beyond_their_number_are_closed_at_once() {
-    let caps = Caps { connections: 2 };
+    let caps = Caps {
+        connections: 2,
+        of_peer: 2,
+    };
     let prebound = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let proxy = prebound.local_addr().unwrap();
     let mut sidecar = Sidecar::start_capped(&config(), None, vec![prebound], caps);

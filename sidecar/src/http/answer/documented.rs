@@ -43,6 +43,8 @@ const ALL: &[Code] = &[
     Code::JwtRequirement,
     Code::RateLimited,
     Code::BadRequest,
+    Code::HeadersTooLarge,
+    Code::BodyTimeout,
     Code::NotSupported,
     Code::UpgradeNotAllowed,
     Code::LoopDetected,

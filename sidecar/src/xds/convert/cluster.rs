@@ -379,6 +379,10 @@ fn read_http_options(options: &mut HttpOptions, from: &HttpProtocolOptions) -> C
         options.max_requests_per_connection = common
             .max_requests_per_connection
             .filter(|count| *count > 0);
+        if common.max_headers_count.is_some() {
+            let path = "common_http_protocol_options.max_headers_count";
+            return refuse(path, "not supported yet for answers; 100 are taken");
+        }
         let path = "common_http_protocol_options.max_connection_duration";
         let most = common.max_connection_duration.as_ref();
         // Zero = for ever, as in Envoy.

@@ -72,7 +72,7 @@ const READ: &[(&str, &[&str])] = &[
         "http_protocol_options", "http2_protocol_options", "normalize_path", "stream_idle_timeout", "request_timeout", "request_headers_timeout",
         "max_request_headers_kb", "use_remote_address", "skip_xff_append", "xff_num_trusted_hops", "merge_slashes",
         "path_with_escaped_slashes_action", "strip_any_host_port", "strip_matching_host_port", "server_name",
-        "server_header_transformation", "common_http_protocol_options", "generate_request_id",
+        "server_header_transformation", "common_http_protocol_options", "http2_protocol_options", "generate_request_id",
         // An id that came is always kept, and no address is taken for an internal one.
         "preserve_external_request_id", "internal_address_config", "upgrade_configs"]),
     ("envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager.InternalAddressConfig",
@@ -293,7 +293,8 @@ const READ: &[(&str, &[&str])] = &[
         "use_downstream_protocol_config"]),
     ("envoy.extensions.upstreams.http.v3.HttpProtocolOptions.ExplicitHttpConfig", &["http_protocol_options", "http2_protocol_options"]),
     ("envoy.extensions.upstreams.http.v3.HttpProtocolOptions.UseDownstreamHttpConfig", &["http_protocol_options", "http2_protocol_options"]),
-    ("envoy.config.core.v3.HttpProtocolOptions", &["idle_timeout", "max_connection_duration", "max_requests_per_connection"]),
+    ("envoy.config.core.v3.HttpProtocolOptions", &["idle_timeout", "max_connection_duration", "max_requests_per_connection",
+        "max_headers_count"]),
     // HTTP/1.0 is always served.
     ("envoy.config.core.v3.Http1ProtocolOptions", &["accept_http_10"]),
     // What a connection takes is said by `upgrade_configs`, and by the server's settings.

@@ -21,6 +21,9 @@ use outrigger_proto::envoy::{
 use super::{Converted, FieldError, duration, filters, refuse, route::Slots};
 use crate::{http::MAX_HEADER_BYTES, worker::connection::HEAD_TIMEOUT};
 
+/// Envoy's own most.
+const MOST_HEAD_KB: u32 = 8192;
+
 /// None = what most listeners say: CORS, faults, nothing else.
 pub(crate) fn settings(
     from: &HttpConnectionManager,
@@ -37,8 +40,13 @@ pub(crate) fn settings(
             .saturating_sub(u32::from(own_address && from.skip_xff_append)),
         own_address: own_address && from.xff_num_trusted_hops == 0,
         server: server(from)?,
-        connection: connection(from.common_http_protocol_options.as_ref())
-            .map_err(|error| error.under("common_http_protocol_options"))?,
+        connection: ConnectionSettings {
+            head_timeout: head_timeout(from)?,
+            max_head: max_head(from.max_request_headers_kb)?,
+            max_streams: max_streams(from)?,
+            ..connection(from.common_http_protocol_options.as_ref())
+                .map_err(|error| error.under("common_http_protocol_options"))?
+        },
         upgrades: upgrades(&from.upgrade_configs)?,
     };
     let is_usual = matches!(
@@ -65,36 +73,11 @@ fn keeps_ours(from: &HttpConnectionManager) -> Converted<()> {
     };
     zero("stream_idle_timeout", from.stream_idle_timeout.as_ref())?;
     zero("request_timeout", from.request_timeout.as_ref())?;
-    if let Some(http2) = &from.http2_protocol_options
-        && let Some(most) = http2.max_concurrent_streams
-    {
-        return refuse(
-            "http2_protocol_options.max_concurrent_streams",
-            format!("{most} is not supported yet; must be unset"),
-        );
-    }
     if from.normalize_path == Some(false) {
         return refuse(
             "normalize_path",
             "false is not supported; dot segments of a path are always resolved here",
         );
-    }
-    if let Some(timeout) = &from.request_headers_timeout {
-        let path = "request_headers_timeout";
-        let found = duration(path, timeout)?;
-        if found != HEAD_TIMEOUT {
-            return refuse(
-                path,
-                format!("{found:?} is not supported yet; must be {HEAD_TIMEOUT:?}"),
-            );
-        }
-    }
-    let most = u32::try_from(MAX_HEADER_BYTES / 1024).unwrap_or(u32::MAX);
-    if let Some(found) = from.max_request_headers_kb
-        && found != most
-    {
-        let message = format!("{found} is not supported yet; must be {most}");
-        return refuse("max_request_headers_kb", message);
     }
     if from.skip_xff_append && from.use_remote_address != Some(true) {
         return refuse(
@@ -212,6 +195,39 @@ fn server(from: &HttpConnectionManager) -> Converted<Option<(HeaderValue, Put)>>
     Ok(Some((name, put)))
 }
 
+/// None = ours. Zero means none at all, as in Envoy.
+fn head_timeout(from: &HttpConnectionManager) -> Converted<Option<Duration>> {
+    let timeout = from.request_headers_timeout.as_ref();
+    let timeout = timeout
+        .map(|timeout| duration("request_headers_timeout", timeout))
+        .transpose()?;
+    Ok(timeout.filter(|timeout| *timeout != HEAD_TIMEOUT))
+}
+
+/// In bytes; None = ours.
+fn max_head(kb: Option<u32>) -> Converted<Option<u32>> {
+    match kb {
+        Some(kb @ (0 | MOST_HEAD_KB..)) if kb != MOST_HEAD_KB => refuse(
+            "max_request_headers_kb",
+            format!("{kb}; must be 1 to {MOST_HEAD_KB}"),
+        ),
+        kb => Ok(kb
+            .map(|kb| kb * 1024)
+            .filter(|bytes| usize::try_from(*bytes) != Ok(MAX_HEADER_BYTES))),
+    }
+}
+
+fn max_streams(from: &HttpConnectionManager) -> Converted<Option<u32>> {
+    let options = from.http2_protocol_options.as_ref();
+    match options.and_then(|options| options.max_concurrent_streams) {
+        Some(0) => refuse(
+            "http2_protocol_options.max_concurrent_streams",
+            "0 would let nobody in",
+        ),
+        most => Ok(most),
+    }
+}
+
 fn connection(from: Option<&HttpProtocolOptions>) -> Converted<ConnectionSettings> {
     let Some(from) = from else {
         return Ok(ConnectionSettings::default());
@@ -227,6 +243,11 @@ fn connection(from: Option<&HttpProtocolOptions>) -> Converted<ConnectionSetting
         )?
         .filter(|age| !age.is_zero()),
         max_requests: from.max_requests_per_connection.filter(|most| *most > 0),
+        max_fields: match from.max_headers_count {
+            Some(0) => return refuse("max_headers_count", "0 would let no request in"),
+            most => most,
+        },
+        ..ConnectionSettings::default()
     })
 }
 

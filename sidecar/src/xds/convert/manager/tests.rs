@@ -132,6 +132,7 @@ fn the_end_of_connections_and_the_servers_name_are_taken() {
             idle_timeout: Some(Duration::from_secs(60)),
             max_age: None,
             max_requests: Some(7),
+            ..ConnectionSettings::default()
         }
     );
     let found = settings(|m| {
@@ -182,6 +183,34 @@ fn listener_with_upgrades(upgrades: Vec<UpgradeConfig>) -> Converted<HttpSetting
 }
 
 #[test]
+fn limits_for_callers_are_taken() {
+    let found = settings(|m| {
+        m.request_headers_timeout = Some(seconds(5));
+        m.max_request_headers_kb = Some(96);
+        m.common_http_protocol_options = Some(HttpProtocolOptions {
+            max_headers_count: Some(50),
+            ..HttpProtocolOptions::default()
+        });
+        m.http2_protocol_options = Some(Http2ProtocolOptions {
+            max_concurrent_streams: Some(7),
+            ..Http2ProtocolOptions::default()
+        });
+    });
+    assert_eq!(
+        found.connection,
+        ConnectionSettings {
+            head_timeout: Some(Duration::from_secs(5)),
+            max_head: Some(96 * 1024),
+            max_fields: Some(50),
+            max_streams: Some(7),
+            ..ConnectionSettings::default()
+        }
+    );
+    let never = settings(|m| m.request_headers_timeout = Some(seconds(0)));
+    assert_eq!(never.connection.head_timeout, Some(Duration::ZERO));
+}
+
+#[test]
 fn what_we_keep_anyhow_may_be_said() {
     let table: [Change; 10] = [
         |m| m.use_remote_address = Some(false),
@@ -209,18 +238,18 @@ fn what_we_keep_anyhow_may_be_said() {
 
 #[test]
 fn what_we_do_not_do_is_refused_by_the_name_of_the_field() {
-    let table: [(Change, &str); 19] = [
+    let table: [(Change, &str); 20] = [
         (
             |m| m.request_timeout = Some(seconds(1)),
             "request_timeout: 1s",
         ),
         (
-            |m| m.request_headers_timeout = Some(seconds(5)),
-            "request_headers_timeout: 5s",
+            |m| m.max_request_headers_kb = Some(0),
+            "max_request_headers_kb: 0; must be 1 to 8192",
         ),
         (
-            |m| m.max_request_headers_kb = Some(96),
-            "max_request_headers_kb: 96",
+            |m| m.max_request_headers_kb = Some(8193),
+            "max_request_headers_kb: 8193; must be 1 to 8192",
         ),
         (
             |m| m.skip_xff_append = true,
@@ -292,11 +321,20 @@ fn what_we_do_not_do_is_refused_by_the_name_of_the_field() {
         (
             |m| {
                 m.http2_protocol_options = Some(Http2ProtocolOptions {
-                    max_concurrent_streams: Some(7),
+                    max_concurrent_streams: Some(0),
                     ..Http2ProtocolOptions::default()
                 });
             },
-            "http2_protocol_options.max_concurrent_streams: 7 is not supported yet",
+            "http2_protocol_options.max_concurrent_streams: 0 would let nobody in",
+        ),
+        (
+            |m| {
+                m.common_http_protocol_options = Some(HttpProtocolOptions {
+                    max_headers_count: Some(0),
+                    ..HttpProtocolOptions::default()
+                });
+            },
+            "common_http_protocol_options.max_headers_count: 0 would let no request in",
         ),
     ];
     for (change, expected) in table {
