@@ -218,6 +218,103 @@ async fn an_envoy_of_either_protocol_is_ready_without_waiting_for_a_certificate(
     nothing_is_refused(&mesh);
 }
 
+/// A question for the IPv4 address of a name.
+fn question(name: &str) -> Vec<u8> {
+    let mut packet = vec![7, 7, 1, 0, 0, 1, 0, 0, 0, 0, 0, 0];
+    for label in name.split('.') {
+        packet.push(u8::try_from(label.len()).expect("a label"));
+        packet.extend(label.as_bytes());
+    }
+    packet.extend([0, 0, 1, 0, 1]);
+    packet
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_envoy_takes_all_that_a_redirected_application_needs_and_resolves_names() {
+    let mesh = Mesh::start().await;
+    let v1 = TestApp::start("v1").await;
+    let others = service("called", &[&v1]).replace(
+        "{number: 80, name: http, protocol: HTTP}",
+        "{number: 80, name: http}, {number: 5432, name: mysql}, {number: 7000, name: web}, {number: 443, name: tls}",
+    );
+    mesh.apply(&others);
+    for sotw in [false, true] {
+        // The rules that redirect name a port, so that it cannot be any.
+        let free = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+        let outbound = free.local_addr().expect("its address");
+        drop(free);
+        let asks = Asks {
+            sotw,
+            captured: Some(outbound),
+            ..Asks::default()
+        };
+        let Some(envoy) = Envoy::start_asking(&mesh, "shopper", &[], asks).await else {
+            return;
+        };
+        let listeners = eventually("all listeners are there", async || {
+            let listeners = envoy.admin("/listeners").await;
+            let expected = [
+                "virtualOutbound::",
+                "0.0.0.0_80::",
+                "_5432::",
+                "_7000::",
+                "_443::",
+                "dns::",
+            ];
+            let missing = expected.iter().find(|name| !listeners.contains(**name));
+            missing.map_or(Ok(listeners.clone()), |name| {
+                Err(format!("no {name} in {listeners}"))
+            })
+        })
+        .await;
+        nothing_is_refused(&mesh);
+
+        let status = mesh.status();
+        let services = status["services"].as_array().expect("services");
+        let called = services
+            .iter()
+            .find(|one| one["host"] == "called.default.svc.cluster.local");
+        let address = called.expect("called")["addresses"][0]
+            .as_str()
+            .expect("an address");
+        assert!(
+            listeners.contains(&format!("{address}_5432::")),
+            "{listeners}"
+        );
+        let address: std::net::Ipv4Addr = address.parse().expect("IPv4");
+
+        let dns = listeners
+            .lines()
+            .find_map(|line| line.strip_prefix("dns::"));
+        let asking = tokio::net::UdpSocket::bind("127.0.0.1:0")
+            .await
+            .expect("a socket");
+        asking
+            .connect(dns.expect("its address").trim())
+            .await
+            .expect("connected");
+        for name in ["called", "called.default.svc.cluster.local"] {
+            asking.send(&question(name)).await.expect("asked");
+            let mut answer = [0; 512];
+            let waited = tokio::time::timeout(Duration::from_secs(10), asking.recv(&mut answer));
+            let length = waited.await.expect("an answer").expect("received");
+            let answer = answer.get(..length).expect("as long");
+            let last = answer.last_chunk::<4>().expect("an address");
+            assert_eq!(std::net::Ipv4Addr::from(*last), address, "{name}");
+        }
+
+        // It was going to the listener itself: nothing is there for it.
+        let mut direct = tokio::net::TcpStream::connect(outbound)
+            .await
+            .expect("connected");
+        let mut nothing = Vec::new();
+        let closed = tokio::io::AsyncReadExt::read_to_end(&mut direct, &mut nothing);
+        let closed = tokio::time::timeout(Duration::from_secs(10), closed).await;
+        drop(closed.expect("closed"));
+        assert!(nothing.is_empty());
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn an_envoy_is_sent_virtual_hosts_and_clusters_when_requests_need_them_and_reports_its_load()
 {
