@@ -36,8 +36,6 @@ pub struct Asks {
     pub apart: bool,
     /// Another address than the control plane's own.
     pub through: Option<SocketAddr>,
-    /// For what takes redirected connections, which come here, and names.
-    pub captured: Option<SocketAddr>,
 }
 
 impl Envoy {
@@ -198,19 +196,6 @@ fn bootstrap(mesh: &Mesh, service: &str, labels: &[(&str, &str)], asks: Asks) ->
     } else {
         ads
     };
-    let mut metadata = json!({
-        "NAMESPACE": "default",
-        "SERVICE_ACCOUNT": service,
-        "WORKLOAD_NAME": service,
-        "LABELS": labels,
-        "OUTRIGGER": { "HTTP_PROXY": "127.0.0.1:0", "SERVICE": service, "ON_DEMAND": asks.on_demand },
-    });
-    if let Some(outbound) = asks.captured {
-        metadata["INTERCEPTION_MODE"] = "REDIRECT".into();
-        metadata["DNS_CAPTURE"] = "true".into();
-        metadata["OUTRIGGER"]["OUTBOUND"] = outbound.to_string().into();
-        metadata["OUTRIGGER"]["DNS"] = "127.0.0.1:0".into();
-    }
     json!({
         "cluster_manager": { "load_stats_config": {
             "api_type": "GRPC",
@@ -221,7 +206,13 @@ fn bootstrap(mesh: &Mesh, service: &str, labels: &[(&str, &str)], asks: Asks) ->
             "id": format!("sidecar~127.0.0.1~{service}-envoy.default~default.svc.cluster.local"),
             "cluster": format!("{service}.default"),
             "locality": { "region": "r1", "zone": "z1", "sub_zone": "s1" },
-            "metadata": metadata,
+            "metadata": {
+                "NAMESPACE": "default",
+                "SERVICE_ACCOUNT": service,
+                "WORKLOAD_NAME": service,
+                "LABELS": labels,
+                "OUTRIGGER": { "HTTP_PROXY": "127.0.0.1:0", "SERVICE": service, "ON_DEMAND": asks.on_demand },
+            },
         },
         "admin": { "address": any },
         "dynamic_resources": {
