@@ -20,7 +20,7 @@ use std::{
 
 use prost::Message;
 use prost_types::Any;
-pub(crate) use view::{Adapted, Dialected, Notes, OnDemand, View};
+pub(crate) use view::{Adapted, Dialected, Listing, Notes, OnDemand, View};
 use xxhash_rust::xxh64::xxh64;
 
 use crate::sorted::SortedMap;

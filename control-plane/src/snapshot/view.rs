@@ -68,7 +68,14 @@ impl Dialected {
 }
 
 type Make = dyn Fn(&str) -> Option<Arc<ResourceBytes>> + Send + Sync;
-type List = dyn Fn() -> Vec<Arc<str>> + Send + Sync;
+
+/// What who asks for everything gets of what is made on demand.
+pub(crate) trait Listing: Send + Sync {
+    /// The names.
+    fn names(&self) -> Vec<Arc<str>>;
+    /// Whether this one is among them.
+    fn has(&self, name: &str) -> bool;
+}
 
 /// Resources whose names are too many to make them all, e.g. a listener for every way to write a host.
 pub(crate) struct OnDemand {
@@ -76,7 +83,7 @@ pub(crate) struct OnDemand {
     pub(super) generation: u64,
     make: Box<Make>,
     /// Those that who asks for all gets.
-    list: Option<Box<List>>,
+    list: Option<Arc<dyn Listing>>,
     known: Mutex<BTreeMap<Arc<str>, Arc<ResourceBytes>>>,
 }
 
@@ -94,31 +101,30 @@ impl OnDemand {
         })
     }
 
-    /// The same; who asks for everything gets those of the names that `list` gives, sorted.
+    /// The same; who asks for everything gets those in `list`.
     pub(crate) fn listed(
         generation: u64,
         make: impl Fn(&str) -> Option<Arc<ResourceBytes>> + Send + Sync + 'static,
-        list: impl Fn() -> Vec<Arc<str>> + Send + Sync + 'static,
+        list: Arc<dyn Listing>,
     ) -> Arc<Self> {
         Arc::new(Self {
             generation,
             make: Box::new(make),
-            list: Some(Box::new(list)),
+            list: Some(list),
             known: Mutex::default(),
         })
     }
 
     /// All that are listed.
     pub(super) fn list(&self) -> Vec<Arc<ResourceBytes>> {
-        let names = self.list.as_ref().map(|list| list());
+        let names = self.list.as_ref().map(|list| list.names());
         let names = names.unwrap_or_default().into_iter();
         names.filter_map(|name| self.get(&name)).collect()
     }
 
     /// Whether this one is.
     pub(super) fn lists(&self, name: &str) -> bool {
-        let names = self.list.as_ref().map(|list| list());
-        names.is_some_and(|names| names.binary_search_by(|known| (**known).cmp(name)).is_ok())
+        self.list.as_ref().is_some_and(|list| list.has(name))
     }
 
     /// The resource of this name. Absent ones are not remembered: a client could ask for any number.

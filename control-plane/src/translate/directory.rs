@@ -6,7 +6,7 @@ use std::{
     net::IpAddr,
 };
 
-use outrigger_policy::HostName;
+use outrigger_policy::{HostName, Subnet};
 
 use super::hosts::{Facts, Hosts};
 
@@ -27,7 +27,7 @@ impl Directory {
             .collect();
         let mut by_address = BTreeMap::new();
         for (name, facts) in &hosts {
-            for address in facts.addresses.iter().filter_map(|net| net.single()) {
+            for address in facts.addresses.iter().filter_map(Subnet::single) {
                 if let Entry::Vacant(free) = by_address.entry(address) {
                     free.insert(name.clone());
                 }
@@ -56,7 +56,7 @@ impl Directory {
     /// The addresses by which a host is found: those that are nobody else's.
     pub(super) fn addresses_of(&self, host: &HostName) -> impl Iterator<Item = IpAddr> {
         let facts = self.hosts.get(host).into_iter();
-        let all = facts.flat_map(|facts| facts.addresses.iter().filter_map(|net| net.single()));
+        let all = facts.flat_map(|facts| facts.addresses.iter().filter_map(Subnet::single));
         all.filter(move |address| self.by_address.get(address) == Some(host))
     }
 }

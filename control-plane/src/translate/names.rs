@@ -7,7 +7,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    net::{Ipv4Addr, SocketAddr},
+    net::SocketAddr,
     sync::Arc,
     time::Duration,
 };
@@ -16,7 +16,7 @@ use outrigger_policy::HostName;
 use outrigger_proto::{
     envoy::{
         config::{
-            core::v3::{Address, address, socket_address::Protocol},
+            core::v3::{Address, address::Address as AnyAddress, socket_address::Protocol},
             listener::v3::{Listener, ListenerFilter, listener_filter::ConfigType},
         },
         data::dns::v3::{
@@ -34,18 +34,16 @@ use outrigger_proto::{
 };
 
 use super::{
-    any::{any, duration},
+    any::{address, any, duration},
     directory::Directory,
     domains::Naming,
 };
-use crate::snapshot::{OnDemand, ResourceBytes, ResourceType, next_generation};
+use crate::snapshot::{Listing, OnDemand, ResourceBytes, ResourceType, next_generation};
 
 /// The resource that has all names, for clients of the state of the world.
 pub(crate) const ALL: &str = "";
 /// The listener that answers in stock Envoy.
 const LISTENER: &str = "dns";
-/// Where: Istio's port, to which queries are redirected.
-const LISTEN: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 15053);
 /// How long applications may remember an answer; Envoy takes no less.
 const TTL: Duration = Duration::from_secs(30);
 /// For somebody else's server to answer what is not ours.
@@ -67,18 +65,15 @@ pub(super) struct Names {
 impl Names {
     /// Each as a resource.
     pub(super) fn on_demand(self: &Arc<Self>) -> Arc<OnDemand> {
-        let (made, listed) = (Arc::clone(self), Arc::clone(self));
-        OnDemand::listed(
-            next_generation(),
-            move |name| made.resource(name),
-            move || listed.list(),
-        )
+        let made = Arc::clone(self);
+        let list = Arc::clone(self);
+        OnDemand::listed(next_generation(), move |name| made.resource(name), list)
     }
 
     /// Every way to write every host, with its addresses. A short name that is a host's full one is that host's.
     fn all(&self) -> BTreeMap<String, Vec<String>> {
         let known: Vec<_> = self
-            .list()
+            .names()
             .into_iter()
             .filter_map(|host| Some((self.info(&host)?.ips, host)))
             .collect();
@@ -96,7 +91,7 @@ impl Names {
 
     fn resource(&self, name: &str) -> Option<Arc<ResourceBytes>> {
         let table = if name == ALL {
-            let all = self.list().into_iter();
+            let all = self.names().into_iter();
             all.filter_map(|host| Some((host.to_string(), self.info(&host)?)))
                 .collect()
         } else {
@@ -104,13 +99,6 @@ impl Names {
         };
         let table = NameTable { table };
         Some(ResourceBytes::new(ResourceType::NameTable, name, &table))
-    }
-
-    /// Hosts that have addresses.
-    fn list(&self) -> Vec<Arc<str>> {
-        let hosts = self.hosts.iter();
-        let known = hosts.filter(|host| self.directory.addresses_of(host).next().is_some());
-        known.map(|host| host.as_str().into()).collect()
     }
 
     /// What a name means: a host of that name, one that it is short for, or the longest wildcard that it falls under.
@@ -152,8 +140,22 @@ impl Names {
     }
 }
 
+/// Hosts that have addresses, by their full names.
+impl Listing for Names {
+    fn names(&self) -> Vec<Arc<str>> {
+        let hosts = self.hosts.iter();
+        let known = hosts.filter(|host| self.directory.addresses_of(host).next().is_some());
+        known.map(|host| host.as_str().into()).collect()
+    }
+
+    fn has(&self, name: &str) -> bool {
+        let host = self.hosts.get(name);
+        host.is_some_and(|host| self.directory.addresses_of(host).next().is_some())
+    }
+}
+
 /// Answers for `names` in stock Envoy, and asks others for the rest.
-pub(super) fn listener(names: &Names) -> Arc<ResourceBytes> {
+pub(super) fn listener(names: &Names, listen: SocketAddr) -> Arc<ResourceBytes> {
     let domain = |(name, addresses): (String, Vec<String>)| DnsVirtualDomain {
         name,
         endpoint: Some(DnsEndpoint {
@@ -178,9 +180,9 @@ pub(super) fn listener(names: &Names) -> Arc<ResourceBytes> {
             ..ClientContextConfig::default()
         }),
     };
-    let mut listen = super::any::address(LISTEN);
+    let mut listen = address(listen);
     if let Address {
-        address: Some(address::Address::SocketAddress(socket)),
+        address: Some(AnyAddress::SocketAddress(socket)),
     } = &mut listen
     {
         socket.protocol = Protocol::Udp as i32;

@@ -58,8 +58,8 @@ pub(crate) struct NodeInfo {
     pub(crate) inbound: Option<Inbound>,
     /// Connections of its application are redirected to it, and those to its application.
     pub(crate) capture: Option<Capture>,
-    /// It answers its application's DNS queries.
-    pub(crate) dns: bool,
+    /// Where it answers its application's DNS queries, if it does.
+    pub(crate) dns: Option<SocketAddr>,
 }
 
 /// How connections come to a proxy that did not ask for them.
@@ -135,7 +135,7 @@ impl NodeInfo {
             sds_cluster: sds_cluster(own)?,
             inbound: inbound(own)?,
             capture: capture(metadata, own)?,
-            dns: dns(metadata)?,
+            dns: dns(metadata, own)?,
         })
     }
 }
@@ -218,8 +218,26 @@ fn capture(metadata: &Struct, own: &Struct) -> Result<Option<Capture>, String> {
     }))
 }
 
+/// Where Istio's rules redirect queries to.
+const DNS: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 15053);
+
+/// Istio's key for whether, ours for where.
+fn dns(metadata: &Struct, own: &Struct) -> Result<Option<SocketAddr>, String> {
+    if !captures_dns(metadata)? {
+        return Ok(None);
+    }
+    let listen = socket(own, "DNS")?.unwrap_or(DNS);
+    if listen.ip().is_loopback() {
+        Ok(Some(listen))
+    } else {
+        Err(format!(
+            "node.metadata.OUTRIGGER.DNS is \"{listen}\"; others could have it ask for them: use an address of loopback, e.g. \"127.0.0.1:15053\""
+        ))
+    }
+}
+
 /// A word, as Istio's agents write it, or a flag.
-fn dns(metadata: &Struct) -> Result<bool, String> {
+fn captures_dns(metadata: &Struct) -> Result<bool, String> {
     match field(metadata, "DNS_CAPTURE").map(|value| &value.kind) {
         None => Ok(false),
         Some(Some(Kind::BoolValue(on))) => Ok(*on),
@@ -410,9 +428,13 @@ mod tests {
     fn a_node_says_whether_it_answers_dns() {
         for (word, dns) in [("true", true), ("false", false), ("yes", true)] {
             let found = saying(&[("DNS_CAPTURE", word)]).unwrap();
-            assert_eq!(found.dns, dns, "{word}");
+            assert_eq!(found.dns.is_some(), dns, "{word}");
         }
-        assert!(!saying(&[]).unwrap().dns);
+        assert_eq!(saying(&[]).unwrap().dns, None);
+        let at = |address| saying(&[("DNS_CAPTURE", "true"), (".DNS", address)]);
+        let dns = at("127.0.0.2:53").unwrap().dns;
+        assert_eq!(dns, Some("127.0.0.2:53".parse().unwrap()));
+        assert!(at("0.0.0.0:53").unwrap_err().contains("OUTRIGGER.DNS"));
     }
 
     #[test]

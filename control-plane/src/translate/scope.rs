@@ -76,7 +76,7 @@ fn redirected(node: &NodeInfo, pinned: bool) -> Option<Redirected> {
         // Envoy asks for all listeners or for none.
         by_name: on_demand && !envoy,
         demand: on_demand.then_some(demand),
-        dns: node.dns && envoy,
+        dns: node.dns.filter(|_| envoy),
     })
 }
 
@@ -147,8 +147,8 @@ impl Scope {
             naming: key.naming(inputs),
         });
         let mut listeners = view.listeners;
-        if key.redirected.is_some_and(|redirected| redirected.dns) {
-            listeners.push(names::listener(&names));
+        if let Some(listen) = key.redirected.and_then(|redirected| redirected.dns) {
+            listeners.push(names::listener(&names, listen));
         }
         let by_name = view.ports.as_ref().filter(|ports| ports.how.by_name);
         Self {

@@ -287,7 +287,7 @@ pub(crate) fn node() -> NodeInfo {
         sds_cluster: false,
         inbound: None,
         capture: None,
-        dns: false,
+        dns: None,
     }
 }
 

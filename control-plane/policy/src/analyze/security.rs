@@ -116,7 +116,7 @@ fn selected<'a>(
                             namespace,
                             labels: &endpoint.labels,
                             port: *port,
-                            is_http: protocol.map(crate::Protocol::is_http),
+                            is_http: protocol.map(crate::Protocol::may_be_http),
                         });
                     }
                 }

@@ -50,8 +50,8 @@ pub(in crate::translate) struct Redirected {
     pub(in crate::translate) by_name: bool,
     /// What requests wait for.
     pub(in crate::translate) demand: Option<Demand>,
-    /// Names are asked of a listener of its own.
-    pub(in crate::translate) dns: bool,
+    /// Names are asked of a listener of its own, there.
+    pub(in crate::translate) dns: Option<SocketAddr>,
 }
 
 /// Which hosts are called, and on which ports.

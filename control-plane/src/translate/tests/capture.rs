@@ -33,7 +33,7 @@ fn on_demand() -> NodeInfo {
 fn envoy() -> NodeInfo {
     NodeInfo {
         dialect: Dialect::Envoy,
-        dns: true,
+        dns: Some("127.0.0.1:15053".parse().unwrap()),
         ..captured()
     }
 }
