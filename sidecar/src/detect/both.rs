@@ -280,6 +280,7 @@ async fn tls(
 }
 
 /// What comes of the upstream.
+#[expect(clippy::large_enum_variant, reason = "made and taken apart at once")]
 enum Event {
     Opened(Result<Early, Failed>),
     Said,
