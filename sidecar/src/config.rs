@@ -102,7 +102,7 @@ impl Default for Capture {
 
 impl Capture {
     /// Whether there are such.
-    pub(crate) fn is_on(&self) -> bool {
+    pub(crate) fn is_on(self) -> bool {
         self.mode != CaptureMode::None
     }
 }

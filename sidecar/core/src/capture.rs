@@ -31,6 +31,8 @@ pub struct Capture {
     pub transparent: bool,
     /// Destinations whose listeners come as they are asked for. None unless it hands over.
     pub mesh_addresses: Arc<[Cidr]>,
+    /// No address has a listener of its own with its port.
+    pub alone: bool,
     /// By whom it is used; kept over its changes.
     pub users: Arc<Users>,
 }

@@ -170,7 +170,7 @@ fn what_is_not_supported_is_refused_by_its_field() {
         ),
         (
             good.replace("STRICT_DNS", "ORIGINAL_DST"),
-            "static_resources.clusters[0].type: ORIGINAL_DST",
+            "static_resources.clusters[0].load_assignment: has no effect on a cluster of type ORIGINAL_DST",
         ),
         (
             good.replace("connect_timeout", "connekt"),

@@ -54,8 +54,10 @@ pub(crate) async fn find(worker: &Worker, connection: &mut Connection, stream: &
     }
     let snapshot = worker.snapshot();
     let exact = snapshot.listener_at(destination).cloned();
+    let of_port = snapshot.listener_of_port(destination).cloned();
+    let is_alone = of_port.as_ref().is_some_and(|one| one.capture.alone);
     let found = match exact {
-        None if listener.capture.asks_for(destination) => {
+        None if !is_alone && listener.capture.asks_for(destination) => {
             drop(snapshot);
             match ask(worker, destination).await {
                 Ok(found) => found,
@@ -65,7 +67,7 @@ pub(crate) async fn find(worker: &Worker, connection: &mut Connection, stream: &
                 }
             }
         }
-        None => snapshot.listener_of_port(destination).cloned(),
+        None => of_port,
         exact => exact,
     };
     if let Some(found) = found {

@@ -37,6 +37,8 @@ const GRACE: Duration = Duration::from_millis(2);
 const GRACE_OF_HTTP: Duration = Duration::from_millis(500);
 /// What has begun has to become something.
 const UNDECIDED_FOR: Duration = Duration::from_secs(10);
+/// The least that a ClientHello has that has begun.
+const HELLO_WITHIN: Duration = Duration::from_secs(5);
 /// A server's bytes that might be HTTP's are not.
 const SERVER_UNDECIDED_FOR: Duration = Duration::from_millis(50);
 /// A client says something by then, if there is no server that could.
@@ -253,6 +255,9 @@ async fn tls(
     let Some(_going_on) = worker.handshakes.begin() else {
         return Err(NoHello::TooMany);
     };
+    // That much may be lost on its way, whatever others have to say who they are.
+    let within = inspect.within.max(HELLO_WITHIN);
+    let inspect = Inspect { within, ..inspect };
     let begun = bytes.clone();
     match peek::greeting_after(stream, inspect, bytes).await {
         Ok((greeting, first)) => Ok(Seen {
@@ -275,6 +280,7 @@ async fn tls(
 }
 
 /// What comes of the upstream.
+#[expect(clippy::large_enum_variant, reason = "made and taken apart at once")]
 enum Event {
     Opened(Result<Early, Failed>),
     Said,

@@ -9,6 +9,7 @@ use super::{ClusterPool, Protocol};
 use crate::{
     shared::Shared,
     tls::{self, Refusal},
+    xds::convert::tls::ISTIO,
 };
 
 /// Configurations under one identity, or one reading of files.
@@ -80,7 +81,11 @@ impl ClusterPool {
         if !cached.as_ref().is_some_and(fits) {
             let make =
                 |alpn: &[&[u8]]| make(alpn).map_err(|error| Refusal::Protocol(error.to_string()));
-            let other: Vec<&[u8]> = policy.alpn.iter().map(String::as_bytes).collect();
+            let mut other: Vec<&[u8]> = policy.alpn.iter().map(String::as_bytes).collect();
+            if other.is_empty() && policy.outside.is_none() {
+                // Of a port of any protocol: a sidecar is told that this is none of HTTP's.
+                other.push(ISTIO.as_bytes());
+            }
             *cached = Some(ClientTls {
                 generation,
                 http1: make(&[tls::ALPN_HTTP1])?,

@@ -46,7 +46,7 @@ fn settings_that_cannot_be_are_refused_by_their_flag() {
         ),
         (
             |c| c.app.as_mut().unwrap().protocol = "udp".to_owned(),
-            "--protocol \"udp\": must be http, http2, grpc or tcp",
+            "--protocol \"udp\": must be http, http2, grpc, tcp or auto",
         ),
         (
             |c| {

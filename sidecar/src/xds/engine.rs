@@ -200,6 +200,7 @@ impl Engine {
                     if kind == Kind::Listener {
                         for asked in std::iter::once(&name).chain(&resource.aliases) {
                             self.asked_listeners.held(asked, &name);
+                            self.state_mut(kind).met(asked);
                         }
                     }
                     for name in &of {

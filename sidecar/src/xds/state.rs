@@ -320,6 +320,16 @@ impl TypeState {
         }
     }
 
+    /// A name that was asked for has been answered by a resource of another name.
+    pub(crate) fn met(&mut self, name: &str) {
+        if let Some(entry) = self.entries.get_mut(name)
+            && entry.status == Status::Requested
+        {
+            entry.status = Status::Acked;
+            entry.deadline = None;
+        }
+    }
+
     /// What was held under a name that is not asked for by itself.
     pub(crate) fn forget(&mut self, name: &str) {
         if !self.names.contains(name) {

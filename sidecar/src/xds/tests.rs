@@ -19,6 +19,7 @@ use super::{
 mod converge;
 mod fuzz;
 mod istio;
+mod listeners;
 mod names;
 mod naming;
 mod on_demand;

@@ -305,6 +305,12 @@ pub(super) fn mesh_addresses(from: Option<&Metadata>) -> Converted<Arc<[Cidr]>> 
     Ok(ranges.into())
 }
 
+/// `metadata["outrigger"].alone` of a listener: no address has one of its own with its port.
+pub(super) fn is_alone(from: Option<&Metadata>) -> bool {
+    let alone = ours(from).and_then(|ours| ours.fields.get("alone"));
+    alone.is_some_and(|value| value.kind == Some(value::Kind::BoolValue(true)))
+}
+
 /// `metadata["outrigger"].policies` of a chain: where the policies of its access rules were written.
 pub(super) fn policies(from: Option<&Metadata>) -> PolicyPositions {
     let Some(all) = ours(from).and_then(|ours| inner(ours, "policies")) else {

@@ -156,6 +156,7 @@ fn capture(from: &proto::Listener, asks: chains::Asks) -> Converted<Capture> {
         hands_over,
         restores: hands_over || asks.original_dst,
         transparent,
+        alone: unbound && chains::is_alone(from.metadata.as_ref()),
         mesh_addresses: chains::mesh_addresses(from.metadata.as_ref())?,
         ..Capture::default()
     })
