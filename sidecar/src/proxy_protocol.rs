@@ -81,7 +81,8 @@ async fn peek(
     let twin = std::net::TcpStream::from(twin);
     let mut bytes = vec![0; MAX_HEADER];
     loop {
-        stream.readable().await.map_err(Refused::Gone)?;
+        let ready = stream.ready(Interest::READABLE).await;
+        let ready = ready.map_err(Refused::Gone)?;
         let before = *seen;
         let more = stream.try_io(Interest::READABLE, || match twin.peek(&mut bytes)? {
             0 => Err(io::ErrorKind::UnexpectedEof.into()),
@@ -90,6 +91,10 @@ async fn peek(
         });
         match more {
             Ok(count) => *seen = count,
+            // No more comes than there is: it would be looked at again and again.
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock && ready.is_read_closed() => {
+                return Err(Refused::Gone(io::ErrorKind::UnexpectedEof.into()));
+            }
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => continue,
             Err(error) => return Err(Refused::Gone(error)),
         }

@@ -187,7 +187,6 @@ pub(crate) fn config() -> Config {
         outbound: any,
         inbound: any,
         capture: crate::Capture::default(),
-        dns: None,
         admin: any,
         admin_users: Vec::new(),
         metrics: any,

@@ -7,6 +7,9 @@ use outrigger_core::{Cluster, EndpointState, Moment};
 use super::{Policy, endpoint::Judge};
 use crate::{http::io::Heard, proxy_protocol::header::Ends, shared::Shared};
 
+/// How long an idle connection is kept that can serve one caller only.
+const TOLD_IDLE_MS: u64 = 60_000;
+
 /// What both protocols' connections know.
 #[derive(Debug)]
 pub(crate) struct About {
@@ -79,6 +82,11 @@ impl About {
 
     pub(super) fn opened_for(mut self, served: Option<Ends>) -> Self {
         self.served = served;
+        if self.tells() {
+            // Once its caller has left, it is of no use to anybody.
+            let most = self.idle_limit_ms.get().min(TOLD_IDLE_MS);
+            self.idle_limit_ms.set(most);
+        }
         self
     }
 

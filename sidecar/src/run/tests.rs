@@ -126,7 +126,6 @@ fn the_ready_line_tells_every_port() {
         inbound: None,
         captured: None,
         ipv6: false,
-        dns: None,
         admin: at(2),
         metrics: at(3),
         readiness: at(4),

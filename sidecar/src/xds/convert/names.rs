@@ -25,10 +25,6 @@ const MAX_NAME: usize = 253;
 pub(crate) type Names = Vec<(String, Arc<Record>)>;
 
 /// The names of a table. `asked`: it was asked for by this name, and is about nothing else.
-#[expect(
-    deprecated,
-    reason = "old servers fill alt_hosts, and what is said is done"
-)]
 pub(crate) fn convert(
     table: &NameTable,
     metadata: Option<&Metadata>,

@@ -51,7 +51,7 @@ fn settings_of_ports_are_refused_in_words_that_help() {
                     "f:4:56: spec.trafficPolicy.retryBudget.percent: found the number 101, want a number from 0 to 100",
                     "f:4:82: spec.trafficPolicy.retryBudget.minRetryConcurrency: found the number -1, want a whole number from 0 to 2147483647",
                     "f:4:87: spec.trafficPolicy.tunnel: not supported yet; remove it, nothing would act on it",
-                    "f:4:115: spec.trafficPolicy.proxyProtocol.version: TODO",
+                    "f:4:124: spec.trafficPolicy.proxyProtocol.version: found \"V3\", want a version: V1, V2; did you mean \"V1\"?",
                 ],
             ),
         ],
