@@ -8,8 +8,8 @@ use outrigger_core::{
 };
 
 use crate::{
-    connect::ConnectError, demand::Denied, hello::peek::NoHello, http::answer,
-    telemetry::Decided, worker::connection::Connection, xds::convert::listener::BLACK_HOLE,
+    connect::ConnectError, demand::Denied, hello::peek::NoHello, http::answer, telemetry::Decided,
+    worker::connection::Connection, xds::convert::listener::BLACK_HOLE,
 };
 
 /// What went wrong, as operators search for it. A closed set; the names are those of requests where there is such a one.
