@@ -8,7 +8,7 @@
 //! that it is made for those only who want it whole.
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     net::IpAddr,
     sync::{Arc, OnceLock},
 };
@@ -162,8 +162,7 @@ impl Domains {
                 hosts.push((host, port, bare, entry));
             }
             // Of other ports, CONNECT always names one.
-            let others = self.is_proxy().then_some(&routes.connect);
-            for (&port, routes) in others.into_iter().flatten() {
+            for (&port, routes) in self.connect(routes) {
                 let mut entry = VirtualHost {
                     name: format!("{host}:{port}"),
                     routes: routes.clone(),
@@ -222,8 +221,14 @@ impl Domains {
         }
     }
 
-    const fn is_proxy(&self) -> bool {
-        self.port.is_none()
+    /// The ports of a host that only CONNECT leads to, which only the HTTP proxy takes.
+    const fn connect<'r>(&self, routes: &'r HostRoutes) -> &'r BTreeMap<u16, Vec<Route>> {
+        const NONE: &BTreeMap<u16, Vec<Route>> = &BTreeMap::new();
+        if matches!(self.port, Scoped::Proxy) {
+            &routes.connect
+        } else {
+            NONE
+        }
     }
 
     /// The ports of a host that are led to: an egress listener's own, if the service has it; else all of the service.
@@ -278,7 +283,10 @@ impl Domains {
         };
         let hosts = names.into_iter();
         let hosts = hosts.filter_map(|host| self.visible.get(host.as_str()));
-        hosts.flat_map(|routes| self.ports(routes)).collect()
+        let connect = |routes| self.connect(routes).keys().copied();
+        hosts
+            .flat_map(|routes| self.ports(routes).chain(connect(routes)))
+            .collect()
     }
 
     fn of_domain(&self, domain: &str) -> Option<&[Route]> {
@@ -293,8 +301,7 @@ impl Domains {
         let claimed = self.candidates(name).into_iter().find_map(|host| {
             let routes = self.visible.get(host.as_str())?;
             if let Some(port) = port
-                && self.is_proxy()
-                && let Some(connect) = routes.connect.get(&port)
+                && let Some(connect) = self.connect(routes).get(&port)
             {
                 return Some(connect);
             }
@@ -398,8 +405,6 @@ fn claim(
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeMap;
-
     use super::*;
 
     const HOSTS: [&str; 11] = [

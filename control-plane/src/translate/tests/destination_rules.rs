@@ -151,15 +151,18 @@ fn connections_live_as_the_pool_says() {
     let common = json!({"idleTimeout": "60s", "maxConnectionDuration": "600s"});
     assert_eq!(http(&found)["commonHttpProtocolOptions"], common);
     let http2 = &http(&found)["useDownstreamProtocolConfig"]["http2ProtocolOptions"];
-    assert_eq!(*http2, json!({"maxConcurrentStreams": 50}));
+    assert_eq!(
+        *http2,
+        json!({"maxConcurrentStreams": 50, "allowConnect": true})
+    );
     envoy::accepts(&given);
 }
 
 #[test]
 fn the_upstream_is_spoken_to_as_asked() {
-    let downstream = json!({"useDownstreamProtocolConfig": {"httpProtocolOptions": {}, "http2ProtocolOptions": {}}});
+    let downstream = json!({"useDownstreamProtocolConfig": {"httpProtocolOptions": {}, "http2ProtocolOptions": {"allowConnect": true}}});
     let http1 = json!({"explicitHttpConfig": {"httpProtocolOptions": {}}});
-    let http2 = json!({"explicitHttpConfig": {"http2ProtocolOptions": {}}});
+    let http2 = json!({"explicitHttpConfig": {"http2ProtocolOptions": {"allowConnect": true}}});
     let table = [
         (Protocol::Http, None, &downstream),
         (

@@ -28,7 +28,10 @@ impl Between {
     async fn said(&self, said: &[u8]) -> (TcpStream, TcpStream) {
         let mut caller = TcpStream::connect(self.proxy).await.unwrap();
         caller.write_all(said).await.unwrap();
-        let (app, _) = self.app.accept().await.unwrap();
+        let app = tokio::select! {
+            accepted = self.app.accept() => accepted.unwrap().0,
+            answer = head(&mut caller) => panic!("{}", String::from_utf8_lossy(&answer)),
+        };
         (caller, app)
     }
 }
