@@ -68,14 +68,20 @@ impl Kind {
             Self::Nginx => (nginx::binary()?, "-v"),
         };
         let output = Command::new(binary).arg(flag).output().await?;
-        // nginx says it on standard error, Envoy after an empty line.
+        // nginx says it on standard error (`nginx version: nginx/1.22.1`), Envoy after an empty line.
         let text = [output.stdout, output.stderr].concat();
         let text = String::from_utf8_lossy(&text).into_owned();
         let line = text.lines().find(|line| !line.trim().is_empty());
         let line = line.unwrap_or_default().trim();
-        // Envoy's line begins with its own path.
-        let line = line.rsplit_once("version: ").map_or(line, |(_, rest)| rest);
-        Ok(Some(line.to_owned()))
+        // Envoy's: `/path/envoy  version: COMMIT/1.40.0/Clean/RELEASE/BoringSSL`; HAProxy's ends with an address.
+        let envoy = line
+            .rsplit_once("version: ")
+            .and_then(|(_, rest)| rest.split('/').nth(1));
+        let line = line.split(" - ").next().unwrap_or(line);
+        Ok(Some(envoy.map_or_else(
+            || line.to_owned(),
+            |version| format!("envoy {version}"),
+        )))
     }
 }
 

@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use super::{
     BUSY,
     report::{Report, Row, ScenarioReport},
-    scenario::{Column, Work},
+    scenario::{Column, Scenario, Work},
     targets::{self, Verdict},
 };
 
@@ -105,13 +105,14 @@ impl ScenarioReport {
         let columns = self.scenario.work.columns();
         let envoy = self.row("envoy", "");
         let first = columns.first();
-        write!(
-            page,
-            "\n## {}\n\n`{}`, CPU a {}\n\n| |",
-            self.scenario.title,
-            self.scenario.name,
-            self.scenario.work.unit()
-        )?;
+        let Scenario {
+            title, name, work, ..
+        } = self.scenario;
+        write!(page, "\n## {title}\n\n`{name}`")?;
+        if !work.fresh() {
+            write!(page, ", CPU a {}", work.unit())?;
+        }
+        write!(page, "\n\n| |")?;
         for column in columns {
             write!(page, " {} |", column.heading)?;
         }

@@ -4,6 +4,7 @@
 use std::fmt::Write as _;
 
 use super::{
+    BUSY,
     report::{Report, Row, ScenarioReport},
     scenario::Column,
     targets,
@@ -53,6 +54,13 @@ impl Report {
         }
         let [left, right] = columns;
         let height = left.max(right) + MARGIN;
+        let warning = if self.settings["quick"] == true {
+            " A quick run: the figures say nothing."
+        } else if self.machine["busy_percent"].as_f64().unwrap_or_default() >= BUSY {
+            " Others were at work: figures too large."
+        } else {
+            ""
+        };
         let machine = format!(
             "{} cores of {}, Linux {}; medians of {} rounds, {} worker thread(s) a proxy, {}",
             self.machine["cores"],
@@ -81,7 +89,7 @@ impl Report {
                 12.0,
                 PALE,
                 "start",
-                &format!("{machine}. Dashed: where our promise ends."),
+                &format!("{machine}. Dashed: where our promise ends.{warning}"),
                 false
             ),
         )
@@ -152,6 +160,13 @@ impl Panel<'_> {
         TITLE + self.bars.len() as f64 * (BAR + GAP) + MARGIN
     }
 
+    /// Where both are there once.
+    fn to_envoy(&self, ours: &Row) -> Option<f64> {
+        let found = |(row, _): &&(&Row, f64)| row.subject == "envoy" && row.variant.is_empty();
+        let (envoy, _) = self.bars.iter().find(found)?;
+        ours.over(envoy, self.column.metric)
+    }
+
     fn draw(&self, body: &mut String, x: f64, y: f64) -> std::fmt::Result {
         write!(
             body,
@@ -170,7 +185,6 @@ impl Panel<'_> {
                 "baseline" => BASELINE,
                 _ => THEIRS,
             };
-            let ours = row.subject == "outrigger";
             // Memory may come out a little below its base.
             let length = (value * scale).max(1.0);
             writeln!(
@@ -178,27 +192,6 @@ impl Panel<'_> {
                 "<rect x=\"{:.1}\" y=\"{bar:.1}\" width=\"{length:.1}\" height=\"{BAR}\" rx=\"2\" fill=\"{colour}\"/>",
                 x + LABELS
             )?;
-            let baseline = bar + BAR - 4.0;
-            let label = text(
-                x + LABELS - 8.0,
-                baseline,
-                11.5,
-                INK,
-                "end",
-                &row.name(),
-                ours,
-            );
-            let value = format!("{value:.*}", self.column.decimals.min(2));
-            let value = text(
-                x + LABELS + length + 6.0,
-                baseline,
-                11.5,
-                INK,
-                "start",
-                &value,
-                ours,
-            );
-            write!(body, "{label}{value}")?;
         }
         if let Some(limit) = self.limit {
             let at = x + LABELS + limit * scale;
@@ -209,6 +202,35 @@ impl Panel<'_> {
                  stroke-width=\"1.5\" stroke-dasharray=\"4 3\"/>",
                 top - 4.0
             )?;
+        }
+        for (index, (row, value)) in self.bars.iter().enumerate() {
+            let bar = top + index as f64 * (BAR + GAP);
+            let ours = row.subject == "outrigger";
+            let length = (value * scale).max(1.0);
+            let baseline = bar + BAR - 4.0;
+            let label = text(
+                x + LABELS - 8.0,
+                baseline,
+                11.5,
+                INK,
+                "end",
+                &row.name(),
+                ours,
+            );
+            let mut value = format!("{value:.*}", self.column.decimals.min(2));
+            if ours && let Some(ratio) = self.to_envoy(row) {
+                value += &format!(" = {ratio:.2} x envoy");
+            }
+            let value = text(
+                x + LABELS + length + 6.0,
+                baseline,
+                11.5,
+                INK,
+                "start",
+                &value,
+                ours,
+            );
+            write!(body, "{label}{value}")?;
         }
         Ok(())
     }
@@ -226,7 +248,8 @@ fn text(x: f64, y: f64, size: f64, fill: &str, anchor: &str, words: &str, bold: 
         .replace('>', "&gt;");
     format!(
         "<text x=\"{x:.1}\" y=\"{y:.1}\" font-size=\"{size}\" font-weight=\"{weight}\" fill=\"{fill}\" \
-         text-anchor=\"{anchor}\">{words}</text>\n"
+         text-anchor=\"{anchor}\" \
+         stroke=\"#ffffff\" stroke-width=\"3\" paint-order=\"stroke\">{words}</text>\n"
     )
 }
 
