@@ -70,7 +70,7 @@ pub(crate) struct Options {
     /// Write results.json, README.md and plot.svg into this directory
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
-    /// The same into bench/results/DATE-CPU; refused if the machine is busy or not everything was measured
+    /// The same into bench/results/DATE-CPU; refused if the machine is busy or a peer is not installed
     #[arg(long, conflicts_with_all = ["out", "quick", "only", "subjects"])]
     keep: bool,
 }
@@ -110,6 +110,7 @@ pub(crate) async fn run(options: Options) -> anyhow::Result<()> {
             failures: Vec::new(),
         },
         kinds: Vec::new(),
+        incomplete: false,
         binaries: options.binaries().await?,
         application: Backend::start().await?,
         collector: Backend::collector().await?,
@@ -131,10 +132,15 @@ pub(crate) async fn run(options: Options) -> anyhow::Result<()> {
     }
     progress("")?;
     rig.report.print()?;
-    if let Some(dir) = options.directory(&rig.report)? {
+    let failures = &rig.report.failures;
+    let complete = failures.is_empty() && !rig.incomplete;
+    anyhow::ensure!(
+        complete || !options.keep,
+        "not kept: something is missing, see above"
+    );
+    if let Some(dir) = options.directory(&rig.report) {
         rig.report.write(&dir)?;
     }
-    let failures = &rig.report.failures;
     anyhow::ensure!(failures.is_empty(), "failed:\n{}", failures.join("\n"));
     Ok(())
 }
@@ -153,6 +159,8 @@ impl Options {
             window_ms: or(self.window_ms, 300, 4000),
             // Their handshakes would take all of a short run.
             connections: if self.quick { 8 } else { usize::MAX },
+            // Below what a busy machine can do.
+            rate: if self.quick { 500 } else { u32::MAX },
             idle: if self.quick { [20, 60] } else { [1000, 5000] },
             settle: Duration::from_millis(or(None, 100, 2500)),
         }
@@ -174,18 +182,15 @@ impl Options {
         })
     }
 
-    fn directory(&self, report: &Report) -> anyhow::Result<Option<PathBuf>> {
+    fn directory(&self, report: &Report) -> Option<PathBuf> {
         if !self.keep {
-            return Ok(self.out.clone());
+            return self.out.clone();
         }
-        let gaps = report.missing.iter().chain(&report.failures);
-        let gaps: Vec<&str> = gaps.map(String::as_str).collect();
-        anyhow::ensure!(gaps.is_empty(), "not kept: {}", gaps.join("; "));
         let date = OffsetDateTime::now_utc().date();
         let cpu = report.machine["cpu"].as_str().unwrap_or("unknown");
         let name = format!("{date}-{}", slug(cpu));
         let results = Path::new(env!("CARGO_MANIFEST_DIR")).join("results");
-        Ok(Some(results.join(name)))
+        Some(results.join(name))
     }
 }
 
@@ -209,6 +214,8 @@ struct Rig {
     report: Report,
     /// That there are.
     kinds: Vec<Kind>,
+    /// Some are not, that were wanted.
+    incomplete: bool,
     binaries: Binaries,
     application: Backend,
     collector: Backend,
@@ -243,6 +250,7 @@ impl Rig {
                     let said = format!("{}: {error}", kind.name());
                     missing(&error).with_context(|| said.clone())?;
                     self.report.missing.push(said);
+                    self.incomplete = true;
                 }
             }
         }
@@ -282,12 +290,11 @@ impl Rig {
         // Of all scenarios of the group: each leaves out those that it does not have.
         let mut all: Vec<(Kind, Variant)> = Vec::new();
         for scenario in scenarios {
-            let rows = self.rows(scenario);
-            all.extend(
-                rows.into_iter()
-                    .filter(|row| !all.contains(row))
-                    .collect::<Vec<_>>(),
-            );
+            for row in self.rows(scenario) {
+                if !all.contains(&row) {
+                    all.push(row);
+                }
+            }
         }
         let mut running = Vec::new();
         for (kind, variant) in all {

@@ -13,11 +13,13 @@ pub(crate) const TABLE: usize = 4096; // bytes
 /// Bytes that an entry counts beside its name and value.
 const ENTRY: usize = 32;
 
+type Entry = (Box<[u8]>, Box<[u8]>); // name, value
+
 /// One connection's decoder.
 #[derive(Default)]
 pub(crate) struct Decoder {
     /// Newest first.
-    dynamic: VecDeque<(Box<[u8]>, Box<[u8]>)>,
+    dynamic: VecDeque<Entry>,
     size: usize,
     /// A smaller limit that the peer has chosen.
     limit: Option<usize>,

@@ -20,6 +20,8 @@ pub(crate) struct Extent {
     pub(crate) window_ms: u64,
     /// Connections of one load: fewer are opened than it says.
     pub(crate) connections: usize,
+    /// Requests a second, if there is a rate: no more than that.
+    pub(crate) rate: u32,
     /// Idle connections: fewer, then the most.
     pub(crate) idle: [usize; 2],
     /// Before memory is read: what is given back when idle has been given back.
@@ -118,7 +120,7 @@ fn load_of(subject: &Subject, work: Work, extent: &Extent) -> load::Options {
             rate,
         } => {
             (load.bytes, load.connections) = (bytes, connections);
-            load.rate = (rate > 0).then_some(rate);
+            load.rate = (rate > 0).then_some(rate.min(extent.rate));
         }
         Work::Calls {
             connections,

@@ -264,7 +264,7 @@ mod tests {
         assert_eq!(plot.matches("<rect").count(), 3, "{plot}");
         assert_eq!(plot.matches("stroke-dasharray").count(), 1);
         assert!(
-            plot.contains("A &amp; B") && plot.contains(">24.0<"),
+            plot.contains("A &amp; B") && plot.contains(">24.0 = 0.27 x envoy<"),
             "{plot}"
         );
     }
