@@ -18,6 +18,8 @@ mod http;
 mod idle;
 mod pace;
 
+pub(crate) use http::TOO_SLOW;
+
 /// What is asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub(crate) enum Kind {

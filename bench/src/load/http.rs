@@ -16,6 +16,11 @@ use crate::backend::head_end;
 /// What is read at a time of an answer.
 const LARGEST_READ: usize = 64 * 1024; // bytes
 
+/// Behind the rate; longer, and it is not one that this machine can take.
+const LONGEST_WAIT: Duration = Duration::from_secs(2);
+/// What is said then.
+pub(crate) const TOO_SLOW: &str = "too slow for the rate";
+
 pub(super) async fn open(options: &Options) -> anyhow::Result<Vec<Connection<TcpStream>>> {
     let request = request(options);
     let mut connections = Vec::with_capacity(options.connections);
@@ -85,6 +90,10 @@ async fn paced(
     let mut last = Instant::now();
     while let Some(moment) = due.recv().await {
         last = moment;
+        if moment.elapsed() > LONGEST_WAIT {
+            seen.failed(&anyhow::anyhow!("{TOO_SLOW}, {LONGEST_WAIT:?} behind"));
+            return seen;
+        }
         match connection.exchange().await {
             Ok(()) if moment >= window.start => seen.took(moment.elapsed()),
             Ok(()) => {}
@@ -93,9 +102,7 @@ async fn paced(
     }
     // The pacer ends early only if it found a connection too far behind.
     if last + Duration::from_secs(1) < window.end {
-        seen.failed(&anyhow::anyhow!(
-            "the rate was given up: too many requests behind"
-        ));
+        seen.failed(&anyhow::anyhow!("{TOO_SLOW}, too many requests behind"));
     }
     seen
 }

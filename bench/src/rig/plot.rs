@@ -16,7 +16,7 @@ const HEADER: f64 = 76.0;
 /// Two panels in a row.
 const PANEL: f64 = (WIDTH - 3.0 * MARGIN) / 2.0;
 const LABELS: f64 = 150.0; // left of the bars
-const VALUES: f64 = 64.0; // right of the longest
+const VALUES: f64 = 140.0; // right of the longest
 const BAR: f64 = 16.0;
 const GAP: f64 = 6.0;
 const TITLE: f64 = 44.0; // above a panel's bars
@@ -80,7 +80,7 @@ impl Report {
                 20.0,
                 INK,
                 "start",
-                "What a request costs: lower is better",
+                &format!("What a request costs: lower is better.{warning}"),
                 true
             ),
             text(
@@ -89,7 +89,7 @@ impl Report {
                 12.0,
                 PALE,
                 "start",
-                &format!("{machine}. Dashed: where our promise ends.{warning}"),
+                &format!("{machine}. Dashed: where our promise ends."),
                 false
             ),
         )
