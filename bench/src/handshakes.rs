@@ -36,9 +36,10 @@ use tokio::{
 use tokio_rustls::TlsConnector;
 
 use crate::{
-    envoy, outrigger,
+    outrigger,
     pki::{self, Pair},
     process::{Process, Usage},
+    subject::envoy,
 };
 
 /// For one handshake.
@@ -73,7 +74,7 @@ struct Round {
 pub(crate) async fn run(options: Options) -> anyhow::Result<()> {
     let dir = tempfile::tempdir()?;
     let (root, client) = certificates(dir.path())?;
-    let config = Arc::new(client_config(&client)?);
+    let config = Arc::new(client_config(&client, "http/1.1")?);
     // Ready for a sidecar means that it can be connected to; nobody ever asks it for anything.
     let application = TcpListener::bind("127.0.0.1:0").await?;
     let files = ["root.pem", "root.key"].map(|name| dir.path().join(name).display().to_string());
@@ -150,7 +151,7 @@ fn certificates(dir: &Path) -> anyhow::Result<(Pair, Pair)> {
     Ok((root, client))
 }
 
-fn client_config(client: &Pair) -> anyhow::Result<ClientConfig> {
+pub(crate) fn client_config(client: &Pair, protocol: &str) -> anyhow::Result<ClientConfig> {
     let provider = Arc::new(aws_lc_rs::default_provider());
     let mut config = ClientConfig::builder_with_provider(provider)
         .with_protocol_versions(&[&rustls::version::TLS13])?
@@ -158,7 +159,7 @@ fn client_config(client: &Pair) -> anyhow::Result<ClientConfig> {
         .with_custom_certificate_verifier(Arc::new(Anybody))
         .with_client_auth_cert(chain(client)?, key(client)?)?;
     config.resumption = Resumption::disabled();
-    config.alpn_protocols = vec![b"http/1.1".to_vec()];
+    config.alpn_protocols = vec![protocol.as_bytes().to_vec()];
     Ok(config)
 }
 
@@ -196,7 +197,7 @@ async fn round(
     while let Some(ended) = running.join_next().await {
         ended??;
     }
-    let cpu = Usage::of(&pid)?.cpu_seconds - before.cpu_seconds;
+    let cpu = Usage::of(&pid)?.cpu_since(&before);
     let done = done.load(Ordering::Relaxed) as f64;
     Ok(Round {
         per_second: done / begun.elapsed().as_secs_f64(),

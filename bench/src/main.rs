@@ -1,17 +1,17 @@
-//! Puts one and the same load on the bare application, on our two sidecars and on two Envoys, and
-//! says what each cost. `README.md` beside this crate says how to run it and how to read it. `push` has
-//! the control plane alone as its subject.
+//! Puts one and the same load on the bare application, on our sidecars and on Envoy, HAProxy and nginx, and says
+//! what each cost. `README.md` beside this crate says how to run it and how to read it. `push` has the control
+//! plane alone as its subject.
 //!
 //! ```text
-//! compare (this process): starts, alternates, reads /proc, prints
+//! rig (this process): starts, alternates, reads /proc, prints
 //!    load  ──────────────────────────────────────────► backend     direct
-//!    load ──► outbound sidecar ══ mTLS ══► inbound ──► backend     outrigger, envoy
+//!    load ──► proxy ─────────────────────────────────► backend     one hop
+//!    load ──► calling proxy ══ mTLS ══► called proxy ─► backend    two hops
 //! ```
 //! `load` and `backend` are processes of their own, so that their work is never counted as a proxy's.
 
 mod backend;
-mod compare;
-mod envoy;
+mod h2;
 mod handshakes;
 mod load;
 mod micro;
@@ -20,6 +20,7 @@ mod pki;
 mod process;
 mod push;
 mod report;
+mod rig;
 mod scope;
 mod subject;
 
@@ -34,8 +35,8 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Same load on the application alone, our two-hop mTLS path and Envoy's; under three minutes
-    Compare(compare::Options),
+    /// The same load on ours, Envoy, HAProxy and nginx, in turn: CPU, latency, memory; about half an hour
+    Rig(rig::Options),
     /// What a sidecar holds of a small mesh and of a large one
     Scope(scope::Options),
     /// Nanoseconds of core's operations: route, pick, limits
@@ -49,7 +50,7 @@ enum Command {
     Load(load::Options),
     /// The application
     #[command(hide = true)]
-    Backend,
+    Backend(backend::Options),
 }
 
 fn main() -> anyhow::Result<()> {
@@ -58,12 +59,12 @@ fn main() -> anyhow::Result<()> {
         .enable_all()
         .build()?;
     match cli.command {
-        Command::Compare(options) => runtime.block_on(compare::run(options)),
+        Command::Rig(options) => runtime.block_on(rig::run(options)),
         Command::Scope(options) => runtime.block_on(scope::run(options)),
         Command::Micro(options) => micro::run(&options),
         Command::Handshakes(options) => runtime.block_on(handshakes::run(options)),
         Command::Push(options) => runtime.block_on(push::run(options)),
         Command::Load(options) => runtime.block_on(load::run(options)),
-        Command::Backend => runtime.block_on(backend::run()),
+        Command::Backend(options) => runtime.block_on(backend::run(options)),
     }
 }

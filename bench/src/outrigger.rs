@@ -6,36 +6,14 @@ use std::{env, net::SocketAddr, path::PathBuf, process::Stdio, time::Instant};
 use anyhow::Context as _;
 use serde_json::Value;
 use tokio::{
-    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader},
     net::TcpStream,
     process::Command,
 };
 
-use crate::{
-    process::{Process, START},
-    subject::Subject,
-};
+use crate::process::{Process, START};
 
 const ANY_PORT: &str = "127.0.0.1:0";
-
-/// Starts all three in front of `application`.
-pub(crate) async fn start(application: SocketAddr, workers: usize) -> anyhow::Result<Subject> {
-    let mesh = Mesh::start().await?;
-    let application = application.to_string();
-    let server = ["--app", &application, "--port", "80"];
-    let (inbound, _) = mesh.sidecar("server", workers, &server).await?;
-    let (outbound, entry) = mesh.sidecar("client", workers, &[]).await?;
-    let subject = Subject {
-        name: "outrigger",
-        entry,
-        host: "server".to_owned(),
-        proxies: vec![outbound, inbound],
-        others: vec![mesh.control_plane],
-        dir: Some(mesh.outrigger.dir),
-    };
-    answers(subject.entry, &subject.host).await?;
-    Ok(subject)
-}
 
 /// A control plane, and what starts sidecars of it.
 pub(crate) struct Mesh {
@@ -50,8 +28,13 @@ impl Mesh {
     }
 
     pub(crate) async fn start_with(more: &[&str]) -> anyhow::Result<Self> {
+        Self::start_from(build().await?, more).await
+    }
+
+    /// All of this binary.
+    pub(crate) async fn start_from(binary: PathBuf, more: &[&str]) -> anyhow::Result<Self> {
         let outrigger = Outrigger {
-            binary: build().await?,
+            binary,
             dir: tempfile::tempdir()?,
         };
         let mut command = outrigger.command("control-plane");
@@ -66,6 +49,23 @@ impl Mesh {
         })
     }
 
+    /// A sidecar, and what it says when it is ready.
+    pub(crate) async fn ready(
+        &self,
+        service: &str,
+        workers: usize,
+        more: &[&str],
+    ) -> anyhow::Result<(Process, Value)> {
+        self.outrigger
+            .sidecar(service, &self.url, workers, more)
+            .await
+    }
+
+    /// The control plane, and the directory of all files.
+    pub(crate) fn into_parts(self) -> (Process, tempfile::TempDir) {
+        (self.control_plane, self.outrigger.dir)
+    }
+
     /// A sidecar, and its HTTP proxy's address.
     pub(crate) async fn sidecar(
         &self,
@@ -73,8 +73,7 @@ impl Mesh {
         workers: usize,
         more: &[&str],
     ) -> anyhow::Result<(Process, SocketAddr)> {
-        let sidecar = self.outrigger.sidecar(service, &self.url, workers, more);
-        let (sidecar, ready) = sidecar.await?;
+        let (sidecar, ready) = self.ready(service, workers, more).await?;
         Ok((sidecar, address(&ready, "outbound")?))
     }
 
@@ -86,8 +85,7 @@ impl Mesh {
     ) -> anyhow::Result<(Process, SocketAddr)> {
         let application = application.to_string();
         let more = ["--app", &application, "--port", "80"];
-        let sidecar = self.outrigger.sidecar(service, &self.url, 1, &more);
-        let (sidecar, ready) = sidecar.await?;
+        let (sidecar, ready) = self.ready(service, 1, &more).await?;
         Ok((sidecar, address(&ready, "inbound")?))
     }
 
@@ -155,8 +153,14 @@ pub(crate) fn address(ready: &Value, field: &str) -> anyhow::Result<SocketAddr> 
         .with_context(|| format!("no address {field:?} in {ready}"))
 }
 
-/// Brings the release build up to date, and says where it is: beside this program.
+/// The binary that `OUTRIGGER_BIN` names; else brings the release build up to date, and says where it is: beside this
+/// program.
 pub(crate) async fn build() -> anyhow::Result<PathBuf> {
+    if let Some(binary) = env::var_os("OUTRIGGER_BIN") {
+        let binary = PathBuf::from(binary);
+        anyhow::ensure!(binary.is_file(), "OUTRIGGER_BIN: no {}", binary.display());
+        return Ok(binary);
+    }
     let release = env::current_exe()?
         .parent()
         .context("no directory")?
@@ -179,9 +183,9 @@ pub(crate) async fn build() -> anyhow::Result<PathBuf> {
 
 /// Until the first request got through: both sidecars are ready, the registration may still be on its way.
 pub(crate) async fn answers(proxy: SocketAddr, host: &str) -> anyhow::Result<()> {
-    let deadline = Instant::now() + START;
+    let deadline = Instant::now() + START / 2;
     loop {
-        let answer = first_line(proxy, host).await?;
+        let answer = first_line(proxy, host, "/").await?;
         if answer.starts_with("HTTP/1.1 200") {
             return Ok(());
         }
@@ -193,11 +197,19 @@ pub(crate) async fn answers(proxy: SocketAddr, host: &str) -> anyhow::Result<()>
     }
 }
 
-async fn first_line(proxy: SocketAddr, host: &str) -> anyhow::Result<String> {
-    let mut stream = TcpStream::connect(proxy).await?;
-    let request = format!("GET / HTTP/1.1\r\nhost: {host}\r\nconnection: close\r\n\r\n");
-    stream.write_all(request.as_bytes()).await?;
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer).await?;
-    Ok(answer.lines().next().unwrap_or_default().to_owned())
+/// Of a server's answer to `GET path`. It may keep the connection, or not.
+pub(crate) async fn first_line(
+    server: SocketAddr,
+    host: &str,
+    path: &str,
+) -> anyhow::Result<String> {
+    let one = async {
+        let mut stream = TcpStream::connect(server).await?;
+        let request = format!("GET {path} HTTP/1.1\r\nhost: {host}\r\nconnection: close\r\n\r\n");
+        stream.write_all(request.as_bytes()).await?;
+        let mut answer = String::new();
+        BufReader::new(stream).read_line(&mut answer).await?;
+        Ok(answer.trim_end().to_owned())
+    };
+    tokio::time::timeout(START, one).await?
 }

@@ -175,7 +175,7 @@ impl Bench {
             .map_err(|_elapsed| anyhow::anyhow!("no end after {patience:?}"))
             .flatten()
             .with_context(|| what.to_owned())?;
-        Ok((done, Cost::new(before, self.usage()?, begun.elapsed())))
+        Ok((done, Cost::new(&before, &self.usage()?, begun.elapsed())))
     }
 
     async fn run(&mut self) -> anyhow::Result<Report> {
@@ -269,9 +269,9 @@ impl Bench {
     async fn quiet(&self) -> anyhow::Result<()> {
         let deadline = Instant::now() + Duration::from_secs(self.options.patience);
         loop {
-            let before = self.usage()?.cpu_seconds;
+            let before = self.usage()?;
             tokio::time::sleep(Duration::from_millis(500)).await;
-            if self.usage()?.cpu_seconds - before < 0.025 {
+            if self.usage()?.cpu_since(&before) < 0.025 {
                 return Ok(());
             }
             anyhow::ensure!(

@@ -13,7 +13,8 @@ use clap::Args;
 use tokio::time::sleep;
 
 use crate::{
-    backend, outrigger,
+    backend::Backend,
+    outrigger,
     process::{Process, Usage},
 };
 
@@ -45,7 +46,8 @@ pub(crate) struct Options {
 }
 
 pub(crate) async fn run(options: Options) -> anyhow::Result<()> {
-    let (_backend, application) = backend::start().await?;
+    let backend = Backend::start().await?;
+    let application = backend.http;
     let mut out = std::io::stdout();
     writeln!(
         out,

@@ -26,9 +26,9 @@ pub(super) struct Cost {
 }
 
 impl Cost {
-    pub(super) fn new(before: Usage, after: Usage, took: Duration) -> Self {
+    pub(super) fn new(before: &Usage, after: &Usage, took: Duration) -> Self {
         Self {
-            cpu_seconds: after.cpu_seconds - before.cpu_seconds,
+            cpu_seconds: after.cpu_since(before),
             seconds: took.as_secs_f64(),
             rss_kib: after.rss_kib,
         }
