@@ -24,6 +24,7 @@ mod kubernetes;
 mod life;
 mod logging;
 mod member;
+mod notify;
 mod open_files;
 mod otlp;
 mod output;

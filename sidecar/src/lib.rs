@@ -23,6 +23,7 @@ mod http;
 mod identity;
 mod inbound;
 mod jwks;
+mod life;
 mod listen;
 mod pool;
 mod quota;
@@ -51,4 +52,5 @@ pub use config::{
 };
 pub use control::ControlPlaneError;
 pub use identity::workload_api::spiffe_endpoint;
+pub use life::{Life, LifeListener, set_life_listener};
 pub use run::{Launch, ProxyEnv, RunError, run, run_with};

@@ -45,6 +45,7 @@ use crate::{
         workload_api::WorkloadApi,
     },
     jwks,
+    life::{self, Life},
     quota::{self, client::Shares},
     readiness::{self, AppHealth},
     register::{self, Registered, Registrar},
@@ -253,6 +254,7 @@ async fn supervise(parts: Parts, sockets: Sockets) -> Result<u8, RunError> {
         tasks.spawn(probe::run(Arc::clone(&shared), setup.ipv6));
     }
     tasks.spawn(sweep(Arc::clone(&shared)));
+    tasks.spawn(life::beat(Arc::clone(&shared), Arc::clone(&workers)));
     tasks.spawn(reread(Arc::clone(&shared)));
     tasks.spawn(jwks::run(Arc::clone(&shared), Arc::clone(&telemetry)));
     let mut signals = Signals::new()?;
@@ -292,6 +294,18 @@ async fn sweep(shared: Arc<Shared>) {
     loop {
         second.tick().await;
         worker::sweep(&shared);
+    }
+}
+
+/// A job is ready as soon as it was started, a service once it answers.
+async fn tell_when_healthy(health: Option<watch::Receiver<AppHealth>>) {
+    let is_there = |health: &AppHealth| *health == AppHealth::Healthy;
+    let answers = match health {
+        Some(mut health) => health.wait_for(is_there).await.is_ok(),
+        None => true,
+    };
+    if answers {
+        life::tell(Life::Ready);
     }
 }
 
@@ -357,6 +371,7 @@ impl Sidecar {
                 let mut stdout = io::stdout().lock();
                 writeln!(stdout, "ready {ready}")?;
                 stdout.flush()?;
+                life::tell(Life::Ready);
             }
             Some(launch) => {
                 self.launch(&launch, &ready)?;
@@ -364,6 +379,9 @@ impl Sidecar {
             }
         }
         let health = running.or_else(|| self.watch_app());
+        if self.command.is_some() {
+            self.tasks.spawn(tell_when_healthy(health.clone()));
+        }
         self.start_registration(ip, health);
         match &mut self.command {
             Some(command) => Ok(command.ended().await?),

@@ -167,6 +167,21 @@ impl Sidecar {
         self.process.lock().expect("nobody else has panicked")
     }
 
+    /// Waits for its end, and gives its exit code; -1 if a signal ended it.
+    ///
+    /// # Panics
+    /// When it does not end.
+    pub async fn ended(&self) -> i32 {
+        eventually("the sidecar ends", async || {
+            let status = self.process().ended();
+            status.map_or_else(
+                || Err("it runs".to_owned()),
+                |status| Ok(status.code().unwrap_or(-1)),
+            )
+        })
+        .await
+    }
+
     /// The address of a listener that a `Sidecar` document declared, e.g. `127.0.0.1_9080`.
     pub fn listener(&self, name: &str) -> Option<SocketAddr> {
         self.process().ready["listeners"][name]

@@ -26,6 +26,7 @@ mod specs {
     mod identity;
     mod istio_documents;
     mod keep_alive;
+    mod lifecycle;
     mod membership;
     mod on_demand;
     mod protocols;

@@ -1,7 +1,7 @@
 //! How a sidecar ends.
 //!
 //! ```text
-//! readiness says no ─► registry: DRAINING ─► peers are told to go elsewhere, and served until they have
+//! readiness says no ─► registry: DRAINING, acknowledged by peers ─► who comes still is served, and told to go elsewhere
 //!     ─► the application is asked to end, its calls still go out ─► nothing new is taken, the rest is finished
 //!     ─► deregister, give up shares, send spans
 //! ```
@@ -16,7 +16,10 @@ use tokio::{
 };
 
 use super::{End, FLUSH_TIMEOUT, RunError, SETTLE, Sidecar};
-use crate::register::Registered;
+use crate::{
+    life::{self, Life},
+    register::Registered,
+};
 
 /// How often it is looked whether the application is gone, or whether all peers are.
 const LOOK: Duration = Duration::from_millis(100);
@@ -31,6 +34,7 @@ impl Sidecar {
     ) -> Result<u8, RunError> {
         tracing::info!("draining");
         self.shared.draining.store(true, Ordering::Release);
+        life::tell(Life::Draining);
         let begun = Instant::now();
         let until = begun + self.config.drain_time.max(self.config.drain_delay);
         let registered = self.say_goodbye(until, &hurried).await;
@@ -60,7 +64,7 @@ impl Sidecar {
         Ok(code)
     }
 
-    /// Others hear that we leave, and have a while to act on it.
+    /// Others hear that we leave. Who cannot be asked whether it has heard has a while to do so.
     async fn say_goodbye(
         &mut self,
         until: Instant,
@@ -71,10 +75,13 @@ impl Sidecar {
             tracing::debug!("the registrar has ended already");
         }
         let registered = registrar.await.ok()?;
-        if registered.is_known() {
-            let settled = sleep_until(until.min(Instant::now() + SETTLE));
-            unless(hurried, settled).await;
-        }
+        let goodbye = async {
+            let patient = until.saturating_duration_since(Instant::now());
+            if registered.is_known() && !registered.say_goodbye(patient).await {
+                sleep_until(until.min(Instant::now() + SETTLE)).await;
+            }
+        };
+        unless(hurried, goodbye).await;
         Some(registered)
     }
 
