@@ -226,6 +226,8 @@ async fn supervise(parts: Parts, sockets: Sockets) -> Result<u8, RunError> {
         engine: OnceLock::new(),
         dns: OnceLock::new(),
         drain: Notify::new(),
+        leave: Notify::new(),
+        left: AtomicBool::new(false),
         started: std::time::Instant::now(),
     });
     let mut tasks = JoinSet::new();
@@ -258,6 +260,7 @@ async fn supervise(parts: Parts, sockets: Sockets) -> Result<u8, RunError> {
     tasks.spawn(reread(Arc::clone(&shared)));
     tasks.spawn(jwks::run(Arc::clone(&shared), Arc::clone(&telemetry)));
     let mut signals = Signals::new()?;
+    let (hurry, hurried) = watch::channel(false);
     let mut sidecar = Sidecar {
         shares: Shares::new(&shared),
         give_up: None,
@@ -274,6 +277,8 @@ async fn supervise(parts: Parts, sockets: Sockets) -> Result<u8, RunError> {
         addresses,
         tasks,
         leave: None,
+        registered: None,
+        hurried,
     };
     let site = Arc::clone(&sidecar.site);
     let end = tokio::select! {
@@ -281,9 +286,8 @@ async fn supervise(parts: Parts, sockets: Sockets) -> Result<u8, RunError> {
         signal = signals.next() => End::Asked(signal),
         () = site.drain.notified() => End::Asked(SignalKind::terminate()),
     };
-    let (hurry, hurried) = watch::channel(false);
     tokio::select! {
-        code = sidecar.drain(end, hurried) => code,
+        code = sidecar.drain(end) => code,
         () = signals.twice(&hurry) => Err(RunError::Interrupted),
     }
 }
@@ -350,6 +354,10 @@ struct Sidecar {
     give_up: Option<oneshot::Sender<oneshot::Sender<()>>>,
     /// Tells the registrar to say goodbye.
     leave: Option<(oneshot::Sender<()>, tokio::task::JoinHandle<Registered>)>,
+    /// Once it was told.
+    registered: Option<Registered>,
+    /// There is no time to wait for others.
+    hurried: watch::Receiver<bool>,
 }
 
 impl Sidecar {
@@ -383,9 +391,20 @@ impl Sidecar {
             self.tasks.spawn(tell_when_healthy(health.clone()));
         }
         self.start_registration(ip, health);
-        match &mut self.command {
-            Some(command) => Ok(command.ended().await?),
-            None => std::future::pending().await,
+        let site = Arc::clone(&self.site);
+        loop {
+            let ended = async {
+                match &mut self.command {
+                    Some(command) => command.ended().await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                code = ended => return Ok(code?),
+                () = site.leave.notified(), if !site.left.load(Ordering::Relaxed) => {}
+            }
+            // A command that ends meanwhile is heard of afterwards: it takes no longer than its end would.
+            self.go_away(Duration::ZERO, &self.hurried.clone()).await;
         }
     }
 

@@ -16,8 +16,7 @@ use tokio::{
 
 use crate::{
     capture::Capturing, connect::OwnPorts, demand::Demand, detect::memory::Memory,
-    dns::names::Names,
-    forward::chain::Chains, jwks::Jwks,
+    dns::names::Names, forward::chain::Chains, jwks::Jwks,
 };
 
 use crate::tls::files::{Allowed, TlsFiles};

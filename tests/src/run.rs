@@ -61,14 +61,17 @@ impl RunBuilder<'_> {
         let mut flag = |flag: &str, value: &str| args.extend([flag.to_owned(), value.to_owned()]);
         flag("--control-plane", &self.url);
         flag("--service", &self.service);
-        for listener in [
+        let free = [
             "--outbound",
             "--inbound",
             "--admin",
             "--metrics",
             "--readiness",
-        ] {
-            flag(listener, "127.0.0.1:0");
+        ];
+        for listener in free {
+            if !self.args.iter().any(|said| said == listener) {
+                flag(listener, "127.0.0.1:0");
+            }
         }
         args.extend(self.args.iter().cloned());
         args.push("--".to_owned());

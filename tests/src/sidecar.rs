@@ -114,7 +114,9 @@ impl<'a> Service<'a> {
             "--metrics",
             "--readiness",
         ] {
-            flag(listener, "127.0.0.1:0");
+            if !self.args.iter().any(|said| said == listener) {
+                flag(listener, "127.0.0.1:0");
+            }
         }
         if let Some(app) = self.app {
             flag("--app", &app.to_string());

@@ -183,7 +183,8 @@ async fn what_an_application_leaves_behind_in_a_container_is_taken_up() {
     let mut job = outrigger_tests::Process::spawn_other("container", "unshare", &words, &env);
     assert_eq!(job.line().await, "orphan");
     assert_eq!(job.line().await, "0");
-    assert_eq!(job.line().await, "1 is outrigger");
+    let first = job.line().await;
+    assert!(first.starts_with("1 is outrigger"), "{first}");
     assert_eq!(ended(&mut job).await, 0);
 }
 
