@@ -31,6 +31,7 @@ use crate::{
     breaker::{Breaker, BreakerConfig, Breakers, Trial},
     capture::Destinations,
     outlier::{Ejector, Heeds},
+    reach::Reach,
 };
 
 /// Identifies an endpoint of a cluster in this process; never reused. The key of connection pools.
@@ -267,6 +268,8 @@ pub struct EndpointState {
     pub(crate) consecutive_5xx: AtomicU32,
     pub(crate) consecutive_gateway: AtomicU32,
     pub(crate) consecutive_local: AtomicU32,
+    /// Whether it could be connected to.
+    pub(crate) reach: Reach,
     /// Its circuit breaker, if the cluster has one for each endpoint.
     pub breaker: Breaker,
     /// For how long its idle connections may be used.

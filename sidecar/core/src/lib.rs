@@ -25,6 +25,7 @@ pub mod keepalive;
 pub mod limits;
 pub mod outlier;
 pub mod rbac;
+mod reach;
 pub mod retry;
 pub mod route;
 pub mod snapshot;

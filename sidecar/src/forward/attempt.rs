@@ -313,6 +313,10 @@ impl Attempt {
                     | ConnectError::OwnPort(_) => Code::ConnectFailed,
                 };
                 inbound::unreachable(&self.call);
+                if code == Code::ConnectFailed {
+                    let now = self.call.worker.shared.now();
+                    self.cluster.unreachable(&self.picked, now);
+                }
                 self.report(Outcome::LocalError);
                 (code, Progress::Unsent, error.to_string())
             }
