@@ -15,7 +15,7 @@ use crate::{
     failure::Failure,
     life::LifeArgs,
     member::{CredentialArgs, InstanceArgs, LeaseArgs, ReadinessArgs, SiteArgs},
-    open_files, sidecar,
+    notify, open_files, sidecar,
 };
 
 /// Make an application a member of the mesh without a sidecar: for gRPC libraries with xDS, or any server with mutual TLS.
@@ -176,6 +176,7 @@ struct TuningArgs {
 pub(crate) fn run(args: AgentArgs) -> Result<(), Failure> {
     args.life.watch()?;
     open_files::raise_limit();
+    notify::start();
     match run_agent(config(args)?) {
         Ok(0) => Ok(()),
         Ok(code) => Err(Failure::Command(code)),

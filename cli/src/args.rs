@@ -5,9 +5,9 @@ use clap::{Parser, Subcommand};
 use crate::{
     agent::AgentArgs, analyze::AnalyzeArgs, apply::ApplyArgs, can::CanArgs, certs::CertsArgs,
     completions::CompletionsArgs, control_plane::ControlPlaneArgs, delete::DeleteArgs,
-    demo::DemoArgs, explain::ExplainArgs, get::GetArgs, logging::LogArgs, redirect::RedirectArgs,
-    run::RunArgs, sidecar::SidecarArgs, status::StatusArgs, token::TokenArgs, version::VersionArgs,
-    wait::WaitArgs, why::WhyArgs,
+    demo::DemoArgs, explain::ExplainArgs, get::GetArgs, leave::LeaveArgs, logging::LogArgs,
+    redirect::RedirectArgs, run::RunArgs, sidecar::SidecarArgs, status::StatusArgs,
+    token::TokenArgs, version::VersionArgs, wait::WaitArgs, why::WhyArgs,
 };
 
 /// A service mesh: Istio's policy documents in, canaries over mutual TLS out.
@@ -34,6 +34,7 @@ pub(crate) enum Command {
     Sidecar(Box<SidecarArgs>),
     Run(Box<RunArgs>),
     Wait(WaitArgs),
+    Leave(LeaveArgs),
     Agent(Box<AgentArgs>),
     Redirect(Box<RedirectArgs>),
     Apply(ApplyArgs),
@@ -61,6 +62,7 @@ impl Command {
             // Standard error is the application's first.
             Self::Run(_)
             | Self::Wait(_)
+            | Self::Leave(_)
             | Self::Demo(_)
             | Self::Redirect(_)
             | Self::Apply(_)

@@ -14,7 +14,7 @@ use crate::{
     failure::Failure,
     kubernetes::KubernetesArgs,
     life::{self, LifeArgs},
-    open_files,
+    notify, open_files,
 };
 
 /// See `--help`.
@@ -192,6 +192,7 @@ pub(crate) struct ControlPlaneArgs {
 pub(crate) fn run(args: ControlPlaneArgs) -> Result<(), Failure> {
     args.life.watch()?;
     open_files::raise_limit();
+    notify::start();
     if args.heartbeat_interval >= args.lease_ttl {
         return Err(Failure::Misused(format!(
             "--heartbeat-interval {:?} must be shorter than --lease-ttl {:?}; a third of it is usual",

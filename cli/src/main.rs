@@ -21,9 +21,11 @@ mod failure;
 mod get;
 mod kind;
 mod kubernetes;
+mod leave;
 mod life;
 mod logging;
 mod member;
+mod notify;
 mod open_files;
 mod otlp;
 mod output;
@@ -62,6 +64,7 @@ fn start(cli: Cli) -> Result<(), Failure> {
         Command::Sidecar(args) => sidecar::run(*args),
         Command::Run(args) => run::run(*args),
         Command::Wait(args) => wait::run(&args),
+        Command::Leave(args) => leave::run(&args),
         Command::Agent(args) => agent::run(*args),
         Command::Apply(args) => apply::run(&args),
         Command::Analyze(args) => analyze::run(&args),

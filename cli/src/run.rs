@@ -8,7 +8,7 @@ use outrigger_sidecar::{Launch, ProxyEnv, run_with};
 use crate::{
     duration,
     failure::Failure,
-    open_files,
+    notify, open_files,
     sidecar::{self, SidecarArgs},
 };
 
@@ -73,6 +73,7 @@ pub(crate) fn run(mut args: RunArgs) -> Result<(), Failure> {
     }
     let tells_port = args.sidecar.pick_app_port()?;
     let open_files = open_files::raise_limit_from();
+    notify::start();
     let launch = Launch {
         command: args.command,
         proxy_env: match args.launch.proxy_env {

@@ -20,7 +20,7 @@ use crate::{
     failure::Failure,
     life::LifeArgs,
     member::{CredentialArgs, InstanceArgs, LeaseArgs, ReadinessArgs, SiteArgs},
-    open_files, otlp,
+    notify, open_files, otlp,
 };
 
 /// Run the sidecar of one application: its calls go out through it, others reach it over mutual TLS.
@@ -353,6 +353,7 @@ impl SidecarArgs {
 pub(crate) fn run(args: SidecarArgs) -> Result<(), Failure> {
     args.life.watch()?;
     open_files::raise_limit();
+    notify::start();
     outrigger_sidecar::run(config(args)?).map_err(failure)
 }
 

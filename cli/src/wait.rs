@@ -1,7 +1,7 @@
 //! `outrigger wait`: until the sidecar beside us can be used. For applications that somebody else starts.
 
 use std::{
-    io::{self, BufRead as _, BufReader, Read as _, Write as _},
+    io::{self, Read as _, Write as _},
     net::{SocketAddr, TcpStream},
     os::unix::process::CommandExt as _,
     process::Command,
@@ -9,7 +9,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::{anyhow, bail};
+use anyhow::{Context as _, anyhow, bail};
 use clap::Args;
 use outrigger_sidecar::CommandError;
 
@@ -99,33 +99,46 @@ fn wait(address: SocketAddr, path: &str, limit: Duration) -> anyhow::Result<()> 
 }
 
 fn look(address: SocketAddr, path: &str) -> anyhow::Result<()> {
-    let mut stream = TcpStream::connect_timeout(&address, ANSWER)?;
-    stream.set_read_timeout(Some(ANSWER))?;
-    stream.set_write_timeout(Some(ANSWER))?;
-    let request = format!(
-        "GET {path} HTTP/1.1\r\nhost: {address}\r\nuser-agent: outrigger-wait\r\nconnection: close\r\n\r\n"
-    );
-    stream.write_all(request.as_bytes())?;
-    let mut lines = BufReader::new(stream.take(MOST)).lines();
-    let status = lines.next().transpose()?.unwrap_or_default();
-    match status.split(' ').nth(1) {
-        Some("200") => Ok(()),
-        Some("503") => bail!("{}", body(lines)?),
-        Some(other) => bail!("it answers {other}; is that the readiness port of a sidecar?"),
-        None => bail!("it does not answer in HTTP; is that the readiness port of a sidecar?"),
+    match ask(address, "GET", path)? {
+        (200, _) => Ok(()),
+        (503, body) => bail!("{}", body.trim()),
+        (other, _) => bail!("it answers {other}; is that the readiness port of a sidecar?"),
     }
 }
 
-/// What follows the head.
-fn body(lines: impl Iterator<Item = io::Result<String>>) -> io::Result<String> {
-    let lines: Vec<String> = lines.collect::<Result<_, _>>()?;
-    let body = lines.iter().skip_while(|line| !line.is_empty()).skip(1);
-    Ok(body.map(String::as_str).collect::<Vec<_>>().join(" "))
+/// One request to a port of a sidecar beside us: status and body.
+pub(crate) fn ask(address: SocketAddr, method: &str, path: &str) -> anyhow::Result<(u16, String)> {
+    let talk = || {
+        let mut stream = TcpStream::connect_timeout(&address, ANSWER)?;
+        stream.set_read_timeout(Some(ANSWER))?;
+        stream.set_write_timeout(Some(ANSWER))?;
+        let request = format!(
+            "{method} {path} HTTP/1.1\r\nhost: {address}\r\nuser-agent: outrigger\r\ncontent-length: 0\r\n\
+             connection: close\r\n\r\n"
+        );
+        stream.write_all(request.as_bytes())?;
+        let mut answer = Vec::new();
+        stream.take(MOST).read_to_end(&mut answer)?;
+        Ok::<_, io::Error>(String::from_utf8_lossy(&answer).into_owned())
+    };
+    let answer = talk().with_context(|| format!("asking the sidecar at {address}"))?;
+    let (head, body) = answer.split_once("\r\n\r\n").unwrap_or((&answer, ""));
+    let status = head
+        .split(' ')
+        .nth(1)
+        .and_then(|status| status.parse().ok());
+    let status = status.with_context(|| {
+        format!("{address} does not answer in HTTP; is that a port of a sidecar?")
+    })?;
+    Ok((status, body.to_owned()))
 }
 
 #[cfg(test)]
 mod tests {
-    use std::net::TcpListener;
+    use std::{
+        io::{BufRead as _, BufReader},
+        net::TcpListener,
+    };
 
     use super::*;
 

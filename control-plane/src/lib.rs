@@ -11,6 +11,7 @@ mod clients;
 mod config;
 mod fetch;
 mod interests;
+mod life;
 mod loads;
 mod metrics;
 mod policies;
@@ -36,4 +37,5 @@ pub use config::{
     Config, Hidden, Kubernetes, KubernetesCheck, OutboundTrafficPolicy, PathNormalization,
     RootEncryption, Subnet, VipPools,
 };
+pub use life::{Life, LifeListener, set_life_listener};
 pub use run::{ControlPlane, Ready, RunError, run};

@@ -22,6 +22,10 @@ pub(crate) struct Metrics {
     pub(crate) heartbeats: IntCounter,
     /// Leases in force.
     pub(crate) leases: IntGauge,
+    /// Heartbeats that wait until clients have heard of a change.
+    pub(crate) waiting_to_be_heard: IntGauge,
+    /// By `result`: all, late, overflow.
+    pub(crate) heard: IntCounterVec,
     /// By `result`: applied, unchanged, refused, dry_run.
     pub(crate) applies: IntCounterVec,
     /// Revision in force.
@@ -71,6 +75,15 @@ impl Metrics {
                 .counter("outrigger_deregistrations_total", "Instances deregistered")?,
             heartbeats: make.counter("outrigger_heartbeats_total", "Leases renewed")?,
             leases: make.gauge("outrigger_leases", "Leases in force")?,
+            waiting_to_be_heard: make.gauge(
+                "outrigger_registry_waits",
+                "Heartbeats that wait until clients have acknowledged a change",
+            )?,
+            heard: make.counters(
+                "outrigger_registry_waits_total",
+                "Heartbeats that waited until clients had acknowledged a change",
+                &["result"],
+            )?,
             applies: make.counters(
                 "outrigger_policy_applies_total",
                 "Calls of Apply and Delete",

@@ -64,7 +64,7 @@ pub(crate) fn start(
                     let pushed = Arc::new(Pushed { shared, since });
                     // Looked at after that: see `interests`.
                     let before = sender.send_replace(Arc::clone(&pushed));
-                    let concerned = interests.ring(pushed.shared.changes());
+                    let concerned = interests.ring(pushed.shared.changes(), since);
                     debug!(
                         revision = pushed.shared.revision(),
                         took_us, concerned, "translated"

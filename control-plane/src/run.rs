@@ -47,6 +47,7 @@ use crate::{
     },
     clients::Clients,
     config::Config,
+    life::{self, Life},
     loads::{self, LoadService, Loads},
     metrics::Metrics,
     policies::{MeshNames, Policies},
@@ -168,8 +169,12 @@ pub fn run(config: Config) -> Result<(), RunError> {
         let mut ends = Signals::new()?;
         let control_plane = ControlPlane::start(config).await?;
         control_plane.announce()?;
+        life::tell(Life::Ready);
+        let alive = tokio::spawn(life::live());
         ends.wait().await;
         tracing::info!("stopping");
+        life::tell(Life::Stopping);
+        alive.abort();
         control_plane.stop().await;
         Ok(())
     })
@@ -398,6 +403,7 @@ impl Parts {
             trust_domain: Arc::clone(authority.trust_domain()),
             lease_ttl: config.lease_ttl,
             heartbeat_interval: config.heartbeat_interval,
+            pushes: None,
         };
         tasks.spawn(registry.clone().sweep());
         let kubernetes = config.kubernetes.as_ref().map(KubernetesTokens::new);
@@ -422,6 +428,10 @@ impl Parts {
         tasks.spawn(self.publisher.run(worlds));
         let clients = Arc::new(Clients::default());
         let (pushes, push) = push::start(world);
+        let registry = RegistryService {
+            pushes: Some(pushes.clone()),
+            ..self.registry
+        };
         let push = tasks.spawn(push);
         let quota_metrics = QuotaMetrics::new(self.metrics.registry())
             .map_err(|error| start("metrics cannot be registered", error))?;
@@ -432,7 +442,7 @@ impl Parts {
         let xds = xds::server::Xds::new(pushes, Arc::clone(&clients), xds_metrics);
         let identity = IdentityService {
             authority: Arc::clone(&self.authority),
-            store: self.registry.store.clone(),
+            store: registry.store.clone(),
             metrics: Arc::clone(&self.metrics),
             limit: Arc::new(IssueLimit::default()),
             renewal_grace: self.renewal_grace,
@@ -455,7 +465,7 @@ impl Parts {
         let admin = AdminService {
             keeper,
             policies: self.policies,
-            registry: Arc::clone(&self.registry.registry),
+            registry: Arc::clone(&registry.registry),
             identity: identity.clone(),
             clients,
             leases: Arc::clone(&leases),
@@ -471,7 +481,7 @@ impl Parts {
             .add_service(quota)
             .add_service(holdings)
             .add_service(reports);
-        Ok((routes::main(admin, self.registry, identity, xds), push))
+        Ok((routes::main(admin, registry, identity, xds), push))
     }
 }
 

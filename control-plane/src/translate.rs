@@ -58,7 +58,7 @@ pub(crate) use secret::{ROOTCA as BUNDLE, root as bundle};
 
 use crate::{
     snapshot::{ResourceBytes, Resources, Snapshot, TypeMap, View},
-    world::World,
+    world::{InstanceHealth, World},
 };
 
 /// Scopes kept for one World. Namespaces are claimed by nodes; past this many, a scope is computed for
@@ -154,6 +154,13 @@ impl Shared {
     /// Store revision of the policies.
     pub(crate) fn revision(&self) -> u64 {
         self.world.revision
+    }
+
+    /// Whether the instance is in this health here, or is not here at all.
+    pub(crate) fn is_so(&self, host: &HostName, instance: &str, health: InstanceHealth) -> bool {
+        let service = self.world.services.get(host);
+        let instance = service.and_then(|service| service.instances.get(instance));
+        instance.is_none_or(|instance| instance.health == health)
     }
 
     /// Everything that `node` may be sent. `own` is what [`NodeResources::of`] made of it.

@@ -14,7 +14,7 @@ mod tests;
 use std::{
     convert::Infallible,
     net::IpAddr,
-    sync::{Arc, Mutex, OnceLock},
+    sync::{Arc, Mutex, OnceLock, atomic::AtomicBool},
     time::Duration,
 };
 
@@ -72,6 +72,10 @@ pub(crate) struct Site {
     pub(crate) dns: OnceLock<crate::dns::Running>,
     /// Notified by `POST /drain`.
     pub(crate) drain: Notify,
+    /// Notified by `POST /leave`.
+    pub(crate) leave: Notify,
+    /// Nobody is sent to us any more, and nobody is connected, or the time for that is over.
+    pub(crate) left: AtomicBool,
     pub(crate) started: std::time::Instant,
 }
 

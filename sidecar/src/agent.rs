@@ -46,6 +46,7 @@ use crate::{
     identity::{
         Credential, IdentityStore, Issued, Issuer, chain, verify::sha256, workload_api::WorkloadApi,
     },
+    life::{self, Life},
     readiness::{self, AppHealth},
     register::{self, Registered, Registrar},
     run::{CONTROL_THREADS, End, SETTLE, Signals, bind},
@@ -65,6 +66,9 @@ use sds::Secrets;
 
 /// Where gRPC libraries look for their bootstrap file.
 const BOOTSTRAP: &str = "GRPC_XDS_BOOTSTRAP";
+
+/// How long others may take to hear that the application leaves.
+const PATIENT: Duration = Duration::from_secs(5);
 
 /// Settings of one agent. Addresses with port 0 pick a free port; the ready line says which.
 #[derive(Clone, Debug)]
@@ -280,6 +284,7 @@ async fn supervise(parts: Parts, sockets: Sockets) -> Result<u8, AgentError> {
         started: std::time::Instant::now(),
     });
     let mut tasks = JoinSet::new();
+    tasks.spawn(life::live());
     let mut addresses = Vec::new();
     let relayed = relay.as_ref().map(|(address, ..)| *address);
     if let Some((_, listener, relay)) = relay {
@@ -364,11 +369,13 @@ impl Agent {
         self.vitals.configured.store(true, Ordering::Relaxed);
         if command.is_empty() {
             self.say_ready(&file, ip).map_err(RunError::Start)?;
+            life::tell(Life::Ready);
         } else {
             tracing::info!(bootstrap = %file.display(), "starting the command");
-            let environment = Environment::default().with(BOOTSTRAP, &file);
+            let environment = Environment::without_ours().with(BOOTSTRAP, &file);
             self.command = Some(Command::start(&command, &environment)?);
             self.typed.store(true, Ordering::Relaxed);
+            life::tell(Life::Ready);
         }
         let health = self.watch_app();
         self.start_registration(ip, health);
@@ -567,6 +574,8 @@ impl Agent {
     /// Others first hear that we leave, then the command ends what it has, then the registration goes.
     async fn drain(mut self, end: End) -> Result<u8, AgentError> {
         tracing::info!("draining");
+        self.shared.draining.store(true, Ordering::Release);
+        life::tell(Life::Draining);
         let mut registered = None;
         if let Some((leave, registrar)) = self.leave.take() {
             if leave.send(()).is_err() {
@@ -574,11 +583,15 @@ impl Agent {
             }
             registered = registrar.await.ok();
             let is_here = matches!(end, End::Asked(_));
-            if is_here && registered.as_ref().is_some_and(Registered::is_known) {
+            let patient = self.config.drain_timeout.min(PATIENT);
+            let patient = if is_here { patient } else { Duration::ZERO };
+            if let Some(registered) = &registered
+                && !registered.say_goodbye(patient).await
+                && is_here
+            {
                 tokio::time::sleep(SETTLE.min(self.config.drain_timeout)).await;
             }
         }
-        self.shared.draining.store(true, Ordering::Release);
         if let (End::Asked(_), Some(_), Some(envoy)) = (end, &self.command, self.config.envoy) {
             envoy::drain(envoy.admin, self.config.drain_timeout).await;
         }

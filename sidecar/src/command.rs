@@ -74,7 +74,24 @@ pub(crate) struct Environment {
     pub(crate) open_files: Option<u64>,
 }
 
+/// Ours alone: they say who we are, and whom we tell how we are.
+const OURS: [&str; 5] = [
+    "OUTRIGGER_JOIN_TOKEN",
+    "OUTRIGGER_JOIN_TOKEN_FILE",
+    "NOTIFY_SOCKET",
+    "WATCHDOG_USEC",
+    "WATCHDOG_PID",
+];
+
 impl Environment {
+    /// All that we found but our secrets, and what our supervisor told us alone.
+    pub(crate) fn without_ours() -> Self {
+        Self {
+            unset: OURS.map(str::to_owned).into(),
+            ..Self::default()
+        }
+    }
+
     pub(crate) fn with(mut self, name: &str, value: impl Into<OsString>) -> Self {
         self.set.push((name.to_owned(), value.into()));
         self

@@ -23,6 +23,7 @@ mod http;
 mod identity;
 mod inbound;
 mod jwks;
+mod life;
 mod listen;
 mod pool;
 mod proxy_protocol;
@@ -52,5 +53,6 @@ pub use config::{
 };
 pub use control::ControlPlaneError;
 pub use identity::workload_api::spiffe_endpoint;
+pub use life::{Life, LifeListener, set_life_listener};
 pub use outrigger_core::ProxyVersion;
 pub use run::{Launch, ProxyEnv, RunError, run, run_with};

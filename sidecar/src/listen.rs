@@ -6,7 +6,7 @@ use std::{
     net::{IpAddr, SocketAddr, TcpListener, TcpStream},
     sync::{
         Arc,
-        atomic::{AtomicBool, AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
     },
     time::Duration,
 };
@@ -83,6 +83,8 @@ pub(crate) struct Seat {
     pub(crate) connections: Arc<AtomicUsize>,
     /// Those of them that others have opened.
     pub(crate) inbound: Arc<AtomicUsize>,
+    /// When the worker last looked at its connections, in milliseconds since the process started.
+    pub(crate) ticked: Arc<AtomicU64>,
 }
 
 /// Counts one connection of a worker until it is dropped.

@@ -16,8 +16,8 @@ use std::{
 };
 
 use outrigger_core::{
-    Cluster, ClusterConfig, ClusterSlot, Endpoint, EndpointId, Moment, ProxyVersion, Snapshot,
-    TcpKeepalive, UpstreamTls, limits::Gauge,
+    Cluster, ClusterConfig, ClusterSlot, Endpoint, EndpointId, Health, Moment, ProxyVersion,
+    Snapshot, TcpKeepalive, UpstreamTls, limits::Gauge,
 };
 use prometheus::IntCounter;
 use tokio::sync::mpsc;
@@ -332,7 +332,12 @@ impl ClusterPool {
             return;
         }
         *self.followed.borrow_mut() = Arc::downgrade(cluster);
-        let known = cluster.endpoints.iter().map(|one| one.id).collect();
+        // One that drains waits for us to let go of what is idle.
+        let stays = cluster
+            .endpoints
+            .iter()
+            .filter(|one| one.config.health != Health::Draining);
+        let known = stays.map(|one| one.id).collect();
         self.keep(worker, known);
     }
 

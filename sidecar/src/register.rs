@@ -1,7 +1,7 @@
 //! Tells the control plane that our application is here, how it is, and that it leaves.
 //!
 //! ```text
-//! register ─► heartbeat every interval, and at once when health changes ─► draining ─► deregister
+//! register ─► heartbeat every interval, and at once when health changes ─► draining (until all have heard) ─► deregister
 //!     ^──────── NOT_FOUND (lease ran out, or the control plane lost it) ──┘
 //! ```
 //! The control plane may be away at any time; then it is tried again, and traffic does not notice.
@@ -24,7 +24,7 @@ use crate::{
 };
 
 const CALL_TIMEOUT: Duration = Duration::from_secs(5);
-/// How long others may take to hear that we drain.
+/// How long the control plane may take for a goodbye.
 const FAREWELL_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Keeps one registration.
@@ -89,7 +89,7 @@ pub(crate) fn instance(
 }
 
 impl Registrar {
-    /// Registers and renews until `leave`; then says goodbye. Afterwards nobody is sent here.
+    /// Registers and renews until `leave`.
     pub(crate) async fn run(
         mut self,
         mut health: watch::Receiver<AppHealth>,
@@ -100,16 +100,6 @@ impl Registrar {
             _ = leave => {}
             () = self.keep(&mut health) => {}
         }
-        if self.known {
-            let farewell = self.heartbeat("DRAINING");
-            match tokio::time::timeout(FAREWELL_TIMEOUT, farewell).await {
-                Ok(Ok(())) => {}
-                Ok(Err(status)) => {
-                    tracing::warn!(error = %chain(&status), "could not announce the drain");
-                }
-                Err(_elapsed) => tracing::warn!("could not announce the drain in time"),
-            }
-        }
         Registered(self)
     }
 
@@ -119,7 +109,7 @@ impl Registrar {
         loop {
             let word = health.borrow_and_update().word();
             let result = if self.vitals.is_registered() {
-                self.heartbeat(word).await
+                self.heartbeat(word, None).await.map(drop)
             } else {
                 self.register(word).await
             };
@@ -175,16 +165,23 @@ impl Registrar {
         Ok(())
     }
 
-    async fn heartbeat(&self, health: &str) -> Result<(), Status> {
+    /// Says whether everybody has heard of it, if that is waited for.
+    async fn heartbeat(&self, health: &str, wait: Option<Duration>) -> Result<bool, Status> {
         let request = HeartbeatRequest {
             service: self.registration.service.clone(),
             namespace: self.registration.namespace.clone(),
             instance_id: self.registration.instance_id.clone(),
             health: health.to_owned(),
+            wait: wait.and_then(|wait| prost_types::Duration::try_from(wait).ok()),
         };
-        within(self.client().heartbeat(timed(request)))
-            .await
-            .map(drop)
+        let within = CALL_TIMEOUT + wait.unwrap_or_default();
+        let mut request = tonic::Request::new(request);
+        request.set_timeout(within);
+        let mut client = self.client();
+        let answered = tokio::time::timeout(within, client.heartbeat(request)).await;
+        let answered = answered
+            .unwrap_or_else(|_elapsed| Err(Status::deadline_exceeded("no answer in time")))?;
+        Ok(answered.into_inner().heard)
     }
 
     fn client(&self) -> RegistryClient<Channel> {
@@ -192,7 +189,7 @@ impl Registrar {
     }
 }
 
-/// A registration that was told to drain.
+/// A registration that is kept no longer.
 #[derive(Debug)]
 pub(crate) struct Registered(Registrar);
 
@@ -200,6 +197,22 @@ impl Registered {
     /// The control plane may have listed us, so others may still be on their way.
     pub(crate) fn is_known(&self) -> bool {
         self.0.known
+    }
+
+    /// Says goodbye. Waits until everybody who may call us has heard it, if it is `patient` for that long; true if so.
+    pub(crate) async fn say_goodbye(&self, patient: Duration) -> bool {
+        if !self.0.known {
+            return true;
+        }
+        let farewell = self.0.heartbeat("DRAINING", Some(patient));
+        match tokio::time::timeout(patient + FAREWELL_TIMEOUT, farewell).await {
+            Ok(Ok(heard)) => return heard,
+            Ok(Err(status)) => {
+                tracing::warn!(error = %chain(&status), "could not announce the drain");
+            }
+            Err(_elapsed) => tracing::warn!("could not announce the drain in time"),
+        }
+        false
     }
 
     /// Removes the registration.

@@ -45,6 +45,7 @@ use crate::{
         workload_api::WorkloadApi,
     },
     jwks,
+    life::{self, Life},
     quota::{self, client::Shares},
     readiness::{self, AppHealth},
     register::{self, Registered, Registrar},
@@ -225,6 +226,8 @@ async fn supervise(parts: Parts, sockets: Sockets) -> Result<u8, RunError> {
         engine: OnceLock::new(),
         dns: OnceLock::new(),
         drain: Notify::new(),
+        leave: Notify::new(),
+        left: AtomicBool::new(false),
         started: std::time::Instant::now(),
     });
     let mut tasks = JoinSet::new();
@@ -253,9 +256,11 @@ async fn supervise(parts: Parts, sockets: Sockets) -> Result<u8, RunError> {
         tasks.spawn(probe::run(Arc::clone(&shared), setup.ipv6));
     }
     tasks.spawn(sweep(Arc::clone(&shared)));
+    tasks.spawn(life::beat(Arc::clone(&shared), Arc::clone(&workers)));
     tasks.spawn(reread(Arc::clone(&shared)));
     tasks.spawn(jwks::run(Arc::clone(&shared), Arc::clone(&telemetry)));
     let mut signals = Signals::new()?;
+    let (hurry, hurried) = watch::channel(false);
     let mut sidecar = Sidecar {
         shares: Shares::new(&shared),
         give_up: None,
@@ -272,6 +277,8 @@ async fn supervise(parts: Parts, sockets: Sockets) -> Result<u8, RunError> {
         addresses,
         tasks,
         leave: None,
+        registered: None,
+        hurried,
     };
     let site = Arc::clone(&sidecar.site);
     let end = tokio::select! {
@@ -279,9 +286,8 @@ async fn supervise(parts: Parts, sockets: Sockets) -> Result<u8, RunError> {
         signal = signals.next() => End::Asked(signal),
         () = site.drain.notified() => End::Asked(SignalKind::terminate()),
     };
-    let (hurry, hurried) = watch::channel(false);
     tokio::select! {
-        code = sidecar.drain(end, hurried) => code,
+        code = sidecar.drain(end) => code,
         () = signals.twice(&hurry) => Err(RunError::Interrupted),
     }
 }
@@ -292,6 +298,18 @@ async fn sweep(shared: Arc<Shared>) {
     loop {
         second.tick().await;
         worker::sweep(&shared);
+    }
+}
+
+/// A job is ready as soon as it was started, a service once it answers.
+async fn tell_when_healthy(health: Option<watch::Receiver<AppHealth>>) {
+    let is_there = |health: &AppHealth| *health == AppHealth::Healthy;
+    let answers = match health {
+        Some(mut health) => health.wait_for(is_there).await.is_ok(),
+        None => true,
+    };
+    if answers {
+        life::tell(Life::Ready);
     }
 }
 
@@ -336,6 +354,10 @@ struct Sidecar {
     give_up: Option<oneshot::Sender<oneshot::Sender<()>>>,
     /// Tells the registrar to say goodbye.
     leave: Option<(oneshot::Sender<()>, tokio::task::JoinHandle<Registered>)>,
+    /// Once it was told.
+    registered: Option<Registered>,
+    /// There is no time to wait for others.
+    hurried: watch::Receiver<bool>,
 }
 
 impl Sidecar {
@@ -357,6 +379,7 @@ impl Sidecar {
                 let mut stdout = io::stdout().lock();
                 writeln!(stdout, "ready {ready}")?;
                 stdout.flush()?;
+                life::tell(Life::Ready);
             }
             Some(launch) => {
                 self.launch(&launch, &ready)?;
@@ -364,10 +387,24 @@ impl Sidecar {
             }
         }
         let health = running.or_else(|| self.watch_app());
+        if self.command.is_some() {
+            self.tasks.spawn(tell_when_healthy(health.clone()));
+        }
         self.start_registration(ip, health);
-        match &mut self.command {
-            Some(command) => Ok(command.ended().await?),
-            None => std::future::pending().await,
+        let site = Arc::clone(&self.site);
+        loop {
+            let ended = async {
+                match &mut self.command {
+                    Some(command) => command.ended().await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                code = ended => return Ok(code?),
+                () = site.leave.notified(), if !site.left.load(Ordering::Relaxed) => {}
+            }
+            // A command that ends meanwhile is heard of afterwards: it takes no longer than its end would.
+            self.go_away(Duration::ZERO, &self.hurried.clone()).await;
         }
     }
 

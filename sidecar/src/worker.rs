@@ -12,7 +12,10 @@ use std::{
     io,
     net::SocketAddr,
     rc::Rc,
-    sync::{Arc, atomic::Ordering},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
     thread,
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
@@ -146,6 +149,7 @@ pub(crate) fn start_with(
             commands: commands.clone(),
             connections: Arc::default(),
             inbound: Arc::default(),
+            ticked: Arc::default(),
         })
         .collect();
     crate::telemetry::breakers::register(telemetry, shared);
@@ -156,6 +160,10 @@ pub(crate) fn start_with(
     for (number, commands) in receivers.into_iter().enumerate() {
         let seed = WorkerSeed {
             number,
+            ticked: seats
+                .get(number)
+                .map(|seat| Arc::clone(&seat.ticked))
+                .unwrap_or_default(),
             shared: Arc::clone(shared),
             telemetry: Arc::clone(telemetry),
             gates: Arc::clone(&gates),
@@ -210,6 +218,15 @@ impl Workers {
     pub(crate) fn inbound_connections(&self) -> usize {
         let of = |seat: &Seat| seat.inbound.load(Ordering::Relaxed);
         self.seats.iter().map(of).sum()
+    }
+
+    /// A worker that has not looked at its connections for so long, by its number.
+    pub(crate) fn hanging(&self, now: Moment, longest: Duration) -> Option<usize> {
+        let longest = u64::try_from(longest.as_millis()).unwrap_or(u64::MAX);
+        self.seats.iter().position(|seat| {
+            let ticked = seat.ticked.load(Ordering::Relaxed);
+            now.0.saturating_sub(ticked) >= longest
+        })
     }
 
     /// One entry for every cluster that has had a connection.
@@ -293,6 +310,7 @@ pub(crate) fn sweep(shared: &Shared) {
 /// What a worker is made of; unlike the worker itself it may cross threads.
 struct WorkerSeed {
     number: usize,
+    ticked: Arc<AtomicU64>,
     shared: Arc<Shared>,
     telemetry: Arc<Telemetry>,
     gates: Arc<Gates>,
@@ -347,6 +365,7 @@ pub(crate) struct Worker {
     now: Rc<Cell<Moment>>,
     connections: RefCell<BTreeMap<u64, Rc<Connection>>>,
     next_connection: Cell<u64>,
+    ticked: Arc<AtomicU64>,
     leaving: Cell<bool>,
     draining: Cell<bool>,
     identity: Cell<Option<u64>>,
@@ -379,6 +398,7 @@ impl Worker {
             now: Rc::new(Cell::new(now)),
             connections: RefCell::new(BTreeMap::new()),
             next_connection: Cell::new(0),
+            ticked: seed.ticked,
             leaving: Cell::new(false),
             draining: Cell::new(false),
             identity: Cell::new(None),
@@ -452,6 +472,7 @@ impl Worker {
         let now = self.shared.now();
         let unix_now = unix_now();
         self.now.set(now);
+        self.ticked.store(now.0, Ordering::Relaxed);
         self.follow_identity();
         self.tokens.borrow_mut().sweep();
         self.pools.tick(now, unix_now);

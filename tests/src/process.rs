@@ -57,6 +57,11 @@ impl Process {
         Self::spawn_program(name, outrigger(), args, env)
     }
 
+    /// Starts another program that ends with its standard input, with what it starts.
+    pub fn spawn_other(name: &str, program: &str, args: &[String], env: &[(&str, &str)]) -> Self {
+        Self::spawn_program(name, Path::new(program), args, env)
+    }
+
     /// Starts any other program, which ends with us even if we are killed: a shell beside it waits for the end of
     /// its life-line.
     pub(crate) fn spawn_foreign(name: &str, program: &Path, args: &[String]) -> Self {
@@ -126,6 +131,15 @@ impl Process {
             Ok(None) => panic!("{} ended: {:?}", self.name, self.child.wait()),
             Err(_) => panic!("{} said nothing for {READY:?}", self.name),
         }
+    }
+
+    /// The next line of its standard output; None = there is none, and will be none.
+    ///
+    /// # Panics
+    /// When it says nothing for 60 s and has not closed it.
+    pub async fn next_line(&mut self) -> Option<String> {
+        let next = timeout(READY, self.stdout.recv()).await;
+        next.unwrap_or_else(|_| panic!("{} said nothing for {READY:?}", self.name))
     }
 
     /// Its number.

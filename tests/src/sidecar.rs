@@ -114,7 +114,9 @@ impl<'a> Service<'a> {
             "--metrics",
             "--readiness",
         ] {
-            flag(listener, "127.0.0.1:0");
+            if !self.args.iter().any(|said| said == listener) {
+                flag(listener, "127.0.0.1:0");
+            }
         }
         if let Some(app) = self.app {
             flag("--app", &app.to_string());
@@ -165,6 +167,21 @@ impl Sidecar {
     /// When another thread has while it used the process.
     pub fn process(&self) -> MutexGuard<'_, Process> {
         self.process.lock().expect("nobody else has panicked")
+    }
+
+    /// Waits for its end, and gives its exit code; -1 if a signal ended it.
+    ///
+    /// # Panics
+    /// When it does not end.
+    pub async fn ended(&self) -> i32 {
+        eventually("the sidecar ends", async || {
+            let status = self.process().ended();
+            status.map_or_else(
+                || Err("it runs".to_owned()),
+                |status| Ok(status.code().unwrap_or(-1)),
+            )
+        })
+        .await
     }
 
     /// The address of a listener that a `Sidecar` document declared, e.g. `127.0.0.1_9080`.

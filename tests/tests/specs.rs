@@ -29,6 +29,7 @@ mod specs {
     mod identity;
     mod istio_documents;
     mod keep_alive;
+    mod lifecycle;
     mod malformed_http1;
     mod malformed_http2;
     mod membership;

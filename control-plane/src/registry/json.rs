@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! PUT    /v1/services/{service}/instances/{id}             RegisterRequest → RegisterResponse
-//! POST   /v1/services/{service}/instances/{id}/heartbeat   {"health": …}? → {"ttl": …}
+//! POST   /v1/services/{service}/instances/{id}/heartbeat   {"health": …, "wait": …}? → {"ttl": …, "heard": …}
 //! DELETE /v1/services/{service}/instances/{id}             204
 //! GET    /v1/services[/{service}]
 //! ```
@@ -90,6 +90,7 @@ struct LocalityBody {
 #[serde(deny_unknown_fields, default)]
 struct HeartbeatBody {
     health: String,
+    wait: Option<f64>,
 }
 
 #[derive(Debug, Serialize)]
@@ -103,6 +104,7 @@ struct RegisteredBody {
 #[derive(Debug, Serialize)]
 struct HeartbeatAnswer {
     ttl: f64,
+    heard: bool,
 }
 
 #[derive(Debug, Serialize)]
@@ -197,7 +199,7 @@ async fn register(
             sub_zone: locality.sub_zone,
         }),
         weight: body.weight,
-        ttl: body.ttl.map(seconds).transpose()?,
+        ttl: body.ttl.map(|ttl| seconds("ttl", ttl)).transpose()?,
         health: body.health,
         mtls: body.mtls,
     };
@@ -226,10 +228,12 @@ async fn heartbeat(
         namespace: scope.namespace,
         instance_id,
         health: body.health,
+        wait: body.wait.map(|wait| seconds("wait", wait)).transpose()?,
     };
     let answer = registry.heartbeat(&caller, request).await?;
     Ok(Json(HeartbeatAnswer {
         ttl: as_seconds(answer.ttl),
+        heard: answer.heard,
     }))
 }
 
@@ -392,11 +396,11 @@ fn same(field: &'static str, body: Option<&str>, path: &str) -> Result<(), Refus
     }
 }
 
-fn seconds(seconds: f64) -> Result<prost_types::Duration, Refusal> {
+fn seconds(field: &'static str, seconds: f64) -> Result<prost_types::Duration, Refusal> {
     Duration::try_from_secs_f64(seconds)
         .ok()
         .and_then(|length| prost_types::Duration::try_from(length).ok())
-        .ok_or_else(|| Refusal::invalid("ttl", format!("{seconds} is not a number of seconds")))
+        .ok_or_else(|| Refusal::invalid(field, format!("{seconds} is not a number of seconds")))
 }
 
 fn as_seconds(length: Option<prost_types::Duration>) -> f64 {

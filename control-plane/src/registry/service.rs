@@ -10,10 +10,11 @@ use super::{Registered, Registration, Registry, ServiceName, validate};
 use crate::{
     caller::Caller,
     metrics::Metrics,
+    push::{Pushed, Pushes},
     refusal::Refusal,
     spiffe::SpiffeId,
     store::{Store, StoreError, registrations},
-    world::Service,
+    world::{InstanceHealth, Service},
 };
 
 /// What the calls need; cheap to clone.
@@ -28,7 +29,14 @@ pub(crate) struct RegistryService {
     pub(crate) lease_ttl: Duration,
     /// Longest time between heartbeats.
     pub(crate) heartbeat_interval: Duration,
+    /// What clients are told, and have answered; None = there are none yet.
+    pub(crate) pushes: Option<Pushes>,
 }
+
+/// How long a call waits for clients, at most.
+const MOST_WAIT: Duration = Duration::from_secs(10);
+/// Calls that may wait at a time; others are answered at once.
+const MOST_WAITING: i64 = 10_000;
 
 impl RegistryService {
     /// Registers one instance; answers when it is stored. Sidecars may hear of it before that.
@@ -107,12 +115,53 @@ impl RegistryService {
             .registry
             .heartbeat(&name.host, id, health, Instant::now())?;
         self.metrics.heartbeats.inc();
-        if changed || !self.registry.is_stored(&name.host, id) {
-            self.persist(vec![(name.host, id.as_str().into())]).await?;
+        let host = name.host;
+        if changed || !self.registry.is_stored(&host, id) {
+            self.persist(vec![(host.clone(), id.as_str().into())])
+                .await?;
         }
+        let wait = request.wait.as_ref().and_then(outrigger_proto::length);
+        let heard = match (health, wait) {
+            (Some(health), Some(wait)) if !wait.is_zero() => {
+                self.heard(&host, id, health, wait.min(MOST_WAIT)).await
+            }
+            _ => false,
+        };
         Ok(api::HeartbeatResponse {
             ttl: proto_duration(ttl),
+            heard,
         })
+    }
+
+    /// Whether all clients that hold the endpoints of `host` have acknowledged in time that the instance is so.
+    async fn heard(
+        &self,
+        host: &HostName,
+        id: &str,
+        health: InstanceHealth,
+        within: Duration,
+    ) -> bool {
+        let Some(pushes) = &self.pushes else {
+            return false;
+        };
+        let waiting = &self.metrics.waiting_to_be_heard;
+        if waiting.get() >= MOST_WAITING {
+            self.metrics.heard.with_label_values(&["overflow"]).inc();
+            return false;
+        }
+        waiting.inc();
+        let _done = Done(waiting.clone());
+        let heard = async {
+            let mut newest = pushes.newest.clone();
+            let is_so = |pushed: &Arc<Pushed>| pushed.shared.is_so(host, id, health);
+            let translation = newest.wait_for(is_so).await.ok()?.since;
+            pushes.interests.have(host, translation).await;
+            Some(())
+        };
+        let heard = matches!(tokio::time::timeout(within, heard).await, Ok(Some(())));
+        let result = if heard { "all" } else { "late" };
+        self.metrics.heard.with_label_values(&[result]).inc();
+        heard
     }
 
     /// Takes an instance away at once.
@@ -268,6 +317,15 @@ impl RegistryService {
             );
         }
         result
+    }
+}
+
+/// Counts one that waits until it is dropped.
+struct Done(prometheus::IntGauge);
+
+impl Drop for Done {
+    fn drop(&mut self) {
+        self.0.dec();
     }
 }
 

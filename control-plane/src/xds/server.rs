@@ -366,6 +366,7 @@ impl Session {
             changed: None,
             revision: 0,
             settled: None,
+            answered: None,
             unenforced: Vec::new(),
             notes: Vec::new(),
             bundle: None,
@@ -402,6 +403,8 @@ struct Stream {
     revision: u64,
     /// The last one that was told to `client`.
     settled: Option<u64>,
+    /// The last translation whose endpoints were answered, as told to `entry`.
+    answered: Option<Instant>,
     /// Documents that are for this client's workload and that it does not enforce, and why.
     unenforced: Vec<(Arc<str>, String)>,
     /// The last ones that were told to `client`.
@@ -536,6 +539,13 @@ impl Stream {
         if self.settled != Some(self.revision) && self.state.is_settled() {
             self.settled = Some(self.revision);
             self.client.settled(self.revision);
+        }
+        if self.answered != self.seen
+            && let Some(seen) = self.seen
+            && self.state.has_all_endpoints()
+        {
+            self.answered = Some(seen);
+            self.entry.answered(seen);
         }
     }
 

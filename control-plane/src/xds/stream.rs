@@ -333,6 +333,12 @@ impl StreamState {
         self.owed.is_empty() && self.served.values().all(Subscription::is_settled)
     }
 
+    /// Whether all endpoints were sent and answered, as of the last [`Self::poll`].
+    pub(crate) fn has_all_endpoints(&self) -> bool {
+        let endpoints = self.served.get(&ResourceType::Endpoint);
+        endpoints.is_none_or(Subscription::is_settled)
+    }
+
     fn check(
         &mut self,
         type_url: &str,

@@ -92,6 +92,8 @@ pub(crate) struct Candidates<'a> {
     pub(crate) now: Moment,
     /// False where ejection is not configured or is overruled.
     pub(crate) heed_ejection: bool,
+    /// False where all can be connected to, as far as is known, or where nothing else is left.
+    pub(crate) heed_reach: bool,
     /// For how long a probe keeps others away, unless its end is reported before; 0 = ejection is not configured.
     pub(crate) probe_ms: u64,
     /// Each endpoint has a circuit breaker.
@@ -117,10 +119,13 @@ impl Candidates<'_> {
         Some(self.endpoints.get(usize::try_from(place).ok()?)?)
     }
 
-    /// Healthy, not tried, not ejected and its breaker not open (or due for a probe).
+    /// Healthy, not tried, not left alone, not ejected and its breaker not open (or due for a probe).
     pub(crate) fn usable(&self, place: u32) -> bool {
-        self.endpoint(place)
-            .is_some_and(|endpoint| self.admits(endpoint) && !self.tried.contains(&endpoint.id))
+        self.endpoint(place).is_some_and(|endpoint| {
+            self.admits(endpoint)
+                && !self.tried.contains(&endpoint.id)
+                && !(self.heed_reach && endpoint.state.reach.is_left_alone(self.now))
+        })
     }
 
     fn admits(&self, endpoint: &Endpoint) -> bool {
@@ -145,6 +150,10 @@ impl Candidates<'_> {
 
     /// For one that is usable: false if another request took its probe in the meantime.
     fn claim(&self, place: u32) -> bool {
+        let may_try = |one: &Endpoint| one.state.reach.may_try(self.now);
+        if self.heed_reach && !self.endpoint(place).is_some_and(may_try) {
+            return false;
+        }
         if self.probe_ms == 0 && self.breaker.is_none() {
             return true;
         }

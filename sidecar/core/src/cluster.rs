@@ -32,6 +32,7 @@ use crate::{
     breaker::{Breaker, BreakerConfig, Breakers, Trial},
     capture::Destinations,
     outlier::{Ejector, Heeds},
+    reach::Reach,
 };
 
 /// Identifies an endpoint of a cluster in this process; never reused. The key of connection pools.
@@ -271,6 +272,8 @@ pub struct EndpointState {
     pub(crate) consecutive_5xx: AtomicU32,
     pub(crate) consecutive_gateway: AtomicU32,
     pub(crate) consecutive_local: AtomicU32,
+    /// Whether it could be connected to.
+    pub(crate) reach: Reach,
     /// Its circuit breaker, if the cluster has one for each endpoint.
     pub breaker: Breaker,
     /// For how long its idle connections may be used.

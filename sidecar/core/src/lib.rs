@@ -26,6 +26,7 @@ pub mod limits;
 pub mod outlier;
 pub mod proxy_protocol;
 pub mod rbac;
+mod reach;
 pub mod retry;
 pub mod route;
 pub mod snapshot;

@@ -92,6 +92,8 @@ pub(crate) struct Ejector {
     next_interval: AtomicU64,
     /// How often endpoints left service or came back, as far as it was noticed at once.
     changes: AtomicU64,
+    /// Until then some endpoint may not be reachable.
+    trouble_until: AtomicU64,
 }
 
 /// Whether enough endpoints are healthy for ejection to be heeded; looked up by each request, and computed anew when an
@@ -256,6 +258,16 @@ pub(crate) fn take_probe(
 }
 
 impl Ejector {
+    /// An endpoint could not be connected to.
+    pub(crate) fn unreachable(&self, until: Moment) {
+        self.trouble_until.fetch_max(until.0, Relaxed);
+    }
+
+    /// Whether [`Self::unreachable`] was said not long ago.
+    pub(crate) fn has_trouble(&self, now: Moment) -> bool {
+        now.0 < self.trouble_until.load(Relaxed)
+    }
+
     pub(crate) fn changes(&self) -> u64 {
         self.changes.load(Relaxed)
     }

@@ -34,6 +34,7 @@ pub(super) static PAGES: &[Entry<Site>] = &[
     Entry { path: "/healthz/ready", ports: &[Port::Readiness], changes: false, help: "200 when this sidecar takes traffic", show: |site, _| ready(&site.vitals, &site.shared) },
     Entry { path: "/healthz/started", ports: &[Port::Readiness], changes: false, help: "200 once this sidecar can be used, whether its application is there or not", show: |site, _| started(&site.vitals, &site.shared) },
     Entry { path: "/help", ports: &[Port::Admin, Port::Metrics, Port::Readiness], changes: false, help: "this list", show: |_, _| help(PAGES) },
+    Entry { path: "/leave", ports: &[Port::Admin], changes: true, help: "tell others to go elsewhere; everything is served all the same, until the end", show: leave },
     Entry { path: "/listeners", ports: &[Port::Admin], changes: false, help: "listeners and where they are bound; ?format=json", show: listeners },
     Entry { path: "/logging", ports: &[Port::Admin], changes: true, help: "change the log level; ?level=debug or any filter", show: |_, query| logging(query) },
     Entry { path: "/metrics", ports: &[Port::Metrics], changes: false, help: "Prometheus metrics", show: |site, _| stats::prometheus(&site.telemetry.metrics.registry) },
@@ -115,6 +116,7 @@ pub(crate) fn certs(shared: &Shared) -> Page {
 
 fn server_info(site: &Site, _query: Query<'_>) -> Page {
     let state = match site.vitals.ready(&site.shared, unix_now()) {
+        _ if site.left.load(Ordering::Relaxed) => "LEFT",
         _ if site.shared.draining.load(Ordering::Relaxed) => "DRAINING",
         Ready::Yes(_) => "LIVE",
         Ready::No(_) => "INITIALIZING",
@@ -174,6 +176,11 @@ fn dns(site: &Site, query: Query<'_>) -> Page {
             "off; --dns 127.0.0.1:15053 switches it on\n",
         ),
     }
+}
+
+fn leave(site: &Site, _query: Query<'_>) -> Page {
+    site.leave.notify_one();
+    text(StatusCode::ACCEPTED, "leaving\n")
 }
 
 fn drain(site: &Site, _query: Query<'_>) -> Page {

@@ -39,6 +39,8 @@ async fn site() -> Arc<Site> {
         engine: OnceLock::new(),
         dns: OnceLock::new(),
         drain: Notify::new(),
+        leave: Notify::new(),
+        left: std::sync::atomic::AtomicBool::new(false),
         started: std::time::Instant::now(),
     })
 }

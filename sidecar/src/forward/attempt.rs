@@ -269,6 +269,7 @@ impl Attempt {
                         if status == StatusCode::SWITCHING_PROTOCOLS {
                             return Err(self.unasked_upgrade());
                         }
+                    }
                     // HTTP/2 has its own framing, which h2 has checked.
                     if response.version() != Version::HTTP_2
                         && let Err(rule) = check::admit_answer(response.headers_mut())
@@ -355,6 +356,10 @@ impl Attempt {
                     | ConnectError::OwnPort(_) => Code::ConnectFailed,
                 };
                 inbound::unreachable(&self.call);
+                if code == Code::ConnectFailed {
+                    let now = self.call.worker.shared.now();
+                    self.cluster.unreachable(&self.picked, now);
+                }
                 self.report(Outcome::LocalError);
                 (code, Progress::Unsent, error.to_string())
             }

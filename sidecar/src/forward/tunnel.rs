@@ -299,7 +299,7 @@ async fn copied(
 /// Requests that come where CONNECT has led to.
 async fn requests(call: &Rc<Call>, mut down: Io) {
     let connection = &call.connection;
-    if let Some((wire, first)) = first_bytes(connection, &mut down).await {
+    if let Some((wire, first)) = first_bytes(&call.worker, connection, &mut down).await {
         let io = down.rewound(first, connection);
         let serving = serve::serve(&call.worker, connection, io, wire);
         // Boxed, and without its type: it is what this is called by.

@@ -14,15 +14,6 @@ use crate::command::Environment;
 
 /// What never goes through a proxy, beside what the user said.
 const NOT_PROXIED: [&str; 3] = ["localhost", "127.0.0.1", "::1"];
-/// Ours alone: they say who we are, and whom we tell how we are.
-const OURS: [&str; 5] = [
-    "OUTRIGGER_JOIN_TOKEN",
-    "OUTRIGGER_JOIN_TOKEN_FILE",
-    "NOTIFY_SOCKET",
-    "WATCHDOG_USEC",
-    "WATCHDOG_PID",
-];
-
 /// Which calls of the application go through the sidecar because its environment says so.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum ProxyEnv {
@@ -59,8 +50,7 @@ pub(super) fn environment(
     ready: &serde_json::Value,
     found: impl Fn(&str) -> Option<OsString>,
 ) -> Environment {
-    let mut told = Environment::default();
-    told.unset.extend(OURS.map(str::to_owned));
+    let mut told = Environment::without_ours();
     let mut address = |name: &str, address: SocketAddr| {
         told.set
             .push((format!("OUTRIGGER_{name}"), address.to_string().into()));
@@ -169,13 +159,11 @@ mod tests {
 
     #[test]
     fn what_the_user_does_not_proxy_stays_so() {
-        let told = told(
-            ProxyEnv::Http,
-            &[("no_proxy", ".corp, 127.0.0.1"), ("NO_PROXY", "not.seen")],
-        );
-        let hosts = value(&told, "no_proxy");
+        let both = [("no_proxy", ".corp, 127.0.0.1"), ("NO_PROXY", "not.seen")];
+        let both = told(ProxyEnv::Http, &both);
+        let hosts = value(&both, "no_proxy");
         assert_eq!(hosts.as_deref(), Some(".corp,127.0.0.1,localhost,::1"));
-        let upper = self::told(ProxyEnv::Http, &[("NO_PROXY", "a.b")]);
+        let upper = told(ProxyEnv::Http, &[("NO_PROXY", "a.b")]);
         let hosts = value(&upper, "no_proxy");
         assert_eq!(hosts.as_deref(), Some("a.b,localhost,127.0.0.1,::1"));
     }

@@ -1,7 +1,7 @@
 //! How a sidecar ends.
 //!
 //! ```text
-//! readiness says no ─► registry: DRAINING ─► peers are told to go elsewhere, and served until they have
+//! readiness says no ─► registry: DRAINING, acknowledged by peers ─► who comes still is served, and told to go elsewhere
 //!     ─► the application is asked to end, its calls still go out ─► nothing new is taken, the rest is finished
 //!     ─► deregister, give up shares, send spans
 //! ```
@@ -16,7 +16,10 @@ use tokio::{
 };
 
 use super::{End, FLUSH_TIMEOUT, RunError, SETTLE, Sidecar};
-use crate::register::Registered;
+use crate::{
+    life::{self, Life},
+    register::Registered,
+};
 
 /// How often it is looked whether the application is gone, or whether all peers are.
 const LOOK: Duration = Duration::from_millis(100);
@@ -24,27 +27,19 @@ const LOOK_AT_APP: Duration = Duration::from_millis(250);
 
 impl Sidecar {
     /// From the first sign of the end to the last. Gives the exit code.
-    pub(super) async fn drain(
-        mut self,
-        end: End,
-        hurried: watch::Receiver<bool>,
-    ) -> Result<u8, RunError> {
+    pub(super) async fn drain(mut self, end: End) -> Result<u8, RunError> {
         tracing::info!("draining");
-        self.shared.draining.store(true, Ordering::Release);
-        let begun = Instant::now();
-        let until = begun + self.config.drain_time.max(self.config.drain_delay);
-        let registered = self.say_goodbye(until, &hurried).await;
-        if matches!(end, End::Asked(_)) {
-            let delay = sleep_until(begun + self.config.drain_delay);
-            unless(&hurried, delay).await;
-        }
-        if registered.as_ref().is_some_and(Registered::is_known) {
-            self.workers.leave();
-            unless(&hurried, self.peers_left(until)).await;
-        }
+        life::tell(Life::Draining);
+        let hurried = self.hurried.clone();
+        let delay = match end {
+            End::Asked(_) => self.config.drain_delay,
+            End::Command(_) => Duration::ZERO,
+        };
+        let until = Instant::now() + self.config.drain_time.max(delay);
+        self.go_away(delay, &hurried).await;
         let code = self.end_app(end, until, &hurried).await?;
         self.finish(&hurried).await;
-        if let Some(registered) = registered {
+        if let Some(registered) = self.registered.take() {
             registered.deregister().await;
         }
         if let Some(give_up) = self.give_up.take() {
@@ -60,22 +55,42 @@ impl Sidecar {
         Ok(code)
     }
 
-    /// Others hear that we leave, and have a while to act on it.
-    async fn say_goodbye(
-        &mut self,
-        until: Instant,
-        hurried: &watch::Receiver<bool>,
-    ) -> Option<Registered> {
-        let (leave, registrar) = self.leave.take()?;
-        if leave.send(()).is_err() {
-            tracing::debug!("the registrar has ended already");
+    /// Everybody hears that we leave, and goes elsewhere; who comes all the same is served, for `delay` at least. Our own
+    /// application's calls go on. Once only.
+    pub(super) async fn go_away(&mut self, delay: Duration, hurried: &watch::Receiver<bool>) {
+        self.shared.draining.store(true, Ordering::Release);
+        if self.site.left.load(Ordering::Relaxed) {
+            return;
         }
-        let registered = registrar.await.ok()?;
-        if registered.is_known() {
-            let settled = sleep_until(until.min(Instant::now() + SETTLE));
-            unless(hurried, settled).await;
+        let begun = Instant::now();
+        let until = begun + self.config.drain_time.max(delay);
+        self.say_goodbye(until, hurried).await;
+        unless(hurried, sleep_until(begun + delay)).await;
+        if self.registered.as_ref().is_some_and(Registered::is_known) {
+            self.workers.leave();
+            unless(hurried, self.peers_left(until)).await;
         }
-        Some(registered)
+        self.site.left.store(true, Ordering::Release);
+    }
+
+    /// Others hear that we leave. Who cannot be asked whether it has heard has a while to do so.
+    async fn say_goodbye(&mut self, until: Instant, hurried: &watch::Receiver<bool>) {
+        if let Some((leave, registrar)) = self.leave.take() {
+            if leave.send(()).is_err() {
+                tracing::debug!("the registrar has ended already");
+            }
+            self.registered = registrar.await.ok();
+        }
+        let Some(registered) = self.registered.as_ref().filter(|one| one.is_known()) else {
+            return;
+        };
+        let goodbye = async {
+            let patient = until.saturating_duration_since(Instant::now());
+            if !registered.say_goodbye(patient).await {
+                sleep_until(until.min(Instant::now() + SETTLE)).await;
+            }
+        };
+        unless(hurried, goodbye).await;
     }
 
     /// Until nobody is connected to us any more.

@@ -18,6 +18,7 @@ fn service_on(store: Store, metrics: Arc<Metrics>) -> RegistryService {
         trust_domain: "cluster.local".into(),
         lease_ttl: Duration::from_secs(30),
         heartbeat_interval: Duration::from_secs(10),
+        pushes: None,
     }
 }
 

@@ -88,6 +88,8 @@ impl Cluster {
             if let Some(decay_ms) = self.config.lb.decay_ms() {
                 state.latency.observe_failure(decay_ms, now);
             }
+        } else {
+            state.reach.answered();
         }
         let breaker = self.config.breaker.as_ref();
         let verdict = Verdict {
@@ -101,6 +103,13 @@ impl Cluster {
             self.ejector.changed();
         }
         verdict
+    }
+
+    /// Says that a request could not be sent because its endpoint could not be connected to: for a moment others are chosen
+    /// instead, where there are any.
+    pub fn unreachable(&self, picked: &Picked, now: Moment) {
+        self.ejector
+            .unreachable(picked.endpoint.state.reach.failed(now));
     }
 
     /// Whether [`Self::observe`] wants to know response times.
@@ -169,6 +178,7 @@ impl Cluster {
             tried,
             now,
             heed_ejection: self.heeds_ejection(now),
+            heed_reach: self.ejector.has_trouble(now),
             probe_ms: self.config.outlier.map_or(0, |outlier| outlier.probe_ms()),
             breaker: breaker.filter(|breaker| breaker.for_endpoints),
             slow_start: self.config.slow_start.as_ref(),
@@ -181,6 +191,11 @@ impl Cluster {
         let now = context.now;
         let mut candidates = self.candidates(context.tried, now);
         if let Some(picked) = self.pick_from(&candidates, context) {
+            return Ok(picked);
+        }
+        if std::mem::take(&mut candidates.heed_reach)
+            && let Some(picked) = self.pick_from(&candidates, context)
+        {
             return Ok(picked);
         }
         let untried = Candidates {

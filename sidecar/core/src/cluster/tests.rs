@@ -5,9 +5,9 @@ use std::{
 
 use super::{Cluster, ClusterConfig, EndpointConfig, Health, NoEndpoint, UpstreamTls};
 use crate::{
-    BreakerConfig, LbPolicy, Outcome, OutlierConfig, PickContext, RetryShare, SnapshotBuilder,
-    Thresholds,
-    fixture::{cluster, config, ejecting, endpoint, outlier, secs},
+    BreakerConfig, LbPolicy, Moment, Outcome, OutlierConfig, PickContext, RetryShare,
+    SnapshotBuilder, Thresholds,
+    fixture::{OK, cluster, config, ejecting, endpoint, outlier, secs},
 };
 
 fn rng() -> fastrand::Rng {
@@ -280,4 +280,34 @@ fn a_cluster_that_comes_back_counts_what_is_still_open() {
     assert!(after.limits.connections.try_acquire(true).is_some());
     let pick = after.pick_with(&mut rng(), None, &[], secs(1));
     assert!(matches!(pick, Err(NoEndpoint::BreakerOpen { .. })));
+}
+
+#[test]
+fn an_endpoint_that_cannot_be_connected_to_is_left_alone_while_there_are_others() {
+    for lb in [LbPolicy::LeastRequest, LbPolicy::RoundRobin] {
+        let cluster = cluster(lb, [1, 2, 3]);
+        let mut rng = fastrand::Rng::with_seed(1);
+        cluster.unreachable(&cluster.picked(1), Moment(1_000));
+        let mut at = |ms| cluster.pick_with(&mut rng, None, &[], Moment(ms)).unwrap();
+        assert!((0..200).all(|_| at(1_099) != 1));
+        // One tries again, and the others do not wait for it.
+        let again = (0..200).filter(|_| at(1_100) == 1).count();
+        assert_eq!(again, 1);
+        cluster.report(&cluster.picked(1), OK, Moment(1_101));
+        assert!((0..200).any(|_| at(1_102) == 1));
+    }
+}
+
+#[test]
+fn one_that_cannot_be_connected_to_is_used_where_nothing_else_is_left() {
+    let cluster = cluster(LbPolicy::LeastRequest, [1, 2]);
+    let mut rng = fastrand::Rng::with_seed(1);
+    for port in [1, 2] {
+        cluster.unreachable(&cluster.picked(port), Moment(1_000));
+    }
+    let picked = cluster.pick_with(&mut rng, None, &[], Moment(1_001));
+    assert!(picked.is_ok());
+    let tried = [cluster.by_port(1).id];
+    let picked = cluster.pick_with(&mut rng, None, &tried, Moment(1_001));
+    assert_eq!(picked, Ok(2));
 }
