@@ -45,6 +45,7 @@ pub(super) async fn to_cluster(
         route: &route,
         source: call.connection.remote.ip(),
         destination: None,
+        ends: call.connection.ends(),
         direction: call.direction,
     };
     let opened = upstream::open(&call.worker, target).await;

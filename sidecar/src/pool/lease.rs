@@ -427,7 +427,7 @@ impl Lease {
         };
         let said = async {
             while !says() {
-                let heard = connection.about.heard.get();
+                let heard = connection.about.heard.any();
                 sleep(SETTINGS_EVERY).await;
                 if heard && !says() {
                     return false;

@@ -59,7 +59,8 @@ impl Code {
             Self::NoRouteConnection
             | Self::ClientHelloTimeout
             | Self::ClientHelloInvalid
-            | Self::NotInRegistry => answer::Code::NoRouteHost,
+            | Self::NotInRegistry
+            | Self::ProtocolUndecided => answer::Code::NoRouteHost,
             Self::NoRouteYet => answer::Code::NoRouteYet,
             Self::OverflowOnDemand => answer::Code::OverflowOnDemand,
             Self::RbacDenied => answer::Code::RbacDenied,

@@ -351,6 +351,7 @@ async fn reader(mesh: &Mesh) -> Arc<Mutex<Reader>> {
         address: ([127, 0, 0, 1], 9080).into(),
         port: 9080,
         protocol: "http".to_owned(),
+        proxy_protocol: None,
         readiness: Readiness::default(),
     };
     let reader = Arc::new(Mutex::new(Reader::of_server(&workload, &app)));

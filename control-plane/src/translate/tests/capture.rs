@@ -41,6 +41,7 @@ fn envoy() -> NodeInfo {
 fn with_application(protocol: Protocol) -> NodeInfo {
     NodeInfo {
         inbound: Some(Inbound {
+            proxy_protocol: None,
             listen: "0.0.0.0:15006".parse().unwrap(),
             app: "127.0.0.1:9080".parse().unwrap(),
             port: 9080,

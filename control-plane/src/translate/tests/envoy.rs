@@ -125,6 +125,7 @@ fn refusal(given: &Given, node: &NodeInfo) -> Option<(String, String)> {
 
 fn node_with_application() -> NodeInfo {
     let inbound = Inbound {
+        proxy_protocol: None,
         listen: "127.0.0.1:15006".parse().unwrap(),
         app: "127.0.0.1:8080".parse().unwrap(),
         port: 9080,
