@@ -110,13 +110,13 @@ impl Shared {
         };
         let same_table =
             same_mesh.filter(|before| hosts::same_facts(&before.hosts, &hosts, &changed));
-        let table = match same_table {
-            Some(before) => Arc::clone(&before.table),
-            None => Arc::new(route::table(&world.mesh, &hosts)),
-        };
         let directory = match same_table {
             Some(before) => Arc::clone(&before.directory),
             None => Arc::new(Directory::of(&hosts)),
+        };
+        let table = match same_table {
+            Some(before) => Arc::clone(&before.table),
+            None => Arc::new(route::table(&world.mesh, &directory)),
         };
         let secrets = secret::root(&world.roots_pem);
         let secrets = TypeMap::following(before.map(|before| &before.secrets), [secrets]);

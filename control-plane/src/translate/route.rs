@@ -16,7 +16,7 @@ use std::{
     sync::Arc,
 };
 
-use outrigger_policy::{HostName, HttpAction, HttpMatch, HttpRoute, Mesh, Object};
+use outrigger_policy::{HostName, HttpAction, HttpMatch, HttpRoute, Mesh, Object, Protocol};
 use outrigger_proto::envoy::config::route::v3::{
     Route, RouteConfiguration, RouteMatch, VirtualHost, route::Action,
 };
@@ -24,7 +24,7 @@ use outrigger_proto::envoy::config::route::v3::{
 use super::{
     any::{OUTRIGGER, metadata},
     caller::{Caller, tells_callers_apart},
-    hosts::Hosts,
+    directory::Directory,
     layer4::Layer4,
     matching::{everything, route_match},
 };
@@ -49,7 +49,7 @@ pub(super) struct HostRoutes {
 }
 
 /// Builds the routes of every host, and of those that only a VirtualService names.
-pub(super) fn table(mesh: &Mesh, hosts: &Hosts) -> RouteTable {
+pub(super) fn table(mesh: &Mesh, hosts: &Directory) -> RouteTable {
     let anyone = Caller::default();
     let virtual_only = mesh.virtual_services.iter();
     let virtual_only = virtual_only.filter(|(_, service)| !service.http.is_empty());
@@ -71,7 +71,7 @@ pub(super) fn table(mesh: &Mesh, hosts: &Hosts) -> RouteTable {
 /// The routes of `host` as `caller` sees them. None if there is nothing to see.
 pub(super) fn of_host(
     mesh: &Mesh,
-    hosts: &Hosts,
+    hosts: &Directory,
     host: &HostName,
     caller: &Caller,
 ) -> Option<HostRoutes> {
@@ -105,7 +105,7 @@ pub(super) fn of_ports(hosts: BTreeMap<HostName, Arc<HostRoutes>>) -> Arc<OnDema
 
 struct Builder<'a> {
     mesh: &'a Mesh,
-    hosts: &'a Hosts,
+    hosts: &'a Directory,
     caller: &'a Caller,
     destinations: BTreeSet<HostName>,
     /// Something that was looked at is not the same for every caller.
@@ -113,7 +113,7 @@ struct Builder<'a> {
 }
 
 impl<'a> Builder<'a> {
-    fn new(mesh: &'a Mesh, hosts: &'a Hosts, caller: &'a Caller) -> Self {
+    fn new(mesh: &'a Mesh, hosts: &'a Directory, caller: &'a Caller) -> Self {
         Self {
             mesh,
             hosts,
@@ -128,11 +128,11 @@ impl<'a> Builder<'a> {
         self.by_caller |= nearest.is_some_and(tells_callers_apart);
         let service = self.mesh.virtual_service_for(host, self.caller.client());
         let rules = service.as_ref().map_or(&[][..], |service| &service.http);
-        let served = self.hosts.contains_key(host);
+        let served = self.hosts.get(host).is_some();
         let ports: Vec<u16> = match self.hosts.get(host) {
             // The connections of others are `layer4`'s.
             Some(known) => {
-                let ports = known.facts.ports.iter();
+                let ports = known.ports.iter();
                 let routed = ports.filter(|(_, protocol)| protocol.may_be_http());
                 routed.map(|(&port, _)| port).collect()
             }
@@ -146,6 +146,10 @@ impl<'a> Builder<'a> {
             // Nobody wrote a rule, or all of them are for other ports (Istio).
             if routes.is_empty() && served {
                 routes.push(self.plain(host, port));
+            }
+            if self.protocol(host, port) == Some(Protocol::Auto) {
+                // Whoever asks for a tunnel has bytes to send.
+                routes.insert(0, self.connect_to(host, port, Protocol::Auto));
             }
             (port, routes)
         });
@@ -163,21 +167,28 @@ impl<'a> Builder<'a> {
         let Some(known) = self.hosts.get(host) else {
             return BTreeMap::new();
         };
+        let others = known
+            .ports
+            .iter()
+            .filter(|(_, protocol)| !protocol.may_be_http());
+        let others =
+            others.map(|(&port, &protocol)| (port, vec![self.connect_to(host, port, protocol)]));
+        others.collect()
+    }
+
+    fn connect_to(&mut self, host: &HostName, port: u16, protocol: Protocol) -> Route {
         let layer4 = Layer4 {
             mesh: self.mesh,
             hosts: self.hosts,
             caller: self.caller,
         };
-        let others = known
-            .ports
-            .iter()
-            .filter(|(_, protocol)| !protocol.is_http());
-        let others = others.map(|(&port, &protocol)| {
-            let (route, destinations) = layer4.connect(host, port, protocol);
-            self.destinations.extend(destinations);
-            (port, vec![route])
-        });
-        others.collect()
+        let (route, destinations) = layer4.connect(host, port, protocol);
+        self.destinations.extend(destinations);
+        route
+    }
+
+    fn protocol(&self, host: &HostName, port: u16) -> Option<Protocol> {
+        self.hosts.get(host)?.ports.get(&port).copied()
     }
 
     /// Nobody wrote a rule: all requests go to the host itself.

@@ -596,7 +596,7 @@ fn routes_of(key: &ScopeKey, host: &HostName, inputs: &Inputs<'_>) -> Option<Arc
         Some(routes) => Some(Arc::clone(routes)),
         None => {
             let mesh = &inputs.world.mesh;
-            let routes = route::of_host(mesh, inputs.hosts, host, &key.caller)?;
+            let routes = route::of_host(mesh, inputs.directory, host, &key.caller)?;
             Some(Arc::new(routes))
         }
     }

@@ -134,8 +134,8 @@ impl Builder<'_> {
         let Some(known) = self.hosts.get(host) else {
             return requested;
         };
-        match known.facts.ports.keys().next() {
-            Some(&only) if known.facts.ports.len() == 1 => only,
+        match known.ports.keys().next() {
+            Some(&only) if known.ports.len() == 1 => only,
             _ => requested,
         }
     }
