@@ -19,7 +19,9 @@ mod server;
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use outrigger_proto::envoy::config::route::v3::RouteConfiguration;
+use outrigger_proto::envoy::config::route::v3::{
+    Route, RouteConfiguration, route_match::PathSpecifier,
+};
 use prost::Message as _;
 
 pub(super) use secure::Secured;
@@ -62,7 +64,16 @@ impl GrpcScope {
             let Ok(table) = RouteConfiguration::decode(resource.any.value.as_slice()) else {
                 continue;
             };
-            for host in table.virtual_hosts {
+            for mut host in table.virtual_hosts {
+                // A library never asks for a tunnel.
+                let tunnel = |route: &Route| {
+                    let matched = route.r#match.as_ref();
+                    let path = matched.and_then(|matched| matched.path_specifier.as_ref());
+                    matches!(path, Some(PathSpecifier::ConnectMatcher(_)))
+                };
+                if !host.routes.iter().all(tunnel) {
+                    host.routes.retain(|route| !tunnel(route));
+                }
                 let name: Arc<str> = host.name.as_str().into();
                 for domain in host.domains.iter().filter(|domain| *domain != "*") {
                     domains

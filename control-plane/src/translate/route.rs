@@ -16,7 +16,7 @@ use std::{
     sync::Arc,
 };
 
-use outrigger_policy::{HostName, HttpAction, HttpMatch, HttpRoute, Mesh, Object};
+use outrigger_policy::{HostName, HttpAction, HttpMatch, HttpRoute, Mesh, Object, Protocol};
 use outrigger_proto::envoy::config::route::v3::{
     Route, RouteConfiguration, RouteMatch, VirtualHost, route::Action,
 };
@@ -147,6 +147,10 @@ impl<'a> Builder<'a> {
             if routes.is_empty() && served {
                 routes.push(self.plain(host, port));
             }
+            if self.protocol(host, port) == Some(Protocol::Auto) {
+                // Whoever asks for a tunnel has bytes to send.
+                routes.insert(0, self.connect_to(host, port, Protocol::Auto));
+            }
             (port, routes)
         });
         let ports = ports.collect();
@@ -163,21 +167,28 @@ impl<'a> Builder<'a> {
         let Some(known) = self.hosts.get(host) else {
             return BTreeMap::new();
         };
+        let others = known
+            .ports
+            .iter()
+            .filter(|(_, protocol)| !protocol.may_be_http());
+        let others =
+            others.map(|(&port, &protocol)| (port, vec![self.connect_to(host, port, protocol)]));
+        others.collect()
+    }
+
+    fn connect_to(&mut self, host: &HostName, port: u16, protocol: Protocol) -> Route {
         let layer4 = Layer4 {
             mesh: self.mesh,
             hosts: self.hosts,
             caller: self.caller,
         };
-        let others = known
-            .ports
-            .iter()
-            .filter(|(_, protocol)| !protocol.is_http());
-        let others = others.map(|(&port, &protocol)| {
-            let (route, destinations) = layer4.connect(host, port, protocol);
-            self.destinations.extend(destinations);
-            (port, vec![route])
-        });
-        others.collect()
+        let (route, destinations) = layer4.connect(host, port, protocol);
+        self.destinations.extend(destinations);
+        route
+    }
+
+    fn protocol(&self, host: &HostName, port: u16) -> Option<Protocol> {
+        self.hosts.get(host)?.ports.get(&port).copied()
     }
 
     /// Nobody wrote a rule: all requests go to the host itself.

@@ -31,7 +31,9 @@ impl Layer4<'_> {
     ) -> (Route, BTreeSet<HostName>) {
         let rules = self.rules(host);
         // What rules of TLS look at, nobody has seen yet.
-        let rules = rules.as_ref().filter(|_| protocol == Protocol::Tcp);
+        let rules = rules
+            .as_ref()
+            .filter(|_| matches!(protocol, Protocol::Tcp | Protocol::Auto));
         let rules = rules.map_or(&[][..], |service| &service.tcp);
         let rule = rules.iter().find(|(_, rule)| {
             rule.matches.is_empty() || rule.matches.iter().any(|one| self.holds(one, port))
