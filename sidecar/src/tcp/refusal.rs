@@ -59,8 +59,8 @@ impl Code {
             Self::NoRouteConnection
             | Self::ClientHelloTimeout
             | Self::ClientHelloInvalid
-            | Self::NotInRegistry
             | Self::ProtocolUndecided => answer::Code::NoRouteHost,
+            Self::NotInRegistry => answer::Code::NotInRegistry,
             Self::NoRouteYet => answer::Code::NoRouteYet,
             Self::OverflowOnDemand => answer::Code::OverflowOnDemand,
             Self::RbacDenied => answer::Code::RbacDenied,

@@ -212,12 +212,16 @@ async fn own_port() {
     .into_iter()
     .enumerate()
     {
-        let mut stream = match mark {
-            0 => TcpStream::connect(to).await.unwrap(),
-            mark => dial_marked(to, mark).unwrap(),
-        };
         let began = tokio::time::Instant::now();
-        let end = stream.read(&mut [0; 8]).await.unwrap_err();
+        let stream = match mark {
+            0 => TcpStream::connect(to).await,
+            mark => dial_marked(to, mark),
+        };
+        let end = match stream {
+            Ok(mut stream) => stream.read(&mut [0; 8]).await.unwrap_err(),
+            // Before it was even known that it was open.
+            Err(error) => error,
+        };
         assert_eq!(end.kind(), std::io::ErrorKind::ConnectionReset, "{to}");
         println!("{to} was reset after {:?}", began.elapsed());
         let line = format!(
