@@ -166,7 +166,11 @@ impl Domains {
     /// The ports of a host that only CONNECT leads to, which only the HTTP proxy takes.
     const fn connect<'r>(&self, routes: &'r HostRoutes) -> &'r BTreeMap<u16, Vec<Route>> {
         const NONE: &BTreeMap<u16, Vec<Route>> = &BTreeMap::new();
-        if self.port.is_none() { &routes.connect } else { NONE }
+        if self.port.is_none() {
+            &routes.connect
+        } else {
+            NONE
+        }
     }
 
     /// The ports of a host that are led to: an egress listener's own, if the service has it; else all of the service.

@@ -151,7 +151,10 @@ fn connections_live_as_the_pool_says() {
     let common = json!({"idleTimeout": "60s", "maxConnectionDuration": "600s"});
     assert_eq!(http(&found)["commonHttpProtocolOptions"], common);
     let http2 = &http(&found)["useDownstreamProtocolConfig"]["http2ProtocolOptions"];
-    assert_eq!(*http2, json!({"maxConcurrentStreams": 50, "allowConnect": true}));
+    assert_eq!(
+        *http2,
+        json!({"maxConcurrentStreams": 50, "allowConnect": true})
+    );
     envoy::accepts(&given);
 }
 

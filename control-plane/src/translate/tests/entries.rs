@@ -47,7 +47,11 @@ spec:
     let options = &seen.json(Cluster, REVIEWS)["typedExtensionProtocolOptions"];
     let options = options.as_object().unwrap().values().next().unwrap();
     let explicit = &options["explicitHttpConfig"]["http2ProtocolOptions"];
-    assert_eq!(*explicit, json!({"allowConnect": true}), "the document's protocol wins");
+    assert_eq!(
+        *explicit,
+        json!({"allowConnect": true}),
+        "the document's protocol wins"
+    );
 }
 
 #[test]

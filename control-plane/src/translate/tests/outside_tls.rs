@@ -155,7 +155,10 @@ fn servers_of_the_world_outside_are_spoken_to_as_the_port_says() {
     let given = with(tls(TlsMode::Simple));
     assert_eq!(explicit(&given), json!({"httpProtocolOptions": {}}));
     let given = given.speaking("reviews", 9080, outrigger_policy::Protocol::Grpc);
-    assert_eq!(explicit(&given), json!({"http2ProtocolOptions": {"allowConnect": true}}));
+    assert_eq!(
+        explicit(&given),
+        json!({"http2ProtocolOptions": {"allowConnect": true}})
+    );
     assert_eq!(
         explicit(&reviews()),
         Value::Null,
