@@ -154,7 +154,9 @@ async fn handle(
         }
         // To us as the caller's proxy (RFC 9110 section 11.7.2), and nobody else's to know.
         Direction::Outbound => {
-            parts.headers.remove(PROXY_AUTHORIZATION);
+            if parts.headers.contains_key(PROXY_AUTHORIZATION) {
+                headers::remove_in_order(&mut parts.headers, &[PROXY_AUTHORIZATION]);
+            }
             let hops = claims::take_hops(&mut parts.headers);
             if hops >= claims::MOST_HOPS {
                 let message =

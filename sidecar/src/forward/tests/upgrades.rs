@@ -231,7 +231,8 @@ async fn between_sidecars_a_websocket_may_be_a_stream_of_http2() {
         assert_eq!(rest, number.to_string().as_bytes());
         callers.push(caller);
     }
-    assert_eq!(client.metric("outrigger_upstream_connections_total"), 1.0);
+    // One for each worker that has callers.
+    assert!(client.metric("outrigger_upstream_connections_total") <= 2.0);
     for mut caller in callers {
         caller.write_all(b"!").await.unwrap();
         caller.shutdown().await.unwrap();

@@ -14,7 +14,7 @@
 
 use http::{HeaderMap, HeaderName, HeaderValue};
 
-use super::XFCC;
+use super::{XFCC, remove_in_order};
 
 /// How many sidecars a request has left, as the last one counted.
 pub(crate) const HOPS: HeaderName = HeaderName::from_static("x-outrigger-hops");
@@ -91,6 +91,7 @@ pub(crate) fn strip_request(headers: &mut HeaderMap, has_identity: bool) -> Foun
         headers.get_all(name).iter().map(HeaderValue::len).sum()
     };
     let names: Vec<HeaderName> = headers.keys().cloned().collect();
+    let mut gone = Vec::new();
     for name in names {
         let ends = match judge(name.as_str(), has_identity) {
             Verdict::Passes | Verdict::Steers => false,
@@ -107,9 +108,10 @@ pub(crate) fn strip_request(headers: &mut HeaderMap, has_identity: bool) -> Foun
             }
         };
         if ends {
-            headers.remove(name);
+            gone.push(name);
         }
     }
+    remove_in_order(headers, &gone);
     found
 }
 
@@ -124,9 +126,7 @@ pub(crate) fn strip_response(headers: &mut HeaderMap) {
         .filter(|name| ends(name.as_str()))
         .cloned()
         .collect();
-    for name in names {
-        headers.remove(name);
-    }
+    remove_in_order(headers, &names);
 }
 
 /// Takes out of trailers what would be taken for headers by whoever puts both together.
@@ -155,7 +155,7 @@ pub(crate) fn take_hops(headers: &mut HeaderMap) -> u8 {
         let mut all = headers.get_all(HOPS).iter();
         all.next().filter(|_| all.next().is_none()).cloned()
     };
-    headers.remove(HOPS);
+    remove_in_order(headers, &[HOPS]);
     let count = only.and_then(|value| value.to_str().ok()?.parse().ok());
     count.unwrap_or(MOST_HOPS)
 }
