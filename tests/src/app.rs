@@ -73,6 +73,14 @@ impl TestApp {
     /// When no port can be bound.
     pub async fn start(name: &str) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+        Self::start_on(name, listener)
+    }
+
+    /// Starts it on a socket that listens already.
+    ///
+    /// # Panics
+    /// When it does not.
+    pub fn start_on(name: &str, listener: TcpListener) -> Self {
         let address = listener.local_addr().expect("a bound port has an address");
         let state = Arc::new(State {
             name: name.to_owned(),

@@ -73,7 +73,9 @@ pub use line::Line;
 pub use load::{Load, LoadReport};
 pub use mesh::{Mesh, Output};
 pub use misbehave::{Fault, Misbehaving};
-pub use net::{APPLICATION, Arrival, Host, Network, OriginalDestinations, SIDECAR};
+pub use net::{
+    APPLICATION, Arrival, CapturedMesh, Host, Member, Network, OriginalDestinations, SIDECAR, Wire,
+};
 pub use operator::Operator;
 pub use otlp::{Collector, Span};
 pub use peer::{say, say_plainly, tls_client, tls_connect};

@@ -11,7 +11,7 @@ use std::{
 use serde_json::Value;
 use tempfile::TempDir;
 
-use crate::{Process, Service, eventually, outrigger};
+use crate::{Host, Process, Service, eventually, outrigger};
 
 /// A control plane with its own data directory.
 #[derive(Debug)]
@@ -21,6 +21,8 @@ pub struct Mesh {
     grpc: SocketAddr,
     http: SocketAddr,
     extra: Vec<String>,
+    /// Where it runs, and its operator. None: here.
+    host: Option<Host>,
     dir: TempDir,
 }
 
@@ -49,16 +51,32 @@ impl Mesh {
     /// # Panics
     /// When it does not start.
     pub async fn start_with(extra: &[&str]) -> Self {
+        let any = SocketAddr::from(([127, 0, 0, 1], 0));
+        Self::start_at(None, [any, any], extra).await
+    }
+
+    /// Starts a control plane at the usual ports of a host.
+    ///
+    /// # Panics
+    /// When it does not start.
+    pub async fn start_on(host: &Host, extra: &[&str]) -> Self {
+        let ports = [15012, 15014].map(|port| SocketAddr::new(host.v4(), port));
+        let name = host.v4().to_string();
+        let extra = [&["--server-name", name.as_str()], extra].concat();
+        Self::start_at(Some(host.clone()), ports, &extra).await
+    }
+
+    async fn start_at(host: Option<Host>, at: [SocketAddr; 2], extra: &[&str]) -> Self {
         let dir = tempfile::tempdir().expect("a directory");
         let extra: Vec<String> = extra.iter().map(|flag| (*flag).to_owned()).collect();
-        let any = SocketAddr::from(([127, 0, 0, 1], 0));
-        let control_plane = control_plane(dir.path(), any, any, &extra).await;
+        let control_plane = control_plane(host.as_ref(), dir.path(), at, &extra).await;
         let address = |field| control_plane.ready_text(field).parse().expect("an address");
         Self {
             grpc: address("grpc"),
             http: address("http"),
             control_plane: Mutex::new(control_plane),
             extra,
+            host,
             dir,
         }
     }
@@ -79,7 +97,8 @@ impl Mesh {
     /// # Panics
     /// When it does not start.
     pub async fn restart_control_plane(&self) {
-        let again = control_plane(self.dir.path(), self.grpc, self.http, &self.extra).await;
+        let at = [self.grpc, self.http];
+        let again = control_plane(self.host.as_ref(), self.dir.path(), at, &self.extra).await;
         *self.control_plane.lock().expect("nobody else has panicked") = again;
     }
 
@@ -148,7 +167,11 @@ impl Mesh {
     /// # Panics
     /// When it cannot be run.
     pub fn cli_with_input(&self, args: &[&str], input: &str) -> Output {
-        let mut child = Command::new(outrigger())
+        let mut command = match &self.host {
+            Some(host) => host.command(&host.outrigger()),
+            None => Command::new(outrigger()),
+        };
+        let mut child = command
             .args(args)
             .args(["--control-plane", &self.url(), "--data-dir"])
             .arg(self.data_dir())
@@ -246,9 +269,9 @@ impl Mesh {
 }
 
 async fn control_plane(
+    host: Option<&Host>,
     dir: &Path,
-    grpc: SocketAddr,
-    http: SocketAddr,
+    [grpc, http]: [SocketAddr; 2],
     extra: &[String],
 ) -> Process {
     let mut args: Vec<String> = ["control-plane", "--exit-with-parent"]
@@ -262,5 +285,8 @@ async fn control_plane(
         args.extend([flag.to_owned(), value]);
     }
     args.extend_from_slice(extra);
-    Process::start("control-plane", &args, &[]).await
+    match host {
+        Some(host) => Process::ready(host.spawn("control-plane", &args, &[])).await,
+        None => Process::start("control-plane", &args, &[]).await,
+    }
 }

@@ -6,8 +6,10 @@
 //! A namespace lives as long as the one process that holds it, which ends with us however we go: nothing has a name on
 //! the machine, nothing is left behind. Needs root; without it tests are skipped, loudly.
 
+mod captured;
 mod namespace;
 mod original;
+mod wire;
 
 use std::{
     fs,
@@ -23,11 +25,14 @@ use std::{
 use tempfile::TempDir;
 
 use crate::{
-    Output,
+    Output, Process,
     tools::{missing, tool},
 };
 
+pub use captured::{CapturedMesh, Member};
 pub use original::{Arrival, OriginalDestinations};
+
+pub use wire::Wire;
 
 pub(crate) use namespace::Namespace;
 
@@ -88,6 +93,14 @@ impl Network {
             switch,
             hosts: AtomicU8::new(0),
         })
+    }
+
+    /// Looks from now on at what passes through the switch.
+    ///
+    /// # Panics
+    /// When it cannot.
+    pub fn wire(&self, word: &str) -> Wire {
+        Wire::tap(&self.switch, word)
     }
 
     /// Another host, which asks a DNS server that there is not.
@@ -197,6 +210,36 @@ impl Host {
         }
         args.push("--".to_owned());
         args
+    }
+
+    /// Starts `outrigger` there, which ends with us by `--exit-with-parent`.
+    pub(crate) fn spawn(&self, name: &str, args: &[String], env: &[(&str, &str)]) -> Process {
+        self.spawn_program(name, &self.outrigger(), args, env)
+    }
+
+    fn spawn_program(
+        &self,
+        name: &str,
+        program: &str,
+        args: &[String],
+        env: &[(&str, &str)],
+    ) -> Process {
+        let mut all = self.entering();
+        all.push(program.to_owned());
+        all.extend_from_slice(args);
+        let name = format!("{name} on {}", self.name());
+        Process::spawn_tool(&name, Path::new("nsenter"), &all, env)
+    }
+
+    /// Starts another program there that serves until it is killed, and ends with us.
+    pub fn serve(&self, name: &str, words: &[&str]) -> Process {
+        // The last process of the pipe's reader ends it, as it would not notice by itself.
+        const BESIDE: &str = "\
+            exec 3<&0; \"$@\" </dev/null 3<&- & child=$!; \
+            (cat <&3 >/dev/null; kill -9 $child 2>/dev/null) & wait $child";
+        let mut args = vec!["-c".to_owned(), BESIDE.to_owned(), name.to_owned()];
+        args.extend(words.iter().map(|word| (*word).to_owned()));
+        self.spawn_program(name, "/bin/sh", &args, &[])
     }
 
     /// Runs a program there to its end, which is near.

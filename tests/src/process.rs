@@ -42,11 +42,18 @@ impl Process {
     /// # Panics
     /// When it ends instead, or is not ready after 60 s.
     pub async fn start(name: &str, args: &[String], env: &[(&str, &str)]) -> Self {
-        let mut process = Self::spawn(name, args, env);
+        Self::ready(Self::spawn(name, args, env)).await
+    }
+
+    /// Waits for its ready line.
+    ///
+    /// # Panics
+    /// When it ends instead, or is not ready after 60 s.
+    pub(crate) async fn ready(mut process: Self) -> Self {
         let line = process.line().await;
         let json = line
             .strip_prefix("ready ")
-            .unwrap_or_else(|| panic!("{name} said {line:?}"));
+            .unwrap_or_else(|| panic!("{} said {line:?}", process.name));
         process.ready = serde_json::from_str(json).expect("the ready line holds JSON");
         process
     }
