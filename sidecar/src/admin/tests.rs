@@ -40,7 +40,7 @@ async fn site() -> Arc<Site> {
         dns: OnceLock::new(),
         drain: Notify::new(),
         leave: Notify::new(),
-        left: std::sync::atomic::AtomicBool::new(false),
+        left: AtomicBool::new(false),
         started: std::time::Instant::now(),
     })
 }

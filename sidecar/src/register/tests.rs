@@ -59,7 +59,7 @@ impl Registry for Heard {
         if *self.forgot.lock().unwrap() {
             return Err(Status::not_found("no such instance"));
         }
-        Ok(Response::new(HeartbeatResponse { ttl: None }))
+        Ok(Response::new(HeartbeatResponse::default()))
     }
 
     async fn deregister(
