@@ -224,7 +224,7 @@ impl Command {
 impl Drop for Command {
     /// It must not go on alone: nobody renews its certificates, or passes on what it calls.
     fn drop(&mut self) {
-        if let Ok(None) = self.reap() {
+        if matches!(self.reap(), Ok(None)) {
             self.send(Signal::KILL);
         }
     }
@@ -247,7 +247,7 @@ fn with_open_files<T>(most: Option<u64>, start: impl FnOnce() -> io::Result<T>) 
 async fn next(signals: &mut [(unix::Signal, Signal)]) -> Signal {
     std::future::poll_fn(|context| {
         for (heard, signal) in &mut *signals {
-            if let Poll::Ready(Some(())) = heard.poll_recv(context) {
+            if heard.poll_recv(context) == Poll::Ready(Some(())) {
                 return Poll::Ready(*signal);
             }
         }

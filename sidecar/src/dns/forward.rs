@@ -200,22 +200,17 @@ impl Forwarder {
             }
             let is_last = tries.len() == 0;
             let mut patience = std::pin::pin!(sleep(NEXT_AFTER));
-            loop {
-                tokio::select! {
-                    Some((place, answer)) = asked.next() => match answer {
-                        Some(answer) if is_good(&answer) => {
-                            self.best.store(place, Relaxed);
-                            return Some(answer);
-                        }
-                        answer => {
-                            *worst = answer.or_else(|| worst.take());
-                            // Nothing more is to be had from it: the next one, at once.
-                            break;
-                        }
-                    },
-                    () = &mut patience, if !is_last => break,
-                    else => return None,
-                }
+            tokio::select! {
+                Some((place, answer)) = asked.next() => match answer {
+                    Some(answer) if is_good(&answer) => {
+                        self.best.store(place, Relaxed);
+                        return Some(answer);
+                    }
+                    // Nothing more is to be had from it: the next one, at once.
+                    answer => *worst = answer.or_else(|| worst.take()),
+                },
+                () = &mut patience, if !is_last => {}
+                else => return None,
             }
         }
     }

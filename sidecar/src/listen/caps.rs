@@ -38,7 +38,7 @@ impl Caps {
             connections,
             of_peer: limits
                 .connections_of_peer
-                .unwrap_or(connections.div_ceil(2)),
+                .unwrap_or_else(|| connections.div_ceil(2)),
         }
     }
 

@@ -316,11 +316,13 @@ fn handshake_failed(target: Target<'_>, error: &hyper::Error) -> NoConnection {
     ))
 }
 
+#[expect(clippy::large_enum_variant, reason = "made and taken apart at once")]
 enum Turn {
     Open(Opens),
     Idle(Http1),
 }
 
+#[expect(clippy::large_enum_variant, reason = "made and taken apart at once")]
 enum Granted {
     Slot(Slot),
     Connection(Http1),

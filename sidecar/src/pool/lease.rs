@@ -306,6 +306,10 @@ pub(crate) struct Lease {
 }
 
 #[derive(Debug)]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "the larger one is the common one"
+)]
 enum Kind {
     Http1 {
         connection: Http1,

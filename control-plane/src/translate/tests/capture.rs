@@ -46,7 +46,6 @@ fn with_application(protocol: Protocol) -> NodeInfo {
             app: "127.0.0.1:9080".parse().unwrap(),
             port: 9080,
             protocol,
-            proxy_protocol: None,
         }),
         ..captured()
     }

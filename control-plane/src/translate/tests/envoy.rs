@@ -130,7 +130,6 @@ fn node_with_application() -> NodeInfo {
         app: "127.0.0.1:8080".parse().unwrap(),
         port: 9080,
         protocol: outrigger_policy::Protocol::Http,
-        proxy_protocol: None,
     };
     NodeInfo {
         inbound: Some(inbound),
