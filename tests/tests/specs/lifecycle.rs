@@ -3,3 +3,4 @@
 mod restarts;
 mod run;
 mod starts;
+mod supervisors;

@@ -31,6 +31,9 @@ async fn every_application_that_dials_at_its_start_is_answered() {
             let code = ended(&mut job).await;
             if code == 0 {
                 succeeded += 1;
+                if succeeded % 100 == 0 {
+                    eprintln!("{succeeded} after {:?}", begun.elapsed());
+                }
             } else {
                 eprintln!("exit code {code}: {}", job.log());
             }
