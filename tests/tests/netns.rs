@@ -16,4 +16,5 @@ mod netns {
     mod operator;
     mod rules;
     mod tproxy_rules;
+    mod transparent;
 }
