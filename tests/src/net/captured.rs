@@ -96,7 +96,7 @@ impl CapturedMesh {
     async fn join(&self, service: &str, host: Host, rules: &str, args: &[&str]) -> Member {
         host.must_redirect(&format!("apply {rules}"));
         let given = args.iter().map(|word| (*word).to_owned());
-        let args = ["--service", service]
+        let args: Vec<String> = ["--service", service]
             .map(str::to_owned)
             .into_iter()
             .chain(given)
@@ -110,7 +110,7 @@ impl CapturedMesh {
         }
     }
 
-    async fn sidecar(&self, host: &Host, service: &str, further: &Vec<String>) -> Process {
+    async fn sidecar(&self, host: &Host, service: &str, further: &[String]) -> Process {
         let mut args: Vec<String> = [
             "sidecar",
             "--exit-with-parent",

@@ -110,9 +110,12 @@ impl Target {
     }
 }
 
+/// How long a request took, and what went wrong.
+type Took = (Duration, Option<String>);
+
 /// The innocent caller: one request after the other, and how long each took.
 struct Innocent {
-    took: Arc<Mutex<Vec<(Duration, Option<String>)>>>,
+    took: Arc<Mutex<Vec<Took>>>,
     task: JoinHandle<()>,
 }
 

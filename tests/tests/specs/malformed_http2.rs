@@ -197,7 +197,7 @@ impl Case {
             }
         }
         for (name, value) in self.with {
-            let found = first.headers.get(*name).map(|found| found.as_bytes());
+            let found = first.headers.get(*name).map(http::HeaderValue::as_bytes);
             if found != Some(value.as_bytes()) {
                 return Err(format!("{name} is {found:?} in place of {value:?}"));
             }
