@@ -35,7 +35,7 @@ pub(crate) fn admit(
             "{found} header fields; at most {most_fields} are taken (max_headers_count)"
         )));
     }
-    check_coding(&parts.headers)?;
+    check_coding(&mut parts.headers)?;
     one_form_of_length(&mut parts.headers);
     if parts.method == Method::CONNECT {
         return connection(parts);
@@ -105,7 +105,7 @@ fn one_form_of_length(headers: &mut HeaderMap) {
 
 /// hyper takes whatever ends in `chunked`. What comes before it nobody here undoes, and some read `chunked` twice in
 /// another way than others (RFC 9112 section 6.1). A length beside it is gone already.
-fn check_coding(headers: &HeaderMap) -> Result<(), Refused> {
+fn check_coding(headers: &mut HeaderMap) -> Result<(), Refused> {
     let mut codings = headers.get_all(TRANSFER_ENCODING).iter();
     let Some(coding) = codings.next() else {
         return Ok(());
@@ -119,6 +119,11 @@ fn check_coding(headers: &HeaderMap) -> Result<(), Refused> {
         return Err(Refused::NotSupported(
             "a Transfer-Encoding other than chunked alone",
         ));
+    }
+    // It may be passed on as it was said, and not everybody reads capitals.
+    if coding != "chunked" {
+        let chunked = HeaderValue::from_static("chunked");
+        headers.insert(TRANSFER_ENCODING, chunked);
     }
     Ok(())
 }
