@@ -514,8 +514,8 @@ async fn every_failure_names_its_own_cause_and_the_line_that_decided() {
         ),
         (
             "connect",
-            "CONNECT app:80 HTTP/1.1\r\nhost: app:80\r\n\r\n",
-            Cause::new(501, "not_supported", "CONNECT"),
+            "CONNECT app HTTP/1.1\r\nhost: app\r\n\r\n",
+            Cause::new(400, "bad_request", "no port; expected host:port"),
         ),
         (
             "upgrade",

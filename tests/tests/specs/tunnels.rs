@@ -20,7 +20,13 @@ async fn websocket_app() -> SocketAddr {
         loop {
             let (mut stream, _) = listener.accept().await.unwrap();
             tokio::spawn(async move {
-                head(&mut stream).await?;
+                let asked = head(&mut stream).await?;
+                if !asked.to_ascii_lowercase().contains("upgrade: websocket") {
+                    // Whether it is healthy.
+                    let answer =
+                        "HTTP/1.1 200 OK\r\nContent-Length: 0\r\nConnection: close\r\n\r\n";
+                    return stream.write_all(answer.as_bytes()).await.ok();
+                }
                 let answer = "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\nhello ";
                 stream.write_all(answer.as_bytes()).await.ok()?;
                 let (mut from, mut to) = stream.split();
@@ -42,7 +48,7 @@ async fn head(stream: &mut TcpStream) -> Option<String> {
     String::from_utf8(head).ok()
 }
 
-/// The answer's head, and what comes after it when `said` has been said and nothing more.
+/// The answer's head, and what comes after it when `said` has been said (and nothing more, if it is bytes).
 async fn tunnel(to: SocketAddr, ask: &str, said: &str) -> Option<(String, String)> {
     let told = async {
         let mut stream = TcpStream::connect(to).await.ok()?;
@@ -52,7 +58,10 @@ async fn tunnel(to: SocketAddr, ask: &str, said: &str) -> Option<(String, String
             return Some((head, String::new()));
         }
         stream.write_all(said.as_bytes()).await.ok()?;
-        stream.shutdown().await.ok()?;
+        // Who asks over HTTP waits for the answer with both ends open.
+        if !said.starts_with("GET ") {
+            stream.shutdown().await.ok()?;
+        }
         let mut rest = Vec::new();
         stream.read_to_end(&mut rest).await.ok()?;
         Some((head, String::from_utf8_lossy(&rest).into_owned()))
