@@ -219,7 +219,6 @@ async fn a_caller_that_leaves_cancels_the_request_upstream() {
 async fn hosts_that_nobody_configured_are_not_proxied() {
     let app = App::start("reviews").await;
     let (_sidecar, proxy) = plain(vec![endpoint(app.address, false)]).await;
-    let mut caller = Raw::to(proxy).await;
     let elsewhere = format!(
         "GET http://{}/ HTTP/1.1\r\nHost: reviews\r\n\r\n",
         app.address
@@ -248,6 +247,8 @@ async fn hosts_that_nobody_configured_are_not_proxied() {
             "upgrade_not_allowed",
         ),
     ] {
+        // One that is malformed ends its connection.
+        let mut caller = Raw::to(proxy).await;
         caller.send(request).await;
         let answer = caller.answer().await.unwrap();
         assert_eq!(answer.status, status, "{request}");
