@@ -168,7 +168,7 @@ mod tests {
 
     #[test]
     fn what_was_missing_is_said_when_the_time_is_over() {
-        let address = sidecar(&[NO]);
+        let address = sidecar(&[NO; 100]);
         let error = wait(address, "/healthz/started", Duration::from_millis(1)).unwrap_err();
         let text = format!("{error:#}");
         assert!(text.contains("no configuration yet"), "{text}");

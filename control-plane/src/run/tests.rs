@@ -575,7 +575,10 @@ async fn an_instance_registers_over_json() {
         .await;
     assert_eq!(
         (status, answer),
-        (StatusCode::OK, serde_json::json!({"ttl": 3.0}))
+        (
+            StatusCode::OK,
+            serde_json::json!({"heard": false, "ttl": 3.0})
+        )
     );
     let (_, services) = mesh
         .json(&operator, "GET", "/v1/services?namespace=default", "")

@@ -59,7 +59,10 @@ impl Registry for Heard {
         if *self.forgot.lock().unwrap() {
             return Err(Status::not_found("no such instance"));
         }
-        Ok(Response::new(HeartbeatResponse::default()))
+        Ok(Response::new(HeartbeatResponse {
+            heard: request.health == "DRAINING",
+            ..HeartbeatResponse::default()
+        }))
     }
 
     async fn deregister(
@@ -171,9 +174,10 @@ async fn leaving_is_announced_first_and_ends_the_registration_last() {
     let mut rig = Rig::start(AppHealth::Healthy, NEVER).await;
     assert_eq!(rig.next().await, "register HEALTHY");
     rig.leave.take().unwrap().send(()).unwrap();
-    assert_eq!(rig.next().await, "heartbeat DRAINING");
     let registered = (&mut rig.registrar).await.unwrap();
     assert!(registered.is_known());
+    assert!(registered.say_goodbye(Duration::from_secs(5)).await);
+    assert_eq!(rig.next().await, "heartbeat DRAINING");
     registered.deregister().await;
     assert_eq!(rig.next().await, "deregister");
     assert!(!rig.vitals.is_registered());

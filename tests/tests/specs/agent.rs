@@ -83,7 +83,7 @@ async fn a_command_has_its_bootstrap_file_and_its_exit_code_is_kept() {
 async fn a_command_that_cannot_be_started_is_named() {
     let mesh = Mesh::start().await;
     let (mut process, _dir) = mesh.agent("shopper").run(&["./no-such-program"]);
-    assert_eq!(ended(&mut process).await, 1);
+    assert_eq!(ended(&mut process).await, 127);
     let log = process.log();
     assert!(
         log.contains("cannot start the command \"./no-such-program\""),

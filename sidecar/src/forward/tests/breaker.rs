@@ -69,8 +69,9 @@ async fn an_endpoint_whose_breaker_is_open_is_left_alone_and_others_serve() {
     for _ in 0..20 {
         assert_eq!(get(proxy, "/").await.status, 200);
     }
-    // Three of them found out; after that nobody was sent there to be sent elsewhere.
+    // Three of them found out at most; after that nobody was sent there to be sent elsewhere. (One whose connection is
+    // refused is left alone for a moment even before.)
     let retried = sidecar.metric("outrigger_retries_total{outcome=\"again\"}");
-    assert!((retried - 3.0).abs() < 0.1, "{retried}");
+    assert!((0.9..3.1).contains(&retried), "{retried}");
     assert!(sidecar.metric("outrigger_breaker_refused_total{").abs() < 0.1);
 }
