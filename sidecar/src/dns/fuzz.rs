@@ -51,7 +51,7 @@ fn mutate(bytes: &mut Vec<u8>, rng: &mut fastrand::Rng) {
             2 if at < bytes.len() => {
                 bytes[at] = *rng
                     .choice([0, 1, 0x3f, 0x40, 0x80, 0xc0, 0xff].iter())
-                    .unwrap()
+                    .unwrap();
             }
             3 if at < bytes.len() => bytes[at] ^= 1 << rng.u8(0..8),
             4 if at < bytes.len() => drop(bytes.remove(at)),
@@ -120,7 +120,7 @@ fn check(bytes: &[u8], rng: &mut fastrand::Rng) {
     assert!(answer.len() <= limit.max(12 + query.question().len() + 11));
     assert!(query.is_answered_by(id, &answer));
     assert!(!query.is_answered_by(id ^ 1, &answer));
-    let mut theirs = answer.clone();
+    let mut theirs = answer;
     mutate(&mut theirs, rng);
     query.is_answered_by(id, &theirs);
     let cut = message::truncated(&query, &theirs);

@@ -30,7 +30,7 @@ struct Undeclared {
     port: SocketAddr,
     requests: App,
     /// Connections of the server of bytes.
-    accepted: mpsc::UnboundedReceiver<TcpStream>,
+    accepted: mpsc::Receiver<TcpStream>,
 }
 
 async fn undeclared() -> Undeclared {
@@ -79,10 +79,10 @@ async fn undeclared() -> Undeclared {
     };
     sidecar.builder.set_listener("auto", Some(listener));
     let port = sidecar.publish("auto").await;
-    let (tell, accepted) = mpsc::unbounded_channel();
+    let (tell, accepted) = mpsc::channel(64);
     tokio::spawn(async move {
         loop {
-            tell.send(bytes.accept().await.unwrap().0).unwrap();
+            tell.send(bytes.accept().await.unwrap().0).await.unwrap();
         }
     });
     Undeclared {

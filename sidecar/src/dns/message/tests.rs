@@ -197,7 +197,7 @@ fn why_is_said_to_those_who_can_hear_it() {
 
 #[test]
 fn what_is_too_long_is_cut_off_and_says_so() {
-    let v6: Vec<Ipv6Addr> = (0..40).map(|n| Ipv6Addr::from(n)).collect();
+    let v6: Vec<Ipv6Addr> = (0..40).map(Ipv6Addr::from).collect();
     let bytes = with_edns(query("orders", AAAA), 600, 0);
     let read = Query::read(&bytes).unwrap();
     let answer = reply(&read, Code::NoError, records(&[], &v6), read.udp_limit());

@@ -21,19 +21,17 @@ const SWITCH: &str = "HTTP/1.1 101 Go Ahead\r\nUPGRADE: websocket\r\nConnection:
 
 /// An application that answers each connection's first head with `answer`, in one piece, and then echoes to the end;
 /// after it, says `bye`.
-async fn switching(
-    answer: &'static str,
-) -> (SocketAddr, tokio::sync::mpsc::UnboundedReceiver<String>) {
+async fn switching(answer: &'static str) -> (SocketAddr, tokio::sync::mpsc::Receiver<String>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
-    let (heads, seen) = tokio::sync::mpsc::unbounded_channel();
+    let (heads, seen) = tokio::sync::mpsc::channel(64);
     tokio::spawn(async move {
         loop {
             let (mut stream, _) = listener.accept().await.unwrap();
             let heads = heads.clone();
             tokio::spawn(async move {
                 let (head, rest) = head_of(&mut stream).await;
-                heads.send(head).unwrap();
+                heads.try_send(head).unwrap();
                 stream.write_all(answer.as_bytes()).await.unwrap();
                 stream.write_all(&rest).await.unwrap();
                 let (mut from, mut to) = stream.split();
