@@ -43,7 +43,7 @@ const REQUEST_HEADERS: [(&str, &str); 7] = [
         "proxy-authorization",
         "meant for the proxy that the caller speaks to (RFC 9110, 11.7.2): ours keeps it",
     ),
-    ("expect", "Envoy takes the header out, ours passes it on"),
+    ("expect", "takes the header out; ours passes it on"),
     (
         "x-outrigger-hops",
         "ours counts hops, so that a request that goes round is stopped",
