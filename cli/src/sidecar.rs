@@ -166,7 +166,7 @@ struct ListenArgs {
 #[derive(Args, Debug)]
 struct DnsArgs {
     /// DNS server for the application, over UDP and TCP: names of the mesh are answered here, all others by
-    /// --dns-upstream. Loopback only; of 127.0.0.1 also [::1]. off: none. Default: 127.0.0.1:15053
+    /// --dns-upstream. Loopback only; of 127.0.0.1 also ::1. off: none. Default: 127.0.0.1:15053
     /// with --capture, else none.
     #[arg(long, value_name = "ADDR", value_parser = dns, env = "OUTRIGGER_DNS")]
     dns: Option<DnsAt>,
