@@ -182,6 +182,23 @@ pub(crate) struct Subject {
 }
 
 impl Subject {
+    /// One of the peers: its proxies, and nothing beside them.
+    fn peer(
+        proxies: Vec<Process>,
+        entry: SocketAddr,
+        inbound: Option<SocketAddr>,
+        dir: tempfile::TempDir,
+    ) -> Self {
+        Self {
+            entry,
+            inbound,
+            host: "server".to_owned(),
+            proxies,
+            others: Vec::new(),
+            dir: Some(dir),
+        }
+    }
+
     /// Started, and seen to answer.
     pub(crate) async fn start(kind: Kind, setup: &Setup<'_>) -> anyhow::Result<Self> {
         let subject = match kind {

@@ -39,7 +39,7 @@ pub(super) async fn start(setup: &Setup<'_>, between: Between) -> anyhow::Result
         Topology::OneHop => {
             let template = include_str!("../../envoy/one-hop.yaml");
             let (process, entry) = one("one-hop.yaml", template, port).await?;
-            return Ok(subject(vec![process], entry, None, dir));
+            return Ok(Subject::peer(vec![process], entry, None, dir));
         }
         Topology::TwoHop | Topology::Grpc => (
             include_str!("../../envoy/outbound.yaml"),
@@ -52,23 +52,12 @@ pub(super) async fn start(setup: &Setup<'_>, between: Between) -> anyhow::Result
     };
     let (called, inbound) = one("inbound.yaml", inbound, port).await?;
     let (calling, entry) = one("outbound.yaml", outbound, inbound.port()).await?;
-    Ok(subject(vec![calling, called], entry, Some(inbound), dir))
-}
-
-fn subject(
-    proxies: Vec<Process>,
-    entry: SocketAddr,
-    inbound: Option<SocketAddr>,
-    dir: tempfile::TempDir,
-) -> Subject {
-    Subject {
+    Ok(Subject::peer(
+        vec![calling, called],
         entry,
-        inbound,
-        host: "server".to_owned(),
-        proxies,
-        others: Vec::new(),
-        dir: Some(dir),
-    }
+        Some(inbound),
+        dir,
+    ))
 }
 
 fn config(

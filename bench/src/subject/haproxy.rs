@@ -40,14 +40,7 @@ pub(super) async fn start(setup: &Setup<'_>, between: Between) -> anyhow::Result
         let (calling, entry) = one("outbound", template, inbound.port()).await?;
         (vec![calling, called], entry, Some(inbound))
     };
-    Ok(Subject {
-        entry,
-        inbound,
-        host: "server".to_owned(),
-        proxies,
-        others: Vec::new(),
-        dir: Some(dir),
-    })
+    Ok(Subject::peer(proxies, entry, inbound, dir))
 }
 
 async fn one(

@@ -37,7 +37,7 @@ pub(super) async fn start(setup: &Setup<'_>) -> anyhow::Result<Subject> {
         Topology::OneHop => {
             let template = include_str!("../../nginx/one-hop.conf");
             let (process, entry) = one("one-hop", template, port).await?;
-            return Ok(subject(vec![process], entry, None, dir));
+            return Ok(Subject::peer(vec![process], entry, None, dir));
         }
         Topology::TwoHop => (
             include_str!("../../nginx/outbound.conf"),
@@ -54,23 +54,12 @@ pub(super) async fn start(setup: &Setup<'_>) -> anyhow::Result<Subject> {
     };
     let (called, inbound) = one("inbound", inbound, port).await?;
     let (calling, entry) = one("outbound", outbound, inbound.port()).await?;
-    Ok(subject(vec![calling, called], entry, Some(inbound), dir))
-}
-
-fn subject(
-    proxies: Vec<Process>,
-    entry: SocketAddr,
-    inbound: Option<SocketAddr>,
-    dir: tempfile::TempDir,
-) -> Subject {
-    Subject {
+    Ok(Subject::peer(
+        vec![calling, called],
         entry,
-        inbound,
-        host: "server".to_owned(),
-        proxies,
-        others: Vec::new(),
-        dir: Some(dir),
-    }
+        Some(inbound),
+        dir,
+    ))
 }
 
 async fn one(
